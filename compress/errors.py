@@ -1,0 +1,82 @@
+"""Everything that can go wrong through no fault of the program. One line each, exit code 2.
+
+CompressError
+├── RecipeError     a recipe: unknown key, wrong type, value out of range
+├── SpaceError      a search space: unknown choice, choice outside the network's range
+├── DataError       a dataset or a picture: missing folder, broken json, undecodable image, bad annotation
+├── NetworkError    a network: unknown name, input size that the strides do not allow
+├── ArtefactError   a saved candidate: missing file, weights of another architecture
+├── BudgetError     a budget that no candidate meets
+├── RunError        a run folder: not writable, belongs to another recipe
+├── EngineError     an inference engine: missing, refuses the model, cannot be timed
+├── ParityError     an exported model whose outputs differ from torch
+└── TableError      a latency table: another engine version, another device, broken file
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CompressError(Exception):
+    """A mistake the user can repair: says the rule, the value, the place and the remedy in one line.
+
+    rule: what must hold. place: file and key, or what was being read. value: what was found instead.
+    remedy: what to do now.
+    """
+
+    def __init__(self, rule: str, *, place: str, remedy: str, value: object = None) -> None:
+        self.rule, self.value, self.place, self.remedy = rule, value, place, remedy
+        found = "" if value is None else f" (found {_short(value)})"
+        super().__init__(" ".join(f"{place}: {rule}{found}; {remedy}".split()))
+
+
+class RecipeError(CompressError):
+    """A mistake in a recipe."""
+
+
+class SpaceError(CompressError):
+    """A mistake in a search space."""
+
+
+class DataError(CompressError):
+    """A dataset or picture that cannot be used."""
+
+
+class NetworkError(CompressError):
+    """A network that does not exist or cannot take what it is given."""
+
+
+class ArtefactError(CompressError):
+    """A saved candidate that cannot be rebuilt."""
+
+
+class BudgetError(CompressError):
+    """A budget that no candidate of the space meets."""
+
+
+class RunError(CompressError):
+    """A run folder that cannot be used."""
+
+
+class EngineError(CompressError):
+    """An inference engine that is missing or refuses a model."""
+
+
+class ParityError(CompressError):
+    """An exported model that does not give torch's outputs."""
+
+
+class TableError(CompressError):
+    """A latency table that cannot be used."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown name: the nearest known one if there is any, else all of them."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
