@@ -1,0 +1,56 @@
+"""What every architecture record offers. A record is frozen, goes to YAML and back, and builds its network."""
+
+from typing import Protocol, TypeVar
+
+from torch import nn
+
+from compress.errors import NetworkError
+
+
+class Architecture(Protocol):
+    """Every structural choice of one network. Implementations are frozen dataclasses, one per family."""
+
+    @property
+    def family(self) -> str:
+        """Name of the family in FAMILIES."""
+        ...
+
+    @property
+    def approach(self) -> str:
+        """`bottom-up AE` (heatmaps and tags of all people) or `top-down` (heatmaps of one person)."""
+        ...
+
+    @property
+    def keypoints(self) -> int:
+        """Number of joints K."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Input height and width must be multiples of this."""
+        ...
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each output map."""
+        ...
+
+    def build(self) -> nn.Module:
+        """The network with fresh weights: [B,3,H,W] → tuple of [B,C,H/s,W/s], one per output stride."""
+        ...
+
+
+AnyArchitecture = TypeVar("AnyArchitecture", bound=Architecture)
+
+
+def check_input(architecture: Architecture, input_hw: tuple[int, int], place: str) -> None:
+    """Raises NetworkError unless the network's strides allow this input size."""
+    stride = architecture.stride
+    if any(side <= 0 or side % stride for side in input_hw):
+        nearest = tuple(max(stride, round(side / stride) * stride) for side in input_hw)
+        raise NetworkError(
+            f"height and width must be positive multiples of {stride} for {architecture.family}",
+            place=place,
+            value=tuple(input_hw),
+            remedy=f"use {nearest[0]}x{nearest[1]}",
+        )

@@ -1,0 +1,129 @@
+"""Building blocks shared by the networks: convolutions with batch norm, residual and inverted residual blocks.
+
+Every convolution that batch norm follows has no bias. Activations are ReLU (not ReLU6).
+"""
+
+from collections import OrderedDict
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+BlockKind = Literal["residual", "ir", "ir_dw", "ir_shortcut", "dir", "dir_se"]
+"""Blocks of the DIR-BHRNet paper (Sec. III-A and Table III); `residual` is HRNet's basic block."""
+
+BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
+
+
+def conv_bn(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1, relu: bool = True
+) -> nn.Sequential:
+    """Convolution, batch norm and, if asked, ReLU. Padding keeps H and W at stride 1."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        bn=nn.BatchNorm2d(outputs),
+    )
+    if relu:
+        layers["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
+
+
+class ResidualBlock(nn.Module):
+    """HRNet's basic block: two 3x3 convolutions, the input added, ReLU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = conv_bn(width, width, 3)
+        self.conv2 = conv_bn(width, width, 3, relu=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,C,H,W]."""
+        return self.relu(self.conv2(self.conv1(x)) + x)  # type: ignore[no-any-return]
+
+
+class Bottleneck(nn.Module):
+    """ResNet's bottleneck: 1x1 to planes, 3x3, 1x1 to 4·planes; a 1x1 projection where the input width differs."""
+
+    def __init__(self, inputs: int, planes: int) -> None:
+        super().__init__()
+        self.conv1 = conv_bn(inputs, planes, 1)
+        self.conv2 = conv_bn(planes, planes, 3)
+        self.conv3 = conv_bn(planes, 4 * planes, 1, relu=False)
+        self.skip = nn.Identity() if inputs == 4 * planes else conv_bn(inputs, 4 * planes, 1, relu=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,4·planes,H,W]."""
+        return self.relu(self.conv3(self.conv2(self.conv1(x))) + self.skip(x))  # type: ignore[no-any-return]
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention: pooled features through two 1x1 convolutions and a sigmoid scale the channels."""
+
+    def __init__(self, width: int, reduction: int = 16) -> None:
+        super().__init__()
+        squeezed = max(1, width // reduction)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Conv2d(width, squeezed, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.excite = nn.Conv2d(squeezed, width, 1)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,C,H,W]."""
+        return x * self.sigmoid(self.excite(self.relu(self.squeeze(self.pool(x)))))  # type: ignore[no-any-return]
+
+
+class InvertedResidual(nn.Module):
+    """The inverted residual family of the DIR-BHRNet paper, input added to output, no activation after the add.
+
+    ir: 1x1 expand, depthwise 3x3, 1x1 project. ir_dw: two depthwise in series. ir_shortcut: the expanded features
+    are added to the depthwise output (after its ReLU). dir: two depthwise and the shortcut around both.
+    dir_se: dir with squeeze-and-excitation before the projection.
+    """
+
+    def __init__(self, width: int, expansion: int, kind: BlockKind) -> None:
+        super().__init__()
+        middle = width * expansion
+        self.shortcut = kind in ("ir_shortcut", "dir", "dir_se")
+        self.expand = conv_bn(width, middle, 1)
+        self.depthwise1 = conv_bn(middle, middle, 3, groups=middle)
+        self.depthwise2 = conv_bn(middle, middle, 3, groups=middle) if kind in ("ir_dw", "dir", "dir_se") else None
+        self.attention = SqueezeExcite(middle) if kind == "dir_se" else None
+        self.project = conv_bn(middle, width, 1, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,C,H,W]."""
+        expanded = self.expand(x)
+        spatial = self.depthwise1(expanded)
+        if self.depthwise2 is not None:
+            spatial = self.depthwise2(spatial)
+        if self.shortcut:
+            spatial = spatial + expanded
+        if self.attention is not None:
+            spatial = self.attention(spatial)
+        return self.project(spatial) + x  # type: ignore[no-any-return]
+
+
+def build_block(kind: BlockKind, width: int, expansion: int) -> nn.Module:
+    """One block of the given kind, width → width. `residual` ignores the expansion."""
+    return ResidualBlock(width) if kind == "residual" else InvertedResidual(width, expansion, kind)
+
+
+def initialise(network: nn.Module) -> None:
+    """HRNet's initialisation: convolutions normal with standard deviation 0.001 in heads, He elsewhere.
+
+    HRNet's own 0.001 everywhere relies on ImageNet weights; a network trained from scratch starts from He et al. 2015.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            if module.bias is not None:
+                nn.init.normal_(module.weight, std=0.001)
+                nn.init.zeros_(module.bias)
+            else:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.001)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,91 @@
+"""Deep High-Resolution Representation Learning for Human Pose Estimation (HRNet). Sun et al., CVPR 2019.
+
+Top-down: one person per picture, K heatmaps at 1/4. Nothing ambiguous: the authors' code is public and our counts
+equal theirs (W32 28.5 M / 7.10 G, W48 63.6 M / 14.6 G at 256x192 in their convention).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from compress.networks.blocks import Bottleneck, ResidualBlock, conv_bn, initialise
+from compress.networks.fusion import Fusion
+
+
+class Module(nn.Module):
+    """One HRNet module: `blocks` basic blocks on every branch, then the exchange."""
+
+    def __init__(self, widths: Sequence[int], blocks: int, outputs: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*(ResidualBlock(width) for _ in range(blocks))) for width in widths)
+        self.fusion = Fusion(widths, len(widths), outputs)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """One map per branch → one per output."""
+        return self.fusion([branch(x) for branch, x in zip(self.branches, features, strict=True)])  # type: ignore[no-any-return]
+
+
+class Backbone(nn.Module):
+    """HRNet up to the features of the highest resolution. modules: per stage 2, 3, 4."""
+
+    def __init__(self, width: int, modules: tuple[int, int, int], blocks: int) -> None:
+        super().__init__()
+        widths = [width * 2**i for i in range(4)]
+        self.stem = nn.Sequential(conv_bn(3, 64, 3, 2), conv_bn(64, 64, 3, 2))
+        self.stage1 = nn.Sequential(Bottleneck(64, 64), *(Bottleneck(256, 64) for _ in range(3)))
+        self.first_branch = conv_bn(256, widths[0], 3)
+        self.new_branches = nn.ModuleList(
+            [conv_bn(256, widths[1], 3, 2), conv_bn(widths[1], widths[2], 3, 2), conv_bn(widths[2], widths[3], 3, 2)]
+        )
+        self.stages = nn.ModuleList()
+        for stage, count in enumerate(modules):
+            branches = stage + 2
+            # Only the last module of the last stage drops to one output.
+            outputs = [branches] * (count - 1) + [1 if stage == 2 else branches]
+            self.stages.append(nn.Sequential(*(Module(widths[:branches], blocks, n) for n in outputs)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B,3,H,W] → [B,width,H/4,W/4]."""
+        x = self.stage1(self.stem(images))
+        features = [self.first_branch(x)]
+        for new_branch, stage in zip(self.new_branches, self.stages, strict=True):
+            # The first new branch starts from stage 1's 256 channels, the later ones from the lowest branch.
+            lowest = x if len(features) == 1 else features[-1]
+            features = stage([*features, new_branch(lowest)])
+        return features[0]
+
+
+class HRNetModule(nn.Module):
+    """Backbone and one 1x1 convolution to K heatmaps."""
+
+    def __init__(self, backbone: Backbone, width: int, keypoints: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(width, keypoints, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """[B,3,H,W] → ([B,K,H/4,W/4],)."""
+        return (self.head(self.backbone(images)),)
+
+
+@dataclass(frozen=True)
+class HRNet:
+    """HRNet-W`width`. blocks: basic blocks per branch and module. modules: per stage 2, 3 and 4."""
+
+    family: ClassVar[str] = "hrnet"
+    approach: ClassVar[str] = "top-down"
+    stride: ClassVar[int] = 32
+    output_strides: ClassVar[tuple[int, ...]] = (4,)
+
+    width: int = 32
+    modules: tuple[int, int, int] = (1, 4, 3)
+    blocks: int = 4
+    keypoints: int = 17
+
+    def build(self) -> HRNetModule:
+        """The network with fresh weights."""
+        network = HRNetModule(Backbone(self.width, self.modules, self.blocks), self.width, self.keypoints)
+        initialise(network)
+        return network
