@@ -1,0 +1,106 @@
+"""COCO keypoint average precision (pycocotools' COCOeval, https://cocodataset.org/#keypoints-eval)."""
+
+import contextlib
+import io
+import math
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from compress.errors import DataError
+from compress.keypoints import KeypointSet
+
+Entry = dict[str, Any]
+
+# Place of each figure in COCOeval.stats for keypoints (summarize, _summarizeKps); 8 and 9 are AR by area.
+_FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APM": 3, "APL": 4, "AR": 5, "AR50": 6, "AR75": 7}
+_NO_TRUTH = -1  # what COCOeval writes where a figure has no ground truth
+
+
+def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet) -> dict[str, float]:
+    """AP, AP50, AP75, APM, APL, AR, AR50, AR75 in 0..1 over all pictures of `coco`, with or without detections.
+
+    coco: ground truth as a COCO keypoint file holds it (images, annotations, categories); scored is its category
+    "person", or its only one. results: entries of a COCO detection file (see decode's coco_results); none scores 0.
+    M is areas of 32² to 96² pixels, L larger ones; at most 20 detections of a picture count.
+    A figure whose area range has no ground truth is NaN, as are all of a ground truth without people.
+    Neither argument is changed and nothing is printed.
+    DataError for ground truth or results that do not fit each other or the joints.
+    """
+    category = _category(coco)
+    images = {image["id"] for image in coco["images"]}
+    truth = _indexed(coco, [_person(entry, category, keypoints) for entry in coco["annotations"]])
+    found = _indexed(coco, [_detection(entry, category, images, keypoints) for entry in results])
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, found, "keypoints")
+        evaluation.params.catIds = [category]
+        evaluation.params.kpt_oks_sigmas = np.asarray(keypoints.sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = {name: float(evaluation.stats[place]) for name, place in _FIGURES.items()}
+    return {name: math.nan if value == _NO_TRUTH else value for name, value in figures.items()}
+
+
+def _category(coco: Entry) -> int:
+    """The id of the category "person", or of the only category."""
+    categories = coco["categories"]
+    people = [entry for entry in categories if entry.get("name") == "person"] or categories
+    if len(people) != 1:
+        raise DataError(
+            'the ground truth must have one category, or one called "person"',
+            place="keypoint ground truth",
+            value=[entry.get("name") for entry in categories],
+            remedy="keep the category to score",
+        )
+    return int(people[0]["id"])
+
+
+def _indexed(coco: Entry, annotations: list[Entry]) -> COCO:
+    """A COCO index over fresh copies, numbered from 1: COCOeval writes into them and takes id 0 for "unmatched"."""
+    index = COCO()
+    index.dataset = {
+        "images": coco["images"],
+        "categories": coco["categories"],
+        "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, start=1)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        index.createIndex()
+    return index
+
+
+def _person(entry: Entry, category: int, keypoints: KeypointSet) -> Entry:
+    """What COCOeval reads of one person of the ground truth; other categories pass as they are."""
+    if entry["category_id"] != category:
+        return entry
+    missing = [key for key in ("keypoints", "area", "bbox") if key not in entry]
+    if missing or len(entry["keypoints"]) != 3 * len(keypoints):
+        raise DataError(
+            f"a person must have area, bbox and {3 * len(keypoints)} numbers in keypoints",
+            place=f"keypoint ground truth, annotation {entry.get('id')}",
+            value=f"missing {missing}" if missing else f"{len(entry['keypoints'])} numbers",
+            remedy=f"use annotations with the joints of {keypoints.name}",
+        )
+    labelled = sum(visibility > 0 for visibility in entry["keypoints"][2::3])
+    return {"num_keypoints": labelled, **entry}
+
+
+def _detection(entry: Entry, category: int, images: set[Any], keypoints: KeypointSet) -> Entry:
+    """One detection with the area and bbox that COCO.loadRes would give it: those around its joints."""
+    joints = np.asarray(entry["keypoints"], np.float64)
+    for good, rule, value in (
+        (entry["image_id"] in images, "a result must be of a picture of the ground truth", entry["image_id"]),
+        (entry["category_id"] == category, f"a result must be of category {category}", entry["category_id"]),
+        (joints.shape == (3 * len(keypoints),), f"a result must have {3 * len(keypoints)} numbers", joints.shape),
+        (np.isfinite(joints).all() and math.isfinite(entry["score"]), "a result must be finite", entry["score"]),
+    ):
+        if not good:
+            raise DataError(
+                rule, place="keypoint results", value=value, remedy="score what was predicted for this ground truth"
+            )
+    left, right = joints[0::3].min(), joints[0::3].max()
+    top, bottom = joints[1::3].min(), joints[1::3].max()
+    width, height = right - left, bottom - top
+    return {**entry, "area": width * height, "bbox": [left, top, width, height]}
