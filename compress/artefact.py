@@ -1,0 +1,91 @@
+"""One candidate on disk: `architecture.yaml` and `weights.safetensors`. Rebuilds bit-equal, without pickle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from compress.errors import ArtefactError
+from compress.files import write_bytes, write_text
+from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
+
+ARCHITECTURE, WEIGHTS = "architecture.yaml", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A candidate read from disk. network: in eval mode. facts: what was noted about it (input_hw, score, origin)."""
+
+    architecture: Architecture
+    network: nn.Module
+    facts: dict[str, Any]
+
+
+def save_artefact(folder: Path, architecture: Architecture, network: nn.Module, facts: dict[str, Any]) -> None:
+    """Writes the two files. facts: plain data; `input_hw` is what later commands take as the input size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(folder / WEIGHTS, save(tensors))
+    data = {"architecture": architecture_to_data(architecture), "facts": facts}
+    write_text(folder / ARCHITECTURE, yaml.safe_dump(data, sort_keys=False, default_flow_style=None))
+
+
+def load_artefact(folder: Path) -> Artefact:
+    """Rebuilds the candidate. Raises ArtefactError for missing or broken files and weights that do not fit."""
+    path = folder / ARCHITECTURE
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtefactError(
+            f"an artefact is a folder with {ARCHITECTURE} and {WEIGHTS}",
+            place=str(folder),
+            value=error.strerror,
+            remedy="give a finalist's folder of a search, or a training's run folder",
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArtefactError("not valid YAML", place=str(path), value=str(error), remedy="restore the file") from None
+    if not isinstance(data, dict) or set(data) != {"architecture", "facts"} or not isinstance(data["facts"], dict):
+        raise ArtefactError(
+            "the file holds 'architecture' and 'facts'", place=str(path), value=data, remedy="restore the file"
+        )
+    architecture = architecture_from_data(data["architecture"], f"{path}: architecture")
+    network = architecture.build()
+    weights = folder / WEIGHTS
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(
+            "the weights must be a safetensors file", place=str(weights), value=str(error), remedy="restore the file"
+        ) from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise ArtefactError(
+            "the weights must be of this architecture",
+            place=str(weights),
+            value=reason,
+            remedy="keep architecture and weights of one candidate together",
+        ) from None
+    return Artefact(architecture, network.eval(), data["facts"])
+
+
+def is_artefact(path: Path) -> bool:
+    """Whether the folder looks like one."""
+    return (path / ARCHITECTURE).is_file()
+
+
+def artefact_or_network(name: str) -> Artefact | Architecture:
+    """What a command's NETWORK argument means: a known network's name, or an artefact's folder."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if is_artefact(Path(name)):
+        return load_artefact(Path(name))
+    raise ArtefactError(
+        "NETWORK is a known network or an artefact's folder",
+        place="NETWORK",
+        value=name,
+        remedy="see `compress networks` for the names, or give a folder that holds architecture.yaml",
+    )

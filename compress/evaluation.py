@@ -1,0 +1,72 @@
+"""A network's people in pictures, and the score they earn."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.data.loader import eval_batches
+from compress.data.picture import PictureSet
+from compress.decode.associative_embedding import Grouping, Poses, coco_results, decode, merge_outputs, to_image
+from compress.errors import NetworkError
+from compress.keypoints import KeypointSet
+from compress.metrics import oks_ap
+from compress.networks import Architecture
+
+
+def find_people(
+    network: nn.Module,
+    pictures: PictureSet,
+    *,
+    input_hw: tuple[int, int],
+    flip_test: bool,
+    grouping: Grouping | None = None,
+    batch_size: int = 32,
+) -> Iterator[tuple[int, Poses]]:
+    """(index, people in picture pixels) for every picture, in order. The network is set to eval mode.
+
+    flip_test: the mirrored picture is asked too and both answers are averaged.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    grouping = grouping or Grouping()
+    for images, matrices, indices in eval_batches(pictures, input_hw=input_hw, batch_size=batch_size):
+        with torch.no_grad():
+            images = images.to(device)
+            outputs = [output.float().cpu() for output in network(images)]
+            mirrored = [output.float().cpu() for output in network(images.flip(3))] if flip_test else None
+        for row, (index, matrix) in enumerate(zip(indices, matrices, strict=True)):
+            flipped = [output[row] for output in mirrored] if mirrored else None
+            heatmaps, tags = merge_outputs([output[row] for output in outputs], flipped, pictures.keypoints)
+            poses = decode(heatmaps, tags, pictures.keypoints, grouping)
+            yield index, to_image(poses, matrix, input_hw[0] / heatmaps.shape[1])
+
+
+def score(
+    network: nn.Module, pictures: PictureSet, *, input_hw: tuple[int, int], flip_test: bool
+) -> dict[str, float | None]:
+    """COCO's AP and AR over all pictures; None where the set has no person of that size."""
+    results: list[dict[str, Any]] = []
+    for index, poses in find_people(network, pictures, input_hw=input_hw, flip_test=flip_test):
+        results.extend(coco_results(poses, pictures.image_id(index)))
+    metrics = oks_ap(pictures.coco, results, pictures.keypoints)
+    return {name: None if value != value else round(value, 5) for name, value in metrics.items()}
+
+
+def check_bottom_up(architecture: Architecture, keypoints: KeypointSet, place: str) -> None:
+    """Raises NetworkError unless the network finds all people of a picture and has these joints."""
+    if architecture.approach != "bottom-up AE":
+        raise NetworkError(
+            "this version trains and decodes bottom-up networks with associative embedding",
+            place=place,
+            value=f"{architecture.family}, {architecture.approach}",
+            remedy="take one marked 'bottom-up AE' in `compress networks`",
+        )
+    if architecture.keypoints != len(keypoints):
+        raise NetworkError(
+            f"the network must have the data's {len(keypoints)} joints",
+            place=place,
+            value=architecture.keypoints,
+            remedy=f"set keypoints to {len(keypoints)} in the architecture",
+        )

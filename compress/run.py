@@ -1,0 +1,127 @@
+"""The run folder: what a job was asked, where it ran, and everything it has done so far.
+
+A run belongs to one resolved recipe. Finished steps leave a file that is written as a whole or not at all, so a job
+asks `run.done(step)` and goes on where it was killed.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from compress import __version__
+from compress.errors import RunError
+from compress.files import write_json, write_text
+from compress.recipe import Settings, fingerprint, to_data
+
+T = TypeVar("T")
+
+RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
+
+_PACKAGES = ("torch", "optuna", "onnx", "onnxruntime", "onnxsim", "ncnn", "pnnx", "pycocotools", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder. resumed: whether it held work already."""
+
+    folder: Path
+    resumed: bool
+
+    def path(self, *parts: str) -> Path:
+        """A place inside the folder."""
+        return self.folder.joinpath(*parts)
+
+    def once(self, step: str, work: Callable[[], T]) -> T:
+        """The step's result: read from `steps/STEP.json` if it is finished, else worked out and written there.
+
+        The result must be plain data; what comes back is what JSON makes of it, on the first run too.
+        """
+        path = self.path("steps", f"{step}.json")
+        if not path.exists():
+            write_json(path, work())
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
+    """Makes the folder or goes on in it, and keeps other processes out while it is open.
+
+    Raises RunError if it cannot be written, belongs to another recipe, holds something else, or is in use.
+    """
+    existing = folder / RECIPE
+    resumed = existing.exists()
+    if not resumed and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(
+            "a run folder is new, empty, or one that a run left",
+            place=str(folder),
+            remedy="choose another --run folder",
+        )
+    if resumed:
+        _check_recipe(existing, recipe)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(
+            "the run folder must be writable",
+            place=str(folder),
+            value=error.strerror,
+            remedy="choose another --run folder",
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                "a run folder is used by one process at a time",
+                place=str(folder),
+                remedy="wait for the other run or choose another --run folder",
+            ) from None
+        if not resumed:
+            write_json(folder / ENVIRONMENT, environment())
+            text = yaml.safe_dump(to_data(recipe), sort_keys=False, default_flow_style=None, width=120)
+            write_text(existing, f"# fingerprint {fingerprint(recipe)}\n{text}")
+        yield Run(folder, resumed)
+
+
+def environment() -> dict[str, Any]:
+    """What a number in a report depends on besides the recipe."""
+    return {
+        "compress": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def cpu_name() -> str:
+    """As the kernel tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _check_recipe(path: Path, recipe: Settings) -> None:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    if first != f"# fingerprint {fingerprint(recipe)}":
+        raise RunError(
+            "a run folder belongs to one recipe, and this one is another's",
+            place=str(path),
+            remedy="choose another --run folder, or run the recipe that lies in it",
+        )

@@ -1,0 +1,52 @@
+"""Optuna behind ask and tell: which pick to try next. The loop belongs to the caller.
+
+Deterministic: with the same space, seed and told history the same picks are asked. So a killed search is taken up again
+by telling the finished trials once more, and goes on exactly as if it had not been killed.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import Trial, TrialState
+
+from compress.space import Pick, Space
+
+SamplerKind = Literal["nsga2", "tpe", "random"]
+
+
+class Sampler:
+    """Two objectives: cost, to be small, and score, to be large.
+
+    first: picks to be asked before any other, such as hand-made networks. population: of NSGA-II.
+    """
+
+    def __init__(self, space: Space, kind: SamplerKind, *, population: int, seed: int, first: Sequence[Pick]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = space
+        self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=_sampler(kind, population, seed))
+        for pick in first:
+            self._study.enqueue_trial(pick)
+
+    def ask(self) -> tuple[Trial, Pick]:
+        """The next pick, and the trial to answer for it."""
+        trial = self._study.ask()
+        pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
+        return trial, pick
+
+    def tell(self, trial: Trial, cost: float, score: float) -> None:
+        """The pick's cost and score."""
+        self._study.tell(trial, [cost, score])
+
+    def refuse(self, trial: Trial) -> None:
+        """The pick is over budget and was not scored."""
+        self._study.tell(trial, state=TrialState.FAIL)
+
+
+def _sampler(kind: SamplerKind, population: int, seed: int) -> BaseSampler:
+    if kind == "nsga2":
+        return NSGAIISampler(population_size=population, seed=seed)
+    if kind == "tpe":
+        return TPESampler(seed=seed, multivariate=False)
+    return RandomSampler(seed=seed)

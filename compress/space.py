@@ -1,0 +1,199 @@
+"""Search spaces: named choices over one family's architecture.
+
+A space file names a family, fixes some of its fields and lists choices for others:
+
+    family: dir_bhrnet
+    fixed: {head: single, keypoints: 17}
+    choices:
+      width: [8, 12, 16]          # a field
+      blocks.*.*: [0, 1, 2, 3]    # every stage and branch on its own
+      blocks.3.3: [0, 1]          # but these ones otherwise
+
+A *pick* is one value per choice, {"width": 12, "blocks.0.0": 2, ...}. Values are listed from smallest to largest: the
+first of every list is the smallest candidate, the last of every list the largest.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compress.errors import SpaceError, nearest
+
+Pick = dict[str, Any]
+
+_KEYS = ("family", "fixed", "choices")
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """A space file as written: not yet compared with the family's architecture."""
+
+    path: Path
+    family: str
+    fixed: dict[str, Any]
+    choices: dict[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Choices over an architecture's plain data. base: the data every pick starts from. choices: path → values."""
+
+    base: dict[str, Any]
+    choices: dict[str, tuple[Any, ...]]
+
+    @property
+    def smallest(self) -> Pick:
+        """The first value of every choice."""
+        return {path: values[0] for path, values in self.choices.items()}
+
+    @property
+    def largest(self) -> Pick:
+        """The last value of every choice."""
+        return {path: values[-1] for path, values in self.choices.items()}
+
+    @property
+    def size(self) -> int:
+        """Number of picks."""
+        product = 1
+        for values in self.choices.values():
+            product *= len(values)
+        return product
+
+    def sample(self, rng: random.Random) -> Pick:
+        """A pick with every value equally likely."""
+        return {path: rng.choice(values) for path, values in self.choices.items()}
+
+    def apply(self, pick: Mapping[str, Any]) -> dict[str, Any]:
+        """The architecture's plain data with the pick's values in place."""
+        data: dict[str, Any] = _copy(self.base)
+        for path, value in pick.items():
+            _set(data, path.split("."), value)
+        return data
+
+    def pick_of(self, data: Mapping[str, Any], place: str) -> Pick:
+        """The pick that gives this architecture. Raises SpaceError when the space does not contain it."""
+        pick = {path: _get(data, path.split(".")) for path in self.choices}
+        for path, value in pick.items():
+            if value not in self.choices[path]:
+                raise SpaceError(
+                    f"{path} must be one of {list(self.choices[path])}",
+                    place=place,
+                    value=value,
+                    remedy="widen the space's choices or change the architecture",
+                )
+        different = [key for key, value in self.apply(pick).items() if value != data.get(key)]
+        if different:
+            raise SpaceError(
+                f"the space fixes {different[0]} to {self.base[different[0]]!r}",
+                place=place,
+                value=data.get(different[0]),
+                remedy="change 'fixed' in the space or the architecture",
+            )
+        return pick
+
+
+def read_space(path: Path) -> SpaceFile:
+    """Reads a space file. Raises SpaceError for a missing or broken file, an unknown key or an empty choice."""
+    data = _read_yaml(path)
+    for key in data:
+        if key not in _KEYS:
+            raise SpaceError("unknown key", place=f"{path}: {key}", remedy=nearest(str(key), _KEYS))
+    for key, kind in (("family", str), ("fixed", dict), ("choices", dict)):
+        if not isinstance(data.get(key), kind):
+            raise SpaceError(
+                f"'{key}' must be given as a {'name' if kind is str else 'mapping'}",
+                place=f"{path}: {key}",
+                value=data.get(key),
+                remedy="see compress/space.py for an example",
+            )
+    choices = {}
+    for key, values in data["choices"].items():
+        if not isinstance(values, list) or not values:
+            raise SpaceError(
+                "a choice is a list of at least one value",
+                place=f"{path}: choices.{key}",
+                value=values,
+                remedy="write [value, value, ...]",
+            )
+        if len({repr(value) for value in values}) < len(values):
+            raise SpaceError(
+                "a choice lists a value twice", place=f"{path}: choices.{key}", value=values, remedy="drop one"
+            )
+        if all(isinstance(value, int | float) for value in values) and sorted(values) != values:
+            raise SpaceError(
+                "numbers are listed from smallest to largest",
+                place=f"{path}: choices.{key}",
+                value=values,
+                remedy="sort them",
+            )
+        choices[str(key)] = tuple(values)
+    return SpaceFile(path, data["family"], data["fixed"], choices)
+
+
+def expand(file: SpaceFile, base: dict[str, Any]) -> Space:
+    """The space over an architecture's plain data `base` (defaults with `fixed` applied), wildcards written out.
+
+    A path without wildcards wins over one with them. Raises SpaceError for a path the architecture does not have.
+    """
+    choices: dict[str, tuple[Any, ...]] = {}
+    for pattern in sorted(file.choices, key=lambda p: -p.count("*")):
+        paths = _matches(base, pattern.split("."))
+        if not paths:
+            raise SpaceError(
+                f"{file.family} has no such field",
+                place=f"{file.path}: choices.{pattern}",
+                remedy=nearest(pattern.split(".")[0], base),
+            )
+        for path in paths:
+            choices[".".join(path)] = file.choices[pattern]
+    return Space(base, dict(sorted(choices.items())))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpaceError(
+            "the search space must be a readable file", place=str(path), value=error.strerror, remedy="check the path"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpaceError("not valid YAML", place=str(path), value=str(error), remedy="correct the file") from None
+    if not isinstance(data, dict):
+        raise SpaceError("a search space is a mapping", place=str(path), value=data, remedy="add family and choices")
+    return data
+
+
+def _matches(data: Any, pattern: list[str]) -> list[list[str]]:
+    if not pattern:
+        return [[]]
+    head, rest = pattern[0], pattern[1:]
+    if isinstance(data, dict):
+        keys = list(data) if head == "*" else [head] * (head in data)
+        items = [(key, data[key]) for key in keys]
+    elif isinstance(data, list):
+        indices = range(len(data)) if head == "*" else [int(head)] if head.isdigit() and int(head) < len(data) else []
+        items = [(str(index), data[index]) for index in indices]
+    else:
+        items = []
+    return [[key, *tail] for key, value in items for tail in _matches(value, rest)]
+
+
+def _get(data: Any, path: list[str]) -> Any:
+    for key in path:
+        data = data[int(key)] if isinstance(data, list) else data[key]
+    return data
+
+
+def _set(data: Any, path: list[str], value: Any) -> None:
+    target = _get(data, path[:-1])
+    target[int(path[-1]) if isinstance(target, list) else path[-1]] = value
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list) else data

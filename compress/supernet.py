@@ -1,0 +1,142 @@
+"""One set of weights shared by every candidate of a space (weight-sharing search).
+
+A candidate's parameter is the leading slice of the shared parameter of the same name: fewer blocks use the first blocks,
+narrower layers the first channels, and block kinds share the layers that have the same name. So no layer needs an
+elastic version of itself: a candidate's own network runs with slices in place of its parameters.
+
+Trained by the sandwich rule with in-place distillation (Yu and Huang, "Universally Slimmable Networks", ICCV 2019):
+every step trains the largest candidate on the labels, and the smallest and some random ones on labels and on what the
+largest answered. Batch-norm statistics are not shared: they are recalibrated for a candidate before it is scored.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from compress.errors import SpaceError
+from compress.networks import architecture_from_data
+from compress.space import Pick, Space
+
+AnyTensor = TypeVar("AnyTensor", bound=Tensor)
+
+_CACHED_SKELETONS = 64
+
+
+class Supernet:
+    """Shared weights. state: parameter and buffer tensors by name, each as large as any candidate needs."""
+
+    def __init__(self, space: Space) -> None:
+        """Fresh weights from torch's global generator. Raises SpaceError if candidates' layers cannot share weights."""
+        self.space = space
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self._skeletons: OrderedDict[str, nn.Module] = OrderedDict()
+        # The largest candidate with one choice changed at a time meets every layer that any candidate has.
+        for pick in _one_change_from_largest(space):
+            network = architecture_from_data(space.apply(pick), "search space").build()
+            for name, parameter in network.named_parameters():
+                _keep_larger(self.parameters, name, parameter)
+            for name, buffer in network.named_buffers():
+                _keep_larger(self.buffers, name, buffer)
+
+    def forward(self, pick: Pick, images: Tensor, *, training: bool) -> tuple[Tensor, ...]:
+        """The candidate's outputs on [B,3,H,W]. Gradients flow to the shared parameters."""
+        skeleton = self._skeleton(pick).train(training)
+        return functional_call(skeleton, self._slices(skeleton), (images,))  # type: ignore[no-any-return]
+
+    def cut(self, pick: Pick) -> nn.Module:
+        """The candidate as a network of its own, with copies of its weights and of the shared statistics."""
+        with torch.device("meta"):
+            network = architecture_from_data(self.space.apply(pick), "search space").build()
+        state = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in self._slices(network).items()}
+        network.load_state_dict(state, assign=True)
+        for parameter in network.parameters():
+            parameter.requires_grad_(True)
+        return network
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All shared tensors by name."""
+        return {**{name: p.detach() for name, p in self.parameters.items()}, **self.buffers}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copies what state_dict gave. The space must be the same."""
+        with torch.no_grad():
+            for name, value in self.state_dict().items():
+                value.copy_(state[name])
+
+    def to(self, device: torch.device) -> "Supernet":
+        """Moves the shared tensors."""
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.to(device)
+        self.buffers = {name: buffer.to(device) for name, buffer in self.buffers.items()}
+        return self
+
+    def _skeleton(self, pick: Pick) -> nn.Module:
+        key = repr(sorted(pick.items()))
+        if key not in self._skeletons:
+            with torch.device("meta"):
+                self._skeletons[key] = architecture_from_data(self.space.apply(pick), "search space").build()
+        self._skeletons.move_to_end(key)
+        if len(self._skeletons) > _CACHED_SKELETONS:
+            self._skeletons.popitem(last=False)
+        return self._skeletons[key]
+
+    def _slices(self, network: nn.Module) -> dict[str, Tensor]:
+        tensors = [*network.named_parameters(), *network.named_buffers()]
+        shared = {**self.parameters, **self.buffers}
+        return {name: shared[name][tuple(slice(n) for n in tensor.shape)] for name, tensor in tensors}
+
+
+def sandwich(space: Space, randoms: int, rng: random.Random) -> list[Pick]:
+    """The picks of one training step: the largest, the smallest, and `randoms` random ones."""
+    return [space.largest, space.smallest, *(space.sample(rng) for _ in range(randoms))]
+
+
+def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """Sets every batch norm's statistics to the plain average over the given batches. Changes the network."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    network.train()
+    with torch.no_grad():
+        for batch in images:
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+def _one_change_from_largest(space: Space) -> Iterator[Pick]:
+    yield space.largest
+    for path, values in space.choices.items():
+        for value in values[:-1]:
+            yield {**space.largest, path: value}
+
+
+def _keep_larger(kept: dict[str, AnyTensor], name: str, value: AnyTensor) -> None:
+    if name not in kept:
+        kept[name] = value
+    elif kept[name].dim() != value.dim():
+        raise SpaceError(
+            "candidates must have the same kind of layer under the same name",
+            place=f"search space: {name}",
+            value=(tuple(kept[name].shape), tuple(value.shape)),
+            remedy="leave one of the choices out",
+        )
+    elif any(new > old for new, old in zip(value.shape, kept[name].shape, strict=True)):
+        merged = tuple(max(pair) for pair in zip(value.shape, kept[name].shape, strict=True))
+        if merged not in (tuple(value.shape), tuple(kept[name].shape)):
+            raise SpaceError(
+                "one candidate must be the widest everywhere",
+                place=f"search space: {name}",
+                value=(tuple(kept[name].shape), tuple(value.shape)),
+                remedy="list the values of each choice from smallest to largest",
+            )
+        kept[name] = value
