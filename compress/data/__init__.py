@@ -1,0 +1,1 @@
+"""Pictures with labelled persons, and the way from a picture to a training batch."""

@@ -1,0 +1,321 @@
+"""COCO person keypoints from disk: https://cocodataset.org/#format-data (keypoint detection).
+
+Other data sets in the same layout work too, with their own KeypointSet. The whole record is checked when the set is
+made.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from compress.data.picture import Mask, People, Picture, people_of
+from compress.errors import DataError
+from compress.keypoints import COCO_PERSON, KeypointSet
+
+
+class CocoPeople:
+    """A PictureSet over a folder of pictures and a COCO annotation file; all pictures of the file, in its order.
+
+    Where the file names a category "person", other categories are left out. Pictures are decoded at every call.
+    Regions to ignore come from `segmentation` (polygons or run lengths), and from the box where there is none.
+    Raises DataError, before any picture is read, for the first thing in the file that cannot be used.
+    """
+
+    def __init__(self, images: Path, annotations: Path, keypoints: KeypointSet = COCO_PERSON) -> None:
+        self.keypoints = keypoints
+        self.coco: dict[str, Any] = _read_record(annotations)
+        self._folder, self._file = images, annotations
+        self._images: list[dict[str, Any]] = self.coco["images"]
+        _check_images(self._images, images, annotations)
+        persons = _persons(self.coco, keypoints, annotations)
+        _check_annotations(persons, self._images, keypoints, annotations)
+        self._annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self._images}
+        for person in persons:
+            self._annotations[person["image_id"]].append(person)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def subset(self, indices: Sequence[int]) -> "CocoPeople":
+        """The pictures at these indices, in this order, with a `coco` record of nothing else."""
+        part = copy(self)
+        part._images = [self._images[index] for index in indices]
+        ids = {image["id"] for image in part._images}
+        part._annotations = {number: self._annotations[number] for number in ids}
+        annotations = [a for a in self.coco["annotations"] if a.get("image_id") in ids]
+        part.coco = {**self.coco, "images": part._images, "annotations": annotations}
+        return part
+
+    def image_id(self, index: int) -> int:
+        return int(self._images[index]["id"])
+
+    def image(self, index: int) -> Picture:
+        """uint8 [H, W, 3], RGB, grey pictures too; as stored, whatever the file says about orientation."""
+        entry = self._images[index]
+        path = self._folder / entry["file_name"]
+        picture = _decode(path)
+        if picture.shape[:2] != (entry["height"], entry["width"]):
+            raise DataError(
+                f"the picture must have the size the annotations were made on, {entry['width']}x{entry['height']}",
+                place=str(path),
+                value=f"{picture.shape[1]}x{picture.shape[0]}",
+                remedy=f"restore the original picture or correct {self._file}",
+            )
+        return picture
+
+    def people(self, index: int) -> People:
+        return people_of(self._annotations[self.image_id(index)], len(self.keypoints))
+
+    def ignore_mask(self, index: int) -> Mask | None:
+        entry = self._images[index]
+        ignored = [a for a in self._annotations[entry["id"]] if _ignored(a)]
+        if not ignored:
+            return None
+        mask = np.zeros((entry["height"], entry["width"]), np.bool_)
+        for annotation in ignored:
+            mask |= _region(annotation, entry["height"], entry["width"])
+        return mask
+
+
+def _decode(path: Path) -> Picture:
+    try:
+        data = np.fromfile(path, np.uint8)
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+    except (OSError, cv2.error):
+        decoded = None
+    if decoded is None:
+        raise DataError("the file must be a readable picture", place=str(path), remedy="download it again")
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _ignored(annotation: dict[str, Any]) -> bool:
+    """Crowds, and persons without a labelled joint."""
+    return bool(annotation.get("iscrowd")) or not any(annotation["keypoints"][2::3])
+
+
+def _region(annotation: dict[str, Any], height: int, width: int) -> Mask:
+    """The annotation's pixels, bool [height, width]: its segmentation, or its box where it has none."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        mask = np.zeros((height, width), np.bool_)
+        x, y, w, h = annotation["bbox"]
+        mask[max(0, math.floor(y)) : max(0, math.ceil(y + h)), max(0, math.floor(x)) : max(0, math.ceil(x + w))] = True
+        return mask
+    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
+        encoded = segmentation
+    else:
+        encoded = coco_mask.frPyObjects(segmentation, height, width)
+    return np.asarray(_unpacked(encoded).reshape(height, width, -1).any(axis=2), np.bool_)  # one layer per polygon
+
+
+def _unpacked(encoded: Any) -> npt.NDArray[np.uint8]:
+    """pycocotools' run lengths to pixels; its 2.0 releases warn under NumPy 2 about something of their own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*__array__ implementation", category=DeprecationWarning)
+        return np.asarray(coco_mask.decode(encoded), np.uint8)
+
+
+# --- Checks ----------------------------------------------------------------------------------------------------------
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    place = str(file)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"the annotations must be JSON: {error.msg} at line {error.lineno} column {error.colno}",
+            place=place,
+            remedy="download or write the file again",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError("the annotations must be UTF-8 text", place=place, remedy="give COCO's JSON file") from error
+    except OSError as error:
+        raise DataError(
+            "the annotation file must be readable", place=place, value=error.strerror, remedy="correct the path"
+        ) from error
+    if not isinstance(record, dict):
+        raise DataError(
+            "the annotations must be one JSON object", place=place, value=type(record).__name__, remedy=_LAYOUT
+        )
+    for key in ("images", "annotations"):
+        entries = record.get(key)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            found = "nothing" if key not in record else type(entries).__name__
+            raise DataError(f"'{key}' must be a list of objects", place=place, value=found, remedy=_LAYOUT)
+    return record
+
+
+_LAYOUT = "give a file in COCO's person-keypoints layout"
+
+
+def _check_images(images: list[dict[str, Any]], folder: Path, file: Path) -> None:
+    if not folder.is_dir():
+        raise DataError("the folder of pictures must exist", place=str(folder), remedy="correct the path")
+    if not images:
+        raise DataError("there must be at least one image", place=str(file), remedy=_LAYOUT)
+    seen: set[int] = set()
+    for entry in images:
+        place = f"{file} image {entry.get('id')}"
+        if not _whole(entry.get("id")):
+            raise DataError("an image's id must be a whole number", place=place, value=entry.get("id"), remedy=_LAYOUT)
+        if entry["id"] in seen:
+            raise DataError("image ids must be unique", place=place, value=entry["id"], remedy="remove the duplicate")
+        seen.add(entry["id"])
+        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+            raise DataError("an image needs a file_name", place=place, value=entry.get("file_name"), remedy=_LAYOUT)
+        for key in ("height", "width"):
+            if not _whole(entry.get(key)) or entry[key] < 1:
+                raise DataError(
+                    f"an image's {key} must be a whole number above 0",
+                    place=place,
+                    value=entry.get(key),
+                    remedy=_LAYOUT,
+                )
+    present = {path.name for path in folder.iterdir()}
+    missing = [
+        entry["file_name"]
+        for entry in images
+        if entry["file_name"] not in present and not (folder / entry["file_name"]).is_file()
+    ]
+    if missing:
+        raise DataError(
+            f"every image of {file} must be in the folder: {len(missing)} of {len(images)} are missing",
+            place=str(folder),
+            value=missing[0],
+            remedy="complete the download or give the folder that belongs to these annotations",
+        )
+
+
+def _persons(record: dict[str, Any], keypoints: KeypointSet, file: Path) -> list[dict[str, Any]]:
+    """The annotations of persons; all of them where the file names no category "person"."""
+    categories = record.get("categories") or []
+    persons = [c for c in categories if isinstance(c, dict) and c.get("name") == "person"]
+    if persons:
+        ids = {category.get("id") for category in persons}
+        annotations = [a for a in record["annotations"] if a.get("category_id") in ids]
+        for category in persons:
+            names = category.get("keypoints")
+            if names and list(names) != list(keypoints.names):
+                raise DataError(
+                    f"the joints must be those of {keypoints.name}, in its order",
+                    place=f"{file} category {category.get('id')}",
+                    value=names,
+                    remedy="give the data set's own joints or other annotations",
+                )
+    else:
+        annotations = list(record["annotations"])
+    if not any(a.get("keypoints") for a in annotations):
+        raise DataError(
+            "there must be persons with keypoints",
+            place=str(file),
+            value=f"{len(annotations)} person annotations, none with keypoints",
+            remedy="give the person_keypoints file, not the instances file",
+        )
+    return annotations
+
+
+def _check_annotations(
+    annotations: list[dict[str, Any]], images: list[dict[str, Any]], keypoints: KeypointSet, file: Path
+) -> None:
+    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
+    seen: set[int] = set()
+    for annotation in annotations:
+        number = annotation.get("id")
+        if number is None or not _whole(number) or number in seen:
+            raise DataError(
+                "annotation ids must be unique whole numbers",
+                place=f"{file} annotation {number}",
+                value=number,
+                remedy="number the annotations anew",
+            )
+        seen.add(number)
+        for key, holds, rule in _RULES:
+            if not holds(annotation.get(key)):
+                raise DataError(
+                    rule, place=f"{file} annotation {number}", value=annotation.get(key), remedy="correct or remove it"
+                )
+        if annotation["image_id"] not in sizes:
+            raise DataError(
+                "an annotation's image must be in the file",
+                place=f"{file} annotation {number}",
+                value=f"image_id {annotation['image_id']}",
+                remedy="add the image or remove the annotation",
+            )
+        if not annotation.get("iscrowd"):
+            _check_joints(annotation, keypoints, f"{file} annotation {number}")
+        if annotation.get("segmentation") and _ignored(annotation):
+            _check_region(annotation, sizes[annotation["image_id"]], f"{file} annotation {number}")
+
+
+def _check_joints(annotation: dict[str, Any], keypoints: KeypointSet, place: str) -> None:
+    joints = annotation.get("keypoints")
+    if not isinstance(joints, list) or len(joints) != 3 * len(keypoints):
+        raise DataError(
+            f"a person needs {len(keypoints)} joints of x, y, visibility ({3 * len(keypoints)} numbers)",
+            place=place,
+            value=f"{len(joints)} numbers" if isinstance(joints, list) else joints,
+            remedy=f"give annotations of {keypoints.name} joints",
+        )
+    if not _finite(joints):
+        raise DataError("joints must be finite numbers", place=place, value=joints, remedy="correct or remove it")
+    if any(v not in (0, 1, 2) for v in joints[2::3]):
+        raise DataError("visibility must be 0, 1 or 2", place=place, value=joints[2::3], remedy="correct or remove it")
+
+
+def _check_region(annotation: dict[str, Any], size_hw: tuple[int, int], place: str) -> None:
+    """A segmentation that will be made into a mask must decode to the picture's size; the file is whole or refused."""
+    segmentation = annotation["segmentation"]
+    try:
+        if isinstance(segmentation, list):
+            fits = all(len(p) >= 6 and len(p) % 2 == 0 and _finite(p) for p in segmentation)
+        else:
+            counts = segmentation["counts"]
+            fits = tuple(segmentation["size"]) == size_hw and (
+                sum(counts) == size_hw[0] * size_hw[1]
+                if isinstance(counts, list)
+                else _unpacked(segmentation).shape == size_hw
+            )
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise DataError(
+            "a segmentation must be polygons of 3 or more points, or run lengths of the picture's size",
+            place=place,
+            value=segmentation,
+            remedy="correct it or remove it (the box is then ignored instead)",
+        )
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite(values: Any) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 4 and _finite(value) and value[2] >= 0 and value[3] >= 0
+
+
+def _is_area(value: Any) -> bool:
+    return _finite([value]) and bool(value >= 0)
+
+
+# key, what must hold of its value, the rule in words
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("bbox", _is_box, "bbox must be x, y, width, height: finite, sizes not negative"),
+    ("area", _is_area, "area must be a finite number, not negative"),
+    ("image_id", _whole, "image_id must be a whole number"),
+    ("iscrowd", lambda value: value in (None, 0, 1), "iscrowd must be 0 or 1"),
+)

@@ -1,0 +1,77 @@
+"""The three sets of pictures a recipe asks for: to train on, to search with, and to report on. They share no picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.data.coco import CocoPeople
+from compress.data.picture import PictureSet
+from compress.data.synthetic import Difficulty, SyntheticPeople
+from compress.errors import DataError
+from compress.recipe import CocoData, Data
+
+
+@dataclass(frozen=True)
+class Sets:
+    """train: labels to learn from. search: scores that choose candidates. val: scores that are reported."""
+
+    train: PictureSet
+    search: PictureSet
+    val: PictureSet
+
+
+def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
+    """The recipe's sets. Synthetic pictures are drawn at the input's size. Raises DataError."""
+    if data.kind == "coco":
+        return _coco_sets(data.coco)
+    settings = data.synthetic
+    difficulty = Difficulty(people=settings.people)
+
+    def drawn(count: int, part: int) -> SyntheticPeople:
+        # Parts of one seed: 3·seed, 3·seed+1, 3·seed+2 never meet those of another seed.
+        return SyntheticPeople(count, input_hw, 3 * seed + part, difficulty=difficulty)
+
+    return Sets(drawn(settings.train, 0), drawn(settings.search, 1), drawn(settings.val, 2))
+
+
+def coco_split(folder: Path, split: str | None, names: tuple[str, ...]) -> CocoPeople:
+    """One split of a COCO folder: pictures in SPLIT or images/SPLIT, labels in [annotations/]person_keypoints_SPLIT.json.
+
+    split None: the first of `names` that exists. Raises DataError if the folder, pictures or labels are missing.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            "the dataset folder must exist", place=str(folder), remedy="set data.coco.folder to COCO's folder"
+        )
+    wanted = names if split is None else (split,)
+    for name in wanted:
+        labels = [folder / part / f"person_keypoints_{name}.json" for part in ("annotations", ".")]
+        pictures = [folder / part / name for part in (".", "images")]
+        found_labels = next((path for path in labels if path.is_file()), None)
+        found_pictures = next((path for path in pictures if path.is_dir()), None)
+        if found_labels and found_pictures:
+            return CocoPeople(found_pictures, found_labels)
+    raise DataError(
+        f"a COCO folder holds pictures in {' or '.join(wanted)} and person_keypoints_{wanted[0]}.json beside them or in "
+        "annotations",
+        place=str(folder),
+        remedy="unpack COCO's archives there, or name the splits with data.coco.train and data.coco.val",
+    )
+
+
+def _coco_sets(settings: CocoData) -> Sets:
+    assert settings.folder is not None  # the recipe checked it
+    train = coco_split(settings.folder, settings.train, ("train2017", "train"))
+    val = coco_split(settings.folder, settings.val, ("val2017", "val"))
+    held_out = settings.search
+    if held_out >= len(train):
+        raise DataError(
+            "data.coco.search must leave pictures to train on",
+            place=str(settings.folder),
+            value=f"{held_out} of {len(train)}",
+            remedy=f"use at most {len(train) // 4}",
+        )
+    # Evenly spaced, so that both parts are alike whatever the file's order.
+    every = len(train) // held_out
+    search = [index for index in range(len(train)) if index % every == 0][:held_out]
+    rest = sorted(set(range(len(train))) - set(search))
+    return Sets(train.subset(rest), train.subset(search), val)
