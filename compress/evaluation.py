@@ -1,6 +1,7 @@
 """A network's people in pictures, and the score they earn."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from torch import nn
 from compress.data.loader import eval_batches
 from compress.data.picture import PictureSet
 from compress.decode.associative_embedding import Grouping, Poses, coco_results, decode, merge_outputs, to_image
-from compress.errors import NetworkError
+from compress.errors import ArtefactError, NetworkError
 from compress.keypoints import KeypointSet
 from compress.metrics import oks_ap
 from compress.networks import Architecture
+from compress.progress import Phase
 
 
 def find_people(
@@ -44,14 +46,29 @@ def find_people(
 
 
 def score(
-    network: nn.Module, pictures: PictureSet, *, input_hw: tuple[int, int], flip_test: bool
+    network: nn.Module, pictures: PictureSet, *, input_hw: tuple[int, int], flip_test: bool, phase: Phase | None = None
 ) -> dict[str, float | None]:
-    """COCO's AP and AR over all pictures; None where the set has no person of that size."""
+    """COCO's AP and AR over all pictures; None where the set has no person of that size. Advances phase per picture."""
     results: list[dict[str, Any]] = []
     for index, poses in find_people(network, pictures, input_hw=input_hw, flip_test=flip_test):
         results.extend(coco_results(poses, pictures.image_id(index)))
+        if phase:
+            phase.advance(1)
     metrics = oks_ap(pictures.coco, results, pictures.keypoints)
     return {name: None if value != value else round(value, 5) for name, value in metrics.items()}
+
+
+def input_size(facts: dict[str, Any], artefact: Path) -> tuple[int, int]:
+    """The input size noted in an artefact's facts. Raises ArtefactError if there is none."""
+    noted = facts.get("input_hw")
+    if not (isinstance(noted, list) and len(noted) == 2 and all(isinstance(side, int) for side in noted)):
+        raise ArtefactError(
+            "an artefact's facts name its input size",
+            place=f"{artefact}: facts.input_hw",
+            value=noted,
+            remedy="give it with --set input_hw=[H,W]",
+        )
+    return noted[0], noted[1]
 
 
 def check_bottom_up(architecture: Architecture, keypoints: KeypointSet, place: str) -> None:

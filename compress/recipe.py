@@ -139,12 +139,23 @@ class Search(Settings):
 
 
 class Measurement(Settings):
-    """Where latency counts. rounds: interleaved timings per network. parity_pictures: real inputs compared with torch."""
+    """Where latency counts, and what finalists are exported to.
+
+    engine: has the latency table that the search looks costs up in. rounds: interleaved timings per network.
+    exports: engines the finalists are exported to, compared with torch on `parity_pictures` inputs, and timed on.
+    """
 
     engine: Literal["onnxruntime"] = "onnxruntime"
     threads: Positive = 1
-    rounds: Positive = 60
+    rounds: Positive = 100
+    exports: tuple[Literal["onnxruntime", "ncnn"], ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
+
+    @model_validator(mode="after")
+    def _engine_is_exported_to(self) -> "Measurement":
+        if self.engine not in self.exports:
+            raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
+        return self
 
 
 class Finalists(Settings):
@@ -189,13 +200,21 @@ class EvaluateRecipe(Settings):
 
 
 class ExportRecipe(Settings):
-    """`compress export`: engines to export to, and the random pictures that outputs are compared on."""
+    """`compress export`: engines to export to, and how many validation pictures the outputs are compared on."""
 
     job: Literal["export"] = "export"
     seed: int = 1
     input_hw: InputSize | None = None
+    data: Data = Data()
     engines: tuple[Literal["onnxruntime", "ncnn"], ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
+
+
+class NetworksRecipe(Settings):
+    """`compress networks`: names of the networks to list; all if empty."""
+
+    job: Literal["networks"] = "networks"
+    names: tuple[str, ...] = ()
 
 
 class PredictRecipe(Settings):

@@ -53,12 +53,15 @@ class Run:
 
 
 @contextmanager
-def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
+def open_run(folder: Path, recipe: Settings, subject: str = "") -> Iterator[Run]:
     """Makes the folder or goes on in it, and keeps other processes out while it is open.
+
+    subject: what the recipe is applied to (a network's name), if the recipe does not say.
 
     Raises RunError if it cannot be written, belongs to another recipe, holds something else, or is in use.
     """
     existing = folder / RECIPE
+    first_line = f"# fingerprint {fingerprint(recipe)} {subject}".rstrip()
     resumed = existing.exists()
     if not resumed and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
@@ -67,7 +70,7 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
             remedy="choose another --run folder",
         )
     if resumed:
-        _check_recipe(existing, recipe)
+        _check_recipe(existing, first_line)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -90,7 +93,7 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
         if not resumed:
             write_json(folder / ENVIRONMENT, environment())
             text = yaml.safe_dump(to_data(recipe), sort_keys=False, default_flow_style=None, width=120)
-            write_text(existing, f"# fingerprint {fingerprint(recipe)}\n{text}")
+            write_text(existing, f"{first_line}\n{text}")
         yield Run(folder, resumed)
 
 
@@ -117,9 +120,8 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _check_recipe(path: Path, recipe: Settings) -> None:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    if first != f"# fingerprint {fingerprint(recipe)}":
+def _check_recipe(path: Path, first_line: str) -> None:
+    if path.read_text(encoding="utf-8").partition("\n")[0] != first_line:
         raise RunError(
             "a run folder belongs to one recipe, and this one is another's",
             place=str(path),

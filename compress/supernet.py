@@ -53,7 +53,10 @@ class Supernet:
         """The candidate as a network of its own, with copies of its weights and of the shared statistics."""
         with torch.device("meta"):
             network = architecture_from_data(self.space.apply(pick), "search space").build()
-        state = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in self._slices(network).items()}
+        state = {
+            name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in self._slices(network).items()
+        }
         network.load_state_dict(state, assign=True)
         for parameter in network.parameters():
             parameter.requires_grad_(True)

@@ -143,9 +143,7 @@ def distilled_step(
     return step
 
 
-def sandwich_step(
-    supernet: Supernet, weights: PoseLoss, keypoints: int, randoms: int, distillation: float
-) -> LossStep:
+def sandwich_step(supernet: Supernet, weights: PoseLoss, keypoints: int, randoms: int, distillation: float) -> LossStep:
     """The sandwich rule with in-place distillation (module docstring of compress.supernet). Reports the largest's loss."""
 
     def step(batch: Batch, rng: random.Random) -> float:
@@ -231,4 +229,3 @@ def _resume(path: Path, trained: Trainable, optimizer: torch.optim.Optimizer, de
             value=str(error).splitlines()[0],
             remedy="delete it to train anew, or choose another run folder",
         ) from None
-

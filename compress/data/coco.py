@@ -62,7 +62,7 @@ class CocoPeople:
         """uint8 [H, W, 3], RGB, grey pictures too; as stored, whatever the file says about orientation."""
         entry = self._images[index]
         path = self._folder / entry["file_name"]
-        picture = _decode(path)
+        picture = decode(path)
         if picture.shape[:2] != (entry["height"], entry["width"]):
             raise DataError(
                 f"the picture must have the size the annotations were made on, {entry['width']}x{entry['height']}",
@@ -86,7 +86,8 @@ class CocoPeople:
         return mask
 
 
-def _decode(path: Path) -> Picture:
+def decode(path: Path) -> Picture:
+    """The picture in that file, RGB. Raises DataError if it cannot be read or is no picture."""
     try:
         data = np.fromfile(path, np.uint8)
         decoded = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None

@@ -34,7 +34,7 @@ NETWORKS: dict[str, Architecture] = {
 }
 
 
-def network(name: str) -> Architecture:
+def network_named(name: str) -> Architecture:
     """The architecture of that name. Raises NetworkError naming the nearest known one."""
     if name not in NETWORKS:
         raise NetworkError("no such network", place="NETWORK", value=name, remedy=nearest(name, NETWORKS))
@@ -81,4 +81,4 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["FAMILIES", "NETWORKS", "Architecture", "architecture_from_data", "architecture_to_data", "network"]
+__all__ = ["FAMILIES", "NETWORKS", "Architecture", "architecture_from_data", "architecture_to_data", "network_named"]

@@ -35,7 +35,7 @@ class Fusion(nn.Module):
         self.paths = nn.ModuleList(
             nn.ModuleList(_path(widths, source, target) for source in range(inputs)) for target in range(outputs)
         )
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()  # not in place: with a single input the sum is the input itself
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
         """A list of [B,C_i,H/2^i,W/2^i], one per input branch → the same, one per output branch."""

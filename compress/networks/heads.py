@@ -24,7 +24,8 @@ class SingleHead(nn.Module):
 class HigherHead(nn.Module):
     """HigherHRNet's head (Cheng et al., CVPR 2020): heatmaps and tags at 1/4, heatmaps again at 1/2.
 
-    The second output sees the features and the first output, upsampled by a transposed convolution.
+    The second output sees the first output and the features, upsampled by a transposed convolution. The first output
+    comes first (the authors' code has it last): so a narrower network's weights are the leading slice of a wider one's.
     """
 
     def __init__(self, width: int, keypoints: int, filters: int = 32, blocks: int = 4) -> None:
@@ -41,5 +42,5 @@ class HigherHead(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[B,C,H/4,W/4] → ([B,2K,H/4,W/4], [B,K,H/2,W/2])."""
         quarter = self.quarter_maps(features)
-        upsampled = self.deconv(torch.cat((features, quarter), 1))
+        upsampled = self.deconv(torch.cat((quarter, features), 1))
         return quarter, self.half_maps(self.blocks(upsampled))

@@ -1,0 +1,218 @@
+"""The command line. Imports nothing heavy until a command runs, so that help answers at once."""
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compress import __version__
+from compress.errors import CompressError, RecipeError
+from compress.report.terminal import Terminal, print_error, print_mapping, print_networks, print_search
+
+app = typer.Typer(
+    help="Makes human-pose networks fast on the device they must run on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a recipe key; the value is YAML. Repeatable."),
+]
+RunFolder = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Run folder; a killed run goes on from there.")
+]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", metavar="FILE", help="Recipe by path or by name.")]
+ArtefactArgument = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network.")]
+
+
+@app.command()
+def search(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe by path, or by name such as 'bhrnet'.")],
+    run: RunFolder = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search architectures for the best trade of accuracy against latency; tune, export and measure the best."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import SearchRecipe, find, read_recipe
+
+        path = find(recipe, "recipes", RecipeError)
+        settings = read_recipe(path, SearchRecipe, overrides or ())
+        from compress.jobs import search as jobs_search
+        from compress.report.page import write_report
+
+        folder = run or default_run(path.stem)
+        results = jobs_search.search(settings, folder, terminal)
+        write_report(results, folder)
+        return results
+
+    perform(job, print_search, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List the networks: parameters and multiply-adds, ours beside the papers'."""
+
+    def job(terminal: Terminal) -> list[dict[str, Any]]:
+        from compress.recipe import NetworksRecipe, read_recipe
+
+        settings = read_recipe(None, NetworksRecipe, overrides or ())
+        from compress.jobs.networks import list_networks
+
+        return list_networks(settings.names, terminal)
+
+    perform(job, print_networks, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def train(
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="A network's name or an artefact's folder.")],
+    recipe: RecipeOption = None,
+    run: RunFolder = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on labelled pictures."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import TrainRecipe, find, read_recipe
+
+        path = find(recipe, "recipes", RecipeError) if recipe else None
+        settings = read_recipe(path, TrainRecipe, overrides or ())
+        from compress.jobs.train import train_network
+
+        return train_network(network, settings, run or default_run(f"train-{Path(network).name}"), terminal)
+
+    perform(job, printer("Trained"), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def evaluate(
+    artefact: ArtefactArgument,
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a trained network by COCO's average precision."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import EvaluateRecipe, find, read_recipe
+
+        path = find(recipe, "recipes", RecipeError) if recipe else None
+        settings = read_recipe(path, EvaluateRecipe, overrides or ())
+        from compress.jobs import evaluate as jobs_evaluate
+
+        return jobs_evaluate.evaluate(artefact, settings, terminal)
+
+    perform(job, printer("Evaluated"), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def export(
+    artefact: ArtefactArgument,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: the artefact's folder.")] = None,
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a trained network to the engines, its outputs compared with torch's."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import ExportRecipe, find, read_recipe
+
+        path = find(recipe, "recipes", RecipeError) if recipe else None
+        settings = read_recipe(path, ExportRecipe, overrides or ())
+        from compress.jobs import export as jobs_export
+
+        return jobs_export.export(artefact, settings, out or artefact, terminal)
+
+    perform(job, printer("Exported"), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def predict(
+    artefact: ArtefactArgument,
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files or folders of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where drawn pictures and people.json go.")
+    ] = None,
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find people in pictures; draw their skeletons and list their joints."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import PredictRecipe, find, read_recipe
+
+        path = find(recipe, "recipes", RecipeError) if recipe else None
+        settings = read_recipe(path, PredictRecipe, overrides or ())
+        from compress.jobs import predict as jobs_predict
+
+        return jobs_predict.predict(artefact, pictures, settings, out or default_run("predict"), terminal)
+
+    def show(result: dict[str, Any]) -> None:
+        people = {entry["file"]: f"{len(entry['people'])} people → {entry['drawn']}" for entry in result["pictures"]}
+        print_mapping(f"Drawn in {result['folder']}", people)
+
+    perform(job, show, as_json=as_json, quiet=quiet)
+
+
+def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_json: bool, quiet: bool) -> None:
+    """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2."""
+    try:
+        with Terminal(quiet=quiet) as terminal:
+            result = job(terminal)
+    except CompressError as error:
+        print_error(str(error))
+        raise typer.Exit(2) from None
+    if as_json:
+        sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
+    elif not quiet:
+        show(result)
+
+
+def printer(title: str) -> Callable[[dict[str, Any]], None]:
+    """Prints a small result as a table."""
+    return lambda result: print_mapping(title, result)
+
+
+def default_run(name: str) -> Path:
+    """`reports/NAME-TIME` below the current folder."""
+    return Path("reports", f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def version(show: bool) -> None:
+    """Prints the version and ends."""
+    if show:
+        sys.stdout.write(f"compress {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Makes human-pose networks fast on the device they must run on."""
+
+
+def main() -> None:
+    """The console command."""
+    app()

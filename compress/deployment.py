@@ -1,0 +1,227 @@
+"""What ships: exports that answer like torch, and latencies predicted from the table and measured on whole networks."""
+
+import os
+import random
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.data.loader import eval_batches
+from compress.data.picture import PictureSet
+from compress.engines import Runner, check_parity, engine
+from compress.engines.engine import Image
+from compress.files import write_bytes
+from compress.measure.latency_table import Identity, LatencyTable, fill, fit_scale, open_table
+from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
+from compress.measure.units import Unit, cut
+from compress.networks import architecture_from_data
+from compress.progress import Phase, Progress
+from compress.recipe import Measurement
+from compress.space import Pick, Space
+
+SCALE_NETWORKS = 6
+"""Whole networks that the table's scale is fitted on."""
+_COVERING_LIMIT = 400
+
+
+# --- Exports ---------------------------------------------------------------------------------------------------------
+
+
+def export_and_check(
+    network: nn.Module, engines: Sequence[str], images: Sequence[Image], input_hw: tuple[int, int], folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Exports to every engine and compares its outputs with torch's on the images.
+
+    Returns engine → {file, files, size_bytes, parity}. Raises EngineError, or ParityError beyond a relative 1e-4.
+    """
+    exports = {}
+    for name in engines:
+        files = engine(name).export(network, input_hw, folder, "model")
+        parity = check_parity(network, engine(name).load(files[0]), images)
+        exports[name] = {
+            "file": files[0].name,
+            "files": [file.name for file in files],
+            "size_bytes": sum(file.stat().st_size for file in files),
+            "parity": parity,
+        }
+    return exports
+
+
+def sample_images(pictures: PictureSet, count: int, input_hw: tuple[int, int]) -> list[Image]:
+    """The first pictures as a network gets them, [1,3,H,W] each."""
+    images: list[Image] = []
+    for batch, _, _ in eval_batches(pictures, input_hw=input_hw, batch_size=min(count, len(pictures))):
+        rows: NDArray[np.float32] = np.ascontiguousarray(batch.contiguous().numpy())
+        images.extend(rows[i : i + 1] for i in range(len(rows)))
+        if len(images) >= count:
+            break
+    return images[:count]
+
+
+# --- The latency table -----------------------------------------------------------------------------------------------
+
+
+def table_path(identity: Identity) -> Path:
+    """Where the table of this engine, version, device and thread count is kept between runs.
+
+    $COMPRESS_CACHE, else $XDG_CACHE_HOME/compress, else ~/.cache/compress.
+    """
+    root = os.environ.get("COMPRESS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "compress")
+    readable = re.sub(
+        r"[^A-Za-z0-9.]+", "-", f"{identity.engine}-{identity.version}-{identity.threads}-{identity.device}"
+    )
+    return Path(root).expanduser() / "latency" / f"{readable}.json"
+
+
+def prepare_table(
+    path: Path, settings: Measurement, space: Space, input_hw: tuple[int, int], seed: int, progress: Progress
+) -> LatencyTable:
+    """The table at `path` (a run's own), with every unit the space can produce and a scale fitted on whole networks.
+
+    Starts from what this machine's kept table knows, measures only what is missing, and adds it to the kept one.
+    """
+    identity = Identity.of(engine(settings.engine).describe(), settings.threads)
+    kept = table_path(identity)
+    if not path.exists() and kept.exists():
+        write_bytes(path, kept.read_bytes())
+    table = open_table(path, identity)
+    units = {unit for pick in covering_picks(space) for unit in _cut(space, pick, input_hw)}
+    missing = table.missing(units)
+    with progress.phase("latency table", len(missing) + SCALE_NETWORKS) as phase:
+        if missing:
+            table.scale = None  # fitted anew with the new units
+            with pinned(settings.threads):
+                fill(table, missing, _advancing(phase))
+        if table.scale is None:
+            _fit(table, settings, space, input_hw, seed, phase)
+        else:
+            phase.advance(SCALE_NETWORKS, "scale known")
+    table.save()
+    write_bytes(kept, path.read_bytes())
+    return table
+
+
+def complete_table(table: LatencyTable, units: Iterable[Unit]) -> None:
+    """Measures units the covering picks have not met and adds them to the run's and to the kept table."""
+    if table.missing(units):
+        with pinned(table.identity.threads):
+            fill(table, units)
+        write_bytes(table_path(table.identity), table.path.read_bytes())
+
+
+def covering_picks(space: Space) -> Iterator[Pick]:
+    """Picks that together contain almost every unit the space can produce.
+
+    Choices that differ only in an index (the branches' block kinds, say) take the same place in their lists at a time,
+    and every combination of places is met; of counts the first and the last. What combinations of different branches
+    alone produce is measured when it is met (complete_table).
+    """
+    groups: dict[str, list[str]] = {}
+    for path in space.choices:
+        groups.setdefault(re.sub(r"\b\d+\b", "*", path), []).append(path)
+    places = []
+    for pattern, paths in groups.items():
+        longest = max(len(space.choices[path]) for path in paths)
+        ends = sorted({0, longest - 1})
+        places.append(ends if pattern.startswith("blocks") else list(range(longest)))
+    for number, combination in enumerate(product(*places)):
+        if number == _COVERING_LIMIT:
+            break
+        yield {
+            path: space.choices[path][min(place, len(space.choices[path]) - 1)]
+            for place, paths in zip(combination, groups.values(), strict=True)
+            for path in paths
+        }
+
+
+def _fit(
+    table: LatencyTable, settings: Measurement, space: Space, input_hw: tuple[int, int], seed: int, phase: Phase
+) -> None:
+    rng = random.Random(seed)
+    picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
+    samples: list[tuple[Mapping[Unit, int], float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        runners, units = {}, {}
+        for number, pick in enumerate(picks):
+            network = architecture_from_data(space.apply(pick), "search space").build()
+            files = engine(settings.engine).export(network, input_hw, Path(folder), f"scale{number}")
+            runners[str(number)] = engine(settings.engine).load(files[0], settings.threads)
+            units[str(number)] = cut(network, input_hw)
+            complete_table(table, units[str(number)])
+            phase.advance(1)
+        timings = time_runners(runners, input_hw, settings)
+    assert table.reference_ms is not None
+    for name, timing in timings.items():
+        samples.append((units[name], timing.ratio * table.reference_ms))
+    fit_scale(table, samples)
+
+
+# --- Whole networks --------------------------------------------------------------------------------------------------
+
+
+def time_runners(
+    runners: Mapping[str, Runner],
+    input_hw: tuple[int, int],
+    settings: Measurement,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Timing]:
+    """All networks in one interleaved run on the recipe's number of threads, on one random picture."""
+    image: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
+    calls = {name: _call(runner, image) for name, runner in runners.items()}
+    with pinned(settings.threads):
+        return time_interleaved(calls, reference_convolution(), rounds=settings.rounds, progress=progress)
+
+
+def measure_exports(
+    folders: Mapping[str, Path], exports: Mapping[str, Mapping[str, Any]], settings: Measurement,
+    input_hw: tuple[int, int], progress: Progress,
+) -> dict[str, dict[str, dict[str, Any]]]:  # fmt: skip
+    """Times every exported network of every engine. Returns network → engine → timing as plain data."""
+    runners = {
+        (name, key): engine(key).load(folders[name] / export["file"], settings.threads)
+        for name, of_engine in exports.items()
+        for key, export in of_engine.items()
+    }
+    with progress.phase("measuring", settings.rounds) as phase:
+        timings = time_runners(
+            {f"{name} {key}": runner for (name, key), runner in runners.items()},
+            input_hw,
+            settings,
+            lambda done, total: phase.advance(1),
+        )
+    measured: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, key in runners:
+        timing = timings[f"{name} {key}"]
+        measured.setdefault(name, {})[key] = {**asdict(timing), "reliable": timing.reliable}
+    return measured
+
+
+def _cut(space: Space, pick: Pick, input_hw: tuple[int, int]) -> Counter[Unit]:
+    with torch.device("meta"):
+        network = architecture_from_data(space.apply(pick), "search space").build()
+    return cut(network, input_hw)
+
+
+def _call(runner: Runner, image: Image) -> Callable[[], object]:
+    return lambda: runner.run(image)
+
+
+def _advancing(phase: Phase) -> Callable[[int, int], None]:
+    last = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        phase.advance(done - last, f"{done} of {total} units")
+        last = done
+
+    return advance

@@ -1,0 +1,149 @@
+"""What every inference engine offers: describe itself, export a network, run the file, and prove that it is the same.
+
+A new engine is one file with a class that has these three methods, and one line in ENGINES.
+"""
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.errors import EngineError, ParityError
+
+Image = NDArray[np.float32]
+"""[1,3,H,W], normalised as the network was trained."""
+
+PARITY_LIMIT = 1e-4
+"""Relative error at which an exported network counts as another one: float32 sums in another order stay near 1e-6."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Which engine on which machine. device: fingerprint, equal only where timings may be compared.
+
+    cpu: model name; cores: logical; isa: short hash of the CPU's instruction set flags; system: kernel and machine.
+    """
+
+    engine: str
+    version: str
+    cpu: str
+    cores: int
+    isa: str
+    system: str
+
+    @property
+    def device(self) -> str:
+        """`model, n cores, isa hash, system`."""
+        return f"{self.cpu}, {self.cores} cores, isa {self.isa}, {self.system}"
+
+
+class Runner(Protocol):
+    """A loaded model."""
+
+    def run(self, image: Image) -> tuple[NDArray[np.float32], ...]:
+        """[1,3,H,W] of the exported size → the network's outputs, [1,C,h,w] each."""
+        ...
+
+
+class Engine(Protocol):
+    """One inference runtime."""
+
+    @property
+    def name(self) -> str:
+        """Its key in ENGINES."""
+        ...
+
+    def describe(self) -> Description:
+        """Engine, version and machine."""
+        ...
+
+    def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes the network for one image of this size as `folder/stem.*`; the first path is what `load` takes.
+
+        The network is left as it was; folder is made if missing; nothing is half-written. Raises EngineError with the
+        reason if the engine cannot take the network.
+        """
+        ...
+
+    def load(self, path: Path, threads: int = 1) -> Runner:
+        """The exported model, ready to run in float32. Raises EngineError if it is missing or broken."""
+        ...
+
+
+def describe_machine(engine: str, version: str) -> Description:
+    """The description of this machine for the given engine."""
+    model, flags = _cpu()
+    return Description(engine, version, model, os.cpu_count() or 1, flags, f"{platform.system()} {platform.machine()}")
+
+
+def network_outputs(network: nn.Module, image: Image) -> tuple[NDArray[np.float32], ...]:
+    """What torch gives, in evaluation mode. The network's training flags are put back."""
+    training = {name: module.training for name, module in network.named_modules()}
+    network.eval()
+    try:
+        with torch.inference_mode():
+            outputs = network(torch.from_numpy(image))
+    finally:
+        for name, module in network.named_modules():
+            module.training = training[name]
+    return tuple(output.cpu().numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+
+def check_parity(network: nn.Module, runner: Runner, images: Iterable[Image], limit: float = PARITY_LIMIT) -> float:
+    """Largest max|torch - engine| / max|torch| over outputs and images.
+
+    Raises ParityError where it exceeds the limit, and for another number of outputs, another shape or a NaN.
+    """
+    worst = 0.0
+    for number, image in enumerate(images):
+        expected, found = network_outputs(network, image), runner.run(image)
+        if len(expected) != len(found):
+            raise _differs(f"image {number}", f"{len(found)} outputs for {len(expected)}")
+        for index, (a, b) in enumerate(zip(expected, found, strict=True)):
+            place = f"image {number}, output {index}"
+            if a.shape != b.shape:
+                raise _differs(place, f"shape {b.shape} for {a.shape}")
+            error = float(np.abs(a - b).max()) / (float(np.abs(a).max()) or 1.0)
+            if not error <= limit:
+                raise _differs(place, f"relative error {error:.2e}, limit {limit:.0e}")
+            worst = max(worst, error)
+    return worst
+
+
+def _differs(place: str, value: str) -> ParityError:
+    return ParityError(
+        "the exported network must give torch's outputs", place=place, value=value,
+        remedy="export again, or use another engine for this network",
+    )  # fmt: skip
+
+
+def missing_file(path: Path, engine: str, reason: str) -> EngineError:
+    """The error for a file that cannot be loaded."""
+    return EngineError(
+        f"{engine} cannot load the model: {reason}", place=str(path), remedy=f"export the network for {engine} again"
+    )
+
+
+@cache
+def _cpu() -> tuple[str, str]:
+    facts: dict[str, str] = {}
+    source = Path("/proc/cpuinfo")
+    if source.exists():
+        for line in source.read_text(errors="replace").split("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            facts[key.strip()] = value.strip()
+    model = facts.get("model name") or platform.processor() or platform.machine()
+    # A virtual machine may hide the model's number behind a common name: family and model tell them apart.
+    if "cpu family" in facts:
+        model += f" ({facts['cpu family']}-{facts.get('model', '?')}-{facts.get('stepping', '?')})"
+    flags = " ".join(sorted((facts.get("flags") or facts.get("Features") or "").split()))
+    return model, hashlib.sha256(flags.encode()).hexdigest()[:8]

@@ -1,0 +1,104 @@
+"""ncnn: torch → TorchScript → pnnx → ncnn's .param and .bin, in float32.
+
+pnnx is run as a program in a folder of its own, so that its seven other files and its talk stay out of sight.
+"""
+
+import copy
+import os
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import ncnn
+import numpy as np
+import pnnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.engines.engine import Description, Image, Runner, describe_machine, missing_file
+from compress.errors import EngineError
+
+
+class Ncnn:
+    """The engine `ncnn` on the CPU."""
+
+    name = "ncnn"
+
+    def describe(self) -> Description:
+        """ncnn's version and this machine."""
+        return describe_machine(self.name, ncnn.__version__)
+
+    def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes `stem.ncnn.param` and `stem.ncnn.bin`: input `in0`, outputs `out0`, `out1`, ..."""
+        place = type(network).__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        shadow = copy.deepcopy(network).cpu().eval()
+        # Beside the target, so that moving the finished files there is atomic.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
+            traced = Path(work, "network.pt")
+            with torch.no_grad(), warnings.catch_warnings():
+                # torch deprecates TorchScript as a whole; pnnx reads nothing else.
+                warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+                warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated.*")
+                torch.jit.trace(shadow, torch.zeros(1, 3, *input_hw), check_trace=False).save(str(traced))
+            shape = "[{}]".format(",".join(map(str, (1, 3, *input_hw))))
+            command = [pnnx.EXEC_PATH, traced.name, f"inputshape={shape}", "fp16=0"]
+            done = subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace", check=False)
+            made = [Path(work, f"network.ncnn.{part}") for part in ("param", "bin")]
+            if done.returncode or not all(file.is_file() for file in made):
+                last = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+                raise EngineError(f"pnnx cannot convert the network: {last[0]}", place=place, remedy=_REMEDY)
+            unknown = _unknown_layers(made[0])
+            if unknown:
+                raise EngineError("ncnn has no such layers", place=place, value=unknown, remedy=_REMEDY)
+            paths = tuple(folder / f"{stem}.ncnn.{part}" for part in ("param", "bin"))
+            # The weights first: a reader finds the file it opens first, .param, only when all is there.
+            for file, path in reversed(list(zip(made, paths, strict=True))):
+                os.replace(file, path)
+        return paths
+
+    def load(self, path: Path, threads: int = 1) -> Runner:
+        """The model of `stem.ncnn.param` and the .bin beside it, on `threads` threads."""
+        weights = Path(path).with_suffix(".bin")
+        for file in (Path(path), weights):
+            if not file.is_file():
+                raise missing_file(file, self.name, "no such file")
+        net = ncnn.Net()
+        net.opt.num_threads = threads
+        net.opt.use_vulkan_compute = False
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "bf16_packed"):
+            if hasattr(net.opt, f"use_{option}"):
+                setattr(net.opt, f"use_{option}", False)
+        if net.load_param(str(path)) or net.load_model(str(weights)):
+            raise missing_file(path, self.name, "not an ncnn model")
+        return _Runner(net)
+
+
+_REMEDY = "replace the operation it names, or use another engine"
+
+
+def _unknown_layers(param: Path) -> str:
+    """Types that pnnx passes through because ncnn has no layer for them: they contain a dot."""
+    types = {line.split()[0] for line in param.read_text().splitlines()[2:] if line.strip()}
+    return ", ".join(sorted(name for name in types if "." in name or "::" in name))
+
+
+class _Runner:
+    def __init__(self, net: ncnn.Net) -> None:
+        self.net = net
+        self.inputs, self.outputs = net.input_names(), net.output_names()
+
+    def run(self, image: Image) -> tuple[NDArray[np.float32], ...]:
+        # ncnn.Mat shares the array's memory: `pixels` must live until the last output is extracted.
+        pixels = np.ascontiguousarray(image[0], dtype=np.float32)
+        extractor = self.net.create_extractor()
+        extractor.input(self.inputs[0], ncnn.Mat(pixels))
+        outputs = []
+        for name in self.outputs:
+            status, mat = extractor.extract(name)
+            if status:
+                raise EngineError("ncnn stopped while running", place=name, value=status, remedy="use a smaller image")
+            outputs.append(np.array(mat)[None])
+        return tuple(outputs)

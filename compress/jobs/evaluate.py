@@ -1,0 +1,30 @@
+"""`compress evaluate`: an artefact's COCO AP on a validation set."""
+
+from pathlib import Path
+from typing import Any
+
+from compress.artefact import load_artefact
+from compress.data.sets import picture_sets
+from compress.evaluation import check_bottom_up, input_size, score
+from compress.networks.architecture import check_input
+from compress.progress import Progress
+from compress.recipe import EvaluateRecipe
+
+
+def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict[str, Any]:
+    """Scores every picture of the validation set once. Returns AP, AR and their parts, and on what they were taken."""
+    loaded = load_artefact(artefact)
+    input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
+    check_input(loaded.architecture, input_hw, "input_hw")
+    pictures = picture_sets(recipe.data, input_hw, recipe.seed).val
+    check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
+    with progress.phase("evaluate", len(pictures)) as phase:
+        metrics = score(loaded.network, pictures, input_hw=input_hw, flip_test=recipe.flip_test, phase=phase)
+    return {
+        "artefact": str(artefact),
+        "data": recipe.data.kind,
+        "pictures": len(pictures),
+        "flip_test": recipe.flip_test,
+        "input_hw": list(input_hw),
+        "metrics": metrics,
+    }

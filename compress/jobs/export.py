@@ -1,0 +1,27 @@
+"""`compress export`: an artefact to the engines' formats, each compared with torch on real inputs."""
+
+from pathlib import Path
+from typing import Any
+
+from compress.artefact import load_artefact
+from compress.data.sets import picture_sets
+from compress.deployment import export_and_check, sample_images
+from compress.evaluation import input_size
+from compress.networks.architecture import check_input
+from compress.progress import Progress
+from compress.recipe import ExportRecipe
+
+
+def export(artefact: Path, recipe: ExportRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Writes the exports to `folder`; returns engine → file, size, relative error. Raises ParityError beyond 1e-4."""
+    loaded = load_artefact(artefact)
+    input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
+    check_input(loaded.architecture, input_hw, "input_hw")
+    pictures = picture_sets(recipe.data, input_hw, recipe.seed).val
+    images = sample_images(pictures, recipe.parity_pictures, input_hw)
+    exports = {}
+    with progress.phase("export", len(recipe.engines)) as phase:
+        for name in recipe.engines:
+            exports |= export_and_check(loaded.network, [name], images, input_hw, folder)
+            phase.advance(1, name)
+    return {"artefact": str(artefact), "folder": str(folder), "input_hw": list(input_hw), "exports": exports}

@@ -1,0 +1,49 @@
+"""`compress predict`: pictures in; pictures with skeletons and a COCO-style list of people out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from compress.artefact import load_artefact
+from compress.data.folder import Pictures
+from compress.decode.associative_embedding import coco_results
+from compress.draw import draw_people
+from compress.errors import DataError
+from compress.evaluation import check_bottom_up, find_people, input_size
+from compress.files import write_bytes, write_json
+from compress.networks.architecture import check_input
+from compress.progress import Progress
+from compress.recipe import PredictRecipe
+
+
+def predict(
+    artefact: Path, inputs: Sequence[Path], recipe: PredictRecipe, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Writes every picture with its people drawn, and `people.json`, to `folder`. Returns what people.json holds.
+
+    inputs: picture files or folders of them. Every picture is read once before any work, so a broken one stops the job.
+    """
+    loaded = load_artefact(artefact)
+    input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
+    check_input(loaded.architecture, input_hw, "input_hw")
+    pictures = Pictures(inputs)
+    check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
+    listed = []
+    with progress.phase("predict", len(pictures)) as phase:
+        found = find_people(loaded.network, pictures, input_hw=input_hw, flip_test=recipe.flip_test)
+        for index, poses in found:
+            people = [p for p in coco_results(poses, index) if p["score"] >= recipe.min_score]
+            source = pictures.files[index]
+            target = folder / f"{index:04d}_{source.stem}.png"
+            drawn = draw_people(pictures.image(index), people, pictures.keypoints)
+            encoded, content = cv2.imencode(".png", drawn[:, :, ::-1])
+            if not encoded:
+                raise DataError("the picture could not be encoded", place=str(target), remedy="check the disk")
+            write_bytes(target, content.tobytes())
+            listed.append({"file": str(source), "drawn": target.name, "people": people})
+            phase.advance(1, source.name)
+    result = {"artefact": str(artefact), "folder": str(folder), "pictures": listed}
+    write_json(folder / "people.json", result)
+    return result

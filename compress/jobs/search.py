@@ -1,0 +1,445 @@
+"""`compress search`: from a recipe to the Pareto-best networks: tuned, exported, compared with torch and measured.
+
+Read `search` from top to bottom: the order of lines is the order of events. Every step leaves its result in the run
+folder, and a killed run that is started again goes on from there.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.artefact import save_artefact
+from compress.cost import Cost
+from compress.data.loader import eval_batches
+from compress.data.sets import Sets, picture_sets
+from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
+from compress.engines import engine
+from compress.errors import BudgetError, SpaceError
+from compress.evaluation import check_bottom_up, score
+from compress.files import append_line, read_lines, write_json
+from compress.measure.counting import count
+from compress.measure.latency_table import LatencyTable, predict
+from compress.measure.units import cut
+from compress.networks import FAMILIES, Architecture, architecture_from_data, architecture_to_data
+from compress.networks.architecture import check_input
+from compress.pareto import front, spread
+from compress.progress import Phase, Progress
+from compress.recipe import SearchRecipe, find, to_data
+from compress.run import Run, environment, open_run
+from compress.sampler import Sampler
+from compress.space import Pick, Space, expand, read_space
+from compress.supernet import Supernet, recalibrate
+from compress.training import best_device, distilled_step, pose_loss, sandwich_step, train
+
+_ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
+
+
+def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Runs or resumes the whole job in `folder`; returns the results that also lie there as `results.json`.
+
+    Raises a CompressError before any work if the recipe, its space, its baselines or its data cannot be used.
+    """
+    space = read_search_space(recipe)
+    baselines = read_baselines(recipe, space)
+    sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
+    check_bottom_up(architecture_of(space, space.largest), sets.train.keypoints, recipe.search.space)
+
+    with open_run(folder, recipe) as run:
+        task = Task(recipe, space, sets, run, progress)
+        with task.clock("latency table"):
+            table = prepare_table(
+                run.path("latency_table.json"), recipe.measurement, space, recipe.input_hw, recipe.seed, progress
+            )
+        with task.clock("supernet"):
+            supernet, losses = train_supernet(task)
+        with task.clock("search"):
+            trials = search_loop(task, table, supernet, list(baselines.values()))
+            chosen = choose_finalists(trials, recipe.finalists.count)
+        networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
+        with task.clock("fine-tuning"):
+            tuned = tune_all(task, networks, supernet)
+        with task.clock("measuring"):
+            measured = measure_all(task, tuned)
+        results = collect(task, table, losses, trials, networks, tuned, measured)
+        write_json(run.path("results.json"), results)
+    return results
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every step of one search needs to know."""
+
+    recipe: SearchRecipe
+    space: Space
+    sets: Sets
+    run: Run
+    progress: Progress
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Notes how long a phase took in `seconds.jsonl`; a resumed phase adds its second part."""
+        start = time.monotonic()
+        yield
+        append_line(self.run.path("seconds.jsonl"), {"phase": phase, "seconds": round(time.monotonic() - start, 2)})
+
+
+# --- Before any work: the space and the hand-made networks -----------------------------------------------------------
+
+
+def read_search_space(recipe: SearchRecipe) -> Space:
+    """The recipe's space, every single choice tried on the network. Raises SpaceError or NetworkError."""
+    path = find(recipe.search.space, "search_spaces", SpaceError)
+    file = read_space(path)
+    if file.family not in FAMILIES:
+        architecture_from_data({"family": file.family}, str(path))  # raises, naming the nearest family
+    place = f"{path}: fixed"
+    space = expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
+    for choice, values in space.choices.items():
+        for value in values:
+            architecture = architecture_from_data(
+                space.apply({**space.smallest, choice: value}), f"{path}: choices.{choice}"
+            )
+            check_input(architecture, recipe.input_hw, "recipe: input_hw")
+    return space
+
+
+def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
+    """Every hand-made network as a pick of the space. Raises SpaceError where the space does not contain one."""
+    picks = {}
+    for name, fields in recipe.baselines.items():
+        place = f"recipe: baselines.{name}"
+        data = architecture_to_data(architecture_from_data({**space.base, **fields}, place))
+        picks[name] = space.pick_of(data, place)
+    return picks
+
+
+def architecture_of(space: Space, pick: Mapping[str, Any]) -> Architecture:
+    """The architecture that a pick stands for."""
+    return architecture_from_data(space.apply(pick), "search space")
+
+
+# --- The supernet ----------------------------------------------------------------------------------------------------
+
+
+def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
+    """Trains the shared weights once, or takes the trained ones of the run folder. Returns the loss of every epoch too."""
+    recipe, settings = task.recipe, task.recipe.supernet
+    torch.manual_seed(recipe.seed)
+    supernet = Supernet(task.space).to(best_device())
+    strides = architecture_of(task.space, task.space.largest).output_strides
+    weights = pose_loss(settings.loss, len(strides))
+    keypoints = len(task.sets.train.keypoints)
+    with task.progress.phase("supernet", settings.epochs) as phase:
+        history = train(
+            supernet,
+            list(supernet.parameters.values()),
+            sandwich_step(supernet, weights, keypoints, settings.randoms, settings.distillation),
+            pictures=task.sets.train,
+            settings=settings,
+            input_hw=recipe.input_hw,
+            strides=strides,
+            seed=recipe.seed,
+            workers=recipe.data.workers,
+            checkpoint=task.run.path("steps", "supernet.pt"),
+            phase=phase,
+        )
+    return supernet, [entry.loss for entry in history]
+
+
+def cut_and_recalibrate(task: Task, supernet: Supernet, pick: Pick) -> nn.Module:
+    """The candidate as a network of its own, its batch-norm statistics taken on training pictures."""
+    network = supernet.cut(pick).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recalibrate(network, calibration_images(task))
+    return network
+
+
+def calibration_images(task: Task) -> list[Tensor]:
+    """The first training pictures, as they are."""
+    wanted, images = task.recipe.search.calibration_pictures, []
+    for batch, _, indices in eval_batches(task.sets.train, input_hw=task.recipe.input_hw, batch_size=32):
+        images.append(batch.to(best_device()))
+        if indices[-1] + 1 >= wanted:
+            break
+    return images
+
+
+# --- The search loop -------------------------------------------------------------------------------------------------
+
+
+def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: list[Pick]) -> list[dict[str, Any]]:
+    """Asks, prices, scores and tells until recipe.search.trials candidates are scored. Returns them in order.
+
+    Finished trials lie in `trials.jsonl`, one line each; they are told again on resuming, not scored again.
+    """
+    recipe, settings, run = task.recipe, task.recipe.search, task.run
+    done = {key_of(trial["pick"]): trial for trial in read_lines(run.path("trials.jsonl"))}
+    if done:
+        task.progress.say(f"{len(done)} finished trials are taken from {run.path('trials.jsonl')}")
+    sampler = Sampler(
+        task.space,
+        settings.sampler,
+        population=settings.population,
+        seed=recipe.seed,
+        first=[*hand_made, task.space.smallest, task.space.largest],
+    )
+    trials: dict[str, dict[str, Any]] = {}
+    tightest: Cost | None = None
+    with task.progress.phase("search", settings.trials) as phase:
+        for _ in range(settings.trials * _ASKS_PER_TRIAL):
+            trial, pick = sampler.ask()
+            key = key_of(pick)
+            if key in trials:  # asked before: the same answer
+                sampler.tell(trial, trials[key]["cost"]["predicted_ms"], trials[key]["ap"])
+                continue
+            cost = cost_of(task, table, pick)
+            if over_budget(cost, task.recipe):
+                tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
+                sampler.refuse(trial)
+                continue
+            if key not in done:
+                network = cut_and_recalibrate(task, supernet, pick)
+                metrics = score(network, task.sets.search, input_hw=recipe.input_hw, flip_test=False)
+                done[key] = {"number": len(trials), "pick": pick, "cost": asdict(cost), "ap": metrics["AP"] or 0.0}
+                append_line(run.path("trials.jsonl"), done[key])
+            trials[key] = done[key]
+            sampler.tell(trial, cost.predicted_ms, trials[key]["ap"])
+            phase.advance(1, f"AP {trials[key]['ap']:.3f} at {cost.predicted_ms:.2f} ms")
+            if len(trials) == settings.trials:
+                break
+    if not trials:
+        raise BudgetError(
+            "no candidate of the space was within the budget",
+            place="recipe: search.budget",
+            value=f"tightest seen: {tightest}",
+            remedy="raise the budget or add smaller choices to the space",
+        )
+    if len(trials) < settings.trials:
+        task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
+    return list(trials.values())
+
+
+def cost_of(task: Task, table: LatencyTable, pick: Pick) -> Cost:
+    """Counted parameters and multiply-adds, and the latency predicted from the table."""
+    with torch.device("meta"):
+        network = architecture_of(task.space, pick).build()
+    counted = count(network, task.recipe.input_hw)
+    units = cut(network, task.recipe.input_hw)
+    complete_table(table, units)
+    return Cost(counted.params, counted.macs, predict(table, units))
+
+
+def over_budget(cost: Cost, recipe: SearchRecipe) -> bool:
+    """Whether a limit of the recipe is exceeded."""
+    budget = recipe.search.budget
+    return (
+        (budget.latency_ms is not None and cost.predicted_ms > budget.latency_ms)
+        or (budget.macs is not None and cost.macs > budget.macs)
+        or (budget.params is not None and cost.params > budget.params)
+    )
+
+
+def key_of(pick: Mapping[str, Any]) -> str:
+    """Equal for equal picks."""
+    return repr(sorted(pick.items()))
+
+
+# --- The finalists ---------------------------------------------------------------------------------------------------
+
+
+def choose_finalists(trials: list[dict[str, Any]], wanted: int) -> list[dict[str, Any]]:
+    """At most `wanted` trials of the front of supernet score against predicted latency, spread over its latencies."""
+    points = [(trial["cost"]["predicted_ms"], trial["ap"]) for trial in trials]
+    return [trials[index] for index in spread(points, wanted)]
+
+
+def tune_all(task: Task, networks: Mapping[str, Pick], supernet: Supernet) -> dict[str, dict[str, Any]]:
+    """Fine-tunes, saves, scores and exports finalists and baselines alike. Returns name → what came of it."""
+    tuned = {}
+    with task.progress.phase("fine-tuning", len(networks) * task.recipe.finalists.training.epochs) as phase:
+        for name, pick in networks.items():
+            finished = task.run.path("steps", f"tuned_{name}.json").exists()
+            tuned[name] = task.run.once(f"tuned_{name}", lambda n=name, p=pick: tune(task, n, p, supernet, phase))
+            if finished:
+                phase.advance(task.recipe.finalists.training.epochs)
+    return tuned
+
+
+def tune(task: Task, name: str, pick: Pick, supernet: Supernet, phase: Phase) -> dict[str, Any]:
+    """One candidate from its supernet weights to an artefact with a validation score and checked exports."""
+    recipe, settings = task.recipe, task.recipe.finalists.training
+    folder = task.run.path("finalists", name)
+    architecture = architecture_of(task.space, pick)
+    network = cut_and_recalibrate(task, supernet, pick)
+    teacher = cut_and_recalibrate(task, supernet, task.space.largest)
+    weights = pose_loss(settings.loss, len(architecture.output_strides))
+    train(
+        network,
+        list(network.parameters()),
+        distilled_step(network, teacher, weights, architecture.keypoints, settings.distillation),
+        pictures=task.sets.train,
+        settings=settings,
+        input_hw=recipe.input_hw,
+        strides=architecture.output_strides,
+        seed=recipe.seed,
+        workers=recipe.data.workers,
+        checkpoint=folder / "training.pt",
+        phase=phase,
+    )
+    val = score(network, task.sets.val, input_hw=recipe.input_hw, flip_test=True)
+    facts = {"input_hw": list(recipe.input_hw), "obtained": "short training", "data": recipe.data.kind, "val": val}
+    save_artefact(folder, architecture, network, facts)
+    images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
+    exports = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)
+    return {"val": val, "obtained": "short training", "exports": exports}
+
+
+def measure_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Latency of every exported network on every engine, in one interleaved run."""
+    folders = {name: task.run.path("finalists", name) for name in tuned}
+    exports = {name: result["exports"] for name, result in tuned.items()}
+    recipe = task.recipe
+    return task.run.once(
+        "measured",
+        lambda: measure_exports(folders, exports, recipe.measurement, recipe.input_hw, task.progress),
+    )
+
+
+# --- The results -----------------------------------------------------------------------------------------------------
+
+
+def collect(
+    task: Task,
+    table: LatencyTable,
+    losses: list[float],
+    trials: list[dict[str, Any]],
+    networks: Mapping[str, Pick],
+    tuned: Mapping[str, dict[str, Any]],
+    measured: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """Everything the report shows, as plain data."""
+    recipe, run = task.recipe, task.run
+    on_front = set(front([(trial["cost"]["predicted_ms"], trial["ap"]) for trial in trials]))
+    entries = [
+        network_entry(task, table, trials, name, pick, tuned[name], measured[name]) for name, pick in networks.items()
+    ]
+    errors = [abs(entry["prediction_error"]) for entry in entries]
+    return {
+        "job": "search",
+        "folder": str(run.folder),
+        "command": environment()["command"],
+        "recipe": to_data(recipe),
+        "environment": environment(),
+        "data": data_facts(task),
+        "engine": {**asdict(engine(recipe.measurement.engine).describe()), "threads": recipe.measurement.threads},
+        "space": {
+            "family": task.space.base["family"],
+            "size": task.space.size,
+            "choices": {path: list(values) for path, values in task.space.choices.items()},
+        },
+        "table": {"units": len(table.units), "scale": asdict(table.scale) if table.scale else None},
+        "supernet": {"loss": losses},
+        "trials": [{**trial, "on_front": index in on_front} for index, trial in enumerate(trials)],
+        "networks": entries,
+        "comparison": [compare(entry, entries) for entry in entries if entry["role"] == "baseline"],
+        "prediction": {"mean_error": sum(errors) / len(errors), "worst_error": max(errors)},
+        "seconds": seconds_per_phase(run),
+        "caveats": caveats(task, entries),
+    }
+
+
+def network_entry(
+    task: Task,
+    table: LatencyTable,
+    trials: list[dict[str, Any]],
+    name: str,
+    pick: Pick,
+    tuned: dict[str, Any],
+    measured: dict[str, Any],
+) -> dict[str, Any]:
+    """One finalist or baseline. measured_ms and prediction_error are on the latency table's clock (drift taken out)."""
+    latency = measured[task.recipe.measurement.engine]
+    assert table.reference_ms is not None
+    measured_ms = latency["ratio"] * table.reference_ms
+    known = {key_of(trial["pick"]): trial["ap"] for trial in trials}
+    cost = cost_of(task, table, pick)
+    ncnn = measured.get("ncnn")
+    return {
+        "name": name,
+        "role": "baseline" if name in task.recipe.baselines else "finalist",
+        "architecture": task.space.apply(pick),
+        "pick": pick,
+        "cost": asdict(cost),
+        "supernet_ap": known.get(key_of(pick)),
+        "val": tuned["val"],
+        "obtained": tuned["obtained"],
+        "ap_standard_error": None,
+        "latency": latency,
+        "measured_ms": measured_ms,
+        "prediction_error": cost.predicted_ms / measured_ms - 1,
+        "ncnn_ms": ncnn["median_ms"] if ncnn else None,
+        "exports": {
+            key: {**export, "file": f"finalists/{name}/{export['file']}"} for key, export in tuned["exports"].items()
+        },
+    }
+
+
+def compare(baseline: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The most accurate finalist that is no slower than the baseline, and the fastest that is no less accurate."""
+    finalists = [entry for entry in entries if entry["role"] == "finalist"]
+    ap, ms = baseline["val"]["AP"], baseline["measured_ms"]
+    no_slower = [entry for entry in finalists if entry["measured_ms"] <= ms]
+    no_worse = [entry for entry in finalists if entry["val"]["AP"] >= ap]
+    best = max(no_slower, key=lambda entry: entry["val"]["AP"], default=None)
+    fastest = min(no_worse, key=lambda entry: entry["measured_ms"], default=None)
+    return {
+        "baseline": baseline["name"],
+        "at_its_latency": best and {"network": best["name"], "ap": best["val"]["AP"], "baseline_ap": ap},
+        "at_its_accuracy": fastest and {"network": fastest["name"], "speedup": ms / fastest["measured_ms"]},
+    }
+
+
+def data_facts(task: Task) -> dict[str, Any]:
+    """What the scores were taken on."""
+    sets = task.sets
+    people = sum(len(sets.val.people(index)) for index in range(len(sets.val)))
+    return {
+        "kind": task.recipe.data.kind,
+        "train": len(sets.train),
+        "search": len(sets.search),
+        "val": len(sets.val),
+        "val_people": people,
+    }
+
+
+def seconds_per_phase(run: Run) -> dict[str, float]:
+    """Wall-clock seconds, over all the times a run was resumed."""
+    seconds: dict[str, float] = {}
+    for line in read_lines(run.path("seconds.jsonl")):
+        seconds[line["phase"]] = round(seconds.get(line["phase"], 0.0) + line["seconds"], 2)
+    return seconds
+
+
+def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
+    """What the numbers do not tell."""
+    recipe = task.recipe
+    said = [
+        f"Fine-tuning was short ({recipe.finalists.training.epochs} epochs): the order of close networks may change "
+        "after full training.",
+        f"Latency holds for {recipe.measurement.engine} on {recipe.measurement.threads} thread(s) of this machine and "
+        f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; time to decode people from the maps is not in it.",
+        "One seed: the spread of AP between seeds was not measured.",
+    ]
+    if recipe.data.kind == "synthetic":
+        said.append("Drawn people are not photographs: accuracy ranks networks here, it does not transfer as a number.")
+    said += [
+        f"The timing of {entry['name']} spreads by {entry['latency']['spread']:.0%}: repeat it on a quieter machine."
+        for entry in entries
+        if not entry["latency"]["reliable"]
+    ]
+    return said

@@ -1,0 +1,236 @@
+"""The charts of a report: as Vega-Lite specifications for the page and as a PNG. The only file that knows altair.
+
+Every chart keeps what was predicted and what was measured apart, in position, in shape and in the legend.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+import vl_convert
+
+TRIAL, FINALIST, BASELINE = (
+    "trial: supernet score, predicted latency",
+    "finalist: trained shortly, measured latency",
+    "baseline: trained shortly, measured latency",
+)
+_KINDS = {"trial": TRIAL, "finalist": FINALIST, "baseline": BASELINE}
+_COLOURS = {TRIAL: "#9aa3af", FINALIST: "#2f7fd8", BASELINE: "#e07b28"}
+_SHAPES = {TRIAL: "circle", FINALIST: "circle", BASELINE: "diamond"}
+_BAND = 0.05  # half width of the band around predicted = measured
+_STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # labels of a decade on a log axis
+
+Width = int | Literal["container"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network or trial as the tables and charts show it; None is "not known".
+
+    ap: 0..1, obtained as `obtained` says. measured_ms, q1_ms, q3_ms: on the clock of the prediction. on_front: among the
+    trials or among the measured networks, never across. standard_error: of ap. reliable: the timing.
+    """
+
+    role: str
+    name: str
+    obtained: str
+    ap: float | None
+    predicted_ms: float | None
+    measured_ms: float | None
+    q1_ms: float | None
+    q3_ms: float | None
+    params: int | None
+    macs: int | None
+    on_front: bool
+    supernet_ap: float | None = None
+    standard_error: float | None = None
+    reliable: bool = True
+
+
+def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 430) -> alt.LayerChart | None:
+    """AP over latency: trials where predicted, networks where measured. None if there is nothing to draw."""
+    trials = [_point(r, r.predicted_ms) for r in rows if r.role == "trial" and r.predicted_ms and r.ap is not None]
+    networks = [_point(r, r.measured_ms) for r in rows if r.role != "trial" and r.measured_ms and r.ap is not None]
+    if not trials and not networks:
+        return None
+    kinds = [kind for kind in _COLOURS if any(p["kind"] == kind for p in (*trials, *networks))]
+    times = [p[k] for p in (*trials, *networks) for k in ("ms", "q1_ms", "q3_ms") if p.get(k)]
+    low, high = min(times) / 1.12, max(times) * 1.12
+    x = alt.X("ms:Q", title="latency [ms], log scale", scale=alt.Scale(type="log", domain=[low, high], nice=False))
+    x = x.axis(values=_log_ticks(low, high), format="~g", grid=True)
+    y = alt.Y("ap:Q", title="AP", scale=alt.Scale(zero=False, nice=True, padding=18)).axis(format=".3~f")
+    legend = alt.Legend(title=None, orient="top", direction="vertical", symbolOpacity=1, symbolSize=90, labelLimit=420)
+    colour = alt.Color("kind:N", scale=_scale(kinds, _COLOURS), legend=legend)
+    shape = alt.Shape("kind:N", scale=_scale(kinds, _SHAPES), legend=legend)
+
+    line = alt.Chart(_data([p for p in networks if p["on_front"]])).mark_line(
+        interpolate="step-after", color=_COLOURS[FINALIST], strokeWidth=1.5, opacity=0.65
+    )
+    layers = [
+        alt.Chart(_data(trials))
+        .mark_point(filled=True, size=26, opacity=0.5)
+        .encode(x, y, colour, shape, _tooltip("ms:Q", "predicted latency [ms]", "AP with supernet weights")),
+        line.encode(x, y, order=alt.Order("ms:Q")),
+        *_whiskers(networks, x, y, colour),
+        alt.Chart(_data(networks))
+        .mark_point(filled=True, opacity=1, stroke="white", strokeWidth=1)
+        .encode(
+            x,
+            y,
+            colour,
+            shape,
+            _tooltip("ms:Q", "measured latency [ms]", "validation AP, short training", measured=True),
+            size=alt.condition("datum.on_front", alt.value(170), alt.value(95)),
+        ),
+        *_labels(networks, x, y),
+    ]
+    return alt.layer(*layers).properties(width=width, height=height)
+
+
+def prediction_chart(rows: Sequence[Row], width: Width = "container", height: int = 340) -> alt.LayerChart | None:
+    """Measured over predicted latency, with equality and ±5 %. None if nothing was measured."""
+    points = [_point(r, r.measured_ms) for r in rows if r.role != "trial" and r.measured_ms and r.predicted_ms]
+    if not points:
+        return None
+    values = [p[k] for p in points for k in ("ms", "predicted_ms", "q1_ms", "q3_ms") if p.get(k)]
+    low, high = min(values) * 0.9, max(values) * 1.1
+    ends = [{"x": v, "low": v * (1 - _BAND), "high": v * (1 + _BAND)} for v in (low, high)]
+    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
+    x = alt.X("predicted_ms:Q", title="predicted latency [ms]", scale=scale)
+    y = alt.Y("ms:Q", title="measured latency [ms]", scale=scale)
+    kinds = [kind for kind in _COLOURS if any(p["kind"] == kind for p in points)]
+    names = {FINALIST: "finalist", BASELINE: "baseline"}
+    label = "{" + ", ".join(f"'{kind}': '{name}'" for kind, name in names.items()) + "}[datum.label]"
+    legend = alt.Legend(title=None, orient="top", labelExpr=label, symbolOpacity=1, symbolSize=90)
+    colour = alt.Color("kind:N", scale=_scale(kinds, _COLOURS), legend=legend)
+    shape = alt.Shape("kind:N", scale=_scale(kinds, _SHAPES), legend=legend)
+    ground = alt.Chart(_data(ends)).encode(alt.X("x:Q", scale=scale))
+    spread = [p for p in points if p.get("q1_ms") and p.get("q3_ms")]
+    return alt.layer(
+        ground.mark_area(color="#8a94a3", opacity=0.2, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
+        ground.mark_line(color="#8a94a3", strokeDash=[5, 4], strokeWidth=1.3).encode(alt.Y("x:Q")),
+        alt.Chart(_data(spread)).mark_rule(strokeWidth=1.6).encode(x, alt.Y("q1_ms:Q"), alt.Y2("q3_ms:Q"), colour),
+        alt.Chart(_data(points))
+        .mark_point(filled=True, size=110, opacity=1, stroke="white", strokeWidth=1)
+        .encode(x, y, colour, shape, _tooltip("ms:Q", "measured latency [ms]", "validation AP", measured=True)),
+    ).properties(width=width, height=height)
+
+
+def loss_chart(losses: Sequence[float | None], width: Width = "container", height: int = 220) -> alt.Chart | None:
+    """Supernet loss over epochs. None if there is none."""
+    points = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1) if loss is not None]
+    if not points:
+        return None
+    ticks = sorted({round(1 + (points[-1]["epoch"] - 1) * k / 8) for k in range(9)})
+    return (
+        alt.Chart(_data(points))
+        .mark_line(point=alt.OverlayMarkDef(size=24), color=_COLOURS[FINALIST], strokeWidth=1.8)
+        .encode(
+            alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False, padding=8)).axis(values=ticks, format="d"),
+            alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False)).axis(format="~g"),
+            alt.Tooltip(["epoch:Q", "loss:Q"]),
+        )
+        .properties(width=width, height=height)
+    )
+
+
+def specification(chart: alt.LayerChart | alt.Chart) -> dict[str, Any]:
+    """The chart as a Vega-Lite specification without colours of the page: the page sets them for light and dark."""
+    chart = chart.configure(background="transparent").configure_view(stroke=None)
+    chart = chart.configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridOpacity=0.5)
+    spec: dict[str, Any] = chart.configure_legend(labelFontSize=12).configure_text(fontSize=12).to_dict()
+    return spec
+
+
+def png(chart: alt.LayerChart | alt.Chart, title: str, subtitle: str) -> bytes:
+    """The chart on white, as a PNG at scale 2. Needs a chart of fixed width."""
+    text = alt.TitleParams(title, subtitle=[subtitle], anchor="start", fontSize=16, subtitleFontSize=12, offset=12)
+    spec = specification(chart.properties(title=text, padding=18))
+    spec["config"]["background"] = "white"
+    return bytes(vl_convert.vegalite_to_png(spec, vl_version=_vega_lite(), scale=2))
+
+
+def javascript() -> str:
+    """Vega, Vega-Lite and vegaEmbed as one script for a page that opens without a network (about 0.9 MB)."""
+    return str(vl_convert.javascript_bundle(vl_version=_vega_lite()))
+
+
+def _vega_lite() -> str | None:
+    """The version altair writes, as vl-convert names it; None, its newest, if it lacks that one."""
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return version if version in vl_convert.get_vegalite_versions() else None
+
+
+def _point(row: Row, ms: float | None) -> dict[str, Any]:
+    """What a mark needs and what its tooltip shows."""
+    point: dict[str, Any] = {
+        "name": row.name,
+        "label": row.name if row.reliable else f"{row.name} (unreliable timing)",
+        "kind": _KINDS[row.role],
+        "ms": ms,
+        "ap": row.ap,
+        "obtained": row.obtained,
+        "predicted_ms": row.predicted_ms,
+        "q1_ms": row.q1_ms,
+        "q3_ms": row.q3_ms,
+        "supernet_ap": row.supernet_ap,
+        "params": row.params,
+        "macs": row.macs,
+        "on_front": row.on_front,
+        "reliable": "yes" if row.reliable else "NO",
+    }
+    if row.standard_error is not None and row.ap is not None:
+        point |= {"ap_low": row.ap - row.standard_error, "ap_high": row.ap + row.standard_error}
+        point["standard_error"] = row.standard_error
+    return {key: value for key, value in point.items() if value is not None}
+
+
+def _tooltip(field: str, latency: str, ap: str, measured: bool = False) -> alt.Tooltip:
+    lines = [
+        alt.TooltipValue if False else {"field": "name", "type": "nominal", "title": "name"},
+        {"field": "ap", "type": "quantitative", "title": ap, "format": ".4f"},
+        {"field": field.removesuffix(":Q"), "type": "quantitative", "title": latency, "format": ".3f"},
+    ]
+    return alt.Tooltip(lines) if not measured else alt.Tooltip(lines)
+
+
+def _whiskers(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color) -> list[alt.Chart]:
+    """Quartiles of the latency, and one standard error of AP where it is known."""
+    timed = [p for p in networks if "q1_ms" in p and "q3_ms" in p]
+    sampled = [p for p in networks if "ap_low" in p]
+    return [
+        alt.Chart(_data(timed)).mark_rule(strokeWidth=2).encode(alt.X("q1_ms:Q"), alt.X2("q3_ms:Q"), y, colour),
+        alt.Chart(_data(sampled))
+        .mark_rule(strokeWidth=1, opacity=0.6)
+        .encode(x, alt.Y("ap_low:Q"), alt.Y2("ap_high:Q"), colour),
+    ]
+
+
+def _labels(networks: list[dict[str, Any]], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Names of what is on the front above left, of the rest below right: the side where the front leaves room."""
+    above = {"align": "right", "dx": -9, "dy": -9}
+    below = {"align": "left", "dx": 9, "dy": 11}
+    return [
+        alt.Chart(_data([p for p in networks if p["on_front"] is on_front]))
+        .mark_text(fontSize=12, **offset)
+        .encode(x, y, text="label:N")
+        for on_front, offset in ((True, above), (False, below))
+    ]
+
+
+def _scale(kinds: list[str], values: dict[str, str]) -> alt.Scale:
+    return alt.Scale(domain=kinds, range=[values[kind] for kind in kinds])
+
+
+def _data(points: Sequence[dict[str, Any]]) -> alt.Data:
+    return alt.Data(values=list(points))
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers within the range, at most about ten."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [round(step * 10.0**decade, 10) for decade in decades for step in _STEPS]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    return inside if len(inside) <= 10 else [t for t in inside if f"{t:e}"[0] in "125" and f"{t:e}"[2] == "0"]
