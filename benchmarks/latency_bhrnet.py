@@ -1,6 +1,6 @@
 """How well a latency table predicts whole DIR-BHRNets that it has never seen.
 
-    python -m benchmarks.latency_bhrnet [--size 128] [--fit 6] [--test 20] [--seed 0] [--table latency.json]
+    python -m benchmarks.latency_bhrnet [--size 128] [--fit 8] [--test 20] [--seed 0] [--table latency.json]
 
 Builds the table for a space (widths, kinds, expansions, heads), fits the scale on some random networks, and compares
 predicted with measured latency on others: onnxruntime, one thread, networks timed interleaved in their steady state.
@@ -49,7 +49,7 @@ def random_architecture(rng: random.Random) -> DirBHRNet:
 def main() -> None:
     """Runs the comparison and prints it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("size", 128), ("fit", 6), ("test", 20), ("seed", 0), ("rounds", 40)):
+    for name, default in (("size", 128), ("fit", 8), ("test", 20), ("seed", 0), ("rounds", 40)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()

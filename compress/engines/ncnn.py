@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.engines.engine import Description, Image, Runner, describe_machine, missing_file
+from compress.engines.engine import Description, Image, Runner, describe_machine, missing_file, one_torch_thread
 from compress.errors import EngineError
 
 
@@ -38,11 +38,12 @@ class Ncnn:
         # Beside the target, so that moving the finished files there is atomic.
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
             traced = Path(work, "network.pt")
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), one_torch_thread(), warnings.catch_warnings():
                 # torch deprecates TorchScript as a whole; pnnx reads nothing else.
                 warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
                 warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated.*")
-                torch.jit.trace(shadow, torch.zeros(1, 3, *input_hw), check_trace=False).save(str(traced))
+                trace = torch.jit.trace(shadow, torch.zeros(1, 3, *input_hw), check_trace=False)  # type: ignore[no-untyped-call]
+                trace.save(str(traced))
             shape = "[{}]".format(",".join(map(str, (1, 3, *input_hw))))
             command = [pnnx.EXEC_PATH, traced.name, f"inputshape={shape}", "fp16=0"]
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace", check=False)

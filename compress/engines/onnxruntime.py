@@ -8,6 +8,7 @@ import contextlib
 import copy
 import io
 import os
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.engines.engine import Description, Image, Runner, describe_machine, missing_file
+from compress.engines.engine import Description, Image, Runner, describe_machine, missing_file, one_torch_thread
 from compress.errors import EngineError
 
 OPSET = 17
@@ -43,22 +44,23 @@ class OnnxRuntime:
         folder.mkdir(parents=True, exist_ok=True)
         shadow = copy.deepcopy(network).cpu().eval()
         image = torch.zeros(1, 3, *input_hw)
-        with torch.no_grad():
+        with torch.no_grad(), one_torch_thread():
             outputs = shadow(image)
         count = len(outputs) if isinstance(outputs, tuple) else 1
         names = OUTPUTS.get(count, tuple(f"output{i}" for i in range(count)))
-        buffer = io.BytesIO()
+        work = tempfile.TemporaryDirectory()
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            with work, one_torch_thread(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                raw = Path(work.name, "raw.onnx")
                 # torch announces that the TorchScript exporter will go one day; the reason to keep it is above.
                 warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
                 warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export.*")
                 warnings.filterwarnings("ignore", message=".*feature will be removed.*")
                 torch.onnx.export(
-                    shadow, (image,), buffer, dynamo=False, opset_version=OPSET, input_names=[INPUT],
+                    shadow, (image,), raw, dynamo=False, opset_version=OPSET, input_names=[INPUT],
                     output_names=list(names),
                 )  # fmt: skip
-            model, same = onnxsim.simplify(onnx.load_from_string(buffer.getvalue()))
+                model, same = onnxsim.simplify(onnx.load(raw))
             if not same:
                 raise ValueError("onnxsim changed its outputs")
             onnx.checker.check_model(model, full_check=True)

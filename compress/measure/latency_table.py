@@ -1,13 +1,16 @@
 """How long each unit takes on one machine, measured once and kept, and what that predicts for whole networks.
 
 A unit is timed in context: many units, each behind a small convolution that has just made its input, are one model,
-and a unit's own time is read from onnxruntime's profile. Timed alone it would pay for reorderings and calls that a whole
-network pays once.
+and a unit's own time is read from onnxruntime's profile. Timed alone it would pay for reorderings and calls that a
+whole network pays once.
 
 The profiler adds 1.9 us of its own to every node, which is more than half of what many units of a small network take.
-So the same model is also timed without it, and every unit is corrected by the excess per node. Measured on 24 random
-DIR-BHRNets of 0.2-4 ms (width 8-16, 128x128, one thread): mean error 12 % without this correction, 1.1-1.5 % with it;
-the fitted factor is then 0.98-1.00, and a further term per node or per network gains nothing (1.0-1.4 %).
+So the same model is also timed without it, and every unit is corrected by the excess per node. Error of the prediction
+on unseen random DIR-BHRNets of 0.2-6 ms (onnxruntime 1.31.1, one thread, shared 2-core machine, random splits: 8 networks
+for the factor, the rest unseen): without the correction 12 %, with it 1.1-1.5 % for width 8-16 and 3 % for width 8-24;
+single runs of benchmarks/latency_bhrnet.py at 96-160 pixels gave 3.3-5.4 %. Networks with over 6 MB of weights are
+predicted up to 15 % too fast. A second fitted term (per node, per network, per byte of weights) was tried and left out: it
+changes the mean error by less than 1 % and, fitted on 8 networks, makes the worst one worse (24 % for 16 %).
 """
 
 import json
@@ -15,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from math import ceil, exp, log
 from pathlib import Path
 from statistics import fmean, median
@@ -174,7 +178,7 @@ def measure_units(units: Sequence[Unit], threads: int = 1, rounds: int = ROUNDS)
             if round_ < rounds:
                 sessions[1].run(None, feed)
         runs = _profile(Path(sessions[1].end_profiling()))[WARMUP:]
-    beside = [(a + b) / 2 for a, b in zip(references, references[1:], strict=False)]
+    beside = [(a + b) / 2 for a, b in pairwise(references)]
     overall = median(references)
     # The profiler counts part of its own work into every node: about as much per node as the whole model is too slow.
     summed = _middle_mean([sum(e.ms for e in events) / r for events, r in zip(runs, beside, strict=True)])

@@ -12,9 +12,9 @@ import altair as alt
 import vl_convert
 
 TRIAL, FINALIST, BASELINE = (
-    "trial: supernet score, predicted latency",
-    "finalist: trained shortly, measured latency",
-    "baseline: trained shortly, measured latency",
+    "trial: predicted, supernet score",
+    "finalist: measured, short training",
+    "baseline: measured, short training",
 )
 _KINDS = {"trial": TRIAL, "finalist": FINALIST, "baseline": BASELINE}
 _COLOURS = {TRIAL: "#9aa3af", FINALIST: "#2f7fd8", BASELINE: "#e07b28"}
@@ -29,8 +29,8 @@ Width = int | Literal["container"]
 class Row:
     """One network or trial as the tables and charts show it; None is "not known".
 
-    ap: 0..1, obtained as `obtained` says. measured_ms, q1_ms, q3_ms: on the clock of the prediction. on_front: among the
-    trials or among the measured networks, never across. standard_error: of ap. reliable: the timing.
+    ap: 0..1, obtained as `obtained` says. measured_ms, q1_ms, q3_ms: on the clock of the prediction. on_front: among
+    the trials or among the measured networks, never across. standard_error: of ap. reliable: the timing.
     """
 
     role: str
@@ -70,8 +70,8 @@ def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 4
     )
     layers = [
         alt.Chart(_data(trials))
-        .mark_point(filled=True, size=26, opacity=0.5)
-        .encode(x, y, colour, shape, _tooltip("ms:Q", "predicted latency [ms]", "AP with supernet weights")),
+        .mark_point(filled=True, size=28, opacity=0.6)
+        .encode(x, y, colour, shape, tooltip=_tooltip("trial")),
         line.encode(x, y, order=alt.Order("ms:Q")),
         *_whiskers(networks, x, y, colour),
         alt.Chart(_data(networks))
@@ -81,12 +81,12 @@ def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 4
             y,
             colour,
             shape,
-            _tooltip("ms:Q", "measured latency [ms]", "validation AP, short training", measured=True),
+            tooltip=_tooltip("network"),
             size=alt.condition("datum.on_front", alt.value(170), alt.value(95)),
         ),
-        *_labels(networks, x, y),
+        *_labels(networks, x, y, low, high),
     ]
-    return alt.layer(*layers).properties(width=width, height=height)
+    return alt.LayerChart(layer=layers).properties(width=width, height=height)
 
 
 def prediction_chart(rows: Sequence[Row], width: Width = "container", height: int = 340) -> alt.LayerChart | None:
@@ -98,8 +98,8 @@ def prediction_chart(rows: Sequence[Row], width: Width = "container", height: in
     low, high = min(values) * 0.9, max(values) * 1.1
     ends = [{"x": v, "low": v * (1 - _BAND), "high": v * (1 + _BAND)} for v in (low, high)]
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
-    x = alt.X("predicted_ms:Q", title="predicted latency [ms]", scale=scale)
-    y = alt.Y("ms:Q", title="measured latency [ms]", scale=scale)
+    x = alt.X("predicted_ms:Q", title="predicted latency [ms]", scale=scale).axis(tickCount=6)
+    y = alt.Y("ms:Q", title="measured latency [ms]", scale=scale).axis(tickCount=6)
     kinds = [kind for kind in _COLOURS if any(p["kind"] == kind for p in points)]
     names = {FINALIST: "finalist", BASELINE: "baseline"}
     label = "{" + ", ".join(f"'{kind}': '{name}'" for kind, name in names.items()) + "}[datum.label]"
@@ -108,14 +108,15 @@ def prediction_chart(rows: Sequence[Row], width: Width = "container", height: in
     shape = alt.Shape("kind:N", scale=_scale(kinds, _SHAPES), legend=legend)
     ground = alt.Chart(_data(ends)).encode(alt.X("x:Q", scale=scale))
     spread = [p for p in points if p.get("q1_ms") and p.get("q3_ms")]
-    return alt.layer(
+    layers = [
         ground.mark_area(color="#8a94a3", opacity=0.2, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
         ground.mark_line(color="#8a94a3", strokeDash=[5, 4], strokeWidth=1.3).encode(alt.Y("x:Q")),
         alt.Chart(_data(spread)).mark_rule(strokeWidth=1.6).encode(x, alt.Y("q1_ms:Q"), alt.Y2("q3_ms:Q"), colour),
         alt.Chart(_data(points))
         .mark_point(filled=True, size=110, opacity=1, stroke="white", strokeWidth=1)
-        .encode(x, y, colour, shape, _tooltip("ms:Q", "measured latency [ms]", "validation AP", measured=True)),
-    ).properties(width=width, height=height)
+        .encode(x, y, colour, shape, tooltip=_tooltip("network")),
+    ]
+    return alt.LayerChart(layer=layers).properties(width=width, height=height)
 
 
 def loss_chart(losses: Sequence[float | None], width: Width = "container", height: int = 220) -> alt.Chart | None:
@@ -123,17 +124,17 @@ def loss_chart(losses: Sequence[float | None], width: Width = "container", heigh
     points = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1) if loss is not None]
     if not points:
         return None
-    ticks = sorted({round(1 + (points[-1]["epoch"] - 1) * k / 8) for k in range(9)})
-    return (
+    chart: alt.Chart = (
         alt.Chart(_data(points))
         .mark_line(point=alt.OverlayMarkDef(size=24), color=_COLOURS[FINALIST], strokeWidth=1.8)
         .encode(
-            alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False, padding=8)).axis(values=ticks, format="d"),
+            alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False, padding=8)).axis(tickMinStep=1, format="d"),
             alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False)).axis(format="~g"),
             alt.Tooltip(["epoch:Q", "loss:Q"]),
         )
         .properties(width=width, height=height)
     )
+    return chart
 
 
 def specification(chart: alt.LayerChart | alt.Chart) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def png(chart: alt.LayerChart | alt.Chart, title: str, subtitle: str) -> bytes:
 
 def javascript() -> str:
     """Vega, Vega-Lite and vegaEmbed as one script for a page that opens without a network (about 0.9 MB)."""
-    return str(vl_convert.javascript_bundle(vl_version=_vega_lite()))
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vega_lite()))
 
 
 def _vega_lite() -> str | None:
@@ -167,7 +168,7 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
     """What a mark needs and what its tooltip shows."""
     point: dict[str, Any] = {
         "name": row.name,
-        "label": row.name if row.reliable else f"{row.name} (unreliable timing)",
+        "label": row.name if row.reliable else f"{row.name} (?)",
         "kind": _KINDS[row.role],
         "ms": ms,
         "ap": row.ap,
@@ -187,13 +188,31 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
     return {key: value for key, value in point.items() if value is not None}
 
 
-def _tooltip(field: str, latency: str, ap: str, measured: bool = False) -> alt.Tooltip:
-    lines = [
-        alt.TooltipValue if False else {"field": "name", "type": "nominal", "title": "name"},
-        {"field": "ap", "type": "quantitative", "title": ap, "format": ".4f"},
-        {"field": field.removesuffix(":Q"), "type": "quantitative", "title": latency, "format": ".3f"},
+def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
+    """Everything known about a point, each number with how it was obtained."""
+    name, params, macs = ("name:N", None), ("params:Q", ",d"), ("macs:Q", ",d")
+    predicted = ("predicted_ms:Q", ".3f", "predicted latency [ms]")
+    if role == "trial":
+        lines: list[tuple[Any, ...]] = [name, ("ap:Q", ".4f", "AP, supernet weights"), predicted, params, macs]
+    else:
+        lines = [
+            name,
+            ("ap:Q", ".4f", "AP, validation"),
+            ("obtained:N", None, "weights from"),
+            ("standard_error:Q", ".4f", "standard error of AP"),
+            ("supernet_ap:Q", ".4f", "AP, supernet weights"),
+            ("ms:Q", ".3f", "measured latency [ms]"),
+            ("q1_ms:Q", ".3f", "first quartile [ms]"),
+            ("q3_ms:Q", ".3f", "third quartile [ms]"),
+            ("reliable:N", None, "reliable timing"),
+            predicted,
+            params,
+            macs,
+        ]
+    return [
+        alt.Tooltip(field, title=title[0] if title else field[:-2], **({"format": form} if form else {}))
+        for field, form, *title in lines
     ]
-    return alt.Tooltip(lines) if not measured else alt.Tooltip(lines)
 
 
 def _whiskers(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color) -> list[alt.Chart]:
@@ -208,24 +227,32 @@ def _whiskers(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Co
     ]
 
 
-def _labels(networks: list[dict[str, Any]], x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """Names of what is on the front above left, of the rest below right: the side where the front leaves room."""
-    above = {"align": "right", "dx": -9, "dy": -9}
-    below = {"align": "left", "dx": 9, "dy": 11}
-    return [
-        alt.Chart(_data([p for p in networks if p["on_front"] is on_front]))
-        .mark_text(fontSize=12, **offset)
-        .encode(x, y, text="label:N")
-        for on_front, offset in ((True, above), (False, below))
-    ]
+def _labels(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, low: float, high: float) -> list[alt.Chart]:
+    """Names: above what is on the front, below the rest; towards the middle near the sides, so that none is cut off.
+
+    low, high: ends of the latency axis.
+    """
+    layers = []
+    for on_front in (True, False):
+        for begin, end, align in (
+            (0.0, 0.3, "left"),
+            (0.3, 0.72, "right" if on_front else "center"),
+            (0.72, 1.0, "right"),
+        ):
+            share = [math.log(p["ms"] / low) / math.log(high / low) for p in networks]
+            points = [p for p, s in zip(networks, share, strict=True) if p["on_front"] is on_front and begin <= s < end]
+            dx, dy = {"left": 2, "center": 0, "right": -9}[align], -13 if on_front else 19 if align == "center" else 13
+            marks = alt.Chart(_data(points)).mark_text(fontSize=12, align=align, dx=dx, dy=dy)  # type: ignore[arg-type]
+            layers.append(marks.encode(x, y, text="label:N"))
+    return layers
 
 
 def _scale(kinds: list[str], values: dict[str, str]) -> alt.Scale:
     return alt.Scale(domain=kinds, range=[values[kind] for kind in kinds])
 
 
-def _data(points: Sequence[dict[str, Any]]) -> alt.Data:
-    return alt.Data(values=list(points))
+def _data(points: Sequence[dict[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=list(points))
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

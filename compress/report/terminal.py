@@ -1,0 +1,366 @@
+"""What a person at a terminal sees: progress with the time left on stderr, results as tables on stdout.
+
+Loaded by every command, so it imports nothing but rich.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from compress.pareto import front
+
+_MEMORY = 10.0  # steps over which the pace of a phase is averaged
+_SHARE, _QUIET_S, _LONGEST_S = (
+    0.10,
+    2.0,
+    60.0,
+)  # plain lines: every tenth, but not within 2 s, and after a minute anyway
+_ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
+_SIZE = ("params", "MACs", "files")  # the columns of a search's closing tables
+_WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
+_PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
+
+
+class PhaseState:
+    """One phase: how far, since when, how fast. `changed` is called after every advance."""
+
+    def __init__(
+        self, name: str, total: int, clock: Callable[[], float], changed: Callable[["PhaseState"], None]
+    ) -> None:
+        self.name, self.total, self.done, self.note = printable(name), total, 0, ""
+        self._clock, self._changed = clock, changed
+        self.started = self._last = clock()
+        self._step_s: float | None = None
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """See Progress."""
+        now = self._clock()
+        if steps > 0:
+            step_s, keep = (now - self._last) / steps, (1 - 1 / _MEMORY) ** steps
+            # A running mean that forgets: what a resumed run replays in an instant must not promise that pace.
+            self._step_s = step_s if self._step_s is None else keep * self._step_s + (1 - keep) * step_s
+            self._last = now
+        self.done += steps
+        self.note = printable(note) or self.note
+        self._changed(self)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the phase was opened."""
+        return self._clock() - self.started
+
+    @property
+    def left_s(self) -> float | None:
+        """Expected seconds until the last step is done; None before the first step."""
+        if self._step_s is None:
+            return None
+        return max(0.0, self._step_s * (self.total - self.done) - (self._clock() - self._last))
+
+
+class Terminal:
+    """Progress on stderr: bars on a terminal, else plain lines without control characters; nothing if quiet."""
+
+    def __init__(
+        self, quiet: bool = False, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._quiet, self._stream, self._clock = quiet, stream or sys.stderr, clock
+        self._bars: Bars | None = None
+        self._console = Console(file=self._stream) if not quiet and self._stream.isatty() else None
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[PhaseState]:
+        """See Progress. Phases may be nested."""
+        if self._quiet:
+            yield PhaseState(name, total, self._clock, lambda state: None)
+        elif self._console is None:
+            with self._plain_phase(name, total) as state:
+                yield state
+        else:
+            with self._bar_phase(self._console, name, total) as state:
+                yield state
+
+    def say(self, message: str) -> None:
+        """See Progress."""
+        if self._quiet:
+            return
+        if self._console is None:
+            self._line(message)
+        else:
+            self._console.print(Text(printable(message)))  # rich moves its bars out of the way
+
+    @contextmanager
+    def _plain_phase(self, name: str, total: int) -> Iterator[PhaseState]:
+        shown_at, shown_done = self._clock(), 0
+
+        def changed(state: PhaseState) -> None:
+            nonlocal shown_at, shown_done
+            now = self._clock()
+            due = state.done - shown_done >= _SHARE * state.total and now - shown_at >= _QUIET_S
+            if state.done < state.total and (due or now - shown_at >= _LONGEST_S):
+                shown_at, shown_done = now, state.done
+                self._line(f"{state.name}: {progress_text(state)}{', ' + state.note if state.note else ''}")
+
+        state = PhaseState(name, total, self._clock, changed)
+        self._line(f"{state.name}: {total} step{'' if total == 1 else 's'}")
+        outcome = "stopped"
+        try:
+            yield state
+            outcome = "done"
+        finally:
+            note = f", {state.note}" if state.note else ""
+            self._line(f"{state.name}: {outcome}, {state.done}/{state.total} in {duration(state.elapsed_s)}{note}")
+
+    @contextmanager
+    def _bar_phase(self, console: Console, name: str, total: int) -> Iterator[PhaseState]:
+        outermost = self._bars is None
+        if self._bars is None:
+            self._bars = Bars(
+                SpinnerColumn(finished_text="[green]✓"),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=28),
+                MofNCompleteColumn(),
+                _Times(),
+                _Note(),
+                console=console,
+            )
+            self._bars.start()
+        bars = self._bars
+        state = PhaseState(name, total, self._clock, lambda state: bars.update(task, completed=state.done))
+        task = bars.add_task(state.name, total=total, state=state)
+        try:
+            yield state
+        finally:
+            bars.stop_task(task)
+            if outermost:
+                bars.stop()
+                self._bars = None
+
+    def _line(self, text: str) -> None:
+        self._stream.write(printable(text) + "\n")
+        self._stream.flush()
+
+
+class _Times(ProgressColumn):
+    """Elapsed, and left while there is something left."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        state: PhaseState = task.fields["state"]
+        if task.stop_time is not None:
+            return Text(duration(state.elapsed_s if task.elapsed is None else task.elapsed), style="cyan")
+        left = "–" if state.left_s is None else duration(state.left_s)
+        return Text(f"{duration(state.elapsed_s)}, ETA {left}", style="cyan")
+
+
+class _Note(ProgressColumn):
+    """What the phase last said."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["state"].note, style="dim", overflow="ellipsis", no_wrap=True)
+
+
+# --- Results ---------------------------------------------------------------------------------------------------------
+
+
+def print_search(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """The closing tables of a search: the measured networks, fastest first, and where everything lies."""
+    console = console or stdout_console()
+    networks = sorted(results["networks"], key=lambda n: n.get("measured_ms") or math.inf)
+    timed = [n for n in networks if n.get("measured_ms") and ap_of(n) is not None]
+    best = {timed[i]["name"] for i in front([(n["measured_ms"], ap_of(n) or 0.0) for n in timed])}
+    engine, data = results["engine"], results["data"]
+
+    threads = engine.get("threads")
+    console.print(
+        Text(
+            printable(
+                f"{results['space'].get('family')} · {engine.get('name')} {engine.get('version')}, "
+                f"{threads} thread{'' if threads == 1 else 's'}, {engine.get('device')} · AP on {data.get('val')} "
+                f"{data.get('kind')} pictures"
+            ),
+            style="bold",
+        )
+    )
+    for columns in ([*_ACCURACY, *_LATENCY], _SIZE) if console.width >= _WIDE else (_ACCURACY, _LATENCY, _SIZE):
+        table = _table("network", *columns)
+        for network in networks:
+            name, cells = ("* " if network["name"] in best else "  ") + network["name"], _search_cells(network)
+            _add(table, name, *(cells[column] for column in columns))
+        console.print(table)
+        console.print()
+    console.print(
+        Text(
+            "* on the front of the measured networks. AP val: after short training, ± one standard error. "
+            "measured: ± half the interquartile range; predicted: from the latency table.",
+            style="dim",
+        )
+    )
+    places = {
+        "run folder": results["folder"],
+        "report": f"{results['folder']}/report.html",
+        "chart": f"{results['folder']}/pareto.png",
+        "numbers": f"{results['folder']}/pareto.csv, {results['folder']}/results.json",
+        "networks": f"{results['folder']}/finalists/",
+    }
+    print_mapping("Where everything lies", places, console)
+
+
+def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
+    """What the closing tables say of one network, by column."""
+    latency, cost, error = network.get("latency") or {}, network["cost"], network.get("ap_standard_error")
+    unreliable = "" if latency.get("reliable", True) else " unreliable"
+    files = [f"{engine} {file_size(e.get('size_bytes'))}" for engine, e in (network.get("exports") or {}).items()]
+    return {
+        "role": network["role"],
+        "AP val": number(ap_of(network), ".3f") + ("" if error is None else f" ± {error:.3f}"),
+        "AP supernet": number(network.get("supernet_ap"), ".3f"),
+        "measured ms": number(network.get("measured_ms"), ".2f") + half_spread(network) + unreliable,
+        "predicted ms": number(cost.get("predicted_ms"), ".2f"),
+        "error": percent(network.get("prediction_error"), sign=True),
+        "params": short(cost.get("params")),
+        "MACs": short(cost.get("macs")),
+        "files": ", ".join(files) or "–",
+    }
+
+
+def print_networks(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """One line per row; the columns are the rows' keys in the order they first appear."""
+    console = console or stdout_console()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if not columns:
+        return
+    table = _table(*(column.replace("_", " ") for column in columns))
+    for row in rows:
+        _add(table, *(value_text(row.get(column)) for column in columns))
+    console.print(table)
+
+
+def print_mapping(title: str, data: Mapping[str, Any], console: Console | None = None) -> None:
+    """A title and one line per entry; entries of entries are indented."""
+    console = console or stdout_console()
+    console.print(Text(printable(title), style="bold"))
+    for line in _mapping_lines(data, 1):
+        console.print(line, soft_wrap=True)
+
+
+def print_error(message: object) -> None:
+    """One line on stderr."""
+    print(f"error: {printable(str(message))}", file=sys.stderr)
+
+
+def stdout_console() -> Console:
+    """Where results go: as wide as the terminal; wide enough for every column into a file or a pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, force_terminal=False, color_system=None)
+
+
+def _mapping_lines(data: Mapping[str, Any], depth: int) -> Iterator[Text]:
+    widest = max((len(str(key)) for key in data), default=0)
+    for key, value in data.items():
+        name = "  " * depth + printable(str(key)).replace("_", " ").ljust(widest)
+        if isinstance(value, Mapping):
+            yield Text(name.rstrip(), style="dim")
+            yield from _mapping_lines(value, depth + 1)
+        else:
+            yield Text.assemble((name + "  ", "dim"), value_text(value))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number_, column in enumerate(columns):
+        left = number_ == 0 or column in ("role", "files", "name", "note")
+        table.add_column(Text(printable(column)), justify="left" if left else "right", no_wrap=column != "files")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+# --- Small texts -----------------------------------------------------------------------------------------------------
+
+
+def ap_of(network: Mapping[str, Any]) -> float | None:
+    """Validation AP, None if there is none."""
+    ap: float | None = (network.get("val") or {}).get("AP")
+    return ap
+
+
+def half_spread(network: Mapping[str, Any]) -> str:
+    """Half the interquartile range in ms, as ' ± 0.04'; nothing if not known."""
+    spread, measured = (network.get("latency") or {}).get("spread"), network.get("measured_ms")
+    return "" if spread is None or measured is None else f" ± {measured * spread / 2:.2f}"
+
+
+def progress_text(state: PhaseState) -> str:
+    """'3/30 (10 %), 12 s, ETA 1 min 48 s'."""
+    share = f" ({100 * state.done / state.total:.0f} %)" if state.total else ""
+    left = "–" if state.left_s is None else duration(state.left_s)
+    return f"{state.done}/{state.total}{share}, {duration(state.elapsed_s)}, ETA {left}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as '12 s', '3 min 05 s' or '2 h 07 min'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def value_text(value: object) -> str:
+    """Any plain value; None is a dash, floats have four digits."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(value_text, value))
+    return str(value)
+
+
+def number(value: float | None, form: str) -> str:
+    """A formatted number, or a dash."""
+    return "–" if value is None else format(value, form)
+
+
+def percent(ratio: float | None, sign: bool = False) -> str:
+    """A ratio as percent, or a dash."""
+    return "–" if ratio is None else f"{100 * ratio:{'+' if sign else ''}.1f} %"
+
+
+def short(count: float | None) -> str:
+    """1234567 as '1.23 M', three digits; or a dash."""
+    if count is None:
+        return "–"
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            value = count / limit
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return str(count)
+
+
+def file_size(size_bytes: float | None) -> str:
+    """Bytes as '4.91 MB', or a dash."""
+    if size_bytes is None:
+        return "–"
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
+
+
+def printable(text: str) -> str:
+    """The text on one line, without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,164 @@
+"""What every network must do, one test over all of them, and the structure of the paper's blocks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compress.artefact import load_artefact, save_artefact
+from compress.errors import ArtefactError, NetworkError
+from compress.networks import NETWORKS, architecture_from_data, architecture_to_data
+from compress.networks.architecture import check_input
+from compress.networks.blocks import BLOCK_KINDS, BlockKind, InvertedResidual, build_block
+from compress.networks.dir_bhrnet import DirBHRNet, DirHRNet, balanced_blocks, equal_blocks
+from compress.networks.higher_hrnet import HigherHRNet
+from compress.networks.hrnet import HRNet
+
+# The families at sizes that run in a moment; their structure is the same.
+SMALL = {
+    "hrnet": HRNet(width=8, modules=(1, 1, 2), blocks=1),
+    "higher_hrnet": HigherHRNet(width=8, modules=(1, 1, 1), blocks=1),
+    "dir_hrnet_a": DirHRNet(width=8, blocks=1, variant="A"),
+    "dir_hrnet_b": DirHRNet(width=8, blocks=1, variant="B"),
+    "dir_bhrnet": DirBHRNet(width=8, blocks=balanced_blocks(1), head_filters=8),
+    "dir_bhrnet_single": DirBHRNet(width=8, blocks=equal_blocks(1), head="single", kinds=("residual", "ir", "ir_dw", "dir_se")),
+    "dir_bhrnet_no_blocks": DirBHRNet(width=8, blocks=equal_blocks(0), head="single"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_outputs_have_the_promised_shapes(name: str, batch: int) -> None:
+    architecture = replace(SMALL[name], keypoints=5)
+    outputs = architecture.build().eval()(torch.randn(batch, 3, 64, 96))
+    channels = [5] if architecture.approach == "top-down" else [10, 5][: len(outputs)]
+    expected = [(batch, c, 64 // s, 96 // s) for c, s in zip(channels, architecture.output_strides, strict=True)]
+    assert [tuple(output.shape) for output in outputs] == expected
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_backward_reaches_every_parameter(name: str) -> None:
+    network = SMALL[name].build()
+    sum(output.square().sum() for output in network(torch.randn(2, 3, 64, 64))).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_architecture_goes_to_plain_data_and_back(name: str) -> None:
+    data = architecture_to_data(NETWORKS[name])
+    assert architecture_from_data(data, "test") == NETWORKS[name]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_artefact_rebuilds_bit_equal(name: str, tmp_path: Path) -> None:
+    network = SMALL[name].build().eval()
+    save_artefact(tmp_path, SMALL[name], network, {"input_hw": [64, 64]})
+    loaded = load_artefact(tmp_path)
+    assert loaded.architecture == SMALL[name]
+    x = torch.randn(1, 3, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(network(x), loaded.network(x), strict=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"architecture.yaml", "weights.safetensors"}
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    save_artefact(tmp_path, SMALL["dir_bhrnet"], SMALL["dir_bhrnet_single"].build(), {})
+    with pytest.raises(ArtefactError, match="weights must be of this architecture"):
+        load_artefact(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x80\x04pickle"])
+def test_broken_weights_are_refused(tmp_path: Path, content: bytes) -> None:
+    save_artefact(tmp_path, SMALL["dir_bhrnet"], SMALL["dir_bhrnet"].build(), {})
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(ArtefactError, match="safetensors"):
+        load_artefact(tmp_path)
+
+
+def test_input_size_must_fit_the_strides() -> None:
+    check_input(SMALL["dir_bhrnet"], (64, 96), "test")
+    with pytest.raises(NetworkError, match=r"multiples of 32.*use 96x96"):
+        check_input(SMALL["dir_bhrnet"], (100, 96), "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widht": 8}, "did you mean 'width'"),
+        ({"width": "wide"}, "width"),
+        ({"kinds": ["dir", "dir", "dir", "dri"]}, "kinds.3"),
+        ({"blocks": [[1], [1, 2]]}, "blocks"),
+        ({"blocks": [[1], [1, 2], [1, 2, 3], [1, 2, 3, -1]]}, "negative"),
+        ({"family": "dir_bhrnt"}, "did you mean 'dir_bhrnet'"),
+    ],
+)
+def test_mistakes_in_an_architecture_are_named(change: dict[str, object], message: str) -> None:
+    data = {**architecture_to_data(DirBHRNet()), **change}
+    with pytest.raises(NetworkError, match=message):
+        architecture_from_data(data, "file.yaml")
+
+
+# Parameters of a block of width C and middle M, as formulas (each batch norm has 2 per channel).
+C, E = 16, 4
+M = C * E
+IR = C * M + 2 * M + 9 * M + 2 * M + M * C + 2 * C
+PARAMETERS = {
+    "residual": 2 * (9 * C * C + 2 * C),
+    "ir": IR,
+    "ir_dw": IR + 11 * M,
+    "ir_shortcut": IR,
+    "dir": IR + 11 * M,
+    "dir_se": IR + 11 * M + 2 * M * M // 16 + M + M // 16,
+}
+
+
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
+def test_block_parameters_are_the_papers_formula(kind: BlockKind) -> None:
+    assert sum(p.numel() for p in build_block(kind, C, E).parameters()) == PARAMETERS[kind]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BLOCK_KINDS if kind != "residual"])
+def test_inverted_residual_computes_what_its_docstring_says(kind: BlockKind) -> None:
+    block = build_block(kind, C, E).eval()
+    assert isinstance(block, InvertedResidual)
+    x = torch.randn(1, C, 6, 6)
+    expanded = block.expand(x)
+    spatial = block.depthwise1(expanded)
+    if kind in ("ir_dw", "dir", "dir_se"):
+        assert block.depthwise2 is not None
+        spatial = block.depthwise2(spatial)
+    if kind in ("ir_shortcut", "dir", "dir_se"):
+        spatial = spatial + expanded
+    if kind == "dir_se":
+        assert block.attention is not None
+        squeezed = spatial.mean((2, 3), keepdim=True)
+        attention = block.attention
+        spatial = spatial * torch.sigmoid(attention.excite(torch.relu(attention.squeeze(squeezed))))
+    torch.testing.assert_close(block(x), block.project(spatial) + x)
+
+
+def test_blocks_do_not_write_into_their_input() -> None:
+    for network in (build_block(kind, C, E) for kind in BLOCK_KINDS):
+        x = torch.randn(1, C, 6, 6)
+        before = x.clone()
+        network.eval()(x)
+        assert torch.equal(x, before)
+
+
+def test_fusion_reads_its_inputs_as_they_were() -> None:
+    # With one input branch the sum is the input itself: a ReLU in place would change what the other paths read.
+    from compress.networks.fusion import Fusion
+
+    fusion = Fusion([4, 8], 1, 2).eval()
+    x = torch.randn(1, 4, 8, 8)
+    same, lower = fusion([x])
+    torch.testing.assert_close(same, x.relu())
+    path = fusion.paths[1]
+    assert isinstance(path, nn.ModuleList)
+    torch.testing.assert_close(lower, path[0](x).relu())
+
+
+def test_hand_balance_is_n_times_the_branch() -> None:
+    assert balanced_blocks(3) == ((3,), (3, 6), (3, 6, 9), (3, 6, 9, 12))
+    assert equal_blocks(2) == ((2,), (2, 2), (2, 2, 2), (2, 2, 2, 2))

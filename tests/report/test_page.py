@@ -1,0 +1,264 @@
+import csv
+import io
+import json
+import re
+from html import escape
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from fake_results import fake_results
+
+from compress.report.page import COLUMNS, order_agreement, page, picture_of, rows_of, table_text, write_report
+from compress.report.plots import front_chart, javascript
+
+
+class Resources(HTMLParser):
+    """What a page would load, and its text outside scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.text, self.scripts, self._inside = [], "", 0, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self._inside = tag
+        self.scripts += tag == "script"
+        self.loaded += [value for name, value in attrs if name in ("src", "srcset", "poster", "data")]
+        self.loaded += [value for name, value in attrs if name == "href" and tag != "a"]
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    write_report(fake_results(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parsed(folder):
+    return Resources((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def marks_of(chart, kind):
+    """The points of every layer that draws this kind of mark."""
+    spec = chart.to_dict()
+    layers = [layer for layer in spec["layer"] if layer["mark"]["type"] == kind]
+    return [spec["datasets"][layer["data"]["name"]] for layer in layers]
+
+
+def html_of(results):
+    return page(results, rows_of(results), None)
+
+
+def test_writes_three_files_and_no_leftovers(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["pareto.csv", "pareto.png", "report.html"]
+
+
+def test_page_loads_nothing(parsed):
+    assert all(source.startswith("data:image/png;base64,") for source in parsed.loaded)
+    assert parsed.scripts == 3  # specifications, bundle, drawing
+
+
+def test_script_bundle_is_embedded_once_and_cannot_end_early(folder):
+    bundle = javascript()
+    assert "</script" not in bundle.lower()
+    assert "<!--" not in bundle
+    assert (folder / "report.html").read_text(encoding="utf-8").count(bundle) == 1
+
+
+def test_charts_of_the_page_are_three_specifications(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.DOTALL).group(1))
+    assert set(charts) == {"front", "prediction", "loss"}
+    assert all(f"id=chart-{name}" in text for name in charts)
+
+
+def test_page_shows_every_network_and_its_numbers(parsed):
+    for network in fake_results()["networks"]:
+        for shown in (
+            network["name"],
+            f"{network['val']['AP']:.3f}",
+            f"{network['supernet_ap']:.3f}",
+            f"{network['measured_ms']:.2f}",
+            f"{network['cost']['predicted_ms']:.2f}",
+            f"{100 * network['prediction_error']:+.1f} %",
+            f"{network['latency']['median_ms']:.2f}",
+        ):
+            assert shown in parsed.text
+
+
+def test_page_says_what_a_sceptic_asks(parsed):
+    results = fake_results()
+    for shown in (
+        "onnxruntime 1.30.0, 1 thread",
+        "AMD EPYC 7B13",
+        "a sample of 500 synthetic validation pictures with 1,312 people",
+        "Its standard error is 0.011",
+        f"{100 * results['prediction']['mean_error']:.1f} %",
+        f"{100 * results['prediction']['worst_error']:.1f} %",
+        "Unreliable, for too wide a spread: finalist_2",
+        "compress search recipes/bhrnet.yaml --out 'runs/bhrnet synthetic'",
+        '"input_hw"',
+        "23 min 32 s",  # 1412 s of supernet
+        *results["caveats"],
+    ):
+        assert shown in parsed.text
+
+
+def test_gain_over_a_baseline_is_held_against_the_uncertainty(parsed):
+    # Two standard errors of a difference: 2 * sqrt(0.011² + 0.011²) = 0.031; the gains are 0.023 and 0.042.
+    assert "+0.023 AP" in parsed.text
+    assert "is 0.031; the gain is less than that" in parsed.text
+    assert "is 0.031; the gain is more than that" in parsed.text
+
+
+def test_text_is_escaped_everywhere():
+    evil = "<script>alert('x')</script>"
+    results = fake_results(trials=3)
+    results["networks"][0] |= {"name": evil, "role": "finalist", "architecture": {"family": evil, evil: evil}}
+    results["comparison"][0] |= {"baseline": evil}
+    results["caveats"] = [evil]
+    results["command"] = ["compress", evil]
+    results["recipe"] = {evil: evil}
+    results["environment"] = {evil: evil, "packages": {evil: evil}}
+    results["seconds"] = {evil: 1.0}
+    results["space"]["family"] = evil
+    results["engine"]["device"] = evil
+    results["data"]["kind"] = evil
+    results["space"]["choices"] = {evil: [evil]}
+    text = html_of(results)
+    assert "<script>alert" not in text
+    assert "</script>alert" not in text
+    assert escape(evil) in text
+    assert Resources(text).scripts == 3
+
+
+def test_nothing_known_is_shown_as_dashes():
+    results = fake_results(trials=2)
+    for network in results["networks"]:
+        network |= {
+            "val": dict.fromkeys(network["val"]),
+            "supernet_ap": None,
+            "ap_standard_error": None,
+            "ncnn_ms": None,
+            "exports": {},
+        }
+    results |= {"comparison": [], "caveats": [], "supernet": {"loss": []}, "table": {"units": 3, "scale": None}}
+    results["data"]["val_people"] = None
+    text = html_of(results)
+    assert "standard error was not estimated" in text
+    assert "None" not in Resources(text).text
+    assert ">nan" not in text
+    assert 'id="charts">{"front"' in text
+
+
+def test_no_trials_and_no_networks_is_still_a_page():
+    results = fake_results(trials=0) | {"networks": [], "comparison": [], "prediction": {}}
+    assert picture_of(results, rows_of(results)) is None
+    assert "<h1>" in html_of(results)
+
+
+def test_other_families_show_their_fields():
+    results = fake_results(trials=1)
+    results["networks"][0]["architecture"] = {"family": "hrnet", "blocks": 4, "modules": [1, 4, 3], "stem": None}
+    text = Resources(html_of(results)).text
+    assert "modules" in text
+    assert "1, 4, 3" in text
+
+
+def test_composition_shows_blocks_kinds_expansions_and_channels():
+    results = fake_results(trials=1)
+    results["networks"] = results["networks"][:1]
+    architecture = {"width": 10, "blocks": [[7], [8, 9]], "kinds": ["dir", "basic"], "expansions": [2, 4]}
+    results["networks"][0]["architecture"] = architecture
+    text = html_of(results)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", re.search(r"<table class=blocks>.*?</table>", text, re.DOTALL).group())
+    assert cells == ["7", "8", "dir", "2", "10", "", "9", "basic", "4", "20"]
+    assert "24 blocks" in text
+
+
+def test_csv_has_every_network_and_trial(folder):
+    results = fake_results()
+    lines = list(csv.DictReader(io.StringIO((folder / "pareto.csv").read_text())))
+    assert tuple(lines[0]) == COLUMNS
+    assert [line["role"] for line in lines].count("trial") == len(results["trials"]) == 60
+    assert len(lines) == 60 + len(results["networks"])
+    for line, network in zip(lines, results["networks"], strict=False):
+        assert line["name"] == network["name"]
+        assert float(line["ap"]) == network["val"]["AP"]
+        assert float(line["measured_ms"]) == network["measured_ms"]
+        assert float(line["predicted_ms"]) == network["cost"]["predicted_ms"]
+        assert int(line["params"]) == network["cost"]["params"]
+    trial = lines[-1]
+    assert trial["obtained"] == "supernet"
+    assert trial["measured_ms"] == trial["q1_ms"] == ""
+    assert float(trial["ap"]) == results["trials"][-1]["ap"]
+
+
+def test_quartiles_are_on_the_clock_of_the_measured_latency():
+    # The fake stopwatch runs 4 % slow: median_ms = 1.04 measured_ms; the share below the median must stay.
+    results = fake_results(trials=0)
+    for row, network in zip(rows_of(results), results["networks"], strict=True):
+        latency = network["latency"]
+        assert row.q1_ms / row.measured_ms == pytest.approx(latency["q1_ms"] / latency["median_ms"])
+        assert row.q1_ms < row.measured_ms < row.q3_ms
+
+
+def test_front_is_the_non_dominated_set_of_the_measured_networks():
+    results = fake_results()
+    networks = results["networks"]
+    expected = {
+        a["name"]
+        for a in networks
+        if not any(
+            b["measured_ms"] <= a["measured_ms"] and b["val"]["AP"] >= a["val"]["AP"] and b is not a for b in networks
+        )
+    }
+    rows = rows_of(results)
+    assert {row.name for row in rows if row.on_front and row.role != "trial"} == expected
+    (line,) = marks_of(front_chart(rows), "line")
+    assert {point["name"] for point in line} == expected
+
+
+def test_chart_puts_trials_where_predicted_and_networks_where_measured():
+    results = fake_results()
+    small, large = marks_of(front_chart(rows_of(results)), "point")
+    assert [(p["ms"], p["ap"]) for p in small] == [(t["cost"]["predicted_ms"], t["ap"]) for t in results["trials"]]
+    assert [(p["ms"], p["ap"]) for p in large] == [(n["measured_ms"], n["val"]["AP"]) for n in results["networks"]]
+    assert {p["kind"] for p in small}.isdisjoint(p["kind"] for p in large)
+    assert not any("measured_ms" in p or "q1_ms" in p for p in small)
+
+
+def test_order_agreement_counts_pairs():
+    def network(supernet, ap):
+        return {"supernet_ap": supernet, "val": {"AP": ap}}
+
+    networks = [network(1, 1), network(2, 3), network(3, 2), network(None, 9)]
+    assert order_agreement(networks) == (2, 3)
+    assert order_agreement([]) == (0, 0)
+
+
+def test_picture_is_a_chart(folder):
+    picture = cv2.imdecode(np.frombuffer((folder / "pareto.png").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    height, width, _ = picture.shape
+    assert height > 900
+    assert width > 1600
+    assert tuple(picture[2, 2]) == (255, 255, 255)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_csv_leaves_unknown_empty():
+    results = fake_results(trials=0)
+    results["networks"] = results["networks"][:1]
+    results["networks"][0] |= {"val": {"AP": None}, "latency": None, "measured_ms": None}
+    (line,) = csv.DictReader(io.StringIO(table_text(rows_of(results))))
+    assert [line[key] for key in ("ap", "measured_ms", "q1_ms", "q3_ms", "on_front")] == ["", "", "", "", "False"]
