@@ -176,8 +176,7 @@ def predict(
 def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_json: bool, quiet: bool) -> None:
     """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2."""
     try:
-        with Terminal(quiet=quiet) as terminal:
-            result = job(terminal)
+        result = job(Terminal(quiet=quiet))
     except CompressError as error:
         print_error(str(error))
         raise typer.Exit(2) from None

@@ -16,6 +16,9 @@ from compress.metrics import oks_ap
 from compress.networks import Architecture
 from compress.progress import Phase
 
+RESAMPLES = 50
+"""Bootstrap samples behind a reported standard error: enough to know it to a tenth."""
+
 
 def find_people(
     network: nn.Module,
@@ -46,15 +49,24 @@ def find_people(
 
 
 def score(
-    network: nn.Module, pictures: PictureSet, *, input_hw: tuple[int, int], flip_test: bool, phase: Phase | None = None
+    network: nn.Module,
+    pictures: PictureSet,
+    *,
+    input_hw: tuple[int, int],
+    flip_test: bool,
+    resamples: int = 0,
+    phase: Phase | None = None,
 ) -> dict[str, float | None]:
-    """COCO's AP and AR over all pictures; None where the set has no person of that size. Advances phase per picture."""
+    """COCO's AP and AR over all pictures; None where the set has no person of that size. Advances phase per picture.
+
+    resamples: if any, AP_se is the standard error of AP from so many bootstrap samples of the pictures.
+    """
     results: list[dict[str, Any]] = []
     for index, poses in find_people(network, pictures, input_hw=input_hw, flip_test=flip_test):
         results.extend(coco_results(poses, pictures.image_id(index)))
         if phase:
             phase.advance(1)
-    metrics = oks_ap(pictures.coco, results, pictures.keypoints)
+    metrics = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
     return {name: None if value != value else round(value, 5) for name, value in metrics.items()}
 
 

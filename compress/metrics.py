@@ -1,6 +1,7 @@
 """COCO keypoint average precision (pycocotools' COCOeval, https://cocodataset.org/#keypoints-eval)."""
 
 import contextlib
+import copy
 import io
 import math
 from typing import Any
@@ -19,13 +20,15 @@ _FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APM": 3, "APL": 4, "AR": 5, "AR50": 
 _NO_TRUTH = -1  # what COCOeval writes where a figure has no ground truth
 
 
-def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet) -> dict[str, float]:
+def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet, resamples: int = 0) -> dict[str, float]:
     """AP, AP50, AP75, APM, APL, AR, AR50, AR75 in 0..1 over all pictures of `coco`, with or without detections.
 
     coco: ground truth as a COCO keypoint file holds it (images, annotations, categories); scored is its category
     "person", or its only one. results: entries of a COCO detection file (see decode's coco_results); none scores 0.
     M is areas of 32² to 96² pixels, L larger ones; at most 20 detections of a picture count.
     A figure whose area range has no ground truth is NaN, as are all of a ground truth without people.
+    resamples: if any, `AP_se` is added, the standard error of AP: its spread over so many bootstrap samples of the
+    pictures (Efron 1979), drawn with a fixed seed.
     Neither argument is changed and nothing is printed.
     DataError for ground truth or results that do not fit each other or the joints.
     """
@@ -41,7 +44,29 @@ def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet) -> dict[st
         evaluation.accumulate()
         evaluation.summarize()
     figures = {name: float(evaluation.stats[place]) for name, place in _FIGURES.items()}
-    return {name: math.nan if value == _NO_TRUTH else value for name, value in figures.items()}
+    figures = {name: math.nan if value == _NO_TRUTH else value for name, value in figures.items()}
+    return {**figures, "AP_se": _bootstrap(evaluation, resamples)} if resamples else figures
+
+
+def _bootstrap(evaluation: COCOeval, resamples: int) -> float:
+    """Standard deviation of AP over pictures drawn with replacement. The evaluation is used up."""
+    rng = np.random.default_rng(0)
+    images = len(evaluation.params.imgIds)
+    # evalImgs: per area range (all, M, L), per picture; picture ids only number them.
+    of_all = list(evaluation.evalImgs[:images])
+    params = copy.deepcopy(evaluation.params)
+    params.areaRng, params.areaRngLbl, params.imgIds = params.areaRng[:1], params.areaRngLbl[:1], list(range(images))
+    evaluation.params = evaluation._paramsEval = params
+    samples = []
+    for _ in range(resamples):
+        evaluation.evalImgs = [of_all[i] for i in rng.integers(0, images, images)]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+        precision = evaluation.eval["precision"]
+        found = precision[precision > _NO_TRUTH]
+        if found.size:
+            samples.append(float(found.mean()))
+    return float(np.std(samples, ddof=1)) if len(samples) > 1 else math.nan
 
 
 def _category(coco: Entry) -> int:

@@ -83,8 +83,9 @@ class Loss(Settings):
 class Training(Settings):
     """How a network is trained. Adam.
 
-    schedule: `cosine` to zero, or `step`: the rate is multiplied by 0.1 at each of `milestones` (fractions of all epochs).
-    warmup_steps: linear from zero. sigma: of the Gaussian targets, in heatmap cells. clip_norm: 0 leaves gradients alone.
+    schedule: `cosine` to zero, or `step`: the rate is multiplied by 0.1 at each of `milestones` (fractions of all
+    epochs). warmup_steps: linear from zero. sigma: of the Gaussian targets, in heatmap cells. clip_norm: 0 leaves
+    gradients alone.
     """
 
     epochs: Positive = 10
@@ -166,7 +167,10 @@ class Finalists(Settings):
 
 
 class SearchRecipe(Settings):
-    """`compress search`: everything the job needs. baselines: name → architecture fields over the space's fixed ones."""
+    """`compress search`: everything the job needs.
+
+    baselines: hand-made networks, name → architecture fields over the space's fixed ones.
+    """
 
     job: Literal["search"]
     seed: int = 1

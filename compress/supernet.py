@@ -1,8 +1,8 @@
 """One set of weights shared by every candidate of a space (weight-sharing search).
 
-A candidate's parameter is the leading slice of the shared parameter of the same name: fewer blocks use the first blocks,
-narrower layers the first channels, and block kinds share the layers that have the same name. So no layer needs an
-elastic version of itself: a candidate's own network runs with slices in place of its parameters.
+A candidate's parameter is the leading slice of the shared parameter of the same name: fewer blocks use the first
+blocks, narrower layers the first channels, and block kinds share the layers that have the same name. So no layer needs
+an elastic version of itself: a candidate's own network runs with slices in place of its parameters.
 
 Trained by the sandwich rule with in-place distillation (Yu and Huang, "Universally Slimmable Networks", ICCV 2019):
 every step trains the largest candidate on the labels, and the smallest and some random ones on labels and on what the

@@ -144,7 +144,7 @@ def distilled_step(
 
 
 def sandwich_step(supernet: Supernet, weights: PoseLoss, keypoints: int, randoms: int, distillation: float) -> LossStep:
-    """The sandwich rule with in-place distillation (module docstring of compress.supernet). Reports the largest's loss."""
+    """The sandwich rule with in-place distillation (see compress.supernet). Returns the largest candidate's loss."""
 
     def step(batch: Batch, rng: random.Random) -> float:
         largest, *others = sandwich(supernet.space, randoms, rng)

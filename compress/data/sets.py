@@ -1,4 +1,4 @@
-"""The three sets of pictures a recipe asks for: to train on, to search with, and to report on. They share no picture."""
+"""The three sets of pictures a recipe asks for: to train on, to search with, to report on. They share no picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,9 @@ def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
 
 
 def coco_split(folder: Path, split: str | None, names: tuple[str, ...]) -> CocoPeople:
-    """One split of a COCO folder: pictures in SPLIT or images/SPLIT, labels in [annotations/]person_keypoints_SPLIT.json.
+    """One split of a COCO folder.
 
+    Pictures lie in SPLIT or images/SPLIT, labels in person_keypoints_SPLIT.json or annotations/ with that file.
     split None: the first of `names` that exists. Raises DataError if the folder, pictures or labels are missing.
     """
     if not folder.is_dir():
@@ -51,8 +52,8 @@ def coco_split(folder: Path, split: str | None, names: tuple[str, ...]) -> CocoP
         if found_labels and found_pictures:
             return CocoPeople(found_pictures, found_labels)
     raise DataError(
-        f"a COCO folder holds pictures in {' or '.join(wanted)} and person_keypoints_{wanted[0]}.json beside them or in "
-        "annotations",
+        f"a COCO folder holds pictures in {' or '.join(wanted)}, and person_keypoints_{wanted[0]}.json beside them or "
+        "in annotations",
         place=str(folder),
         remedy="unpack COCO's archives there, or name the splits with data.coco.train and data.coco.val",
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from compress.artefact import load_artefact
 from compress.data.sets import picture_sets
-from compress.evaluation import check_bottom_up, input_size, score
+from compress.evaluation import RESAMPLES, check_bottom_up, input_size, score
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import EvaluateRecipe
@@ -19,7 +19,14 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
     pictures = picture_sets(recipe.data, input_hw, recipe.seed).val
     check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
     with progress.phase("evaluate", len(pictures)) as phase:
-        metrics = score(loaded.network, pictures, input_hw=input_hw, flip_test=recipe.flip_test, phase=phase)
+        metrics = score(
+            loaded.network,
+            pictures,
+            input_hw=input_hw,
+            flip_test=recipe.flip_test,
+            resamples=RESAMPLES,
+            phase=phase,
+        )
     return {
         "artefact": str(artefact),
         "data": recipe.data.kind,

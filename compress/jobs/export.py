@@ -19,7 +19,7 @@ def export(artefact: Path, recipe: ExportRecipe, folder: Path, progress: Progres
     check_input(loaded.architecture, input_hw, "input_hw")
     pictures = picture_sets(recipe.data, input_hw, recipe.seed).val
     images = sample_images(pictures, recipe.parity_pictures, input_hw)
-    exports = {}
+    exports: dict[str, Any] = {}
     with progress.phase("export", len(recipe.engines)) as phase:
         for name in recipe.engines:
             exports |= export_and_check(loaded.network, [name], images, input_hw, folder)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from compress.data.sets import Sets, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
 from compress.errors import BudgetError, SpaceError
-from compress.evaluation import check_bottom_up, score
+from compress.evaluation import RESAMPLES, check_bottom_up, score
 from compress.files import append_line, read_lines, write_json
 from compress.measure.counting import count
 from compress.measure.latency_table import LatencyTable, predict
@@ -128,7 +129,7 @@ def architecture_of(space: Space, pick: Mapping[str, Any]) -> Architecture:
 
 
 def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
-    """Trains the shared weights once, or takes the trained ones of the run folder. Returns the loss of every epoch too."""
+    """Trains the shared weights, or takes the trained ones of the run folder. Returns every epoch's loss as well."""
     recipe, settings = task.recipe, task.recipe.supernet
     torch.manual_seed(recipe.seed)
     supernet = Supernet(task.space).to(best_device())
@@ -154,7 +155,7 @@ def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
 
 def cut_and_recalibrate(task: Task, supernet: Supernet, pick: Pick) -> nn.Module:
     """The candidate as a network of its own, its batch-norm statistics taken on training pictures."""
-    network = supernet.cut(pick).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: nn.Module = supernet.cut(pick).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(network, calibration_images(task))
     return network
 
@@ -264,7 +265,7 @@ def tune_all(task: Task, networks: Mapping[str, Pick], supernet: Supernet) -> di
     with task.progress.phase("fine-tuning", len(networks) * task.recipe.finalists.training.epochs) as phase:
         for name, pick in networks.items():
             finished = task.run.path("steps", f"tuned_{name}.json").exists()
-            tuned[name] = task.run.once(f"tuned_{name}", lambda n=name, p=pick: tune(task, n, p, supernet, phase))
+            tuned[name] = task.run.once(f"tuned_{name}", partial(tune, task, name, pick, supernet, phase))
             if finished:
                 phase.advance(task.recipe.finalists.training.epochs)
     return tuned
@@ -291,7 +292,7 @@ def tune(task: Task, name: str, pick: Pick, supernet: Supernet, phase: Phase) ->
         checkpoint=folder / "training.pt",
         phase=phase,
     )
-    val = score(network, task.sets.val, input_hw=recipe.input_hw, flip_test=True)
+    val = score(network, task.sets.val, input_hw=recipe.input_hw, flip_test=True, resamples=RESAMPLES)
     facts = {"input_hw": list(recipe.input_hw), "obtained": "short training", "data": recipe.data.kind, "val": val}
     save_artefact(folder, architecture, network, facts)
     images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
@@ -336,7 +337,7 @@ def collect(
         "recipe": to_data(recipe),
         "environment": environment(),
         "data": data_facts(task),
-        "engine": {**asdict(engine(recipe.measurement.engine).describe()), "threads": recipe.measurement.threads},
+        "engine": engine_facts(recipe),
         "space": {
             "family": task.space.base["family"],
             "size": task.space.size,
@@ -378,7 +379,7 @@ def network_entry(
         "supernet_ap": known.get(key_of(pick)),
         "val": tuned["val"],
         "obtained": tuned["obtained"],
-        "ap_standard_error": None,
+        "ap_standard_error": tuned["val"]["AP_se"],
         "latency": latency,
         "measured_ms": measured_ms,
         "prediction_error": cost.predicted_ms / measured_ms - 1,
@@ -392,15 +393,26 @@ def network_entry(
 def compare(baseline: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
     """The most accurate finalist that is no slower than the baseline, and the fastest that is no less accurate."""
     finalists = [entry for entry in entries if entry["role"] == "finalist"]
-    ap, ms = baseline["val"]["AP"], baseline["measured_ms"]
+    ap, ms = baseline["val"]["AP"] or 0.0, baseline["measured_ms"]
     no_slower = [entry for entry in finalists if entry["measured_ms"] <= ms]
-    no_worse = [entry for entry in finalists if entry["val"]["AP"] >= ap]
-    best = max(no_slower, key=lambda entry: entry["val"]["AP"], default=None)
+    no_worse = [entry for entry in finalists if (entry["val"]["AP"] or 0.0) >= ap]
+    best = max(no_slower, key=lambda entry: entry["val"]["AP"] or 0.0, default=None)
     fastest = min(no_worse, key=lambda entry: entry["measured_ms"], default=None)
     return {
         "baseline": baseline["name"],
         "at_its_latency": best and {"network": best["name"], "ap": best["val"]["AP"], "baseline_ap": ap},
         "at_its_accuracy": fastest and {"network": fastest["name"], "speedup": ms / fastest["measured_ms"]},
+    }
+
+
+def engine_facts(recipe: SearchRecipe) -> dict[str, Any]:
+    """What the latencies were measured on."""
+    described = engine(recipe.measurement.engine).describe()
+    return {
+        "name": described.engine,
+        "version": described.version,
+        "device": f"{described.cpu}, {described.cores} cores, {described.system}",
+        "threads": recipe.measurement.threads,
     }
 
 

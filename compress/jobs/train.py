@@ -7,7 +7,7 @@ import torch
 
 from compress.artefact import Artefact, artefact_or_network, save_artefact
 from compress.data.sets import picture_sets
-from compress.evaluation import check_bottom_up, score
+from compress.evaluation import RESAMPLES, check_bottom_up, score
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
@@ -42,7 +42,9 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
                 phase=phase,
             )
         with progress.phase("evaluate", len(sets.val)) as phase:
-            metrics = score(network, sets.val, input_hw=recipe.input_hw, flip_test=True, phase=phase)
+            metrics = score(
+                network, sets.val, input_hw=recipe.input_hw, flip_test=True, resamples=RESAMPLES, phase=phase
+            )
         facts = {
             "network": name,
             "input_hw": list(recipe.input_hw),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 Convention = Literal["mac", "hrsum", "mmcv"]
 
 # Modules that cost no multiply-adds in any convention here.
-_FREE = (nn.Identity, nn.Sigmoid, nn.Dropout, nn.Flatten)
+_FREE = (nn.Sequential, nn.Identity, nn.Sigmoid, nn.Dropout, nn.Flatten)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _formulas(module: nn.Module, x: Tensor, y: Any) -> dict[str, int] | None:
         return {"mmcv": x.numel()}
     if isinstance(module, nn.Upsample):
         return {"mmcv": y.numel()}
-    return {} if isinstance(module, _FREE) or isinstance(module, nn.Sequential) else None
+    return {} if isinstance(module, _FREE) else None
 
 
 def _is_list(module: nn.Module) -> bool:

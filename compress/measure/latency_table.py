@@ -5,12 +5,14 @@ and a unit's own time is read from onnxruntime's profile. Timed alone it would p
 whole network pays once.
 
 The profiler adds 1.9 us of its own to every node, which is more than half of what many units of a small network take.
-So the same model is also timed without it, and every unit is corrected by the excess per node. Error of the prediction
-on unseen random DIR-BHRNets of 0.2-6 ms (onnxruntime 1.31.1, one thread, shared 2-core machine, random splits: 8 networks
-for the factor, the rest unseen): without the correction 12 %, with it 1.1-1.5 % for width 8-16 and 3 % for width 8-24;
-single runs of benchmarks/latency_bhrnet.py at 96-160 pixels gave 3.3-5.4 %. Networks with over 6 MB of weights are
-predicted up to 15 % too fast. A second fitted term (per node, per network, per byte of weights) was tried and left out: it
-changes the mean error by less than 1 % and, fitted on 8 networks, makes the worst one worse (24 % for 16 %).
+So the same model is also timed without it, and every unit is corrected by the excess per node.
+
+Mean error on unseen random DIR-BHRNets of 0.2-6 ms (onnxruntime 1.31.1, one thread, shared 2-core machine, factor
+fitted on 8 others): width 8-16 at 128 pixels 1.6-1.9 % in a calm hour (spread of the network timings 2 %) and 5.0-5.4
+% in a busy one (spread 5 %); the same tables without the correction 20-22 %. Width 8-24 at 96-160 pixels: 3.0-5.4 %,
+worst 16 %. Networks with over 6 MB of weights are predicted 4-13 % too fast. A second fitted term (per node, per
+network, per byte of weights) was tried and left out: the mean changes by less than 1 %, and the worst case grows (24
+% for 16 %).
 """
 
 import json

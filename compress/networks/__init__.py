@@ -43,7 +43,8 @@ def network_named(name: str) -> Architecture:
 
 def architecture_to_data(architecture: Architecture) -> dict[str, Any]:
     """Plain data (dicts, lists, numbers, strings) for YAML; `family` first."""
-    assert is_dataclass(architecture) and not isinstance(architecture, type)
+    assert is_dataclass(architecture)
+    assert not isinstance(architecture, type)
     return {"family": architecture.family, **_plain(asdict(architecture))}
 
 
@@ -67,7 +68,9 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
             if first["type"] == "unexpected_keyword_argument"
             else "correct it"
         )
-        raise NetworkError(first["msg"], place=f"{place}: {key}", value=first["input"], remedy=remedy) from None
+        rule = first["msg"].removeprefix("Value error, ")
+        value = None if first["type"] == "value_error" else first["input"]
+        raise NetworkError(rule, place=f"{place}: {key}".rstrip(": "), value=value, remedy=remedy) from None
 
 
 _ADAPTERS = {name: TypeAdapter(with_config(ConfigDict(extra="forbid"))(family)) for name, family in FAMILIES.items()}

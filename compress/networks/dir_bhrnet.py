@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from compress.errors import NetworkError
 from compress.networks.blocks import BLOCK_KINDS, BlockKind, build_block, conv_bn, initialise
 from compress.networks.fusion import Fusion
 from compress.networks.heads import HigherHead, SingleHead
@@ -38,7 +37,7 @@ def equal_blocks(n: int) -> Blocks:
     return tuple((n,) * (stage + 1) for stage in range(BRANCHES))  # type: ignore[return-value]
 
 
-def build_head(head: Head, width: int, keypoints: int, filters: int) -> nn.Module:
+def build_head(head: Head, width: int, keypoints: int, filters: int) -> SingleHead | HigherHead:
     """`single` is the paper's `*` networks; `higher` is HigherHRNet's head with four residual blocks."""
     return SingleHead(width, keypoints) if head == "single" else HigherHead(width, keypoints, filters)
 
@@ -46,6 +45,9 @@ def build_head(head: Head, width: int, keypoints: int, filters: int) -> nn.Modul
 def stem(width: int) -> nn.Sequential:
     """Two stride-2 convolutions: 3 → width/2 → width."""
     return nn.Sequential(conv_bn(3, width // 2, 3, 2), conv_bn(width // 2, width, 3, 2))
+
+
+_PAPERS_BLOCKS = balanced_blocks(3)
 
 
 class Branches(nn.ModuleList):
@@ -99,7 +101,7 @@ class DirBHRNet:
     stride: ClassVar[int] = 32
 
     width: int = 32
-    blocks: Blocks = balanced_blocks(3)
+    blocks: Blocks = _PAPERS_BLOCKS
     kinds: tuple[BlockKind, BlockKind, BlockKind, BlockKind] = ("dir",) * 4
     expansions: tuple[int, int, int, int] = (2,) * 4
     head: Head = "higher"
@@ -107,6 +109,7 @@ class DirBHRNet:
     keypoints: int = 17
 
     def __post_init__(self) -> None:
+        """Raises ValueError for a choice outside the network's range."""
         _check(self.width >= 2, "width must be at least 2", self.width)
         shape = tuple(len(counts) for counts in self.blocks)
         _check(shape == (1, 2, 3, 4), "blocks must be given for 1, 2, 3 and 4 branches of the four stages", self.blocks)
@@ -123,6 +126,7 @@ class DirBHRNet:
         """The network with fresh weights."""
         network = BHRNetModule(self)
         initialise(network)
+        network.head.initialise_tags()
         return network
 
 
@@ -181,9 +185,10 @@ class DirHRNet:
         """The network with fresh weights."""
         network = DirHRNetModule(self)
         initialise(network)
+        network.head.initialise_tags()
         return network
 
 
 def _check(holds: bool, rule: str, value: object) -> None:
     if not holds:
-        raise NetworkError(rule, place="dir_bhrnet", value=value, remedy="correct the architecture")
+        raise ValueError(f"{rule}, not {value}")

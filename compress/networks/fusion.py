@@ -42,7 +42,7 @@ class Fusion(nn.Module):
         fused = []
         for paths in self.paths:
             total: Tensor | None = None
-            for path, branch in zip(paths, branches, strict=True):  # type: ignore[arg-type]
+            for path, branch in zip(paths, branches, strict=True):  # type: ignore[call-overload]
                 total = path(branch) if total is None else total + path(branch)
             fused.append(self.relu(total))
         return fused

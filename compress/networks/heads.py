@@ -5,6 +5,10 @@ from torch import Tensor, nn
 
 from compress.networks.blocks import ResidualBlock
 
+_TAG_STD = 0.05
+"""Standard deviation of the tags' fresh weights, fifty times the heatmaps'. At equal tags the push has no gradient, and
+training from scratch stays there: with 0.001 the tags of all people were equal after 16,000 pictures."""
+
 
 class SingleHead(nn.Module):
     """One 1x1 convolution to K heatmaps and K tags: the `*` networks of the DIR-BHRNet paper.
@@ -15,6 +19,11 @@ class SingleHead(nn.Module):
     def __init__(self, width: int, keypoints: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, 2 * keypoints, 1)
+        self.keypoints = keypoints
+
+    def initialise_tags(self) -> None:
+        """See _TAG_STD."""
+        nn.init.normal_(self.conv.weight[self.keypoints :], std=_TAG_STD)
 
     def forward(self, features: Tensor) -> tuple[Tensor]:
         """[B,C,H/4,W/4] → ([B,2K,H/4,W/4],)."""
@@ -31,6 +40,7 @@ class HigherHead(nn.Module):
     def __init__(self, width: int, keypoints: int, filters: int = 32, blocks: int = 4) -> None:
         super().__init__()
         self.quarter_maps = nn.Conv2d(width, 2 * keypoints, 1)
+        self.keypoints = keypoints
         self.deconv = nn.Sequential(
             nn.ConvTranspose2d(width + 2 * keypoints, filters, 4, 2, 1, bias=False),
             nn.BatchNorm2d(filters),
@@ -38,6 +48,10 @@ class HigherHead(nn.Module):
         )
         self.blocks = nn.Sequential(*(ResidualBlock(filters) for _ in range(blocks)))
         self.half_maps = nn.Conv2d(filters, keypoints, 1)
+
+    def initialise_tags(self) -> None:
+        """See _TAG_STD."""
+        nn.init.normal_(self.quarter_maps.weight[self.keypoints :], std=_TAG_STD)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[B,C,H/4,W/4] → ([B,2K,H/4,W/4], [B,K,H/2,W/2])."""

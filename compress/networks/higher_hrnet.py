@@ -47,4 +47,5 @@ class HigherHRNet:
             Backbone(self.width, self.modules, self.blocks), HigherHead(self.width, self.keypoints, self.width)
         )
         initialise(network)
+        network.head.initialise_tags()
         return network

@@ -54,7 +54,8 @@ class Backbone(nn.Module):
             # The first new branch starts from stage 1's 256 channels, the later ones from the lowest branch.
             lowest = x if len(features) == 1 else features[-1]
             features = stage([*features, new_branch(lowest)])
-        return features[0]
+        highest: Tensor = features[0]
+        return highest
 
 
 class HRNetModule(nn.Module):

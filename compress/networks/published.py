@@ -14,7 +14,10 @@ _BHRNET = "DIR-BHRNet"
 
 @dataclass(frozen=True)
 class Published:
-    """One row. params_m: millions. flops_g: in `convention`, as printed. ap: COCO val2017 AP in percent, single scale."""
+    """One row.
+
+    params_m: millions. flops_g: in `convention`, as printed. ap: COCO val2017 AP in percent, single scale.
+    """
 
     network: str
     input_hw: tuple[int, int]

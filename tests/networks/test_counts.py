@@ -74,7 +74,9 @@ def test_every_network_has_a_published_row() -> None:
 def test_count_of_one_convolution_is_the_formula() -> None:
     c = count(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()), (32, 16))
     outputs = 8 * 16 * 8
-    assert c == Count(8 * 3 * 9 + 8 + 16, 27 * outputs, 27 * outputs, 27 * outputs + outputs + 2 * outputs + outputs, ())
+    assert c == Count(
+        8 * 3 * 9 + 8 + 16, 27 * outputs, 27 * outputs, 27 * outputs + outputs + 2 * outputs + outputs, ()
+    )
 
 
 def test_unknown_modules_are_named() -> None:

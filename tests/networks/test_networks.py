@@ -23,7 +23,9 @@ SMALL = {
     "dir_hrnet_a": DirHRNet(width=8, blocks=1, variant="A"),
     "dir_hrnet_b": DirHRNet(width=8, blocks=1, variant="B"),
     "dir_bhrnet": DirBHRNet(width=8, blocks=balanced_blocks(1), head_filters=8),
-    "dir_bhrnet_single": DirBHRNet(width=8, blocks=equal_blocks(1), head="single", kinds=("residual", "ir", "ir_dw", "dir_se")),
+    "dir_bhrnet_single": DirBHRNet(
+        width=8, blocks=equal_blocks(1), head="single", kinds=("residual", "ir", "ir_dw", "dir_se")
+    ),
     "dir_bhrnet_no_blocks": DirBHRNet(width=8, blocks=equal_blocks(0), head="single"),
 }
 

@@ -1,0 +1,164 @@
+"""Every mistake in a recipe or a space is one line with file, key, rule and remedy."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
+from compress.jobs.search import read_baselines, read_search_space
+from compress.recipe import (
+    SearchRecipe,
+    TrainRecipe,
+    find,
+    fingerprint,
+    read_recipe,
+    shipped_folder,
+    to_data,
+)
+from compress.space import expand, read_space
+
+RECIPE = "job: search\nsearch: {space: bhrnet_small}\n"
+
+
+def write(tmp_path: Path, text: str, name: str = "recipe.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(shipped_folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    if path.read_text().startswith("job: train"):
+        read_recipe(path, TrainRecipe, ["data.coco.folder=somewhere"])
+        return
+    recipe = read_recipe(path, SearchRecipe, ["data.coco.folder=somewhere"])
+    space = read_search_space(recipe)
+    assert len(read_baselines(recipe, space)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (RECIPE + "seeed: 1", ["seeed", "unknown key", "did you mean 'seed'"]),
+        ("job: search\nsearch: {space: bhrnet_small, trails: 3}", ["search.trails", "unknown key", "'trials'"]),
+        ("job: search\nsearch: {space: bhrnet_small, trials: many}", ["search.trials", "many"]),
+        ("job: search\nsearch: {space: bhrnet_small, trials: 0}", ["search.trials", "greater than or equal to 1"]),
+        ("job: search\nsearch: {space: bhrnet_small, sampler: nsga3}", ["search.sampler", "nsga2"]),
+        ("job: search", ["search", "required"]),
+        ("job: train\nsearch: {space: x}", ["job", "search"]),
+        (RECIPE + "supernet: {loss: {heatmap: -1}}", ["supernet.loss.heatmap", "greater than 0"]),
+        (RECIPE + "data: {kind: coco}", ["data", "coco.folder"]),
+        (RECIPE + "measurement: {exports: [ncnn]}", ["measurement", "exports must contain"]),
+        (RECIPE + "seed: .nan", ["seed"]),
+        ("[1, 2]", ["a recipe is a mapping"]),
+        ("job: [unclosed", ["not valid YAML"]),
+    ],
+)
+def test_mistakes_in_a_recipe(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path, SearchRecipe)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+def test_missing_recipe_names_the_shipped_ones() -> None:
+    with pytest.raises(RecipeError, match="bhrnet"):
+        find("bhrnett", "recipes", RecipeError)
+    assert find("bhrnet", "recipes", RecipeError).name == "bhrnet.yaml"
+
+
+def test_overrides_replace_values_and_whole_sections(tmp_path: Path) -> None:
+    path = write(tmp_path, RECIPE + "data: {synthetic: {train: 5}}\n")
+    recipe = read_recipe(path, SearchRecipe, ["search.trials=7", "data={kind: coco, coco: {folder: here}}", "seed=3"])
+    assert (recipe.search.trials, recipe.data.kind, recipe.data.coco.folder, recipe.seed) == (
+        7,
+        "coco",
+        Path("here"),
+        3,
+    )
+    for override, part in (
+        ("seed", "key.sub=value"),
+        ("seed.x=1", "no sub-keys"),
+        ("a=[", "YAML"),
+        ("sead=1", "'seed'"),
+    ):
+        with pytest.raises(RecipeError, match=part):
+            read_recipe(path, SearchRecipe, ["seed=1", override])
+
+
+def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    one = read_recipe(write(tmp_path, RECIPE), SearchRecipe)
+    same = read_recipe(write(tmp_path, RECIPE + "seed: 1\n", "b.yaml"), SearchRecipe)
+    other = read_recipe(write(tmp_path, RECIPE + "seed: 2\n", "c.yaml"), SearchRecipe)
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+    assert SearchRecipe.model_validate(to_data(one)) == one
+
+
+SPACE = "family: dir_bhrnet\nfixed: {head: single}\nchoices: {width: [8, 16], kinds.*: [ir, dir], blocks.*.*: [0, 1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (SPACE.replace("family", "famly"), ["famly", "did you mean 'family'"]),
+        (SPACE.replace("dir_bhrnet", "dir_bhrnt"), ["family", "did you mean 'dir_bhrnet'"]),
+        (SPACE.replace("width", "widht"), ["choices.widht", "no such field"]),
+        (SPACE.replace("[8, 16]", "[16, 8]"), ["choices.width", "smallest to largest"]),
+        (SPACE.replace("[8, 16]", "[8, 8]"), ["choices.width", "twice"]),
+        (SPACE.replace("[8, 16]", "[]"), ["choices.width", "at least one"]),
+        (SPACE.replace("[8, 16]", "8"), ["choices.width", "at least one"]),
+        (SPACE.replace("[0, 1]", "[-1, 1]"), ["choices.blocks", "negative"]),
+        (SPACE.replace("dir]", "dri]"), ["choices.kinds", "residual"]),
+        (SPACE.replace("single", "sngle"), ["fixed", "head"]),
+        ("family: dir_bhrnet", ["fixed"]),
+        ("just text", ["mapping"]),
+        ("family: [", ["not valid YAML"]),
+    ],
+)
+def test_mistakes_in_a_space(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = write(tmp_path, text, "space.yaml")
+    recipe = SearchRecipe.model_validate({"job": "search", "search": {"space": str(path)}})
+    with pytest.raises((SpaceError, NetworkError)) as caught:
+        read_search_space(recipe)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("baseline", "part"),
+    [({"width": 12}, "width must be one of"), ({"wdth": 8}, "'width'"), ({"head": "higher"}, "the space fixes head")],
+)
+def test_baselines_outside_the_space(baseline: dict[str, object], part: str) -> None:
+    fields = {"width": 8, "blocks": [[1], [1, 1], [1, 1, 1], [1, 1, 1, 1]], **baseline}
+    data = {"job": "search", "search": {"space": "bhrnet_small"}, "baselines": {"mine": fields}}
+    recipe = SearchRecipe.model_validate(data)
+    with pytest.raises(CompressError, match=part) as caught:
+        read_baselines(recipe, read_search_space(recipe))
+    assert "baselines.mine" in str(caught.value)
+
+
+def test_input_size_is_checked_before_any_work() -> None:
+    recipe = SearchRecipe.model_validate({"job": "search", "input_hw": [100, 128], "search": {"space": "bhrnet_small"}})
+    with pytest.raises(NetworkError, match="multiples of 32"):
+        read_search_space(recipe)
+
+
+def test_wildcards_and_exceptions(tmp_path: Path) -> None:
+    file = read_space(
+        write(tmp_path, SPACE.replace("blocks.*.*: [0, 1]", "blocks.*.*: [0, 1], blocks.3.*: [2, 3], blocks.3.3: [5]"))
+    )
+    base = {"family": "dir_bhrnet", "width": 8, "kinds": ["a", "b"], "blocks": [[0], [0, 0], [0], [0, 0, 0, 0]]}
+    space = expand(file, base)
+    assert space.choices["blocks.1.1"] == (0, 1)
+    assert space.choices["blocks.3.0"] == (2, 3)
+    assert space.choices["blocks.3.3"] == (5,)
+    assert space.size == 2 * 2**2 * 2**4 * 2**3
+    pick = space.sample(random.Random(0))
+    assert space.pick_of(space.apply(pick), "test") == pick
+    assert base["blocks"] == [[0], [0, 0], [0], [0, 0, 0, 0]]  # the base is never written to
