@@ -26,7 +26,7 @@ def find_people(
     *,
     input_hw: tuple[int, int],
     flip_test: bool,
-    grouping: Grouping | None = None,
+    grouping: Grouping,
     batch_size: int = 32,
 ) -> Iterator[tuple[int, Poses]]:
     """(index, people in picture pixels) for every picture, in order. The network is set to eval mode.
@@ -35,7 +35,6 @@ def find_people(
     """
     network.eval()
     device = next(network.parameters()).device
-    grouping = grouping or Grouping()
     for images, matrices, indices in eval_batches(pictures, input_hw=input_hw, batch_size=batch_size):
         with torch.no_grad():
             images = images.to(device)
@@ -54,6 +53,7 @@ def score(
     *,
     input_hw: tuple[int, int],
     flip_test: bool,
+    grouping: Grouping,
     resamples: int = 0,
     phase: Phase | None = None,
 ) -> dict[str, float | None]:
@@ -62,12 +62,17 @@ def score(
     resamples: if any, AP_se is the standard error of AP from so many bootstrap samples of the pictures.
     """
     results: list[dict[str, Any]] = []
-    for index, poses in find_people(network, pictures, input_hw=input_hw, flip_test=flip_test):
+    for index, poses in find_people(network, pictures, input_hw=input_hw, flip_test=flip_test, grouping=grouping):
         results.extend(coco_results(poses, pictures.image_id(index)))
         if phase:
             phase.advance(1)
     metrics = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
     return {name: None if value != value else round(value, 5) for name, value in metrics.items()}
+
+
+def grouping_for(exact: bool) -> Grouping:
+    """How a network's maps are decoded: by their peaks if it was trained on exact Gaussians, else as HigherHRNet's."""
+    return Grouping(locate="peak" if exact else "quarter")
 
 
 def input_size(facts: dict[str, Any], artefact: Path) -> tuple[int, int]:

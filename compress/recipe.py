@@ -27,12 +27,23 @@ class Settings(BaseModel):
 
 
 class SyntheticData(Settings):
-    """Drawn people. Pictures per set; the three sets never share a picture."""
+    """Drawn people. Pictures per set; the three sets never share a picture.
+
+    people: fewest and most in a picture. scale: their standing height in units of the picture's. clutter: mean number
+    of background shapes. pose_spread: multiplies the random part of every joint angle. tumble, truncation, occluder:
+    probabilities that a person lies or stands on the head, may stick out of the picture, is hidden by an object.
+    """
 
     train: Positive = 4096
     search: Positive = 160
     val: Positive = 256
-    people: tuple[Positive, Positive] = (1, 3)
+    people: tuple[Positive, Positive] = (1, 2)
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.98)
+    clutter: Annotated[float, Field(ge=0)] = 4.0
+    pose_spread: Annotated[float, Field(ge=0)] = 0.7
+    tumble: Probability = 0.0
+    truncation: Probability = 0.1
+    occluder: Probability = 0.1
 
 
 class CocoData(Settings):
@@ -84,8 +95,8 @@ class Training(Settings):
     """How a network is trained. Adam.
 
     schedule: `cosine` to zero, or `step`: the rate is multiplied by 0.1 at each of `milestones` (fractions of all
-    epochs). warmup_steps: linear from zero. sigma: of the Gaussian targets, in heatmap cells. clip_norm: 0 leaves
-    gradients alone.
+    epochs). warmup_steps: linear from zero. sigma: of the Gaussian targets, in heatmap cells. exact: Gaussians around
+    the joints themselves, not around their cells; decoded by their peak. clip_norm: 0 leaves gradients alone.
     """
 
     epochs: Positive = 10
@@ -95,6 +106,7 @@ class Training(Settings):
     milestones: tuple[Probability, ...] = ()
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     sigma: Annotated[float, Field(gt=0)] = 2.0
+    exact: bool = False
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     loss: Loss = Loss()
     augment: Augment = Augment()
@@ -103,10 +115,12 @@ class Training(Settings):
 class SupernetTraining(Training):
     """The shared weights. randoms: random candidates per step beside the largest and the smallest.
 
+    pool: how many different candidates an epoch draws these from; building a candidate takes a while.
     distillation: share of the in-place distillation in the loss of all but the largest, 0..1.
     """
 
     randoms: Annotated[int, Field(ge=0)] = 1
+    pool: Positive = 48
     distillation: Probability = 0.5
 
 

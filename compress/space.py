@@ -63,6 +63,17 @@ class Space:
             product *= len(values)
         return product
 
+    def smallest_of(self, rng: random.Random) -> Pick:
+        """The smallest of every number, and any of the choices that have no size, such as block kinds."""
+        return {**self.sample(rng), **{path: values[0] for path, values in self._sized()}}
+
+    def largest_of(self, rng: random.Random) -> Pick:
+        """The largest of every number, and any of the choices that have no size, such as block kinds."""
+        return {**self.sample(rng), **{path: values[-1] for path, values in self._sized()}}
+
+    def _sized(self) -> list[tuple[str, tuple[Any, ...]]]:
+        return [(path, values) for path, values in self.choices.items() if isinstance(values[0], int | float)]
+
     def sample(self, rng: random.Random) -> Pick:
         """A pick with every value equally likely."""
         return {path: rng.choice(values) for path, values in self.choices.items()}

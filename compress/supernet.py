@@ -12,6 +12,7 @@ largest answered. Batch-norm statistics are not shared: they are recalibrated fo
 import random
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -24,7 +25,7 @@ from compress.space import Pick, Space
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 
-_CACHED_SKELETONS = 64
+_CACHED_SKELETONS = 128
 
 
 class Supernet:
@@ -43,6 +44,8 @@ class Supernet:
                 _keep_larger(self.parameters, name, parameter)
             for name, buffer in network.named_buffers():
                 _keep_larger(self.buffers, name, buffer)
+        for parameter in self.parameters.values():
+            parameter.data = _channels_last(parameter.data)
 
     def forward(self, pick: Pick, images: Tensor, *, training: bool) -> tuple[Tensor, ...]:
         """The candidate's outputs on [B,3,H,W]. Gradients flow to the shared parameters."""
@@ -53,10 +56,8 @@ class Supernet:
         """The candidate as a network of its own, with copies of its weights and of the shared statistics."""
         with torch.device("meta"):
             network = architecture_from_data(self.space.apply(pick), "search space").build()
-        state = {
-            name: value.detach().clone(memory_format=torch.contiguous_format)
-            for name, value in self._slices(network).items()
-        }
+        slices = self._slices(network)
+        state = {name: _channels_last(value.detach().clone()) for name, value in slices.items()}
         network.load_state_dict(state, assign=True)
         for parameter in network.parameters():
             parameter.requires_grad_(True)
@@ -95,9 +96,36 @@ class Supernet:
         return {name: shared[name][tuple(slice(n) for n in tensor.shape)] for name, tensor in tensors}
 
 
-def sandwich(space: Space, randoms: int, rng: random.Random) -> list[Pick]:
-    """The picks of one training step: the largest, the smallest, and `randoms` random ones."""
-    return [space.largest, space.smallest, *(space.sample(rng) for _ in range(randoms))]
+@dataclass(frozen=True)
+class Pool:
+    """Candidates that training steps draw from. Small, because building a candidate takes tens of milliseconds.
+
+    Choices without a size are random in all three: were the largest always of one block kind, the weights of the other
+    kinds would be trained far less, and the search would take that for a fault of theirs.
+    """
+
+    largest: tuple[Pick, ...]
+    smallest: tuple[Pick, ...]
+    randoms: tuple[Pick, ...]
+
+    @classmethod
+    def draw(cls, space: Space, size: int, rng: random.Random) -> "Pool":
+        """`size` random candidates, and a quarter as many of the largest and smallest ones, at least one."""
+        extremes = max(1, size // 4)
+        return cls(
+            tuple(space.largest_of(rng) for _ in range(extremes)),
+            tuple(space.smallest_of(rng) for _ in range(extremes)),
+            tuple(space.sample(rng) for _ in range(size)),
+        )
+
+    def sandwich(self, randoms: int, rng: random.Random) -> list[Pick]:
+        """The picks of one training step: a largest, a smallest, and `randoms` random ones."""
+        return [rng.choice(self.largest), rng.choice(self.smallest), *rng.choices(self.randoms, k=randoms)]
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Weights in the layout that CPU training is fastest in; other tensors as they are."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:

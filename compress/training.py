@@ -23,8 +23,8 @@ from compress.errors import RunError
 from compress.files import write_bytes
 from compress.losses import PoseLoss, bottom_up_loss
 from compress.progress import Phase
-from compress.recipe import Augment, Loss, Training
-from compress.supernet import Supernet, sandwich
+from compress.recipe import Augment, Loss, SupernetTraining, Training
+from compress.supernet import Pool, Supernet
 
 LossStep = Callable[[Batch, random.Random], float]
 """Adds the gradients of one batch to the parameters and returns the loss on the labels."""
@@ -69,7 +69,7 @@ def train(
     Raises RunError when the loss is no longer a number or the checkpoint is of another network.
     """
     device = parameters[0].device
-    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     history = _resume(checkpoint, trained, optimizer, device)
     phase.advance(len(history))
     steps_per_epoch = len(pictures) // settings.batch_size
@@ -81,6 +81,7 @@ def train(
             input_hw=input_hw,
             strides=strides,
             sigma=settings.sigma,
+            exact=settings.exact,
             batch_size=settings.batch_size,
             epoch=epoch,
             seed=seed,
@@ -143,11 +144,17 @@ def distilled_step(
     return step
 
 
-def sandwich_step(supernet: Supernet, weights: PoseLoss, keypoints: int, randoms: int, distillation: float) -> LossStep:
+def sandwich_step(supernet: Supernet, weights: PoseLoss, keypoints: int, settings: SupernetTraining) -> LossStep:
     """The sandwich rule with in-place distillation (see compress.supernet). Returns the largest candidate's loss."""
 
+    pool: Pool | None = None
+    drawn_with: random.Random | None = None
+
     def step(batch: Batch, rng: random.Random) -> float:
-        largest, *others = sandwich(supernet.space, randoms, rng)
+        nonlocal pool, drawn_with
+        if pool is None or rng is not drawn_with:  # a new epoch has a new generator
+            pool, drawn_with = Pool.draw(supernet.space, settings.pool, rng), rng
+        largest, *others = pool.sandwich(settings.randoms, rng)
         with _autocast(batch.images.device):
             answers = supernet.forward(largest, batch.images, training=True)
             largest_loss, _ = bottom_up_loss(answers, batch, weights)
@@ -158,7 +165,8 @@ def sandwich_step(supernet: Supernet, weights: PoseLoss, keypoints: int, randoms
                 outputs = supernet.forward(pick, batch.images, training=True)
                 loss, _ = bottom_up_loss(outputs, batch, weights)
                 taught = heatmap_distillation(outputs, answers, keypoints, weights.heatmap)
-            ((1 - distillation) * loss + distillation * taught).backward()  # type: ignore[no-untyped-call]
+                total = (1 - settings.distillation) * loss + settings.distillation * taught
+            total.backward()  # type: ignore[no-untyped-call]
         return float(largest_loss.detach())
 
     return step

@@ -9,7 +9,7 @@ from torch import nn
 
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.space import Space, expand, read_space
-from compress.supernet import Supernet, recalibrate, sandwich
+from compress.supernet import Pool, Supernet, recalibrate
 
 SPACE = """
 family: dir_bhrnet
@@ -101,7 +101,11 @@ def test_recalibration_takes_the_plain_average_of_the_batches() -> None:
 
 def test_sandwich_is_largest_smallest_and_randoms(tmp_path: Path) -> None:
     space = build_space(tmp_path)
-    picks = sandwich(space, 2, random.Random(1))
-    assert picks[:2] == [space.largest, space.smallest]
-    assert len(picks) == 4
-    assert sandwich(space, 2, random.Random(1)) == picks
+    pool = Pool.draw(space, 12, random.Random(0))
+    assert pool == Pool.draw(space, 12, random.Random(0))
+    largest, smallest, *randoms = pool.sandwich(2, random.Random(1))
+    sized = [path for path in space.choices if not path.startswith("kinds")]
+    assert all(largest[path] == space.largest[path] and smallest[path] == space.smallest[path] for path in sized)
+    assert {pick[f"kinds.{b}"] for pick in pool.largest for b in range(4)} > {"residual"}
+    assert len(randoms) == 2
+    assert all(pick in pool.randoms for pick in randoms)

@@ -55,6 +55,7 @@ def batches(
     input_hw: tuple[int, int],
     strides: tuple[int, ...],
     sigma: float,
+    exact: bool = False,
     batch_size: int,
     epoch: int,
     seed: int,
@@ -64,7 +65,8 @@ def batches(
 ) -> Iterator[Batch]:
     """One epoch of training batches, shuffled by (seed, epoch), the last incomplete one dropped.
 
-    sigma in heatmap cells, the same at every stride. limit: at most so many pictures of the epoch's shuffled order.
+    sigma in heatmap cells, the same at every stride.
+    exact: Gaussians around joints, not around their cells. limit: at most so many pictures of the epoch's shuffled order.
     workers: processes that prepare batches beside this one; 0 prepares them here. Raises DataError when not even one
     batch comes together or the input cannot be divided by a stride.
     """
@@ -84,7 +86,7 @@ def batches(
             value=len(order),
             remedy="give more pictures or a smaller batch size",
         )
-    recipe = _Recipe(input_hw, strides, sigma, epoch, seed, augmentation)
+    recipe = _Recipe(input_hw, strides, sigma, exact, epoch, seed, augmentation)
     chunks = [order[start : start + batch_size] for start in range(0, len(order) - batch_size + 1, batch_size)]
     dataset = _Batches(pictures, recipe, chunks)
     if workers == 0:
@@ -116,6 +118,7 @@ class _Recipe:
     input_hw: tuple[int, int]
     strides: tuple[int, ...]
     sigma: float
+    exact: bool
     epoch: int
     seed: int
     augmentation: Augmentation
@@ -152,7 +155,9 @@ def _batch(pictures: PictureSet, recipe: _Recipe, indices: npt.NDArray[np.int64]
             keypoints = flip(keypoints, flip_index)
         ignored = pictures.ignore_mask(index)
         for level, stride in enumerate(recipe.strides):
-            heatmaps[level][row] = gaussian_heatmaps(keypoints, recipe.input_hw, stride, recipe.sigma)
+            heatmaps[level][row] = gaussian_heatmaps(
+                keypoints, recipe.input_hw, stride, recipe.sigma, exact=recipe.exact
+            )
             if ignored is not None:
                 masks[level][row] = ~_warp_mask(ignored, matrix, sizes[level], stride)
         locations[row] = joint_locations(keypoints, recipe.strides[0], *sizes[0], MAX_PEOPLE)

@@ -24,7 +24,15 @@ def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
     if data.kind == "coco":
         return _coco_sets(data.coco)
     settings = data.synthetic
-    difficulty = Difficulty(people=settings.people)
+    difficulty = Difficulty(
+        people=settings.people,
+        scale=settings.scale,
+        clutter=settings.clutter,
+        pose_spread=settings.pose_spread,
+        tumble=settings.tumble,
+        truncation=settings.truncation,
+        occluder=settings.occluder,
+    )
 
     def drawn(count: int, part: int) -> SyntheticPeople:
         # Parts of one seed: 3·seed, 3·seed+1, 3·seed+2 never meet those of another seed.

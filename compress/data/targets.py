@@ -12,18 +12,26 @@ import numpy.typing as npt
 from compress.data.picture import Floats
 
 
-def gaussian_heatmaps(keypoints_pk3: Floats, input_hw: tuple[int, int], stride: int, sigma: float) -> Floats:
-    """float32 [K, h, w]: exp(-d²/2σ²) around every labelled joint's cell, the largest where persons meet.
+def gaussian_heatmaps(
+    keypoints_pk3: Floats, input_hw: tuple[int, int], stride: int, sigma: float, *, exact: bool = False
+) -> Floats:
+    """float32 [K, h, w]: exp(-d²/2σ²) around every labelled joint, the largest where persons meet.
 
-    keypoints_pk3: [P, K, 3] in input pixels. sigma and d in heatmap cells; d from the cell's integer position. Zero
-    outside the square of 6σ+3 cells around the cell.
+    keypoints_pk3: [P, K, 3] in input pixels. sigma and d in heatmap cells; d is from the integer position of the
+    joint's cell, or from the joint itself if exact (Zhang et al., "DARK", CVPR 2020: without the rounding a small map
+    keeps where in its cell a joint lies). Zero outside the square of 6σ+3 cells around the cell.
     """
     height, width = input_hw[0] // stride, input_hw[1] // stride
     heatmaps = np.zeros((keypoints_pk3.shape[1], height, width), np.float32)
-    columns, rows = _bells(width, sigma), _bells(height, sigma)
     for person in keypoints_pk3:
         x, y, labelled = _cells(person, stride, height, width)
-        bells = rows[y][:, :, None] * columns[x][:, None, :]
+        if exact:
+            # Cell i spans [i, i+1) strides, so its middle is at i + 0.5.
+            columns = _exact_bells(person[:, 0] / stride - 0.5, x, width, sigma)
+            rows = _exact_bells(person[:, 1] / stride - 0.5, y, height, sigma)
+        else:
+            columns, rows = _bells(width, sigma)[x], _bells(height, sigma)[y]
+        bells = rows[:, :, None] * columns[:, None, :]
         np.maximum(heatmaps, bells, out=heatmaps, where=labelled[:, None, None])
     return heatmaps
 
@@ -59,3 +67,10 @@ def _bells(size: int, sigma: float) -> Floats:
     distance = np.abs(np.arange(size)[:, None] - np.arange(size)[None, :])
     bells = np.exp(-(distance**2) / (2 * sigma**2))
     return np.where(distance <= int(3 * sigma + 1), bells, 0).astype(np.float32)
+
+
+def _exact_bells(centre_n: Floats, cell_n: npt.NDArray[np.int64], size: int, sigma: float) -> Floats:
+    """[N, size]: bells centred between cells, cut to the patch around the cell."""
+    index = np.arange(size, dtype=np.float32)
+    bells = np.exp(-((index - centre_n[:, None]) ** 2) / (2 * sigma**2))
+    return np.where(np.abs(index - cell_n[:, None]) <= int(3 * sigma + 1), bells, 0).astype(np.float32)

@@ -5,7 +5,7 @@ from typing import Any
 
 from compress.artefact import load_artefact
 from compress.data.sets import picture_sets
-from compress.evaluation import RESAMPLES, check_bottom_up, input_size, score
+from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, input_size, score
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import EvaluateRecipe
@@ -24,6 +24,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
             pictures,
             input_hw=input_hw,
             flip_test=recipe.flip_test,
+            grouping=grouping_for(bool(loaded.facts.get("exact"))),
             resamples=RESAMPLES,
             phase=phase,
         )

@@ -11,7 +11,7 @@ from compress.data.folder import Pictures
 from compress.decode.associative_embedding import coco_results
 from compress.draw import draw_people
 from compress.errors import DataError
-from compress.evaluation import check_bottom_up, find_people, input_size
+from compress.evaluation import check_bottom_up, find_people, grouping_for, input_size
 from compress.files import write_bytes, write_json
 from compress.networks.architecture import check_input
 from compress.progress import Progress
@@ -32,7 +32,8 @@ def predict(
     check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
     listed = []
     with progress.phase("predict", len(pictures)) as phase:
-        found = find_people(loaded.network, pictures, input_hw=input_hw, flip_test=recipe.flip_test)
+        grouping = grouping_for(bool(loaded.facts.get("exact")))
+        found = find_people(loaded.network, pictures, input_hw=input_hw, flip_test=recipe.flip_test, grouping=grouping)
         for index, poses in found:
             people = [p for p in coco_results(poses, index) if p["score"] >= recipe.min_score]
             source = pictures.files[index]

@@ -22,7 +22,7 @@ from compress.data.sets import Sets, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
 from compress.errors import BudgetError, SpaceError
-from compress.evaluation import RESAMPLES, check_bottom_up, score
+from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, score
 from compress.files import append_line, read_lines, write_json
 from compress.measure.counting import count
 from compress.measure.latency_table import LatencyTable, predict
@@ -64,7 +64,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             chosen = choose_finalists(trials, recipe.finalists.count)
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
-            tuned = tune_all(task, networks, supernet)
+            best = max(trials, key=lambda trial: float(trial["ap"]))
+            tuned = tune_all(task, networks, supernet, teacher=best["pick"])
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
         results = collect(task, table, losses, trials, networks, tuned, measured)
@@ -140,7 +141,7 @@ def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
         history = train(
             supernet,
             list(supernet.parameters.values()),
-            sandwich_step(supernet, weights, keypoints, settings.randoms, settings.distillation),
+            sandwich_step(supernet, weights, keypoints, settings),
             pictures=task.sets.train,
             settings=settings,
             input_hw=recipe.input_hw,
@@ -155,7 +156,7 @@ def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
 
 def cut_and_recalibrate(task: Task, supernet: Supernet, pick: Pick) -> nn.Module:
     """The candidate as a network of its own, its batch-norm statistics taken on training pictures."""
-    network: nn.Module = supernet.cut(pick).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = supernet.cut(pick)
     recalibrate(network, calibration_images(task))
     return network
 
@@ -205,7 +206,13 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
                 continue
             if key not in done:
                 network = cut_and_recalibrate(task, supernet, pick)
-                metrics = score(network, task.sets.search, input_hw=recipe.input_hw, flip_test=False)
+                metrics = score(
+                    network,
+                    task.sets.search,
+                    input_hw=recipe.input_hw,
+                    flip_test=False,
+                    grouping=grouping_for(recipe.supernet.exact),
+                )
                 done[key] = {"number": len(trials), "pick": pick, "cost": asdict(cost), "ap": metrics["AP"] or 0.0}
                 append_line(run.path("trials.jsonl"), done[key])
             trials[key] = done[key]
@@ -259,30 +266,35 @@ def choose_finalists(trials: list[dict[str, Any]], wanted: int) -> list[dict[str
     return [trials[index] for index in spread(points, wanted)]
 
 
-def tune_all(task: Task, networks: Mapping[str, Pick], supernet: Supernet) -> dict[str, dict[str, Any]]:
+def tune_all(task: Task, networks: Mapping[str, Pick], supernet: Supernet, teacher: Pick) -> dict[str, dict[str, Any]]:
     """Fine-tunes, saves, scores and exports finalists and baselines alike. Returns name → what came of it."""
     tuned = {}
     with task.progress.phase("fine-tuning", len(networks) * task.recipe.finalists.training.epochs) as phase:
         for name, pick in networks.items():
             finished = task.run.path("steps", f"tuned_{name}.json").exists()
-            tuned[name] = task.run.once(f"tuned_{name}", partial(tune, task, name, pick, supernet, phase))
+            tuned[name] = task.run.once(f"tuned_{name}", partial(tune, task, name, pick, supernet, teacher, phase))
             if finished:
                 phase.advance(task.recipe.finalists.training.epochs)
     return tuned
 
 
-def tune(task: Task, name: str, pick: Pick, supernet: Supernet, phase: Phase) -> dict[str, Any]:
+def tune(task: Task, name: str, pick: Pick, supernet: Supernet, teacher: Pick, phase: Phase) -> dict[str, Any]:
     """One candidate from its supernet weights to an artefact with a validation score and checked exports."""
     recipe, settings = task.recipe, task.recipe.finalists.training
     folder = task.run.path("finalists", name)
     architecture = architecture_of(task.space, pick)
     network = cut_and_recalibrate(task, supernet, pick)
-    teacher = cut_and_recalibrate(task, supernet, task.space.largest)
     weights = pose_loss(settings.loss, len(architecture.output_strides))
     train(
         network,
         list(network.parameters()),
-        distilled_step(network, teacher, weights, architecture.keypoints, settings.distillation),
+        distilled_step(
+            network,
+            cut_and_recalibrate(task, supernet, teacher),
+            weights,
+            architecture.keypoints,
+            settings.distillation,
+        ),
         pictures=task.sets.train,
         settings=settings,
         input_hw=recipe.input_hw,
@@ -292,8 +304,21 @@ def tune(task: Task, name: str, pick: Pick, supernet: Supernet, phase: Phase) ->
         checkpoint=folder / "training.pt",
         phase=phase,
     )
-    val = score(network, task.sets.val, input_hw=recipe.input_hw, flip_test=True, resamples=RESAMPLES)
-    facts = {"input_hw": list(recipe.input_hw), "obtained": "short training", "data": recipe.data.kind, "val": val}
+    val = score(
+        network,
+        task.sets.val,
+        input_hw=recipe.input_hw,
+        flip_test=True,
+        grouping=grouping_for(settings.exact),
+        resamples=RESAMPLES,
+    )
+    facts = {
+        "input_hw": list(recipe.input_hw),
+        "exact": settings.exact,
+        "obtained": "short training",
+        "data": recipe.data.kind,
+        "val": val,
+    }
     save_artefact(folder, architecture, network, facts)
     images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
     exports = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)

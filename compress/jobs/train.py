@@ -7,7 +7,7 @@ import torch
 
 from compress.artefact import Artefact, artefact_or_network, save_artefact
 from compress.data.sets import picture_sets
-from compress.evaluation import RESAMPLES, check_bottom_up, score
+from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, score
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
@@ -43,11 +43,18 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             )
         with progress.phase("evaluate", len(sets.val)) as phase:
             metrics = score(
-                network, sets.val, input_hw=recipe.input_hw, flip_test=True, resamples=RESAMPLES, phase=phase
+                network,
+                sets.val,
+                input_hw=recipe.input_hw,
+                flip_test=True,
+                grouping=grouping_for(recipe.training.exact),
+                resamples=RESAMPLES,
+                phase=phase,
             )
         facts = {
             "network": name,
             "input_hw": list(recipe.input_hw),
+            "exact": recipe.training.exact,
             "obtained": "full training",
             "data": recipe.data.kind,
             "val": metrics,

@@ -69,3 +69,15 @@ def test_locations_are_flat_indices_into_the_tag_maps():
 def test_persons_without_joints_take_no_row_and_too_many_are_left_out():
     people = np.array([[[0, 0, 0]], [[4, 0, 2]], [[8, 0, 2]], [[12, 0, 2]]], np.float32)
     assert joint_locations(people, 4, 4, 4, max_people=2)[:, 0].tolist() == [[1, 1], [2, 1]]
+
+
+def test_exact_gaussian_is_centred_on_the_joint() -> None:
+    sigma, stride, x, y = 1.5, 4, 33.0, 18.5
+    people = np.array([[[x, y, 2.0]]], np.float32)
+    heat = gaussian_heatmaps(people, (64, 96), stride, sigma, exact=True)[0]
+    for row in range(16):
+        for column in range(24):
+            dx, dy = column + 0.5 - x / stride, row + 0.5 - y / stride
+            near = max(abs(column - int(x / stride)), abs(row - int(y / stride))) <= int(3 * sigma + 1)
+            expected = np.exp(-(dx**2 + dy**2) / (2 * sigma**2)) if near else 0.0
+            assert abs(heat[row, column] - expected) < 1e-6

@@ -40,7 +40,7 @@ def plain_decode(heat: Array, tags: Array, keypoints: KeypointSet, grouping: Gro
     joint_pk3 = np.zeros((len(people), len(heat), 3), np.float32)
     for person, row in zip(people, joint_pk3, strict=True):
         for joint, (y, x) in person.joints.items():
-            row[joint] = plain_place(heat[joint], y, x, grouping.adjust)
+            row[joint] = plain_place(heat[joint], y, x, grouping.locate == "quarter")
     scores = np.array([row[:, 2].mean() for row in joint_pk3], np.float32)
     kept = sorted(sorted(range(len(people)), key=lambda p: -scores[p])[: grouping.max_people])
     if grouping.refine:
@@ -147,7 +147,7 @@ def test_drawn_people() -> None:
     rng = np.random.default_rng(0)
     for _ in range(1500):
         heat, tags = scene(rng, int(rng.integers(0, 6)), sizes(rng), int(rng.integers(1, 4)))
-        grouping = Grouping(adjust=bool(rng.integers(2)), refine=bool(rng.integers(2)))
+        grouping = Grouping(locate="quarter" if rng.integers(2) else "middle", refine=bool(rng.integers(2)))
         assert_same(heat, tags, BRIEF, grouping)
 
 
@@ -254,7 +254,7 @@ def test_the_assignment_is_the_cheapest() -> None:
         cells = [(2, 1, 3 * i, 0.9 - 0.01 * i, known[i]) for i in range(people)]
         cells += [(0, 5, 3 * i, rng.uniform(0.2, 0.9), new[i]) for i in range(people)]
         heat, tags = points(*cells)
-        poses = decode(heat, tags, BRIEF, Grouping(tag_threshold=100, refine=False, adjust=False))
+        poses = decode(heat, tags, BRIEF, Grouping(tag_threshold=100, refine=False, locate="middle"))
         column = [int(x) // 3 for x in poses.keypoints_pk3[:, 0, 0]]
         cost = np.round(np.abs(known[:, None] - new))
         best = min(sum(cost[i, order[i]] for i in range(people)) for order in itertools.permutations(range(people)))
@@ -314,7 +314,11 @@ def errors(*, whole_cell: bool, adjust: bool, stride: float = 4.0) -> Array:
     found = []
     for x, y in rng.uniform(3 * stride, 29 * stride, (1500, 2)):
         heat, tags = encoded(x, y, stride, whole_cell=whole_cell)
-        poses = to_image(decode(heat, tags, BRIEF, Grouping(adjust=adjust)), [[1, 0, 0], [0, 1, 0]], stride)
+        poses = to_image(
+            decode(heat, tags, BRIEF, Grouping(locate="quarter" if adjust else "middle")),
+            [[1, 0, 0], [0, 1, 0]],
+            stride,
+        )
         assert len(poses) == 1
         found.append(poses.keypoints_pk3[0, 0, :2] - (x, y))
     return np.array(found)
@@ -424,3 +428,34 @@ def test_a_batch_of_one_is_a_picture_and_more_are_refused() -> None:
         merge_outputs(outputs, None, COCO_PERSON)
     with pytest.raises(DataError, match="4 heatmaps and 4 tags"):
         merge_outputs([], None, BRIEF)
+
+
+def test_peak_finds_exact_gaussians_exactly() -> None:
+    rng = np.random.default_rng(5)
+    sigma, worst = 1.25, 0.0
+    for _ in range(200):
+        u, v = rng.uniform(3, 13, 2)  # in cells; the middle of cell i is at i + 0.5
+        rows, columns = np.arange(16)[:, None] + 0.5, np.arange(16)[None, :] + 0.5
+        bell = np.exp(-((columns - u) ** 2 + (rows - v) ** 2) / (2 * sigma**2)).astype(np.float32)
+        heat = np.zeros((len(BRIEF), 16, 16), np.float32)
+        heat[0] = bell
+        poses = decode(
+            heat, np.zeros((len(BRIEF), 16, 16, 1), np.float32), BRIEF, Grouping(locate="peak", refine=False)
+        )
+        assert len(poses) == 1
+        worst = max(worst, float(np.abs(poses.keypoints_pk3[0, 0, :2] - (u, v)).max()))
+    assert worst < 1e-3
+
+
+def test_peak_stays_within_half_a_cell_and_in_the_middle_at_the_border() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(300):
+        heat = rng.uniform(0, 1, (len(BRIEF), 7, 9)).astype(np.float32) ** 4
+        tags = np.zeros((len(BRIEF), 7, 9, 1), np.float32)
+        middle = decode(heat, tags, BRIEF, Grouping(locate="middle", refine=False))
+        peak = decode(heat, tags, BRIEF, Grouping(locate="peak", refine=False))
+        moved = peak.keypoints_pk3[:, :, :2] - middle.keypoints_pk3[:, :, :2]
+        assert np.abs(moved).max() <= 0.5
+        x, y = middle.keypoints_pk3[:, :, 0], middle.keypoints_pk3[:, :, 1]
+        assert np.all(moved[(x == 0.5) | (x == 8.5)][:, 0] == 0)
+        assert np.all(moved[(y == 0.5) | (y == 6.5)][:, 1] == 0)
