@@ -39,11 +39,11 @@ class SyntheticData(Settings):
     val: Positive = 256
     people: tuple[Positive, Positive] = (1, 2)
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.98)
-    clutter: Annotated[float, Field(ge=0)] = 4.0
-    pose_spread: Annotated[float, Field(ge=0)] = 0.7
+    clutter: Annotated[float, Field(ge=0)] = 3.0
+    pose_spread: Annotated[float, Field(ge=0)] = 0.5
     tumble: Probability = 0.0
-    truncation: Probability = 0.1
-    occluder: Probability = 0.1
+    truncation: Probability = 0.05
+    occluder: Probability = 0.05
 
 
 class CocoData(Settings):
@@ -125,7 +125,10 @@ class SupernetTraining(Training):
 
 
 class FineTuning(Training):
-    """Finalists, with the largest network of the space as the teacher. distillation: its share of the loss, 0..1."""
+    """Finalists. The best of them learns from the labels; tuned, it teaches the others.
+
+    distillation: the teacher's share of the loss, 0..1.
+    """
 
     distillation: Probability = 0.5
 

@@ -63,6 +63,12 @@ class Space:
             product *= len(values)
         return product
 
+    def mutate(self, pick: Mapping[str, Any], share: float, rng: random.Random) -> Pick:
+        """The pick with about that share of its choices drawn anew."""
+        return {
+            path: rng.choice(values) if rng.random() < share else pick[path] for path, values in self.choices.items()
+        }
+
     def smallest_of(self, rng: random.Random) -> Pick:
         """The smallest of every number, and any of the choices that have no size, such as block kinds."""
         return {**self.sample(rng), **{path: values[0] for path, values in self._sized()}}
@@ -75,8 +81,16 @@ class Space:
         return [(path, values) for path, values in self.choices.items() if isinstance(values[0], int | float)]
 
     def sample(self, rng: random.Random) -> Pick:
-        """A pick with every value equally likely."""
-        return {path: rng.choice(values) for path, values in self.choices.items()}
+        """A random pick. First how large it is, uniform from 0 to 1, then every sized choice around that.
+
+        Were every value equally likely, sums over many choices would all lie in the middle, and hardly a small or a
+        large candidate would ever be seen. Every pick is possible; choices without a size are uniform.
+        """
+        size = rng.random()
+        pick = {path: rng.choice(values) for path, values in self.choices.items()}
+        for path, values in self._sized():
+            pick[path] = values[sum(rng.random() < size for _ in range(len(values) - 1))]
+        return pick
 
     def apply(self, pick: Mapping[str, Any]) -> dict[str, Any]:
         """The architecture's plain data with the pick's values in place."""

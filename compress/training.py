@@ -64,15 +64,15 @@ def train(
     checkpoint: Path,
     phase: Phase,
 ) -> list[EpochLoss]:
-    """Trains for settings.epochs, going on from `checkpoint` if it exists. Advances `phase` by one per epoch.
+    """Trains for settings.epochs, going on from `checkpoint` if it exists. Advances `phase` by one per batch.
 
     Raises RunError when the loss is no longer a number or the checkpoint is of another network.
     """
     device = parameters[0].device
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     history = _resume(checkpoint, trained, optimizer, device)
-    phase.advance(len(history))
     steps_per_epoch = len(pictures) // settings.batch_size
+    phase.advance(len(history) * steps_per_epoch)
     for epoch in range(len(history), settings.epochs):
         rng = random.Random(f"{seed}-{epoch}")
         total = 0.0
@@ -97,6 +97,7 @@ def train(
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()
+            phase.advance(1, f"epoch {epoch + 1}, loss {total / (number + 1):.5f}")
         mean = total / steps_per_epoch
         if not math.isfinite(mean):
             raise RunError(
@@ -107,8 +108,12 @@ def train(
             )
         history.append(EpochLoss(epoch, mean))
         _save(checkpoint, trained, optimizer, history)
-        phase.advance(1, f"loss {mean:.5f}")
     return history
+
+
+def batch_count(settings: Training, pictures: PictureSet) -> int:
+    """Batches of the whole training."""
+    return settings.epochs * (len(pictures) // settings.batch_size)
 
 
 def label_step(network: nn.Module, weights: PoseLoss) -> LossStep:

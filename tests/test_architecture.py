@@ -37,6 +37,7 @@ FLOORS = {
     "compress.jobs": 4,
     "compress.report": 5,
     "compress.cli": 6,
+    "compress.__main__": 7,
 }
 
 # library → the only places that may import it

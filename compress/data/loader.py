@@ -66,7 +66,7 @@ def batches(
     """One epoch of training batches, shuffled by (seed, epoch), the last incomplete one dropped.
 
     sigma in heatmap cells, the same at every stride.
-    exact: Gaussians around joints, not around their cells. limit: at most so many pictures of the epoch's shuffled order.
+    exact: Gaussians around joints, not around their cells. limit: at most so many pictures of the epoch's order.
     workers: processes that prepare batches beside this one; 0 prepares them here. Raises DataError when not even one
     batch comes together or the input cannot be divided by a stride.
     """

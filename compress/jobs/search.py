@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.artefact import save_artefact
+from compress.artefact import load_artefact, save_artefact
 from compress.cost import Cost
 from compress.data.loader import eval_batches
 from compress.data.sets import Sets, picture_sets
@@ -36,7 +36,7 @@ from compress.run import Run, environment, open_run
 from compress.sampler import Sampler
 from compress.space import Pick, Space, expand, read_space
 from compress.supernet import Supernet, recalibrate
-from compress.training import best_device, distilled_step, pose_loss, sandwich_step, train
+from compress.training import batch_count, best_device, distilled_step, label_step, pose_loss, sandwich_step, train
 
 _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
 
@@ -61,11 +61,10 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             supernet, losses = train_supernet(task)
         with task.clock("search"):
             trials = search_loop(task, table, supernet, list(baselines.values()))
-            chosen = choose_finalists(trials, recipe.finalists.count)
+            chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()))
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
-            best = max(trials, key=lambda trial: float(trial["ap"]))
-            tuned = tune_all(task, networks, supernet, teacher=best["pick"])
+            tuned = tune_all(task, networks, supernet, trials)
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
         results = collect(task, table, losses, trials, networks, tuned, measured)
@@ -137,7 +136,7 @@ def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
     strides = architecture_of(task.space, task.space.largest).output_strides
     weights = pose_loss(settings.loss, len(strides))
     keypoints = len(task.sets.train.keypoints)
-    with task.progress.phase("supernet", settings.epochs) as phase:
+    with task.progress.phase("supernet", batch_count(settings, task.sets.train)) as phase:
         history = train(
             supernet,
             list(supernet.parameters.values()),
@@ -188,7 +187,7 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
         settings.sampler,
         population=settings.population,
         seed=recipe.seed,
-        first=[*hand_made, task.space.smallest, task.space.largest],
+        hand_made=hand_made,
     )
     trials: dict[str, dict[str, Any]] = {}
     tightest: Cost | None = None
@@ -260,41 +259,73 @@ def key_of(pick: Mapping[str, Any]) -> str:
 # --- The finalists ---------------------------------------------------------------------------------------------------
 
 
-def choose_finalists(trials: list[dict[str, Any]], wanted: int) -> list[dict[str, Any]]:
-    """At most `wanted` trials of the front of supernet score against predicted latency, spread over its latencies."""
-    points = [(trial["cost"]["predicted_ms"], trial["ap"]) for trial in trials]
-    return [trials[index] for index in spread(points, wanted)]
+def choose_finalists(trials: list[dict[str, Any]], wanted: int, hand_made: list[Pick]) -> list[dict[str, Any]]:
+    """At most `wanted` trials, by supernet score and predicted latency, cheapest first.
+
+    For every hand-made network the most accurate trial that is no slower and the fastest that is no less accurate; then
+    the front's ends and what lies evenly between. Hand-made networks are tuned as baselines and take no place.
+    """
+    known = {key_of(pick) for pick in hand_made}
+    found = [trial for trial in trials if key_of(trial["pick"]) not in known]
+    points = [(trial["cost"]["predicted_ms"], trial["ap"]) for trial in found]
+    anchors: list[int] = []
+    for trial in (trial for trial in trials if key_of(trial["pick"]) in known):
+        ms, ap = trial["cost"]["predicted_ms"], trial["ap"]
+        no_slower = [index for index in range(len(found)) if points[index][0] <= ms]
+        no_worse = [index for index in range(len(found)) if points[index][1] >= ap]
+        anchors += [max(no_slower, key=lambda index: points[index][1])] if no_slower else []
+        anchors += [min(no_worse, key=lambda index: points[index][0])] if no_worse else []
+    # The most accurate first: it teaches the others. Then the anchors, the other end, and the rest of the front.
+    best = max(range(len(found)), key=lambda index: points[index][1])
+    order = [best, *anchors, *spread(points, 2), *spread(points, wanted), *front(points)]
+    chosen = list(dict.fromkeys(order))[:wanted]
+    return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
 
 
-def tune_all(task: Task, networks: Mapping[str, Pick], supernet: Supernet, teacher: Pick) -> dict[str, dict[str, Any]]:
-    """Fine-tunes, saves, scores and exports finalists and baselines alike. Returns name → what came of it."""
-    tuned = {}
-    with task.progress.phase("fine-tuning", len(networks) * task.recipe.finalists.training.epochs) as phase:
-        for name, pick in networks.items():
+def tune_all(
+    task: Task, networks: Mapping[str, Pick], supernet: Supernet, trials: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Fine-tunes, saves, scores and exports finalists and baselines alike. Returns name → what came of it.
+
+    The network with the best supernet score learns from the labels alone; tuned, it is the teacher of all others.
+    """
+    scores = {key_of(trial["pick"]): float(trial["ap"]) for trial in trials}
+    best_first = sorted(networks, key=lambda name: -scores.get(key_of(networks[name]), 0.0))
+    settings = task.recipe.finalists.training
+    batches = batch_count(settings, task.sets.train)
+    tuned: dict[str, dict[str, Any]] = {}
+    teacher: nn.Module | None = None
+    with task.progress.phase("fine-tuning", len(networks) * batches) as phase:
+        for name in best_first:
             finished = task.run.path("steps", f"tuned_{name}.json").exists()
-            tuned[name] = task.run.once(f"tuned_{name}", partial(tune, task, name, pick, supernet, teacher, phase))
+            tuned[name] = task.run.once(
+                f"tuned_{name}", partial(tune, task, name, networks[name], supernet, teacher, phase)
+            )
             if finished:
-                phase.advance(task.recipe.finalists.training.epochs)
-    return tuned
+                phase.advance(batches)
+            if teacher is None:
+                teacher = load_artefact(task.run.path("finalists", name)).network.to(best_device())
+    return {name: tuned[name] for name in networks}
 
 
-def tune(task: Task, name: str, pick: Pick, supernet: Supernet, teacher: Pick, phase: Phase) -> dict[str, Any]:
+def tune(
+    task: Task, name: str, pick: Pick, supernet: Supernet, teacher: nn.Module | None, phase: Phase
+) -> dict[str, Any]:
     """One candidate from its supernet weights to an artefact with a validation score and checked exports."""
     recipe, settings = task.recipe, task.recipe.finalists.training
     folder = task.run.path("finalists", name)
     architecture = architecture_of(task.space, pick)
     network = cut_and_recalibrate(task, supernet, pick)
     weights = pose_loss(settings.loss, len(architecture.output_strides))
+    step = (
+        distilled_step(network, teacher, weights, architecture.keypoints, settings.distillation)
+        if teacher
+        else label_step(network, weights)
+    )
     train(
         network,
         list(network.parameters()),
-        distilled_step(
-            network,
-            cut_and_recalibrate(task, supernet, teacher),
-            weights,
-            architecture.keypoints,
-            settings.distillation,
-        ),
+        step,
         pictures=task.sets.train,
         settings=settings,
         input_hw=recipe.input_hw,
@@ -322,6 +353,7 @@ def tune(task: Task, name: str, pick: Pick, supernet: Supernet, teacher: Pick, p
     save_artefact(folder, architecture, network, facts)
     images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
     exports = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)
+    (folder / "training.pt").unlink()  # the weights are in the artefact now
     return {"val": val, "obtained": "short training", "exports": exports}
 
 

@@ -12,7 +12,7 @@ from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
 from compress.run import open_run
-from compress.training import best_device, label_step, pose_loss, train
+from compress.training import batch_count, best_device, label_step, pose_loss, train
 
 
 def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
         torch.manual_seed(recipe.seed)
         network = source.network if isinstance(source, Artefact) else architecture.build()
         network = network.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with progress.phase("training", recipe.training.epochs) as phase:
+        with progress.phase("training", batch_count(recipe.training, sets.train)) as phase:
             history = train(
                 network,
                 list(network.parameters()),

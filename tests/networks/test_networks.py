@@ -11,7 +11,7 @@ from compress.artefact import load_artefact, save_artefact
 from compress.errors import ArtefactError, NetworkError
 from compress.networks import NETWORKS, architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
-from compress.networks.blocks import BLOCK_KINDS, BlockKind, InvertedResidual, build_block
+from compress.networks.blocks import BLOCK_KINDS, BlockKind, InvertedResidual, build_block, initialise
 from compress.networks.dir_bhrnet import DirBHRNet, DirHRNet, balanced_blocks, equal_blocks
 from compress.networks.higher_hrnet import HigherHRNet
 from compress.networks.hrnet import HRNet
@@ -43,6 +43,9 @@ def test_outputs_have_the_promised_shapes(name: str, batch: int) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_backward_reaches_every_parameter(name: str) -> None:
     network = SMALL[name].build()
+    for module in network.modules():  # blocks start as the identity: their last norm's zeros would stop the gradient
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
     sum(output.square().sum() for output in network(torch.randn(2, 3, 64, 64))).backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
@@ -146,6 +149,14 @@ def test_blocks_do_not_write_into_their_input() -> None:
         before = x.clone()
         network.eval()(x)
         assert torch.equal(x, before)
+
+
+def test_blocks_start_as_the_identity() -> None:
+    for kind in BLOCK_KINDS:
+        block = build_block(kind, C, E)
+        initialise(block)
+        x = torch.rand(2, C, 6, 6)  # not negative, so that the residual block's last ReLU keeps it
+        assert torch.equal(block.eval()(x), x)
 
 
 def test_fusion_reads_its_inputs_as_they_were() -> None:

@@ -1,0 +1,190 @@
+"""The commands as a user types them: results as JSON, and every mistake as one line with exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from compress.artefact import save_artefact
+from compress.cli import app
+from compress.data.synthetic import SyntheticPeople, write_coco
+from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
+
+ARCHITECTURE = DirBHRNet(width=8, blocks=equal_blocks(1), head="single")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(*arguments: object) -> str:
+    """The one line that a mistake prints."""
+    result = run(*arguments)
+    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert result.stdout == ""
+    return lines[0]
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Path:
+    folder = tmp_path / "artefact"
+    save_artefact(folder, ARCHITECTURE, ARCHITECTURE.build(), {"input_hw": [64, 64]})
+    return folder
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """A COCO folder of eight drawn pictures, as `train` and `val`."""
+    folder = tmp_path / "coco"
+    for split, seed in (("train", 1), ("val", 2)):
+        part = tmp_path / split
+        write_coco(SyntheticPeople(8, (64, 64), seed), part)
+        folder.mkdir(exist_ok=True)
+        (part / "images").rename(folder / split)
+        (part / "annotations.json").rename(folder / f"person_keypoints_{split}.json")
+    return folder
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "('torch', 'onnx', 'optuna', 'numpy', 'altair')"
+    code = f"import sys, compress.cli; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_names_every_command() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in ("search", "networks", "train", "evaluate", "export", "predict"))
+
+
+def test_networks_json() -> None:
+    result = run("networks", "--json", "--quiet")
+    rows = json.loads(result.stdout)
+    assert {"name", "family", "params", "macs", "input_hw", "paper", "mark"} <= set(rows[0])
+    by_name = {(row["name"], row["input_hw"][0]): row for row in rows}
+    assert by_name["dir_bhrnet_32", 256]["flops_g"] == pytest.approx(2.81, rel=0.005)
+    one = json.loads(run("networks", "--json", "-q", "--set", "names=[hrnet_w32]").stdout)
+    assert {row["name"] for row in one} == {"hrnet_w32"}
+    assert "did you mean 'hrnet_w32'" in fails("networks", "--set", "names=[hrnet_w23]")
+
+
+def test_export_evaluate_predict(artefact: Path, coco: Path, tmp_path: Path) -> None:
+    exported = json.loads(run("export", artefact, "--json", "-q", "--out", tmp_path / "out").stdout)
+    assert all(export["parity"] <= 1e-4 for export in exported["exports"].values())
+    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert (tmp_path / "out" / "model.ncnn.bin").is_file()
+    data = f"data={{kind: coco, coco: {{folder: {coco}}}}}"
+    evaluated = json.loads(run("evaluate", artefact, "--json", "-q", "--set", data).stdout)
+    assert evaluated["pictures"] == 8
+    assert 0 <= evaluated["metrics"]["AP"] <= 1
+    predicted = json.loads(run("predict", artefact, coco / "val", "--out", tmp_path / "drawn", "--json", "-q").stdout)
+    assert len(predicted["pictures"]) == 8
+    for entry in predicted["pictures"]:
+        drawn = cv2.imread(str(tmp_path / "drawn" / entry["drawn"]))
+        assert drawn is not None
+        assert drawn.shape == (64, 64, 3)
+    assert json.loads((tmp_path / "drawn" / "people.json").read_text()) == predicted
+
+
+def test_train_resumes_and_its_artefact_evaluates(coco: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    start = tmp_path / "start"
+    save_artefact(start, ARCHITECTURE, ARCHITECTURE.build(), {"input_hw": [64, 64]})
+    data = f"data={{kind: coco, coco: {{folder: {coco}, search: 2}}}}"
+    sets = ["--set", data, "--set", "input_hw=[64, 64]", "--set", "training={epochs: 2, batch_size: 2}"]
+    first = json.loads(run("train", start, "--run", run_folder, *sets, "--json", "-q").stdout)
+    assert first["epochs"] == 2
+    again = json.loads(run("train", start, "--run", run_folder, *sets, "--json", "-q").stdout)
+    assert again == first
+    evaluated = json.loads(run("evaluate", run_folder, "--set", data, "--json", "-q").stdout)
+    assert evaluated["metrics"] == first["val"]
+    assert "belongs to one recipe" in fails("train", start, "--run", run_folder, *sets, "--set", "seed=5")
+
+
+def test_quiet_prints_nothing(artefact: Path, tmp_path: Path) -> None:
+    result = run("export", artefact, "--out", tmp_path, "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["search.trails=3"], ["search.trails", "did you mean 'trials'"]),
+        (["search.trials=x"], ["search.trials", "integer"]),
+        (["search.space=bhrnet_smal"], ["bhrnet_smal", "bhrnet_small"]),
+        (["input_hw=[100, 100]"], ["input_hw", "multiples of 32"]),
+        (["data.kind=coco"], ["data", "coco.folder"]),
+        (["data.kind=coco", "data.coco.folder=/nonexistent"], ["/nonexistent", "must exist"]),
+        (["baselines={mine: {width: 9}}"], ["baselines.mine", "width"]),
+        (["baselines={mine: {widht: 9}}"], ["baselines.mine", "did you mean 'width'"]),
+    ],
+)
+def test_search_reports_mistakes_before_any_work(tmp_path: Path, overrides: list[str], parts: list[str]) -> None:
+    folder = tmp_path / "run"
+    sets = [part for override in overrides for part in ("--set", override)]
+    line = fails("search", "bhrnet", "--run", folder, *sets)
+    assert all(part in line for part in parts), line
+    assert not folder.exists()
+
+
+def test_run_folder_that_is_something_else(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    assert "new, empty, or one that a run left" in fails("search", "bhrnet", "--run", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert "a run folder is new" in fails("search", "bhrnet", "--run", tmp_path / "mine.txt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "writable" in fails("search", "bhrnet", "--run", tmp_path / "run")
+
+
+def test_run_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "writable" in fails("search", "bhrnet", "--run", tmp_path / "file" / "run")
+
+
+def test_broken_datasets(tmp_path: Path, coco: Path) -> None:
+    data = f"data={{kind: coco, coco: {{folder: {coco}, search: 2}}}}"
+    search = ("search", "bhrnet", "--run", tmp_path / "run", "--set", data)
+    labels = coco / "person_keypoints_train.json"
+    whole = labels.read_text()
+    labels.write_text(whole[: len(whole) // 2])
+    assert str(labels) in fails(*search)
+    record = json.loads(whole)
+    record["annotations"][0]["keypoints"] = [1, 2, 2]
+    labels.write_text(json.dumps(record))
+    assert str(record["annotations"][0]["id"]) in fails(*search)
+    labels.unlink()
+    assert "person_keypoints_train.json" in fails(*search, "--set", "data.coco.train=train")
+    assert not (tmp_path / "run").exists()
+
+
+def test_picture_that_does_not_decode(artefact: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.jpg"
+    cv2.imwrite(str(good), np.zeros((64, 64, 3), np.uint8))
+    bad.write_bytes(b"no picture")
+    line = fails("predict", artefact, good, bad, "--out", tmp_path / "drawn")
+    assert "bad.jpg" in line
+    assert not (tmp_path / "drawn").exists()
+    assert "no such picture" in fails("predict", artefact, tmp_path / "none.jpg")
+    (tmp_path / "empty").mkdir()
+    assert "must hold pictures" in fails("predict", artefact, tmp_path / "empty")
+
+
+def test_what_is_no_artefact(tmp_path: Path) -> None:
+    assert "architecture.yaml" in fails("evaluate", tmp_path / "nothing")
+    assert "compress networks" in fails("train", "hrnet_w23", "--run", tmp_path / "run")
+    assert "bottom-up" in fails("train", "hrnet_w32", "--run", tmp_path / "run")
+    (tmp_path / "architecture.yaml").write_text("architecture: {family: nope}\nfacts: {}\n")
+    assert "no such family" in fails("export", tmp_path)
