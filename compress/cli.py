@@ -180,6 +180,11 @@ def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_j
     except CompressError as error:
         print_error(str(error))
         raise typer.Exit(2) from None
+    except OSError as error:
+        print_error(
+            f"{error.filename or 'file system'}: {error.strerror or error}; check the path, its rights and the disk"
+        )
+        raise typer.Exit(2) from None
     if as_json:
         sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
     elif not quiet:

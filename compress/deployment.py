@@ -1,5 +1,7 @@
 """What ships: exports that answer like torch, and latencies predicted from the table and measured on whole networks."""
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -20,8 +22,9 @@ from compress.data.loader import eval_batches
 from compress.data.picture import PictureSet
 from compress.engines import Runner, check_parity, engine
 from compress.engines.engine import Image
-from compress.files import write_bytes
-from compress.measure.latency_table import Identity, LatencyTable, fill, fit_scale, open_table
+from compress.errors import TableError
+from compress.files import write_bytes, write_json
+from compress.measure.latency_table import Identity, LatencyTable, Scale, fill, fit_scale, open_table
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.measure.units import Unit, cut
 from compress.networks import architecture_from_data
@@ -93,21 +96,25 @@ def prepare_table(
     identity = Identity.of(engine(settings.engine).describe(), settings.threads)
     kept = table_path(identity)
     if not path.exists() and kept.exists():
+        open_table(kept, identity)  # a broken one is named by its own path
         write_bytes(path, kept.read_bytes())
     table = open_table(path, identity)
+    known_scale = _kept_scale(kept, space, input_hw)
     units = {unit for pick in covering_picks(space) for unit in _cut(space, pick, input_hw)}
     missing = table.missing(units)
     with progress.phase("latency table", len(missing) + SCALE_NETWORKS) as phase:
+        table.scale = _read_scale(known_scale)
         if missing:
-            table.scale = None  # fitted anew with the new units
             with pinned(settings.threads):
                 fill(table, missing, _advancing(phase))
         if table.scale is None:
             _fit(table, settings, space, input_hw, seed, phase)
+            assert table.scale is not None
+            write_json(known_scale, asdict(table.scale))
         else:
             phase.advance(SCALE_NETWORKS, "scale known")
     table.save()
-    write_bytes(kept, path.read_bytes())
+    _keep(table)
     return table
 
 
@@ -116,7 +123,7 @@ def complete_table(table: LatencyTable, units: Iterable[Unit]) -> None:
     if table.missing(units):
         with pinned(table.identity.threads):
             fill(table, units)
-        write_bytes(table_path(table.identity), table.path.read_bytes())
+        _keep(table)
 
 
 def covering_picks(space: Space) -> Iterator[Pick]:
@@ -204,6 +211,33 @@ def measure_exports(
         timing = timings[f"{name} {key}"]
         measured.setdefault(name, {})[key] = {**asdict(timing), "reliable": timing.reliable}
     return measured
+
+
+def _keep(table: LatencyTable) -> None:
+    """Adds the table's units to this machine's kept table; what that knows already stays as it is."""
+    kept = open_table(table_path(table.identity), table.identity)
+    if kept.reference_ms is None:
+        kept.reference_ms = table.reference_ms
+    # Both are on the clock of the first reference, which a run's table has from the kept one.
+    new = {key: timing for key, timing in table.units.items() if key not in kept.units}
+    if new and kept.reference_ms == table.reference_ms:
+        kept.units.update(new)
+        kept.save()
+
+
+def _kept_scale(kept: Path, space: Space, input_hw: tuple[int, int]) -> Path:
+    """Where the scale for this space and input size is kept beside the table."""
+    asked = json.dumps([space.base, {path: list(values) for path, values in space.choices.items()}, list(input_hw)])
+    return kept.with_name(f"{kept.stem}-scale-{hashlib.sha256(asked.encode()).hexdigest()[:12]}.json")
+
+
+def _read_scale(path: Path) -> Scale | None:
+    if not path.exists():
+        return None
+    try:
+        return Scale(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise TableError("not a latency scale", place=str(path), value=str(error), remedy="delete it") from None
 
 
 def _cut(space: Space, pick: Pick, input_hw: tuple[int, int]) -> Counter[Unit]:

@@ -29,6 +29,11 @@ class CompressError(Exception):
         found = "" if value is None else f" (found {_short(value)})"
         super().__init__(" ".join(f"{place}: {rule}{found}; {remedy}".split()))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors travel between processes; the value as text."""
+        value = None if self.value is None else str(self.value)
+        return _rebuild, (type(self), self.rule, self.place, self.remedy, value)
+
 
 class RecipeError(CompressError):
     """A mistake in a recipe."""
@@ -68,6 +73,10 @@ class ParityError(CompressError):
 
 class TableError(CompressError):
     """A latency table that cannot be used."""
+
+
+def _rebuild(kind: type[CompressError], rule: str, place: str, remedy: str, value: str | None) -> CompressError:
+    return kind(rule, place=place, remedy=remedy, value=value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

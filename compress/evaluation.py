@@ -15,6 +15,7 @@ from compress.keypoints import KeypointSet
 from compress.metrics import oks_ap
 from compress.networks import Architecture
 from compress.progress import Phase
+from compress.recipe import Data
 
 RESAMPLES = 50
 """Bootstrap samples behind a reported standard error: enough to know it to a tenth."""
@@ -86,6 +87,14 @@ def input_size(facts: dict[str, Any], artefact: Path) -> tuple[int, int]:
             remedy="give it with --set input_hw=[H,W]",
         )
     return noted[0], noted[1]
+
+
+def validation_data(facts: dict[str, Any], data: Data | None, seed: int | None) -> tuple[Data, int]:
+    """What is asked for, else what an artefact's facts say it was validated on, else the default drawings."""
+    noted = facts.get("data")
+    if data is None:
+        data = Data.model_validate(noted) if isinstance(noted, dict) else Data()
+    return data, int(facts.get("seed", 1)) if seed is None else seed
 
 
 def check_bottom_up(architecture: Architecture, keypoints: KeypointSet, place: str) -> None:

@@ -28,7 +28,8 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def append_line(path: Path, data: Any) -> None:
-    """Adds one JSON line and waits until it is on disk."""
+    """Adds one JSON line and waits until it is on disk. A last line cut off by a kill is removed first."""
+    read_lines(path)
     with path.open("ab") as file:
         file.write((json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
         file.flush()

@@ -34,14 +34,3 @@ def spread(points: Sequence[Point], count: int) -> list[int]:
         free = [i for i in candidates if i not in chosen]
         chosen.append(min(free, key=lambda i: abs(points[i][0] / target - 1)))
     return sorted(chosen, key=lambda i: points[i][0])
-
-
-def hypervolume(points: Sequence[Point], reference: Point) -> float:
-    """Area dominated by the points and bounded by the reference (highest cost, lowest score) that counts."""
-    inside = [p for p in points if p[0] < reference[0] and p[1] > reference[1]]
-    area, previous = 0.0, reference[1]
-    for index in front(inside):
-        cost, score = inside[index]
-        area += (reference[0] - cost) * (score - previous)
-        previous = score
-    return area

@@ -17,11 +17,13 @@ from compress.errors import CompressError, RecipeError, nearest
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 InputSize = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are errors; numbers are not read from strings."""
+    """Frozen; unknown keys are errors; a wrong type is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -190,43 +192,56 @@ class SearchRecipe(Settings):
     """
 
     job: Literal["search"]
-    seed: int = 1
+    seed: Seed = 1
     input_hw: InputSize = (128, 128)
     data: Data = Data()
     measurement: Measurement = Measurement()
     supernet: SupernetTraining = SupernetTraining()
     search: Search
     finalists: Finalists = Finalists()
-    baselines: dict[str, dict[str, Any]] = {}
+    baselines: dict[Name, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "SearchRecipe":
+        taken = [name for name in self.baselines if name.startswith("finalist_")]
+        if taken:
+            raise ValueError(f"finalist_N is what the search names its own networks, not {taken[0]}")
+        return self
 
 
 class TrainRecipe(Settings):
     """`compress train`: one network from fresh or given weights."""
 
     job: Literal["train"] = "train"
-    seed: int = 1
+    seed: Seed = 1
     input_hw: InputSize = (128, 128)
     data: Data = Data()
     training: Training = Training()
 
 
 class EvaluateRecipe(Settings):
-    """`compress evaluate`: the validation set, once, with or without the mirrored pass."""
+    """`compress evaluate`: the validation set, once, with or without the mirrored pass.
+
+    seed, input_hw, data: None takes what the artefact was validated with.
+    """
 
     job: Literal["evaluate"] = "evaluate"
-    seed: int = 1
+    seed: Seed | None = None
     input_hw: InputSize | None = None
-    data: Data = Data()
+    data: Data | None = None
     flip_test: bool = True
 
 
 class ExportRecipe(Settings):
-    """`compress export`: engines to export to, and how many validation pictures the outputs are compared on."""
+    """`compress export`: engines to export to, and how many validation pictures the outputs are compared on.
+
+    seed, input_hw, data: None takes what the artefact was validated with.
+    """
 
     job: Literal["export"] = "export"
-    seed: int = 1
+    seed: Seed | None = None
     input_hw: InputSize | None = None
-    data: Data = Data()
+    data: Data | None = None
     engines: tuple[Literal["onnxruntime", "ncnn"], ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
 

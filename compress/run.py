@@ -1,7 +1,7 @@
 """The run folder: what a job was asked, where it ran, and everything it has done so far.
 
 A run belongs to one resolved recipe. Finished steps leave a file that is written as a whole or not at all, so a job
-asks `run.done(step)` and goes on where it was killed.
+does each step through `run.once` and goes on where it was killed.
 """
 
 import fcntl
@@ -32,10 +32,9 @@ _PACKAGES = ("torch", "optuna", "onnx", "onnxruntime", "onnxsim", "ncnn", "pnnx"
 
 @dataclass(frozen=True)
 class Run:
-    """An open run folder. resumed: whether it held work already."""
+    """An open run folder."""
 
     folder: Path
-    resumed: bool
 
     def path(self, *parts: str) -> Path:
         """A place inside the folder."""
@@ -49,7 +48,10 @@ class Run:
         path = self.path("steps", f"{step}.json")
         if not path.exists():
             write_json(path, work())
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except json.JSONDecodeError as error:
+            raise RunError("a step's result is JSON", place=str(path), value=str(error), remedy="delete it") from None
 
 
 @contextmanager
@@ -62,8 +64,8 @@ def open_run(folder: Path, recipe: Settings, subject: str = "") -> Iterator[Run]
     """
     existing = folder / RECIPE
     first_line = f"# fingerprint {fingerprint(recipe)} {subject}".rstrip()
-    resumed = existing.exists()
-    if not resumed and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    resumed = existing.is_file()
+    if not resumed and folder.exists() and not _untouched(folder):
         raise RunError(
             "a run folder is new, empty, or one that a run left",
             place=str(folder),
@@ -94,7 +96,12 @@ def open_run(folder: Path, recipe: Settings, subject: str = "") -> Iterator[Run]
             write_json(folder / ENVIRONMENT, environment())
             text = yaml.safe_dump(to_data(recipe), sort_keys=False, default_flow_style=None, width=120)
             write_text(existing, f"{first_line}\n{text}")
-        yield Run(folder, resumed)
+        yield Run(folder)
+
+
+def _untouched(folder: Path) -> bool:
+    """Empty, or holding no more than a run leaves that was killed before it had written its recipe."""
+    return folder.is_dir() and all(path.name == ENVIRONMENT or path.name.startswith(".") for path in folder.iterdir())
 
 
 def environment() -> dict[str, Any]:

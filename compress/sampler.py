@@ -22,7 +22,7 @@ SamplerKind = Literal["nsga2", "tpe", "random"]
 class Sampler:
     """Two objectives: cost, to be small, and score, to be large.
 
-    hand_made: picks that the search is to beat. population: of NSGA-II. The first generation is the hand-made picks, the
+    hand_made: picks the search is to beat. population: of NSGA-II. The first generation is the hand-made picks, the
     smallest and the largest, and in equal parts random picks and hand-made ones with a fifth of their choices changed.
     """
 

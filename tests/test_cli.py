@@ -124,7 +124,7 @@ def test_quiet_prints_nothing(artefact: Path, tmp_path: Path) -> None:
         (["input_hw=[100, 100]"], ["input_hw", "multiples of 32"]),
         (["data.kind=coco"], ["data", "coco.folder"]),
         (["data.kind=coco", "data.coco.folder=/nonexistent"], ["/nonexistent", "must exist"]),
-        (["baselines={mine: {width: 9}}"], ["baselines.mine", "width"]),
+        (["baselines={mine: {width: 9}}"], ["baselines.mine", "must be one of"]),
         (["baselines={mine: {widht: 9}}"], ["baselines.mine", "did you mean 'width'"]),
     ],
 )

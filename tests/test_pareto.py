@@ -1,6 +1,6 @@
 import random
 
-from compress.pareto import front, hypervolume, spread
+from compress.pareto import front, spread
 
 
 def dominated(point: tuple[float, float], others: list[tuple[float, float]]) -> bool:
@@ -23,9 +23,3 @@ def test_spread_keeps_the_ends_and_is_even_in_ratios() -> None:
     assert spread(points, 3) == [0, 4, 8]
     assert spread(points, 1) == [8]
     assert spread(points, 20) == list(range(9))
-
-
-def test_hypervolume_of_a_staircase() -> None:
-    # Two steps below cost 4: from cost 1 up to score 1, from cost 2 up to score 3.
-    assert hypervolume([(1, 1), (2, 3), (3, 2)], (4, 0)) == (4 - 1) * 1 + (4 - 2) * 2
-    assert hypervolume([(5, 9)], (4, 0)) == 0

@@ -39,6 +39,10 @@ class CocoPeople:
         persons = _persons(self.coco, keypoints, annotations)
         _check_annotations(persons, self._images, keypoints, annotations)
         self._annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self._images}
+        # Scoring wants one category and, of crowds too, a full row of joints.
+        blank = [0] * (3 * len(keypoints))
+        persons = [{"keypoints": blank, **person, "category_id": 1} for person in persons]
+        self.coco = {**self.coco, "annotations": persons, "categories": [_category(self.coco)]}
         for person in persons:
             self._annotations[person["image_id"]].append(person)
 
@@ -195,6 +199,12 @@ def _check_images(images: list[dict[str, Any]], folder: Path, file: Path) -> Non
             value=missing[0],
             remedy="complete the download or give the folder that belongs to these annotations",
         )
+
+
+def _category(record: dict[str, Any]) -> dict[str, Any]:
+    """The record's category of persons, or a bare one, as number 1."""
+    named = [c for c in record.get("categories") or [] if isinstance(c, dict) and c.get("name") == "person"]
+    return {**(named[0] if named else {"name": "person"}), "id": 1}
 
 
 def _persons(record: dict[str, Any], keypoints: KeypointSet, file: Path) -> list[dict[str, Any]]:

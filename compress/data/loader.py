@@ -90,11 +90,19 @@ def batches(
     chunks = [order[start : start + batch_size] for start in range(0, len(order) - batch_size + 1, batch_size)]
     dataset = _Batches(pictures, recipe, chunks)
     if workers == 0:
-        return (dataset[number] for number in range(len(dataset)))
-    loader: DataLoader[Batch] = DataLoader(
+        return _raising(dataset[number] for number in range(len(dataset)))
+    loader: DataLoader[Batch | DataError] = DataLoader(
         dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=_single_thread
     )
-    return iter(loader)
+    return _raising(iter(loader))
+
+
+def _raising(items: "Iterator[Batch | DataError]") -> Iterator[Batch]:
+    # A worker sends its error as a value: torch would rebuild it from its message alone and fail.
+    for item in items:
+        if isinstance(item, DataError):
+            raise item
+        yield item
 
 
 def eval_batches(
@@ -124,7 +132,7 @@ class _Recipe:
     augmentation: Augmentation
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset["Batch | DataError"]):
     """Item n is the whole n-th batch: a worker then sends one object instead of one per picture."""
 
     def __init__(self, pictures: PictureSet, recipe: _Recipe, chunks: list[npt.NDArray[np.int64]]) -> None:
@@ -133,8 +141,11 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, number: int) -> Batch:
-        return _batch(self.pictures, self.recipe, self.chunks[number])
+    def __getitem__(self, number: int) -> "Batch | DataError":
+        try:
+            return _batch(self.pictures, self.recipe, self.chunks[number])
+        except DataError as error:
+            return error
 
 
 def _batch(pictures: PictureSet, recipe: _Recipe, indices: npt.NDArray[np.int64]) -> Batch:

@@ -19,10 +19,26 @@ class Sets:
     val: PictureSet
 
 
+def validation_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
+    """The recipe's validation pictures alone. Raises DataError."""
+    if data.kind == "coco":
+        assert data.coco.folder is not None  # the recipe checked it
+        return coco_split(data.coco.folder, data.coco.val, ("val2017", "val"))
+    return _drawn(data, data.synthetic.val, 2, input_hw, seed)
+
+
 def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
     """The recipe's sets. Synthetic pictures are drawn at the input's size. Raises DataError."""
     if data.kind == "coco":
         return _coco_sets(data.coco)
+    return Sets(
+        _drawn(data, data.synthetic.train, 0, input_hw, seed),
+        _drawn(data, data.synthetic.search, 1, input_hw, seed),
+        _drawn(data, data.synthetic.val, 2, input_hw, seed),
+    )
+
+
+def _drawn(data: Data, count: int, part: int, input_hw: tuple[int, int], seed: int) -> SyntheticPeople:
     settings = data.synthetic
     difficulty = Difficulty(
         people=settings.people,
@@ -33,12 +49,8 @@ def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
         truncation=settings.truncation,
         occluder=settings.occluder,
     )
-
-    def drawn(count: int, part: int) -> SyntheticPeople:
-        # Parts of one seed: 3·seed, 3·seed+1, 3·seed+2 never meet those of another seed.
-        return SyntheticPeople(count, input_hw, 3 * seed + part, difficulty=difficulty)
-
-    return Sets(drawn(settings.train, 0), drawn(settings.search, 1), drawn(settings.val, 2))
+    # Parts of one seed: 3·seed, 3·seed+1, 3·seed+2 never meet those of another seed.
+    return SyntheticPeople(count, input_hw, 3 * seed + part, difficulty=difficulty)
 
 
 def coco_split(folder: Path, split: str | None, names: tuple[str, ...]) -> CocoPeople:
@@ -71,6 +83,13 @@ def _coco_sets(settings: CocoData) -> Sets:
     assert settings.folder is not None  # the recipe checked it
     train = coco_split(settings.folder, settings.train, ("train2017", "train"))
     val = coco_split(settings.folder, settings.val, ("val2017", "val"))
+    if settings.train is not None and settings.train == settings.val:
+        raise DataError(
+            "training and validation pictures must differ",
+            place="data.coco",
+            value=settings.train,
+            remedy="name two splits",
+        )
     held_out = settings.search
     if held_out >= len(train):
         raise DataError(

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from compress.artefact import load_artefact
-from compress.data.sets import picture_sets
-from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, input_size, score
+from compress.data.sets import validation_set
+from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, input_size, score, validation_data
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import EvaluateRecipe
+from compress.training import best_device
 
 
 def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict[str, Any]:
@@ -16,11 +17,12 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")
-    pictures = picture_sets(recipe.data, input_hw, recipe.seed).val
+    data, seed = validation_data(loaded.facts, recipe.data, recipe.seed)
+    pictures = validation_set(data, input_hw, seed)
     check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
     with progress.phase("evaluate", len(pictures)) as phase:
         metrics = score(
-            loaded.network,
+            loaded.network.to(best_device()),
             pictures,
             input_hw=input_hw,
             flip_test=recipe.flip_test,
@@ -30,7 +32,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
         )
     return {
         "artefact": str(artefact),
-        "data": recipe.data.kind,
+        "data": data.kind,
         "pictures": len(pictures),
         "flip_test": recipe.flip_test,
         "input_hw": list(input_hw),

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.artefact import load_artefact
-from compress.data.sets import picture_sets
+from compress.data.sets import validation_set
 from compress.deployment import export_and_check, sample_images
-from compress.evaluation import input_size
+from compress.evaluation import input_size, validation_data
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import ExportRecipe
@@ -17,7 +17,8 @@ def export(artefact: Path, recipe: ExportRecipe, folder: Path, progress: Progres
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")
-    pictures = picture_sets(recipe.data, input_hw, recipe.seed).val
+    data, seed = validation_data(loaded.facts, recipe.data, recipe.seed)
+    pictures = validation_set(data, input_hw, seed)
     images = sample_images(pictures, recipe.parity_pictures, input_hw)
     exports: dict[str, Any] = {}
     with progress.phase("export", len(recipe.engines)) as phase:

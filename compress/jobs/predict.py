@@ -16,6 +16,7 @@ from compress.files import write_bytes, write_json
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import PredictRecipe
+from compress.training import best_device
 
 
 def predict(
@@ -30,10 +31,11 @@ def predict(
     check_input(loaded.architecture, input_hw, "input_hw")
     pictures = Pictures(inputs)
     check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
+    network = loaded.network.to(best_device())
     listed = []
     with progress.phase("predict", len(pictures)) as phase:
         grouping = grouping_for(bool(loaded.facts.get("exact")))
-        found = find_people(loaded.network, pictures, input_hw=input_hw, flip_test=recipe.flip_test, grouping=grouping)
+        found = find_people(network, pictures, input_hw=input_hw, flip_test=recipe.flip_test, grouping=grouping)
         for index, poses in found:
             people = [p for p in coco_results(poses, index) if p["score"] >= recipe.min_score]
             source = pictures.files[index]

@@ -21,7 +21,7 @@ from compress.data.loader import eval_batches
 from compress.data.sets import Sets, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
-from compress.errors import BudgetError, SpaceError
+from compress.errors import BudgetError, RecipeError, SpaceError
 from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, score
 from compress.files import append_line, read_lines, write_json
 from compress.measure.counting import count
@@ -38,6 +38,8 @@ from compress.space import Pick, Space, expand, read_space
 from compress.supernet import Supernet, recalibrate
 from compress.training import batch_count, best_device, distilled_step, label_step, pose_loss, sandwich_step, train
 
+CHECKPOINT = "training.pt"
+OBTAINED = "short training"
 _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
 
 
@@ -57,6 +59,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             table = prepare_table(
                 run.path("latency_table.json"), recipe.measurement, space, recipe.input_hw, recipe.seed, progress
             )
+        check_budget(task, table)
         with task.clock("supernet"):
             supernet, losses = train_supernet(task)
         with task.clock("search"):
@@ -84,10 +87,13 @@ class Task:
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
-        """Notes how long a phase took in `seconds.jsonl`; a resumed phase adds its second part."""
+        """Notes how long a phase took in `seconds.jsonl`. What a SIGKILL cut off is not in it."""
         start = time.monotonic()
-        yield
-        append_line(self.run.path("seconds.jsonl"), {"phase": phase, "seconds": round(time.monotonic() - start, 2)})
+        try:
+            yield
+        finally:
+            seconds = round(time.monotonic() - start, 2)
+            append_line(self.run.path("seconds.jsonl"), {"phase": phase, "seconds": seconds})
 
 
 # --- Before any work: the space and the hand-made networks -----------------------------------------------------------
@@ -101,17 +107,32 @@ def read_search_space(recipe: SearchRecipe) -> Space:
         architecture_from_data({"family": file.family}, str(path))  # raises, naming the nearest family
     place = f"{path}: fixed"
     space = expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
+    smallest = architecture_from_data(space.apply(space.smallest), f"{path}: choices")
     for choice, values in space.choices.items():
         for value in values:
             architecture = architecture_from_data(
                 space.apply({**space.smallest, choice: value}), f"{path}: choices.{choice}"
             )
             check_input(architecture, recipe.input_hw, "recipe: input_hw")
+            if (architecture.keypoints, architecture.output_strides) != (smallest.keypoints, smallest.output_strides):
+                raise SpaceError(
+                    "all candidates must have the same outputs",
+                    place=f"{path}: choices.{choice}",
+                    value=value,
+                    remedy="fix the head and the joints instead of choosing them",
+                )
     return space
 
 
 def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
     """Every hand-made network as a pick of the space. Raises SpaceError where the space does not contain one."""
+    if recipe.search.trials <= len(recipe.baselines):
+        raise RecipeError(
+            "there must be more trials than hand-made networks, which are scored first",
+            place="recipe: search.trials",
+            value=recipe.search.trials,
+            remedy=f"use at least {len(recipe.baselines) + 1}",
+        )
     picks = {}
     for name, fields in recipe.baselines.items():
         place = f"recipe: baselines.{name}"
@@ -153,10 +174,10 @@ def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
     return supernet, [entry.loss for entry in history]
 
 
-def cut_and_recalibrate(task: Task, supernet: Supernet, pick: Pick) -> nn.Module:
+def cut_and_recalibrate(supernet: Supernet, pick: Pick, images: list[Tensor]) -> nn.Module:
     """The candidate as a network of its own, its batch-norm statistics taken on training pictures."""
     network = supernet.cut(pick)
-    recalibrate(network, calibration_images(task))
+    recalibrate(network, images)
     return network
 
 
@@ -189,6 +210,7 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
         seed=recipe.seed,
         hand_made=hand_made,
     )
+    images = calibration_images(task)
     trials: dict[str, dict[str, Any]] = {}
     tightest: Cost | None = None
     with task.progress.phase("search", settings.trials) as phase:
@@ -198,13 +220,13 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
             if key in trials:  # asked before: the same answer
                 sampler.tell(trial, trials[key]["cost"]["predicted_ms"], trials[key]["ap"])
                 continue
-            cost = cost_of(task, table, pick)
-            if over_budget(cost, task.recipe):
+            cost = Cost(**done[key]["cost"]) if key in done else cost_of(task, table, pick)
+            if key not in done and over_budget(cost, recipe):
                 tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                 sampler.refuse(trial)
                 continue
             if key not in done:
-                network = cut_and_recalibrate(task, supernet, pick)
+                network = cut_and_recalibrate(supernet, pick, images)
                 metrics = score(
                     network,
                     task.sets.search,
@@ -220,12 +242,7 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
             if len(trials) == settings.trials:
                 break
     if not trials:
-        raise BudgetError(
-            "no candidate of the space was within the budget",
-            place="recipe: search.budget",
-            value=f"tightest seen: {tightest}",
-            remedy="raise the budget or add smaller choices to the space",
-        )
+        raise no_candidate(tightest)
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
     return list(trials.values())
@@ -239,6 +256,30 @@ def cost_of(task: Task, table: LatencyTable, pick: Pick) -> Cost:
     units = cut(network, task.recipe.input_hw)
     complete_table(table, units)
     return Cost(counted.params, counted.macs, predict(table, units))
+
+
+def check_budget(task: Task, table: LatencyTable) -> None:
+    """Raises BudgetError before the supernet is trained if even the smallest candidates are over the budget."""
+    space = task.space
+    unsized = {path: values for path, values in space.choices.items() if not isinstance(values[0], int | float)}
+    places = range(max((len(values) for values in unsized.values()), default=1))
+    picks = [
+        {**space.smallest, **{path: values[min(place, len(values) - 1)] for path, values in unsized.items()}}
+        for place in places
+    ]
+    costs = [cost_of(task, table, pick) for pick in picks]
+    if all(over_budget(cost, task.recipe) for cost in costs):
+        raise no_candidate(min(costs, key=lambda cost: cost.predicted_ms))
+
+
+def no_candidate(tightest: Cost | None) -> BudgetError:
+    """What to say when nothing is within the budget."""
+    return BudgetError(
+        "no candidate of the space was within the budget",
+        place="recipe: search.budget",
+        value=f"tightest seen: {tightest}",
+        remedy="raise the budget or add smaller choices to the space",
+    )
 
 
 def over_budget(cost: Cost, recipe: SearchRecipe) -> bool:
@@ -262,22 +303,22 @@ def key_of(pick: Mapping[str, Any]) -> str:
 def choose_finalists(trials: list[dict[str, Any]], wanted: int, hand_made: list[Pick]) -> list[dict[str, Any]]:
     """At most `wanted` trials, by supernet score and predicted latency, cheapest first.
 
-    For every hand-made network the most accurate trial that is no slower and the fastest that is no less accurate; then
-    the front's ends and what lies evenly between. Hand-made networks are tuned as baselines and take no place.
+    The most accurate of all; for every hand-made network the most accurate trial that is no slower, and the one that is
+    at least a quarter faster; then what lies evenly on the front. Hand-made networks are baselines and take no place.
     """
     known = {key_of(pick) for pick in hand_made}
+    if all(key_of(trial["pick"]) in known for trial in trials):
+        return []
     found = [trial for trial in trials if key_of(trial["pick"]) not in known]
     points = [(trial["cost"]["predicted_ms"], trial["ap"]) for trial in found]
     anchors: list[int] = []
     for trial in (trial for trial in trials if key_of(trial["pick"]) in known):
-        ms, ap = trial["cost"]["predicted_ms"], trial["ap"]
-        no_slower = [index for index in range(len(found)) if points[index][0] <= ms]
-        no_worse = [index for index in range(len(found)) if points[index][1] >= ap]
-        anchors += [max(no_slower, key=lambda index: points[index][1])] if no_slower else []
-        anchors += [min(no_worse, key=lambda index: points[index][0])] if no_worse else []
+        for limit_ms in (trial["cost"]["predicted_ms"], trial["cost"]["predicted_ms"] / 1.25):
+            within = [index for index in range(len(found)) if points[index][0] <= limit_ms]
+            anchors += [max(within, key=lambda index: points[index][1])] if within else []
     # The most accurate first: it teaches the others. Then the anchors, the other end, and the rest of the front.
     best = max(range(len(found)), key=lambda index: points[index][1])
-    order = [best, *anchors, *spread(points, 2), *spread(points, wanted), *front(points)]
+    order = [best, *anchors, *spread(points, wanted), *front(points)]
     chosen = list(dict.fromkeys(order))[:wanted]
     return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
 
@@ -301,6 +342,8 @@ def tune_all(
             tuned[name] = task.run.once(
                 f"tuned_{name}", partial(tune, task, name, networks[name], supernet, teacher, phase)
             )
+            # Only now: were it removed before its step is noted, a kill in between would cost the whole training.
+            task.run.path("finalists", name, CHECKPOINT).unlink(missing_ok=True)
             if finished:
                 phase.advance(batches)
             if teacher is None:
@@ -315,7 +358,7 @@ def tune(
     recipe, settings = task.recipe, task.recipe.finalists.training
     folder = task.run.path("finalists", name)
     architecture = architecture_of(task.space, pick)
-    network = cut_and_recalibrate(task, supernet, pick)
+    network = cut_and_recalibrate(supernet, pick, calibration_images(task))
     weights = pose_loss(settings.loss, len(architecture.output_strides))
     step = (
         distilled_step(network, teacher, weights, architecture.keypoints, settings.distillation)
@@ -332,7 +375,7 @@ def tune(
         strides=architecture.output_strides,
         seed=recipe.seed,
         workers=recipe.data.workers,
-        checkpoint=folder / "training.pt",
+        checkpoint=folder / CHECKPOINT,
         phase=phase,
     )
     val = score(
@@ -346,15 +389,15 @@ def tune(
     facts = {
         "input_hw": list(recipe.input_hw),
         "exact": settings.exact,
-        "obtained": "short training",
-        "data": recipe.data.kind,
+        "obtained": OBTAINED,
+        "data": recipe.data.model_dump(mode="json"),
+        "seed": recipe.seed,
         "val": val,
     }
     save_artefact(folder, architecture, network, facts)
     images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
     exports = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)
-    (folder / "training.pt").unlink()  # the weights are in the artefact now
-    return {"val": val, "obtained": "short training", "exports": exports}
+    return {"val": val, "obtained": OBTAINED, "exports": exports}
 
 
 def measure_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -503,6 +546,8 @@ def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
         f"Latency holds for {recipe.measurement.engine} on {recipe.measurement.threads} thread(s) of this machine and "
         f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; time to decode people from the maps is not in it.",
         "One seed: the spread of AP between seeds was not measured.",
+        "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
+        "within two standard errors may be chance.",
     ]
     if recipe.data.kind == "synthetic":
         said.append("Drawn people are not photographs: accuracy ranks networks here, it does not transfer as a number.")

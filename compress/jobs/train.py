@@ -55,8 +55,9 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             "network": name,
             "input_hw": list(recipe.input_hw),
             "exact": recipe.training.exact,
-            "obtained": "full training",
-            "data": recipe.data.kind,
+            "obtained": f"training of {recipe.training.epochs} epochs",
+            "data": recipe.data.model_dump(mode="json"),
+            "seed": recipe.seed,
             "val": metrics,
         }
         save_artefact(folder, architecture, network, facts)

@@ -211,7 +211,8 @@ def fill(
         timings, reference_ms = measure(chosen, table.identity.threads)
         table.reference_ms = table.reference_ms or reference_ms
         for unit, timing in timings.items():
-            table.units[unit.key] = replace(timing, normalised_ms=timing.ratio * table.reference_ms)
+            on_clock = replace(timing, normalised_ms=timing.ratio * table.reference_ms)
+            table.units[unit.key] = Timing(**_rounded(asdict(on_clock)))  # as it will be read back
         table.save()
         done += len(chosen)
         progress(done, len(missing))
@@ -413,7 +414,7 @@ def _readable(data: dict[str, Any]) -> str:
     return f'{head},\n "units": {{\n{lines}\n }}\n}}\n'
 
 
-def _rounded(timing: dict[str, float]) -> dict[str, float]:
+def _rounded(timing: dict[str, Any]) -> dict[str, Any]:
     return {key: value if isinstance(value, int) else float(f"{value:.6g}") for key, value in timing.items()}
 
 

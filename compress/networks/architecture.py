@@ -1,6 +1,6 @@
 """What every architecture record offers. A record is frozen, goes to YAML and back, and builds its network."""
 
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from torch import nn
 
@@ -38,9 +38,6 @@ class Architecture(Protocol):
     def build(self) -> nn.Module:
         """The network with fresh weights: [B,3,H,W] → tuple of [B,C,H/s,W/s], one per output stride."""
         ...
-
-
-AnyArchitecture = TypeVar("AnyArchitecture", bound=Architecture)
 
 
 def check_input(architecture: Architecture, input_hw: tuple[int, int], place: str) -> None:

@@ -33,7 +33,7 @@ SMALL = [
     "finalists.training.epochs=1",
     "measurement.rounds=5",
     "measurement.parity_pictures=2",
-    "baselines={hand_balance: {width: 12, blocks: [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]}}",
+    "baselines={hand_balance: {width: 16, blocks: [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]}}",
 ]
 
 
@@ -79,7 +79,7 @@ def test_everything_lies_in_the_run_folder(undisturbed: tuple[Path, dict[str, An
     assert len(results["supernet"]["loss"]) == 2
     names = [network["name"] for network in results["networks"]]
     assert names[0] == "hand_balance"
-    assert len(names) == 3
+    assert 2 <= len(names) <= 3  # the front of a moment's training may be a single network
     for network in results["networks"]:
         files = {path.name for path in (folder / "finalists" / network["name"]).iterdir()}
         expected = {"architecture.yaml", "weights.safetensors", "model.onnx", "model.ncnn.param", "model.ncnn.bin"}
@@ -165,8 +165,8 @@ def test_budget_that_nothing_meets(tmp_path: Path) -> None:
 
 
 def test_budget_is_kept(tmp_path: Path) -> None:
-    results = search(small_recipe("search.budget.macs=3000000", "baselines={}"), tmp_path / "run", Silent())
-    assert all(trial["cost"]["macs"] <= 3_000_000 for trial in results["trials"])
+    results = search(small_recipe("search.budget.macs=5000000", "baselines={}"), tmp_path / "run", Silent())
+    assert all(trial["cost"]["macs"] <= 5_000_000 for trial in results["trials"])
     assert results["comparison"] == []
 
 
