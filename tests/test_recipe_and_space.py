@@ -111,7 +111,7 @@ SPACE = "family: dir_bhrnet\nfixed: {head: single}\nchoices: {width: [8, 16], ki
         (SPACE.replace("[8, 16]", "[8, 8]"), ["choices.width", "twice"]),
         (SPACE.replace("[8, 16]", "[]"), ["choices.width", "at least one"]),
         (SPACE.replace("[8, 16]", "8"), ["choices.width", "at least one"]),
-        (SPACE.replace("[0, 1]", "[-1, 1]"), ["choices.blocks", "negative"]),
+        (SPACE.replace("[0, 1]", "[-1, 1]"), ["choices", "negative"]),
         (SPACE.replace("dir]", "dri]"), ["choices.kinds", "residual"]),
         (SPACE.replace("single", "sngle"), ["fixed", "head"]),
         ("family: dir_bhrnet", ["fixed"]),
