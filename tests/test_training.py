@@ -1,13 +1,16 @@
 """The training loop: the same weights after a kill as without one, and learning rates as formulas."""
 
 import math
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from compress.data.loader import batches
 from compress.data.synthetic import SyntheticPeople
+from compress.data.transforms import NO_AUGMENTATION
 from compress.errors import RunError
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.progress import Silent
@@ -57,7 +60,9 @@ def test_killed_in_an_epoch_and_resumed_ends_with_the_same_weights(tmp_path: Pat
         run(3, tmp_path / "broken.pt", broken, stop_after=3)  # in the middle of the second epoch
     resumed = fresh()
     assert run(3, tmp_path / "broken.pt", resumed) == history
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
 
 
 def test_checkpoint_of_another_network_and_pickle_are_refused(tmp_path: Path) -> None:
@@ -78,17 +83,20 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
 
 
 def test_distillation_leaves_the_teacher_alone(tmp_path: Path) -> None:
-    from compress.data.loader import batches
-    from compress.data.transforms import NO_AUGMENTATION
-
     network, teacher = fresh(), ARCHITECTURE.build()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     batch = next(
-        batches(PICTURES, input_hw=(32, 32), strides=(4,), sigma=1.5, batch_size=4, epoch=0, seed=0,
-                augmentation=NO_AUGMENTATION)  # fmt: skip
+        batches(
+            PICTURES,
+            input_hw=(32, 32),
+            strides=(4,),
+            sigma=1.5,
+            batch_size=4,
+            epoch=0,
+            seed=0,
+            augmentation=NO_AUGMENTATION,
+        )
     )
-    import random
-
     step = distilled_step(network, teacher, pose_loss(Training().loss, 1), 17, 0.5)
     assert math.isfinite(step(batch, random.Random(0)))
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
