@@ -235,15 +235,33 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
 
 
 def print_networks(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """One line per row; the columns are the rows' keys in the order they first appear."""
+    """One line per row of `compress networks`: ours, then what the paper prints, in the paper's own convention."""
     console = console or stdout_console()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    if not columns:
-        return
-    table = _table(*(column.replace("_", " ") for column in columns))
+    table = _table(
+        "network", "input", "params", "MACs", "FLOPs G", "paper: params M", "FLOPs G", "AP", "counted as", "mark"
+    )
     for row in rows:
-        _add(table, *(value_text(row.get(column)) for column in columns))
+        _add(
+            table,
+            str(row["name"]),
+            "x".join(str(side) for side in row["input_hw"]),
+            short(row["params"]),
+            short(row["macs"]),
+            f"{row['flops_g']:.2f}",
+            f"{row['published_params_m']:g}",
+            f"{row['published_flops_g']:g}",
+            "–" if row["published_ap"] is None else f"{row['published_ap']:g}",
+            str(row["convention"]),
+            str(row["mark"]),
+        )
     console.print(table)
+    console.print(
+        "Up to the first FLOPs the numbers are ours, from 'paper' on the papers' (AP: COCO val2017, %). Both FLOPs are "
+        "in the paper's convention, hrsum or mmcv (see compress/measure/counting.py).",
+        style="dim",
+    )
+    for note in dict.fromkeys(f"{row['name']}: {row['note']}" for row in rows if row["note"]):
+        console.print(Text(note, style="dim"))
 
 
 def print_mapping(title: str, data: Mapping[str, Any], console: Console | None = None) -> None:

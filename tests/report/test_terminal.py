@@ -207,11 +207,23 @@ def test_search_without_numbers_has_dashes():
 
 
 def test_networks_and_mapping():
-    rows = [{"name": "a[b]", "latency_ms": 1.23456, "macs": 1200000}, {"name": "c", "parity": None}]
-    text = shown(print_networks, rows)
-    for expected in ("a[b]", "latency ms", "1.235", "1,200,000", "parity", "–"):
+    row = {
+        "name": "a[b]",
+        "input_hw": [256, 192],
+        "params": 28_500_000,
+        "macs": 7_645_000_000,
+        "flops_g": 7.1199,
+        "published_params_m": 28.5,
+        "published_flops_g": 7.1,
+        "published_ap": None,
+        "convention": "hrsum",
+        "mark": "exact",
+        "note": "a note",
+    }
+    text = shown(print_networks, [row])
+    for expected in ("a[b]", "256x192", "28.5 M", "7.6", "7.12", "hrsum", "exact", "–", "a[b]: a note"):
         assert expected in text
-    assert shown(print_networks, []) == ""
+    assert "…" not in text
     text = shown(print_mapping, "Exported", {"size_bytes": 5, "files": ["x", "y"], "inner": {"ok": True}})
     for expected in ("Exported", "size bytes  5", "x, y", "    ok  yes"):
         assert expected in text
