@@ -1,9 +1,16 @@
-"""Writing files so that a kill never leaves half of one: written beside, flushed, then renamed into place."""
+"""Files: read with errors that name them, written so that a kill never leaves half of one.
+
+A file is written beside its place, flushed, and renamed into it.
+"""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from compress.errors import CompressError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -45,3 +52,21 @@ def read_lines(path: Path) -> list[Any]:
     if len(whole) < len(content):
         write_bytes(path, whole)
     return [json.loads(line) for line in whole.splitlines()]
+
+
+def read_yaml_mapping(path: Path, error: type[CompressError], what: str) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `error` if it cannot be read, is no YAML, or holds something else.
+
+    what: the file's part in the job, such as "a recipe".
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(
+            f"{what} must be a readable file", place=str(path), value=problem.strerror, remedy="check the path"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise error("not valid YAML", place=str(path), value=str(problem), remedy="correct the file") from None
+    if not isinstance(data, dict):
+        raise error(f"{what} is a mapping", place=str(path), value=data, remedy="see the shipped ones for examples")
+    return data

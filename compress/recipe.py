@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.errors import CompressError, RecipeError, nearest
+from compress.files import read_yaml_mapping
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -288,7 +289,7 @@ def shipped_folder(folder: str) -> Path:
 def read_recipe(path: Path | None, model: type[AnyRecipe], overrides: Sequence[str] = ()) -> AnyRecipe:
     """The recipe in a file (None: all defaults), with `key.sub=value` overrides applied. Raises RecipeError."""
     place = "--set" if path is None else str(path)
-    data = {} if path is None else _load(path)
+    data = {} if path is None else read_yaml_mapping(path, RecipeError, "a recipe")
     for override in overrides:
         _override(data, override)
     try:
@@ -305,20 +306,6 @@ def to_data(recipe: Settings) -> dict[str, Any]:
 def fingerprint(recipe: Settings) -> str:
     """Equal for equal recipes, whatever file they came from."""
     return hashlib.sha256(json.dumps(to_data(recipe), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(
-            "a recipe must be a readable file", place=str(path), value=error.strerror, remedy="check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError("not valid YAML", place=str(path), value=str(error), remedy="correct the file") from None
-    if not isinstance(data, dict):
-        raise RecipeError("a recipe is a mapping", place=str(path), value=data, remedy="see recipes/ for examples")
-    return data
 
 
 def _override(data: dict[str, Any], override: str) -> None:

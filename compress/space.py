@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from compress.errors import SpaceError, nearest
+from compress.files import read_yaml_mapping
 
 Pick = dict[str, Any]
 
@@ -123,7 +122,7 @@ class Space:
 
 def read_space(path: Path) -> SpaceFile:
     """Reads a space file. Raises SpaceError for a missing or broken file, an unknown key or an empty choice."""
-    data = _read_yaml(path)
+    data = read_yaml_mapping(path, SpaceError, "a search space")
     for key in data:
         if key not in _KEYS:
             raise SpaceError("unknown key", place=f"{path}: {key}", remedy=nearest(str(key), _KEYS))
@@ -176,20 +175,6 @@ def expand(file: SpaceFile, base: dict[str, Any]) -> Space:
         for path in paths:
             choices[".".join(path)] = file.choices[pattern]
     return Space(base, dict(sorted(choices.items())))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpaceError(
-            "the search space must be a readable file", place=str(path), value=error.strerror, remedy="check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpaceError("not valid YAML", place=str(path), value=str(error), remedy="correct the file") from None
-    if not isinstance(data, dict):
-        raise SpaceError("a search space is a mapping", place=str(path), value=data, remedy="add family and choices")
-    return data
 
 
 def _matches(data: Any, pattern: list[str]) -> list[list[str]]:
