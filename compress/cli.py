@@ -5,13 +5,16 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compress import __version__
 from compress.errors import CompressError, RecipeError
 from compress.report.terminal import Terminal, print_error, print_mapping, print_networks, print_search
+
+if TYPE_CHECKING:
+    from compress.recipe import AnyRecipe
 
 app = typer.Typer(
     help="Makes human-pose networks fast on the device they must run on.",
@@ -87,10 +90,9 @@ def train(
     """Train a network on labelled pictures."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
-        from compress.recipe import TrainRecipe, find, read_recipe
+        from compress.recipe import TrainRecipe
 
-        path = find(recipe, "recipes", RecipeError) if recipe else None
-        settings = read_recipe(path, TrainRecipe, overrides or ())
+        settings = settings_of(TrainRecipe, recipe, overrides)
         from compress.jobs.train import train_network
 
         return train_network(network, settings, run or default_run(f"train-{Path(network).name}"), terminal)
@@ -109,10 +111,9 @@ def evaluate(
     """Score a trained network by COCO's average precision."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
-        from compress.recipe import EvaluateRecipe, find, read_recipe
+        from compress.recipe import EvaluateRecipe
 
-        path = find(recipe, "recipes", RecipeError) if recipe else None
-        settings = read_recipe(path, EvaluateRecipe, overrides or ())
+        settings = settings_of(EvaluateRecipe, recipe, overrides)
         from compress.jobs import evaluate as jobs_evaluate
 
         return jobs_evaluate.evaluate(artefact, settings, terminal)
@@ -132,10 +133,9 @@ def export(
     """Export a trained network to the engines, its outputs compared with torch's."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
-        from compress.recipe import ExportRecipe, find, read_recipe
+        from compress.recipe import ExportRecipe
 
-        path = find(recipe, "recipes", RecipeError) if recipe else None
-        settings = read_recipe(path, ExportRecipe, overrides or ())
+        settings = settings_of(ExportRecipe, recipe, overrides)
         from compress.jobs import export as jobs_export
 
         return jobs_export.export(artefact, settings, out or artefact, terminal)
@@ -158,10 +158,9 @@ def predict(
     """Find people in pictures; draw their skeletons and list their joints."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
-        from compress.recipe import PredictRecipe, find, read_recipe
+        from compress.recipe import PredictRecipe
 
-        path = find(recipe, "recipes", RecipeError) if recipe else None
-        settings = read_recipe(path, PredictRecipe, overrides or ())
+        settings = settings_of(PredictRecipe, recipe, overrides)
         from compress.jobs import predict as jobs_predict
 
         return jobs_predict.predict(artefact, pictures, settings, out or default_run("predict"), terminal)
@@ -171,6 +170,14 @@ def predict(
         print_mapping(f"Drawn in {result['folder']}", people)
 
     perform(job, show, as_json=as_json, quiet=quiet)
+
+
+def settings_of(model: "type[AnyRecipe]", recipe: str | None, overrides: list[str] | None) -> "AnyRecipe":
+    """The recipe of that path or name, or all defaults, with the overrides applied. Raises RecipeError."""
+    from compress.recipe import find, read_recipe
+
+    path = find(recipe, "recipes", RecipeError) if recipe else None
+    return read_recipe(path, model, overrides or ())
 
 
 def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_json: bool, quiet: bool) -> None:
