@@ -16,7 +16,6 @@ network, per byte of weights) was tried and left out: the mean changes by less t
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -35,6 +34,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from compress.engines.engine import Description
 from compress.engines.onnxruntime import session_options
 from compress.errors import EngineError, TableError
+from compress.files import write_text
 from compress.measure.timing import Timing, reference_convolution, summarise, time_interleaved
 from compress.measure.units import Unit
 
@@ -95,10 +95,7 @@ class LatencyTable:
             "scale": asdict(self.scale) if self.scale else None,
             "units": {key: asdict(self.units[key]) for key in sorted(self.units)},
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        part.write_text(_readable(data))
-        os.replace(part, self.path)
+        write_text(self.path, _readable(data))
 
 
 def open_table(path: Path, identity: Identity) -> LatencyTable:
