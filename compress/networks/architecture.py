@@ -17,7 +17,12 @@ class Architecture(Protocol):
 
     @property
     def approach(self) -> str:
-        """`bottom-up AE` (heatmaps and tags of all people) or `top-down` (heatmaps of one person)."""
+        """How people are found.
+
+        `bottom-up AE`: K heatmaps and K tags of all people at 1/4; further outputs are heatmaps. `PAF`: at every stage
+        K+1 heatmaps (the last is the background) and then the part affinity fields, x and y of each limb; the last
+        stage is decoded. `top-down`: K heatmaps of one person; of several outputs the last is decoded.
+        """
         ...
 
     @property

@@ -1,11 +1,12 @@
 """Building blocks shared by the networks: convolutions with batch norm, residual and inverted residual blocks.
 
-Every convolution that batch norm follows has no bias. Activations are ReLU (not ReLU6).
+Every convolution that batch norm follows has no bias. Activations are ReLU (not ReLU6) unless a name says otherwise.
 """
 
 from collections import OrderedDict
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 BlockKind = Literal["residual", "ir", "ir_dw", "ir_shortcut", "dir", "dir_se"]
@@ -14,17 +15,59 @@ BlockKind = Literal["residual", "ir", "ir_dw", "ir_shortcut", "dir", "dir_se"]
 BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 
 
+Activation = Literal["relu", "relu6", "elu", "swish", "hard_swish", "sigmoid", "hard_sigmoid"]
+"""Names of activations in architecture records. `swish` is x·sigmoid(x), also called SiLU."""
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "elu": nn.ELU,
+    "swish": nn.SiLU,
+    "hard_swish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
+    "hard_sigmoid": nn.Hardsigmoid,
+}
+
+
+def activation(name: Activation) -> nn.Module:
+    """A fresh module. Works in place where torch can and the gradient does not need the input."""
+    made = _ACTIVATIONS[name]
+    return made(inplace=True) if made in (nn.ReLU, nn.ReLU6) else made()
+
+
 def conv_bn(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1, relu: bool = True
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    dilation: int = 1,
+    act: Activation | None = "relu",
 ) -> nn.Sequential:
-    """Convolution, batch norm and, if asked, ReLU. Padding keeps H and W at stride 1."""
+    """Convolution `conv`, batch norm `bn` and, unless None, the activation `act`. Padding keeps H and W at stride 1."""
+    padding = dilation * (kernel // 2)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        conv=nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False),
         bn=nn.BatchNorm2d(outputs),
     )
-    if relu:
-        layers["relu"] = nn.ReLU(inplace=True)
+    if act is not None:
+        layers["act"] = activation(act)
     return nn.Sequential(layers)
+
+
+class ChannelShuffle(nn.Module):
+    """Interleaves the channels of `groups` equal groups (ShuffleNet, Zhang et al., CVPR 2018)."""
+
+    def __init__(self, groups: int = 2) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,C,H,W], C a multiple of groups."""
+        batch, channels, height, width = x.shape
+        grouped = x.view(batch, self.groups, channels // self.groups, height, width)
+        return torch.transpose(grouped, 1, 2).reshape(batch, channels, height, width)
 
 
 class ResidualBlock(nn.Module):
@@ -33,7 +76,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = conv_bn(width, width, 3)
-        self.conv2 = conv_bn(width, width, 3, relu=False)
+        self.conv2 = conv_bn(width, width, 3, act=None)
         self.relu = nn.ReLU(inplace=True)
 
     @property
@@ -53,8 +96,8 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = conv_bn(inputs, planes, 1)
         self.conv2 = conv_bn(planes, planes, 3)
-        self.conv3 = conv_bn(planes, 4 * planes, 1, relu=False)
-        self.skip = nn.Identity() if inputs == 4 * planes else conv_bn(inputs, 4 * planes, 1, relu=False)
+        self.conv3 = conv_bn(planes, 4 * planes, 1, act=None)
+        self.skip = nn.Identity() if inputs == 4 * planes else conv_bn(inputs, 4 * planes, 1, act=None)
         self.relu = nn.ReLU(inplace=True)
 
     @property
@@ -100,7 +143,7 @@ class InvertedResidual(nn.Module):
         self.depthwise1 = conv_bn(middle, middle, 3, groups=middle)
         self.depthwise2 = conv_bn(middle, middle, 3, groups=middle) if kind in ("ir_dw", "dir", "dir_se") else None
         self.attention = SqueezeExcite(middle) if kind == "dir_se" else None
-        self.project = conv_bn(middle, width, 1, relu=False)
+        self.project = conv_bn(middle, width, 1, act=None)
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
@@ -145,5 +188,6 @@ def initialise(network: nn.Module) -> None:
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
     for module in network.modules():
-        if isinstance(module, ResidualBlock | Bottleneck | InvertedResidual):
-            nn.init.zeros_(module.last_norm.weight)
+        last_norm = getattr(module, "last_norm", None)  # what a block with an outer skip names so
+        if isinstance(last_norm, nn.BatchNorm2d):
+            nn.init.zeros_(last_norm.weight)

@@ -13,7 +13,7 @@ from compress.networks.blocks import conv_bn
 
 def upward(inputs: int, outputs: int, steps: int) -> nn.Sequential:
     """From `steps` resolutions below."""
-    path = conv_bn(inputs, outputs, 1, relu=False)
+    path = conv_bn(inputs, outputs, 1, act=None)
     path.add_module("up", nn.Upsample(scale_factor=2**steps, mode="nearest"))
     return path
 
@@ -21,7 +21,7 @@ def upward(inputs: int, outputs: int, steps: int) -> nn.Sequential:
 def downward(inputs: int, outputs: int, steps: int) -> nn.Sequential:
     """From `steps` resolutions above."""
     chain = [conv_bn(inputs, inputs, 3, 2) for _ in range(steps - 1)]
-    return nn.Sequential(*chain, conv_bn(inputs, outputs, 3, 2, relu=False))
+    return nn.Sequential(*chain, conv_bn(inputs, outputs, 3, 2, act=None))
 
 
 class Fusion(nn.Module):

@@ -57,7 +57,7 @@ def test_a_hand_made_network_cut_by_hand() -> None:
             super().__init__()
             self.stem = conv_bn(3, 16, 3, 2)
             self.block = build_block("residual", 16, 1)
-            self.low = nn.Sequential(conv_bn(16, 32, 3, 2), conv_bn(32, 16, 1, relu=False), nn.Upsample(scale_factor=2))
+            self.low = nn.Sequential(conv_bn(16, 32, 3, 2), conv_bn(32, 16, 1, act=None), nn.Upsample(scale_factor=2))
             self.deconv = nn.ConvTranspose2d(16, 8, 4, 2, 1)
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
