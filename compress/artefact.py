@@ -1,6 +1,7 @@
 """One candidate on disk: `architecture.yaml` and `weights.safetensors`. Rebuilds bit-equal, without pickle."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from compress.errors import ArtefactError
 from compress.files import write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
+from compress.networks.own import is_own, own_network
 
 ARCHITECTURE, WEIGHTS = "architecture.yaml", "weights.safetensors"
 
@@ -28,7 +30,8 @@ class Artefact:
 def save_artefact(folder: Path, architecture: Architecture, network: nn.Module, facts: dict[str, Any]) -> None:
     """Writes the two files. facts: plain data; `input_hw` is what later commands take as the input size."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # clone: safetensors refuses tensors that share their memory, as an own network's may
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     write_bytes(folder / WEIGHTS, save(tensors))
     data = {"architecture": architecture_to_data(architecture), "facts": facts}
     write_text(folder / ARCHITECTURE, yaml.safe_dump(data, sort_keys=False, default_flow_style=None))
@@ -78,14 +81,21 @@ def is_artefact(path: Path) -> bool:
 
 
 def artefact_or_network(name: str) -> Artefact | Architecture:
-    """What a command's NETWORK argument means: a known network's name, or an artefact's folder."""
+    """What a command's NETWORK argument means.
+
+    A known network's name, an artefact's folder, `package.module:function` (imported with the current folder on the
+    path; it returns an nn.Module) or an ONNX file. Raises ArtefactError or NetworkError.
+    """
     if name in NETWORKS:
         return NETWORKS[name]
     if is_artefact(Path(name)):
         return load_artefact(Path(name))
+    if is_own(name):
+        return own_network(name)
+    close = get_close_matches(name, NETWORKS, n=1)
     raise ArtefactError(
-        "NETWORK is a known network or an artefact's folder",
+        "NETWORK is a known network, an artefact's folder, package.module:function or an ONNX file",
         place="NETWORK",
         value=name,
-        remedy="see `compress networks` for the names, or give a folder that holds architecture.yaml",
+        remedy=(f"did you mean {close[0]!r}? " if close else "") + "`compress networks` lists the names",
     )

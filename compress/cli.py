@@ -11,7 +11,7 @@ import typer
 
 from compress import __version__
 from compress.errors import CompressError, RecipeError
-from compress.report.terminal import Terminal, print_error, print_mapping, print_networks, print_search
+from compress.report.terminal import Terminal, print_error, print_mapping, print_networks, print_profile, print_search
 
 if TYPE_CHECKING:
     from compress.recipe import AnyRecipe
@@ -34,6 +34,12 @@ RunFolder = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="Run folder; a killed run goes on from there.")
 ]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", metavar="FILE", help="Recipe by path or by name.")]
+NetworkArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NETWORK", help="A network's name, an artefact's folder, package.module:function or a .onnx file."
+    ),
+]
 ArtefactArgument = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network.")]
 
 
@@ -79,8 +85,28 @@ def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet 
 
 
 @app.command()
+def profile(
+    network: NetworkArgument,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show where a network's parameters, multiply-adds and memory go, and what mobile engines handle badly."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import ProfileRecipe
+
+        settings = settings_of(ProfileRecipe, None, overrides)
+        from compress.jobs import profile as jobs_profile
+
+        return jobs_profile.profile(network, settings, terminal)
+
+    perform(job, print_profile, as_json=as_json, quiet=quiet)
+
+
+@app.command()
 def train(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="A network's name or an artefact's folder.")],
+    network: NetworkArgument,
     recipe: RecipeOption = None,
     run: RunFolder = None,
     overrides: Overrides = None,
@@ -95,7 +121,7 @@ def train(
         settings = settings_of(TrainRecipe, recipe, overrides)
         from compress.jobs.train import train_network
 
-        return train_network(network, settings, run or default_run(f"train-{Path(network).name}"), terminal)
+        return train_network(network, settings, run or default_run(f"train-{file_name(network)}"), terminal)
 
     perform(job, printer("Trained"), as_json=as_json, quiet=quiet)
 
@@ -123,14 +149,14 @@ def evaluate(
 
 @app.command()
 def export(
-    artefact: ArtefactArgument,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: the artefact's folder.")] = None,
+    network: NetworkArgument,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: an artefact's folder.")] = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a trained network to the engines, its outputs compared with torch's."""
+    """Export a network to the engines, its outputs compared with torch's."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import ExportRecipe
@@ -138,7 +164,8 @@ def export(
         settings = settings_of(ExportRecipe, recipe, overrides)
         from compress.jobs import export as jobs_export
 
-        return jobs_export.export(artefact, settings, out or artefact, terminal)
+        beside = Path(network) if Path(network).is_dir() else default_run(f"export-{file_name(network)}")
+        return jobs_export.export(network, settings, out or beside, terminal)
 
     perform(job, printer("Exported"), as_json=as_json, quiet=quiet)
 
@@ -206,6 +233,11 @@ def printer(title: str) -> Callable[[dict[str, Any]], None]:
 def default_run(name: str) -> Path:
     """`reports/NAME-TIME` below the current folder."""
     return Path("reports", f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def file_name(network: str) -> str:
+    """A NETWORK argument as part of a folder's name."""
+    return Path(network).name.replace(":", "-")
 
 
 def version(show: bool) -> None:

@@ -254,6 +254,13 @@ class NetworksRecipe(Settings):
     names: tuple[str, ...] = ()
 
 
+class ProfileRecipe(Settings):
+    """`compress profile`. input_hw: None takes the artefact's, else the first that the network's paper prints."""
+
+    job: Literal["profile"] = "profile"
+    input_hw: InputSize | None = None
+
+
 class PredictRecipe(Settings):
     """`compress predict`: pictures in, pictures with skeletons out. min_score: of a person to be drawn and listed."""
 

@@ -23,7 +23,8 @@ class Sampler:
     """Two objectives: cost, to be small, and score, to be large.
 
     hand_made: picks the search is to beat. population: of NSGA-II. The first generation is the hand-made picks, the
-    smallest and the largest, and in equal parts random picks and hand-made ones with a fifth of their choices changed.
+    smallest and the largest, the hand-made ones with one field changed as a whole (every block of another kind), and in
+    equal parts random picks and hand-made ones with a fifth of their choices changed.
     """
 
     def __init__(
@@ -33,7 +34,8 @@ class Sampler:
         self._space = space
         self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=_sampler(kind, population, seed))
         rng = random.Random(seed)
-        first = [*hand_made, space.smallest, space.largest]
+        changed = [change for pick in hand_made for change in space.whole_changes(pick)]
+        first = [*hand_made, space.smallest, space.largest, *changed]
         while len(first) < population:
             near = hand_made and len(first) % 2
             first.append(space.mutate(rng.choice(hand_made), _CHANGED, rng) if near else space.sample(rng))

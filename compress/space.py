@@ -68,6 +68,19 @@ class Space:
             path: rng.choice(values) if rng.random() < share else pick[path] for path, values in self.choices.items()
         }
 
+    def whole_changes(self, pick: Mapping[str, Any]) -> list[Pick]:
+        """The pick with all choices of one field set to one value, for every field and value that change it.
+
+        A field is the first part of a path: every block kind becomes `ir`, every expansion 1, the width another.
+        """
+        changed = []
+        for field in dict.fromkeys(path.split(".")[0] for path in self.choices):
+            lists = {path: values for path, values in self.choices.items() if path.split(".")[0] == field}
+            common = next(iter(lists.values()))
+            if all(values == common for values in lists.values()):
+                changed += [{**pick, **dict.fromkeys(lists, value)} for value in common]
+        return [other for other in changed if other != pick]
+
     def smallest_of(self, rng: random.Random) -> Pick:
         """The smallest of every number, and any of the choices that have no size, such as block kinds."""
         return {**self.sample(rng), **{path: values[0] for path, values in self._sized()}}

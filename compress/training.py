@@ -7,7 +7,7 @@ from its checkpoint takes the same steps as an undisturbed one.
 import io
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,7 +52,7 @@ class EpochLoss:
 
 def train(
     trained: Trainable,
-    parameters: list[nn.Parameter],
+    parameters: Sequence[list[nn.Parameter]],
     loss_step: LossStep,
     *,
     pictures: PictureSet,
@@ -66,10 +66,12 @@ def train(
 ) -> list[EpochLoss]:
     """Trains for settings.epochs, going on from `checkpoint` if it exists. Advances `phase` by one per batch.
 
+    parameters: one list per independent network; gradients are clipped within each list, so that networks trained side
+    by side come out as if each had been trained alone.
     Raises RunError when the loss is no longer a number or the checkpoint is of another network.
     """
-    device = parameters[0].device
-    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+    device = parameters[0][0].device
+    optimizer = torch.optim.Adam([p for network in parameters for p in network], lr=settings.learning_rate, fused=True)
     history = _resume(checkpoint, trained, optimizer, device)
     steps_per_epoch = len(pictures) // settings.batch_size
     phase.advance(len(history) * steps_per_epoch)
@@ -95,7 +97,8 @@ def train(
             optimizer.zero_grad()
             total += loss_step(to_device(batch, device), rng)
             if settings.clip_norm:
-                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+                for network in parameters:
+                    nn.utils.clip_grad_norm_(network, settings.clip_norm)
             optimizer.step()
             phase.advance(1, f"epoch {epoch + 1}, loss {total / (number + 1):.5f}")
         mean = total / steps_per_epoch
@@ -130,21 +133,27 @@ def label_step(network: nn.Module, weights: PoseLoss) -> LossStep:
 
 
 def distilled_step(
-    network: nn.Module, teacher: nn.Module, weights: PoseLoss, keypoints: int, distillation: float
+    pupils: Sequence[nn.Module], teacher: nn.Module, weights: PoseLoss, keypoints: int, distillation: float
 ) -> LossStep:
-    """Learning from the labels and a frozen teacher's heatmaps; distillation: the teacher's share, 0..1."""
+    """Every pupil learns from the labels and a frozen teacher's heatmaps; distillation: the teacher's share, 0..1.
+
+    The teacher answers once for all pupils. Returns their mean loss.
+    """
     teacher.eval()
 
     def step(batch: Batch, rng: random.Random) -> float:
-        network.train()
-        with _autocast(batch.images.device):
-            with torch.no_grad():
-                answers = teacher(batch.images)
-            outputs = network(batch.images)
-            loss, _ = bottom_up_loss(outputs, batch, weights)
-            taught = heatmap_distillation(outputs, answers, keypoints, weights.heatmap)
-        ((1 - distillation) * loss + distillation * taught).backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        with torch.no_grad(), _autocast(batch.images.device):
+            answers = teacher(batch.images)
+        total = 0.0
+        for pupil in pupils:
+            pupil.train()
+            with _autocast(batch.images.device):
+                outputs = pupil(batch.images)
+                loss, _ = bottom_up_loss(outputs, batch, weights)
+                taught = heatmap_distillation(outputs, answers, keypoints, weights.heatmap)
+            ((1 - distillation) * loss + distillation * taught).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total / len(pupils)
 
     return step
 

@@ -63,18 +63,51 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert all(name in result.stdout for name in ("search", "networks", "train", "evaluate", "export", "predict"))
+    assert all(
+        name in result.stdout for name in ("search", "networks", "profile", "train", "evaluate", "export", "predict")
+    )
 
 
 def test_networks_json() -> None:
-    result = run("networks", "--json", "--quiet")
-    rows = json.loads(result.stdout)
-    assert {"name", "family", "params", "macs", "input_hw", "paper", "mark"} <= set(rows[0])
-    by_name = {(row["name"], row["input_hw"][0]): row for row in rows}
+    names = "names=[hrnet_w32, dir_bhrnet_32, RTMPose-s, MultiPoseNet]"
+    rows = json.loads(run("networks", "--json", "--quiet", "--set", names).stdout)
+    assert all({"name", "family", "params", "macs", "input_hw", "paper", "mark"} <= set(row) for row in rows)
+    by_name = {(row["name"], (row["input_hw"] or [None])[0]): row for row in rows}
     assert by_name["dir_bhrnet_32", 256]["flops_g"] == pytest.approx(2.81, rel=0.005)
-    one = json.loads(run("networks", "--json", "-q", "--set", "names=[hrnet_w32]").stdout)
-    assert {row["name"] for row in one} == {"hrnet_w32"}
+    assert (by_name["hrnet_w32", 256]["mark"], by_name["hrnet_w32", 256]["family"]) == ("exact", "top-down")
+    reference = by_name["RTMPose-s", 256]
+    assert (reference["params"], reference["macs"], reference["published_flops_g"]) == (None, None, 0.68)
+    assert reference["mark"] == "reference only"
+    assert by_name["MultiPoseNet", None]["input_hw"] is None
+    families = [row["family"] for row in rows]
+    assert families == sorted(families, key=families.index)  # grouped
     assert "did you mean 'hrnet_w32'" in fails("networks", "--set", "names=[hrnet_w23]")
+
+
+def test_profile(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = json.loads(run("profile", artefact, "--json", "-q").stdout)
+    assert result["input_hw"] == [64, 64]
+    assert list(result["balance"]) == ["1/4", "1/8", "1/16", "1/32"]
+    shown = run("profile", "dir_bhrnet_star_32", "--set", "input_hw=[64, 64]")
+    assert shown.exit_code == 0
+    assert "1/4: 22.7 %   1/8: 30.4 %   1/16: 28.5 %   1/32: 18.4 %" in shown.stdout
+    assert max(len(line.rstrip()) for line in shown.stdout.splitlines()) <= 100
+    assert "multiples of 32" in fails("profile", artefact, "--set", "input_hw=[100, 64]")
+    assert "unknown key" in fails("profile", artefact, "--set", "size=[64, 64]")
+    assert "compress networks" in fails("profile", "nothing")
+    monkeypatch.chdir(tmp_path)
+    Path("my_net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 17, 3, 4, 1)\n")
+    own = json.loads(run("profile", "my_net:build", "--json", "-q").stdout)
+    assert (own["approach"], own["macs"]) == ("top-down", 17 * 27 * 64 * 64)
+    assert "no such function" in fails("profile", "my_net:other")
+    exported = json.loads(
+        run("export", "my_net:build", "--set", "input_hw=[64, 64]", "--out", "out", "--json", "-q").stdout
+    )
+    assert (exported["artefact"], set(exported["exports"])) == ("my_net:build", {"onnxruntime", "ncnn"})
+    again = json.loads(run("profile", "out/model.onnx", "--json", "-q").stdout)
+    assert (again["input_hw"], again["macs"]) == ([64, 64], 17 * 27 * 16 * 16)
+    assert "input_hw=[H,W]" in fails("export", "my_net:build", "--out", "out")
+    assert "no such file" in fails("profile", "out/other.onnx")
 
 
 def test_export_evaluate_predict(artefact: Path, coco: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from compress.recipe import (
     shipped_folder,
     to_data,
 )
-from compress.space import expand, read_space
+from compress.space import Space, expand, read_space
 
 RECIPE = "job: search\nsearch: {space: bhrnet_small}\n"
 
@@ -162,3 +162,17 @@ def test_wildcards_and_exceptions(tmp_path: Path) -> None:
     pick = space.sample(random.Random(0))
     assert space.pick_of(space.apply(pick), "test") == pick
     assert base["blocks"] == [[0], [0, 0], [0], [0, 0, 0, 0]]  # the base is never written to
+
+
+def test_whole_changes_set_all_choices_of_a_field_together() -> None:
+    space = Space(
+        {"kinds": ["x", "x"], "blocks": [0, 0], "width": 8},
+        {"kinds.0": ("x", "y"), "kinds.1": ("x", "y"), "blocks.0": (0, 1), "blocks.1": (0, 1, 2), "width": (8, 16)},
+    )
+    pick = {"kinds.0": "x", "kinds.1": "y", "blocks.0": 0, "blocks.1": 2, "width": 16}
+    # The blocks have different values to choose from: no value fits all of them.
+    assert space.whole_changes(pick) == [
+        {**pick, "kinds.0": "x", "kinds.1": "x"},
+        {**pick, "kinds.0": "y", "kinds.1": "y"},
+        {**pick, "width": 8},
+    ]

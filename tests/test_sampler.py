@@ -19,6 +19,12 @@ def test_hand_made_smallest_and_largest_come_first() -> None:
     assert asked(3, 0) == [HAND, SPACE.smallest, SPACE.largest]
 
 
+def test_then_hand_made_with_a_field_changed_as_a_whole() -> None:
+    a_changed = [{**HAND, "a": value} for value in (0, 2, 3)]
+    b_changed = [{**HAND, "b": value} for value in (0, 1, 3)]
+    assert asked(10, 0)[3:] == [*a_changed, *b_changed, {**HAND, "kind": "x"}]
+
+
 def test_the_same_seed_asks_the_same_and_another_does_not() -> None:
     assert asked(30, 1) == asked(30, 1) != asked(30, 2)
 

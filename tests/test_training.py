@@ -35,7 +35,7 @@ def run(epochs: int, checkpoint: Path, network: nn.Module, stop_after: int | Non
 
     return train(
         network,
-        list(network.parameters()),
+        [list(network.parameters())],
         step,
         pictures=PICTURES,
         settings=settings,
@@ -97,10 +97,41 @@ def test_distillation_leaves_the_teacher_alone(tmp_path: Path) -> None:
             augmentation=NO_AUGMENTATION,
         )
     )
-    step = distilled_step(network, teacher, pose_loss(Training().loss, 1), 17, 0.5)
+    step = distilled_step([network], teacher, pose_loss(Training().loss, 1), 17, 0.5)
     assert math.isfinite(step(batch, random.Random(0)))
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_pupils_learn_side_by_side_as_if_each_were_alone(tmp_path: Path) -> None:
+    settings = Training(epochs=1, batch_size=4, warmup_steps=0, clip_norm=0.01)
+    torch.manual_seed(1)
+    teacher = ARCHITECTURE.build()
+
+    def tuned(*seeds: int) -> list[dict[str, torch.Tensor]]:
+        pupils = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            pupils.append(ARCHITECTURE.build())
+        train(
+            nn.ModuleDict({str(seed): pupil for seed, pupil in zip(seeds, pupils, strict=True)}),
+            [list(pupil.parameters()) for pupil in pupils],
+            distilled_step(pupils, teacher, pose_loss(settings.loss, 1), 17, 0.5),
+            pictures=PICTURES,
+            settings=settings,
+            input_hw=(32, 32),
+            strides=(4,),
+            seed=1,
+            workers=0,
+            checkpoint=tmp_path / f"{seeds}.pt",
+            phase=Silent(),
+        )
+        return [pupil.state_dict() for pupil in pupils]
+
+    together = tuned(5, 6)
+    for alone, pupil in zip(tuned(5) + tuned(6), together, strict=True):
+        for name, value in alone.items():
+            torch.testing.assert_close(pupil[name], value, msg=name)
 
 
 def test_learning_rates() -> None:

@@ -25,8 +25,6 @@ from compress.errors import EngineError
 
 OPSET = 17
 INPUT = "image"
-OUTPUTS = {1: ("heatmaps_tags",), 2: ("heatmaps_tags", "heatmaps_half")}
-"""Names of the outputs of pose networks by number; other numbers are output0, output1, ..."""
 
 
 class OnnxRuntime:
@@ -39,7 +37,7 @@ class OnnxRuntime:
         return describe_machine(self.name, onnxruntime.__version__)
 
     def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Writes `stem.onnx`: input `image` [1,3,H,W]; outputs `heatmaps_tags`, `heatmaps_half`."""
+        """Writes `stem.onnx`: input `image` [1,3,H,W]; outputs `output0`, `output1`, ... in the network's order."""
         place = type(network).__name__
         folder.mkdir(parents=True, exist_ok=True)
         shadow = copy.deepcopy(network).cpu().eval()
@@ -47,7 +45,7 @@ class OnnxRuntime:
         with torch.no_grad(), one_torch_thread():
             outputs = shadow(image)
         count = len(outputs) if isinstance(outputs, tuple) else 1
-        names = OUTPUTS.get(count, tuple(f"output{i}" for i in range(count)))
+        names = [f"output{i}" for i in range(count)]
         work = tempfile.TemporaryDirectory()
         try:
             with work, one_torch_thread(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -58,7 +56,7 @@ class OnnxRuntime:
                 warnings.filterwarnings("ignore", message=".*feature will be removed.*")
                 torch.onnx.export(
                     shadow, (image,), raw, dynamo=False, opset_version=OPSET, input_names=[INPUT],
-                    output_names=list(names),
+                    output_names=names,
                 )  # fmt: skip
                 model, same = onnxsim.simplify(onnx.load(raw))
             if not same:

@@ -1,9 +1,9 @@
-"""`compress export`: an artefact to the engines' formats, each compared with torch on real inputs."""
+"""`compress export`: a network to the engines' formats, each compared with torch on real inputs."""
 
 from pathlib import Path
 from typing import Any
 
-from compress.artefact import load_artefact
+from compress.artefact import Artefact, artefact_or_network
 from compress.data.sets import validation_set
 from compress.deployment import export_and_check, sample_images
 from compress.evaluation import input_size, validation_data
@@ -12,17 +12,23 @@ from compress.progress import Progress
 from compress.recipe import ExportRecipe
 
 
-def export(artefact: Path, recipe: ExportRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Writes the exports to `folder`; returns engine → file, size, relative error. Raises ParityError beyond 1e-4."""
-    loaded = load_artefact(artefact)
-    input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
-    check_input(loaded.architecture, input_hw, "input_hw")
-    data, seed = validation_data(loaded.facts, recipe.data, recipe.seed)
+def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Writes the exports to `folder`; returns engine → file, size, relative error. Raises ParityError beyond 1e-4.
+
+    name: a NETWORK. A known network has fresh weights, an own one those it comes with.
+    """
+    source = artefact_or_network(name)
+    architecture = source.architecture if isinstance(source, Artefact) else source
+    facts = source.facts if isinstance(source, Artefact) else {}
+    input_hw = recipe.input_hw or getattr(architecture, "input_hw", None) or input_size(facts, Path(name))
+    check_input(architecture, input_hw, "input_hw")
+    network = source.network if isinstance(source, Artefact) else architecture.build().eval()
+    data, seed = validation_data(facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
     images = sample_images(pictures, recipe.parity_pictures, input_hw)
     exports: dict[str, Any] = {}
     with progress.phase("export", len(recipe.engines)) as phase:
-        for name in recipe.engines:
-            exports |= export_and_check(loaded.network, [name], images, input_hw, folder)
-            phase.advance(1, name)
-    return {"artefact": str(artefact), "folder": str(folder), "input_hw": list(input_hw), "exports": exports}
+        for engine in recipe.engines:
+            exports |= export_and_check(network, [engine], images, input_hw, folder)
+            phase.advance(1, engine)
+    return {"artefact": name, "folder": str(folder), "input_hw": list(input_hw), "exports": exports}

@@ -30,7 +30,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
         with progress.phase("training", batch_count(recipe.training, sets.train)) as phase:
             history = train(
                 network,
-                list(network.parameters()),
+                [list(network.parameters())],
                 label_step(network, pose_loss(recipe.training.loss, len(architecture.output_strides))),
                 pictures=sets.train,
                 settings=recipe.training,

@@ -8,14 +8,44 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from compress.errors import NetworkError, nearest
 from compress.networks.architecture import Architecture
 from compress.networks.dir_bhrnet import DirBHRNet, DirHRNet
+from compress.networks.dite_hrnet import DiteHRNet
+from compress.networks.edite_hrnet import EDiteHRNet
+from compress.networks.efficient_hrnet import EfficientHRNet, scaled_efficient_hrnet
 from compress.networks.higher_hrnet import HigherHRNet
+from compress.networks.hourglass import StackedHourglass
 from compress.networks.hrnet import HRNet
+from compress.networks.lightweight_hrnet import LightweightHRNet, scaled_lightweight_hrnet
+from compress.networks.lightweight_openpose import LightweightOpenPose
+from compress.networks.lite_hrnet import LiteHRNet
+from compress.networks.mobile_openpose import MobileOpenPose, MobileOpenPoseEfficientNet
+from compress.networks.mobilenet_v2 import MobileNetV2
+from compress.networks.mobilenet_v3 import MobileNetV3
+from compress.networks.mobileposenet import MobilePoseNet, mobileposenet_v1, mobileposenet_v2
+from compress.networks.openpose import OpenPose
+from compress.networks.own import OWN_FAMILIES
+from compress.networks.shufflenet_v2 import ShuffleNetV2
+from compress.networks.simple_baseline import SimpleBaseline
 
 FAMILIES: dict[str, type[Any]] = {
     "hrnet": HRNet,
     "higher_hrnet": HigherHRNet,
     "dir_hrnet": DirHRNet,
     "dir_bhrnet": DirBHRNet,
+    "efficient_hrnet": EfficientHRNet,
+    "lightweight_hrnet": LightweightHRNet,
+    "lite_hrnet": LiteHRNet,
+    "dite_hrnet": DiteHRNet,
+    "edite_hrnet": EDiteHRNet,
+    "mobileposenet": MobilePoseNet,
+    "simple_baseline": SimpleBaseline,
+    "mobilenet_v2": MobileNetV2,
+    "mobilenet_v3": MobileNetV3,
+    "shufflenet_v2": ShuffleNetV2,
+    "hourglass": StackedHourglass,
+    "openpose": OpenPose,
+    "lightweight_openpose": LightweightOpenPose,
+    "mobile_openpose": MobileOpenPose,
+    "mobile_openpose_efficientnet": MobileOpenPoseEfficientNet,
 }
 
 NETWORKS: dict[str, Architecture] = {
@@ -31,6 +61,47 @@ NETWORKS: dict[str, Architecture] = {
     "dir_bhrnet_32": DirBHRNet(width=32),
     "dir_bhrnet_star_25": DirBHRNet(width=24, head="single"),
     "dir_bhrnet_star_32": DirBHRNet(width=32, head="single"),
+    "efficient_hrnet_h0": scaled_efficient_hrnet(0),
+    "efficient_hrnet_h1": scaled_efficient_hrnet(-1),
+    "efficient_hrnet_h2": scaled_efficient_hrnet(-2),
+    "efficient_hrnet_h3": scaled_efficient_hrnet(-3),
+    "efficient_hrnet_h4": scaled_efficient_hrnet(-4),
+    "lightweight_hrnet_r0": scaled_lightweight_hrnet(0),
+    "lightweight_hrnet_r1": scaled_lightweight_hrnet(-1),
+    "lightweight_hrnet_r2": scaled_lightweight_hrnet(-2),
+    "lightweight_hrnet_r0_cem": scaled_lightweight_hrnet(0, exchange=True),
+    "lightweight_hrnet_r1_cem": scaled_lightweight_hrnet(-1, exchange=True),
+    "lightweight_hrnet_r2_cem": scaled_lightweight_hrnet(-2, exchange=True),
+    "small_hrnet_w16": HRNet(width=16, modules=(1, 1, 1), blocks=2, bottlenecks=1, planes=32),
+    "small_hrnet_w18": HRNet(width=18, modules=(1, 1, 1), blocks=2, bottlenecks=1, planes=32),
+    "lite_hrnet_18": LiteHRNet(),
+    "lite_hrnet_30": LiteHRNet(modules=(3, 8, 3)),
+    "lite_hrnet_18_naive": LiteHRNet(width=30, block="shuffle"),
+    "lite_hrnet_18_wider_naive": LiteHRNet(block="shuffle"),
+    "dite_hrnet_18": DiteHRNet(),
+    "dite_hrnet_30": DiteHRNet(modules=(3, 8, 3)),
+    "edite_hrnet_s": EDiteHRNet(),
+    "edite_hrnet_l": EDiteHRNet(splits=("ghost", "ghost", "ghost", "dense"), mixing="dense"),
+    "mobileposenet": MobilePoseNet(),
+    "mobileposenet_v1": mobileposenet_v1(),
+    "mobileposenet_v2": mobileposenet_v2(),
+    "simple_baseline_r50": SimpleBaseline(),
+    "simple_baseline_r101": SimpleBaseline(blocks=(3, 4, 23, 3)),
+    "simple_baseline_r152": SimpleBaseline(blocks=(3, 8, 36, 3)),
+    "mobilenet_v2": MobileNetV2(),
+    "mobilenet_v3_large": MobileNetV3(),
+    "shufflenet_v2": ShuffleNetV2(),
+    "hourglass_8": StackedHourglass(),
+    "openpose": OpenPose(),
+    "lightweight_openpose_0": LightweightOpenPose(refinements=0),
+    "lightweight_openpose_1": LightweightOpenPose(refinements=1),
+    "lightweight_openpose_2": LightweightOpenPose(refinements=2),
+    "lightweight_openpose_3": LightweightOpenPose(refinements=3),
+    "mobile_openpose_24": MobileOpenPose(blocks=(3, 4), width=64),
+    "mobile_openpose_36": MobileOpenPose(blocks=(3, 8), width=62),
+    "mobile_openpose_72": MobileOpenPose(blocks=(7, 16), width=46),
+    "mobile_openpose_147": MobileOpenPose(blocks=(15, 33), width=34),
+    "mobile_openpose_efficientnet": MobileOpenPoseEfficientNet(),
 }
 
 
@@ -53,7 +124,7 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
     if not isinstance(data, dict) or "family" not in data:
         raise NetworkError("an architecture needs the key 'family'", place=place, value=data, remedy="add it")
     family = data["family"]
-    if family not in FAMILIES:
+    if family not in _ADAPTERS:
         raise NetworkError(
             "no such family", place=f"{place}: family", value=family, remedy=nearest(str(family), FAMILIES)
         )
@@ -64,7 +135,7 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         remedy = (
-            nearest(key, FAMILIES[family].__dataclass_fields__)
+            nearest(key, (FAMILIES | OWN_FAMILIES)[family].__dataclass_fields__)
             if first["type"] == "unexpected_keyword_argument"
             else "correct it"
         )
@@ -73,7 +144,10 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
         raise NetworkError(rule, place=f"{place}: {key}".rstrip(": "), value=value, remedy=remedy) from None
 
 
-_ADAPTERS = {name: TypeAdapter(with_config(ConfigDict(extra="forbid"))(family)) for name, family in FAMILIES.items()}
+_ADAPTERS = {
+    name: TypeAdapter(with_config(ConfigDict(extra="forbid"))(family))
+    for name, family in (FAMILIES | OWN_FAMILIES).items()
+}
 
 
 def _plain(value: Any) -> Any:

@@ -47,6 +47,14 @@ class Architecture(Protocol):
 
 def check_input(architecture: Architecture, input_hw: tuple[int, int], place: str) -> None:
     """Raises NetworkError unless the network's strides allow this input size."""
+    only = getattr(architecture, "input_hw", None)  # of an own network that takes one size
+    if only and tuple(input_hw) != tuple(only):
+        raise NetworkError(
+            "the network takes one input size only",
+            place=place,
+            value=tuple(input_hw),
+            remedy=f"use {only[0]}x{only[1]}",
+        )
     stride = architecture.stride
     if any(side <= 0 or side % stride for side in input_hw):
         nearest = tuple(max(stride, round(side / stride) * stride) for side in input_hw)
@@ -56,3 +64,9 @@ def check_input(architecture: Architecture, input_hw: tuple[int, int], place: st
             value=tuple(input_hw),
             remedy=f"use {nearest[0]}x{nearest[1]}",
         )
+
+
+def check(holds: bool, rule: str, value: object) -> None:
+    """Raises ValueError with the rule and the value unless it holds."""
+    if not holds:
+        raise ValueError(f"{rule}, not {value}")

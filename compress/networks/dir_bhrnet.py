@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from compress.networks.architecture import check
 from compress.networks.blocks import BLOCK_KINDS, BlockKind, build_block, conv_bn, initialise
 from compress.networks.fusion import Fusion
 from compress.networks.heads import HigherHead, SingleHead
@@ -110,12 +111,14 @@ class DirBHRNet:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a choice outside the network's range."""
-        _check(self.width >= 2, "width must be at least 2", self.width)
+        check(self.width >= 2, "width must be at least 2", self.width)
         shape = tuple(len(counts) for counts in self.blocks)
-        _check(shape == (1, 2, 3, 4), "blocks must be given for 1, 2, 3 and 4 branches of the four stages", self.blocks)
-        _check(min(map(min, self.blocks)) >= 0, "block counts must not be negative", self.blocks)
-        _check(min(self.expansions) >= 1, "expansions must be at least 1", self.expansions)
-        _check(set(self.kinds) <= set(BLOCK_KINDS), f"block kinds must be of {', '.join(BLOCK_KINDS)}", self.kinds)
+        check(shape == (1, 2, 3, 4), "blocks must be given for 1, 2, 3 and 4 branches of the four stages", self.blocks)
+        check(min(map(min, self.blocks)) >= 0, "block counts must not be negative", self.blocks)
+        check(min(self.expansions) >= 1, "expansions must be at least 1", self.expansions)
+        check(set(self.kinds) <= set(BLOCK_KINDS), f"block kinds must be of {', '.join(BLOCK_KINDS)}", self.kinds)
+        check(self.head_filters >= 1, "head_filters must be at least 1", self.head_filters)
+        check(self.keypoints >= 1, "keypoints must be at least 1", self.keypoints)
 
     @property
     def output_strides(self) -> tuple[int, ...]:
@@ -176,6 +179,16 @@ class DirHRNet:
     head_filters: int = 32
     keypoints: int = 17
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a choice outside the network's range."""
+        check(self.width >= 2, "width must be at least 2", self.width)
+        check(self.blocks >= 0, "blocks must not be negative", self.blocks)
+        check(self.kind in BLOCK_KINDS, f"block kind must be of {', '.join(BLOCK_KINDS)}", self.kind)
+        check(self.expansion >= 1, "expansion must be at least 1", self.expansion)
+        check(self.variant in ("A", "B"), "variant must be A or B", self.variant)
+        check(self.head_filters >= 1, "head_filters must be at least 1", self.head_filters)
+        check(self.keypoints >= 1, "keypoints must be at least 1", self.keypoints)
+
     @property
     def output_strides(self) -> tuple[int, ...]:
         """4, and 2 for the second output of the higher head."""
@@ -187,8 +200,3 @@ class DirHRNet:
         initialise(network)
         network.head.initialise_tags()
         return network
-
-
-def _check(holds: bool, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{rule}, not {value}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.networks.blocks import initialise
 from compress.networks.heads import HigherHead
-from compress.networks.hrnet import Backbone
+from compress.networks.hrnet import Backbone, check_layout
 
 
 class HigherHRNetModule(nn.Module):
@@ -40,6 +40,10 @@ class HigherHRNet:
     modules: tuple[int, int, int] = (1, 4, 3)
     blocks: int = 4
     keypoints: int = 17
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a choice outside the network's range."""
+        check_layout(self.width, self.modules, self.blocks, self.keypoints)
 
     def build(self) -> HigherHRNetModule:
         """The network with fresh weights."""

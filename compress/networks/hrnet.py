@@ -2,6 +2,10 @@
 
 Top-down: one person per picture, K heatmaps at 1/4. Nothing ambiguous: the authors' code is public and our counts
 equal theirs (W32 28.5 M / 7.10 G, W48 63.6 M / 14.6 G at 256x192 in their convention).
+
+Small HRNet (Wang et al., TPAMI 2020; the baseline of the Lite-HRNet paper) is the same network with one narrow
+bottleneck in stage 1, one module per stage and two basic blocks per branch. What the papers call W18 counts as W16:
+1.3 M / 0.54 G at 256x192, which W16 meets (1.285 M / 0.539 G) and W18 does not (1.601 M / 0.618 G).
 """
 
 from collections.abc import Sequence
@@ -10,6 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from compress.networks.architecture import check
 from compress.networks.blocks import Bottleneck, ResidualBlock, conv_bn, initialise
 from compress.networks.fusion import Fusion
 
@@ -30,14 +35,17 @@ class Module(nn.Module):
 class Backbone(nn.Module):
     """HRNet up to the features of the highest resolution. modules: per stage 2, 3, 4."""
 
-    def __init__(self, width: int, modules: tuple[int, int, int], blocks: int) -> None:
+    def __init__(
+        self, width: int, modules: tuple[int, int, int], blocks: int, bottlenecks: int = 4, planes: int = 64
+    ) -> None:
         super().__init__()
         widths = [width * 2**i for i in range(4)]
+        wide = 4 * planes
         self.stem = nn.Sequential(conv_bn(3, 64, 3, 2), conv_bn(64, 64, 3, 2))
-        self.stage1 = nn.Sequential(Bottleneck(64, 64), *(Bottleneck(256, 64) for _ in range(3)))
-        self.first_branch = conv_bn(256, widths[0], 3)
+        self.stage1 = nn.Sequential(Bottleneck(64, planes), *(Bottleneck(wide, planes) for _ in range(bottlenecks - 1)))
+        self.first_branch = conv_bn(wide, widths[0], 3)
         self.new_branches = nn.ModuleList(
-            [conv_bn(256, widths[1], 3, 2), conv_bn(widths[1], widths[2], 3, 2), conv_bn(widths[2], widths[3], 3, 2)]
+            [conv_bn(wide, widths[1], 3, 2), conv_bn(widths[1], widths[2], 3, 2), conv_bn(widths[2], widths[3], 3, 2)]
         )
         self.stages = nn.ModuleList()
         for stage, count in enumerate(modules):
@@ -51,7 +59,7 @@ class Backbone(nn.Module):
         x = self.stage1(self.stem(images))
         features = [self.first_branch(x)]
         for new_branch, stage in zip(self.new_branches, self.stages, strict=True):
-            # The first new branch starts from stage 1's 256 channels, the later ones from the lowest branch.
+            # The first new branch starts from stage 1's wide output, the later ones from the lowest branch.
             lowest = x if len(features) == 1 else features[-1]
             features = stage([*features, new_branch(lowest)])
         highest: Tensor = features[0]
@@ -73,7 +81,10 @@ class HRNetModule(nn.Module):
 
 @dataclass(frozen=True)
 class HRNet:
-    """HRNet-W`width`. blocks: basic blocks per branch and module. modules: per stage 2, 3 and 4."""
+    """HRNet-W`width`. blocks: basic blocks per branch and module. modules: per stage 2, 3 and 4.
+
+    bottlenecks, planes: number and inner width of stage 1's bottlenecks; its output has 4·planes channels.
+    """
 
     family: ClassVar[str] = "hrnet"
     approach: ClassVar[str] = "top-down"
@@ -84,9 +95,26 @@ class HRNet:
     modules: tuple[int, int, int] = (1, 4, 3)
     blocks: int = 4
     keypoints: int = 17
+    bottlenecks: int = 4
+    planes: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a choice outside the network's range."""
+        check_layout(self.width, self.modules, self.blocks, self.keypoints)
+        check(self.bottlenecks >= 1, "bottlenecks must be at least 1", self.bottlenecks)
+        check(self.planes >= 1, "planes must be at least 1", self.planes)
 
     def build(self) -> HRNetModule:
         """The network with fresh weights."""
-        network = HRNetModule(Backbone(self.width, self.modules, self.blocks), self.width, self.keypoints)
+        backbone = Backbone(self.width, self.modules, self.blocks, self.bottlenecks, self.planes)
+        network = HRNetModule(backbone, self.width, self.keypoints)
         initialise(network)
         return network
+
+
+def check_layout(width: int, modules: tuple[int, ...], blocks: int, keypoints: int) -> None:
+    """Raises ValueError unless an HRNet of this layout can be built. blocks: 0 is allowed."""
+    check(width >= 1, "width must be at least 1", width)
+    check(min(modules) >= 1, "every stage must have at least 1 module", modules)
+    check(blocks >= 0, "blocks must not be negative", blocks)
+    check(keypoints >= 1, "keypoints must be at least 1", keypoints)

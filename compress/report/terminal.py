@@ -28,6 +28,10 @@ _SHARE, _QUIET_S, _LONGEST_S = (
 _ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
 _SIZE = ("params", "MACs", "files")  # the columns of a search's closing tables
 _WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
+_NARROW = 100  # columns that every table fits
+_FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest
+_PATH = 44  # longest path of a module that is shown whole
+_MARKS = {"exact": "=", "reconstruction": "~", "reference only": "ref"}
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
 
 
@@ -235,33 +239,113 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
 
 
 def print_networks(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """One line per row of `compress networks`: ours, then what the paper prints, in the paper's own convention."""
+    """One line per row of `compress networks`: ours, then ours/the paper's as the paper counts. Fits 100 columns."""
     console = console or stdout_console()
-    table = _table(
-        "network", "input", "params", "MACs", "FLOPs G", "paper: params M", "FLOPs G", "AP", "counted as", "mark"
-    )
+    table = _table("network", "input", "params", "MACs", "params M", "FLOPs G", "as", "AP", "")
+    table.collapse_padding = True
+    family = None
     for row in rows:
+        if row["family"] != family:
+            family = row["family"]
+            table.add_section()
+            table.add_row(Text(printable(family), style="bold"))
         _add(
             table,
             str(row["name"]),
-            "x".join(str(side) for side in row["input_hw"]),
+            "–" if row["input_hw"] is None else "x".join(str(side) for side in row["input_hw"]),
             short(row["params"]),
             short(row["macs"]),
-            f"{row['flops_g']:.2f}",
-            f"{row['published_params_m']:g}",
-            f"{row['published_flops_g']:g}",
-            "–" if row["published_ap"] is None else f"{row['published_ap']:g}",
+            _beside(row["params_m"], row["published_params_m"]),
+            _beside(row["flops_g"], row["published_flops_g"]),
             str(row["convention"]),
-            str(row["mark"]),
+            number(row["published_ap"], "g"),
+            _MARKS.get(row["mark"], row["mark"]),
         )
     console.print(table)
-    console.print(
-        "Up to the first FLOPs the numbers are ours, from 'paper' on the papers' (AP: COCO val2017, %). Both FLOPs are "
-        "in the paper's convention, hrsum or mmcv (see compress/measure/counting.py).",
-        style="dim",
-    )
-    for note in dict.fromkeys(f"{row['name']}: {row['note']}" for row in rows if row["note"]):
-        console.print(Text(note, style="dim"))
+    lines = [
+        "params, MACs: ours, each parameter and multiply-add once. params M, FLOPs G: ours/the paper's, counted as the "
+        "paper does (see compress/measure/counting.py). AP: the paper's, COCO val2017, %.",
+        "Last column: = our counts equal the paper's; ~ reconstruction; ref only listed, not built.",
+    ]
+    notes = list(dict.fromkeys(f"{row['name']}: {row['note']}" for row in rows if row["note"]))
+    if len(notes) > _FEW:
+        lines += ["Notes on a network: compress networks --set 'names=[NAME]', or --json."]
+        notes = []
+    for line in [*lines, *notes]:
+        console.print(Text(printable(line), style="dim"), width=min(console.width, _NARROW))
+
+
+def print_profile(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """The tables of `compress profile`: stages, resolutions, costliest layers, concerns, ptflops. 100 columns wide."""
+    console = console or stdout_console()
+    size = "x".join(str(side) for side in result["input_hw"])
+    whole = f"{short(result['params'])} parameters · {short(result['macs'])} MACs"
+    memory = f"{file_size(result['activation_bytes'])} of activations"
+    console.print(Text(printable(f"{result['network']} at {size} · {whole} · {memory}"), style="bold"))
+    layers = sorted(result["layers"], key=lambda layer: -layer["macs"])
+    parts = [
+        ("stage", "stage", result["stages"]),
+        ("branch", "resolution", result["branches"]),
+        (f"layer (the costliest {min(_FEW, len(layers))} of {len(layers)})", "path", layers[:_FEW]),
+    ]
+    for title, key, rows in parts:
+        table = _table(title, "params", "MACs", "share", "activations")
+        table.collapse_padding = True
+        shown = sorted(rows, key=lambda row: -row["macs"])[:_MANY] if len(rows) > _MANY else rows
+        for row in shown:
+            cells = short(row["params"]), short(row["macs"]), percent(row["share"]), file_size(row["activation_bytes"])
+            _add(table, _path(row[key]), *cells)
+        if len(rows) > len(shown):
+            _add(table, f"… and {len(rows) - len(shown)} more, see --json", "", "", "", "")
+        console.print(table)
+        console.print()
+    if result["balance"]:
+        console.print(Text("MACs of the stages' blocks by resolution (BHRNet paper, Table I)", style="bold"))
+        shares = "   ".join(f"{resolution}: {percent(share)}" for resolution, share in result["balance"].items())
+        console.print(Text(f"  {shares}\n"))
+    _print_concerns(result, console)
+    _print_ptflops(result, console)
+    for row in result["uncounted"]:
+        operators = ", ".join(row["operators"])
+        console.print(Text(printable(f"not counted: {operators} in {row['path'] or 'the network'} ({row['kind']})")))
+
+
+def _print_concerns(result: Mapping[str, Any], console: Console) -> None:
+    console.print(Text("What mobile engines handle badly", style="bold"))
+    for row in result["concerns"]:
+        names = ", ".join(map(_path, row["layers"][:2])) + (", …" if row["count"] > 2 else "")
+        layers = f"{row['count']} layer{'' if row['count'] == 1 else 's'}"
+        console.print(Text(printable(f"  {row['operator']}: {layers}, {percent(row['share'])} of the MACs ({names})")))
+        console.print(Text(printable(f"    {row['reason']}"), style="dim"))
+    if not result["concerns"]:
+        console.print("  nothing found")
+    console.print()
+
+
+def _print_ptflops(result: Mapping[str, Any], console: Console) -> None:
+    theirs = result["ptflops"]
+    if theirs["macs"] is None:
+        console.print(Text(printable(f"ptflops cannot count this network: {theirs['failure']}")))
+        return
+    share = percent((theirs["macs"] - result["macs"]) / max(1, result["macs"]), sign=True)
+    console.print(Text(f"ptflops counts {short(theirs['macs'])}, {share} against ours", style="bold"))
+    if theirs["failure"]:
+        console.print(Text(printable(f"modules only, as it fails on a function: {theirs['failure']}"), style="dim"))
+    table = _table("operator", "ptflops", "ours", "note")
+    table.collapse_padding = True
+    for row in theirs["differences"]:
+        _add(table, row["operator"], short(row["ptflops"]), short(row["ours"]), row["cause"])
+    console.print(table)
+
+
+def _path(path: str) -> str:
+    """A module's path, its middle left out if it is long."""
+    return path or "(the network)" if len(path) <= _PATH else f"{path[: _PATH // 2 - 1]}…{path[-_PATH // 2 :]}"
+
+
+def _beside(ours: float | None, paper: float | None) -> str:
+    """'23.32/23.3': ours and the paper's, a dash for none."""
+    return f"{number(ours, '.2f')}/{number(paper, '.4g')}"
 
 
 def print_mapping(title: str, data: Mapping[str, Any], console: Console | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from compress.artefact import load_artefact
 from compress.errors import BudgetError, RunError
-from compress.jobs.search import search
+from compress.jobs.search import choose_finalists, search
 from compress.progress import Silent
 from compress.recipe import RecipeError, SearchRecipe, find, read_recipe
 
@@ -98,18 +98,48 @@ def test_finalists_rebuild_as_what_was_searched(undisturbed: tuple[Path, dict[st
         assert artefact.network(torch.zeros(1, 3, 64, 64))[0].shape == (1, 34, 16, 16)
 
 
-def test_finalists_are_the_front_of_the_trials(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+def test_the_front_is_marked_among_the_trials(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     _, results = undisturbed
-    points = {
-        json.dumps(t["pick"], sort_keys=True): (t["cost"]["predicted_ms"], t["ap"], t["on_front"])
-        for t in results["trials"]
-    }
-    for ms, ap, on_front in points.values():
-        beaten = any(m <= ms and a >= ap and (m, a) != (ms, ap) for m, a, _ in points.values())
+    points = [(t["cost"]["predicted_ms"], t["ap"], t["on_front"]) for t in results["trials"]]
+    for ms, ap, on_front in points:
+        beaten = any(m <= ms and a >= ap and (m, a) != (ms, ap) for m, a, _ in points)
         assert on_front != beaten
-    for network in results["networks"]:
-        if network["role"] == "finalist":
-            assert points[json.dumps(network["pick"], sort_keys=True)][2]
+
+
+def scored(*points: tuple[str, float, float]) -> list[dict[str, Any]]:
+    return [{"pick": {"name": name}, "cost": {"predicted_ms": ms}, "ap": ap} for name, ms, ap in points]
+
+
+HAND = ("hand", 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        (1, ["best"]),
+        (2, ["level", "best"]),  # no slower than the hand-made one
+        (3, ["faster", "level", "best"]),  # at least a fifth faster
+        (4, ["faster", "level_2", "level", "best"]),  # then the second of each
+        (5, ["faster_2", "faster", "level_2", "level", "best"]),
+        (6, ["tiny", "faster_2", "faster", "level_2", "level", "best"]),  # then the front
+    ],
+)
+def test_finalists_are_chosen_around_the_hand_made_networks(wanted: int, names: list[str]) -> None:
+    trials = scored(
+        HAND, ("tiny", 0.2, 0.1), ("faster", 0.8, 0.45), ("faster_2", 0.7, 0.4), ("level", 0.95, 0.49),
+        ("level_2", 0.9, 0.48), ("best", 2.0, 0.6), ("slow", 1.9, 0.3),
+    )  # fmt: skip
+    chosen = choose_finalists(trials, wanted, [{"name": "hand"}])
+    assert [trial["pick"]["name"] for trial in chosen] == names
+
+
+def test_without_hand_made_networks_the_finalists_spread_over_the_front() -> None:
+    trials = scored(("a", 1.0, 0.1), ("b", 1.1, 0.2), ("c", 2.0, 0.3), ("d", 4.0, 0.4), ("worse", 3.0, 0.2))
+    assert [trial["pick"]["name"] for trial in choose_finalists(trials, 3, [])] == ["a", "c", "d"]
+
+
+def test_hand_made_networks_alone_give_no_finalist() -> None:
+    assert choose_finalists(scored(HAND), 3, [{"name": "hand"}]) == []
 
 
 def test_one_seed_gives_the_same_candidates_and_scores(
@@ -122,7 +152,9 @@ def test_one_seed_gives_the_same_candidates_and_scores(
     assert [n["val"] for n in again["networks"]] == [n["val"] for n in results["networks"]]
 
 
-@pytest.mark.parametrize("moment", ["steps/supernet.pt", "trials.jsonl", "steps/tuned_hand_balance.json"])
+@pytest.mark.parametrize(
+    "moment", ["steps/supernet.pt", "trials.jsonl", "steps/tuned_teacher.pt", "steps/tuned_hand_balance.json"]
+)
 def test_killed_and_resumed(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, moment: str) -> None:
     folder, results = undisturbed
     run = tmp_path / "run"

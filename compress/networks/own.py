@@ -1,0 +1,223 @@
+"""Networks that nobody here wrote: a Python function that returns one, or an ONNX file.
+
+Both become architecture records, so they go to YAML and back like the others. What a record must know of its network
+(joints, strides, how people are found) is read from the module's attributes `keypoints` and `approach` if it has them;
+else it is inferred from the outputs on small inputs:
+
+- one map, or several of equally many channels: top-down, a channel per joint;
+- two maps, the first with twice the channels of the second: bottom-up with associative embedding, as HigherHRNet.
+
+A network that runs at one input size only (many ONNX files do) says so by the attribute `input_hw`; ONNX files name it.
+A single map of a bottom-up network looks like a top-down one's, and so do part affinity fields: set the attributes.
+"""
+
+import copy
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import NetworkError
+from compress.networks.onnx_file import check_conversion, read_onnx, sha256_of
+
+Approach = Literal["bottom-up AE", "PAF", "top-down"]
+
+_STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SMALL = 64
+"""Least side of the inputs that a network is tried on."""
+
+
+class Maps(nn.Module):
+    """A network whose outputs are always a tuple of maps, whatever it returns them in.
+
+    input_hw: the size it was made for, if it names one.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.input_hw: tuple[int, int] | None = getattr(network, "input_hw", None)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """[B,3,H,W] → one or more [B,C,h,w]."""
+        outputs = self.network(images)
+        if isinstance(outputs, dict):
+            outputs = tuple(outputs.values())
+        return tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
+
+
+@dataclass(frozen=True)
+class PythonNetwork:
+    """What `package.module:function` returns, imported with the current folder on the path.
+
+    input_hw: the only size it takes; None for every multiple of the stride.
+    """
+
+    family: ClassVar[str] = "python"
+
+    function: str
+    approach: Approach
+    keypoints: int
+    stride: int
+    output_strides: tuple[int, ...]
+    input_hw: tuple[int, int] | None = None
+
+    def build(self) -> nn.Module:
+        """The network with the weights the function gives it. Raises NetworkError."""
+        return Maps(_call(self.function))
+
+
+@dataclass(frozen=True)
+class OnnxNetwork:
+    """An ONNX file. sha256: of the file that the record was made of; another one is refused. input_hw: as above."""
+
+    family: ClassVar[str] = "onnx"
+
+    file: str
+    sha256: str
+    approach: Approach
+    keypoints: int
+    stride: int
+    output_strides: tuple[int, ...]
+    input_hw: tuple[int, int] | None = None
+
+    def build(self) -> nn.Module:
+        """The network with the file's weights. Raises NetworkError."""
+        found = sha256_of(Path(self.file))
+        if found != self.sha256:
+            raise NetworkError(
+                "the ONNX file must be the one the architecture was made of", place=self.file, value=found[:12],
+                remedy=f"restore the file with sha256 {self.sha256[:12]}…",
+            )  # fmt: skip
+        return Maps(read_onnx(Path(self.file)))
+
+
+OWN_FAMILIES = {"python": PythonNetwork, "onnx": OnnxNetwork}
+
+
+def is_own(name: str) -> bool:
+    """Whether NETWORK names an own network: FILE.onnx or package.module:function."""
+    return name.endswith(".onnx") or ":" in name
+
+
+def own_network(name: str) -> PythonNetwork | OnnxNetwork:
+    """The record of such a NETWORK; its network is built and run once. Raises NetworkError."""
+    if name.endswith(".onnx"):
+        path = Path(name).resolve()
+        sha256 = sha256_of(path)
+        network = read_onnx(path)
+        record = OnnxNetwork(str(path), sha256, *_facts(network, name))
+        check_conversion(path, network, record.input_hw or network.input_hw or _sizes()[record.stride])  # type: ignore[arg-type]
+        return record
+    return PythonNetwork(name, *_facts(_call(name), name))
+
+
+def _call(name: str) -> nn.Module:
+    module_name, _, function_name = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        importlib.invalidate_caches()
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or module_name)
+        rule = "no such module" if missing else f"the module cannot be imported: {type(error).__name__}: {error}"
+        remedy = "run from the folder it lies in, or install it" if missing else "repair it"
+        raise NetworkError(rule, place=name, value=module_name, remedy=remedy) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise NetworkError(
+            f"{module_name} has no such function", place=name, value=function_name,
+            remedy="write package.module:function",
+        )  # fmt: skip
+    try:
+        network = function()
+    except Exception as error:
+        raise NetworkError(
+            f"the function fails: {type(error).__name__}: {error}", place=name,
+            remedy="it takes no arguments and returns the network",
+        ) from error  # fmt: skip
+    if not isinstance(network, nn.Module):
+        raise NetworkError(
+            "the function must return a torch.nn.Module", place=name, value=type(network).__name__,
+            remedy="return the network itself",
+        )  # fmt: skip
+    return network
+
+
+def _facts(network: nn.Module, place: str) -> tuple[Approach, int, int, tuple[int, ...], tuple[int, int] | None]:
+    """approach, keypoints, stride, output_strides and input_hw of a network (module docstring)."""
+    only: tuple[int, int] | None = getattr(network, "input_hw", None)
+    failure = "none of its outputs is a map"
+    sizes = [(stride, input_hw, None) for stride, input_hw in _sizes().items()]
+    for stride, input_hw, fixed in [*sizes, *([(1, only, only)] if only else [])]:
+        try:
+            shapes = _output_shapes(network, input_hw)
+        except Exception as error:
+            failure = f"it fails on a {input_hw[0]}x{input_hw[1]} picture: {str(error).partition(chr(10))[0]}"
+            continue
+        output_strides = _output_strides(shapes, input_hw)
+        if output_strides:
+            approach, keypoints = _approach(network, [shape[1] for shape in shapes], place)
+            return approach, keypoints, stride, output_strides, fixed
+    raise NetworkError(
+        "the network takes [B,3,H,W] and returns a map [B,C,H/s,W/s] or several", place=place, value=failure,
+        remedy="wrap it so that it does, for every H and W that are multiples of a stride up to 128",
+    )  # fmt: skip
+
+
+def _sizes() -> dict[int, tuple[int, int]]:
+    """Stride → the input size a network is tried on: odd multiples, so that one that needs twice the stride fails."""
+    cells = {stride: -(-_SMALL // stride) | 1 for stride in _STRIDES}
+    return {stride: (n * stride, (n + 2) * stride) for stride, n in cells.items()}
+
+
+def _output_shapes(network: nn.Module, input_hw: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Shapes of the maps; computed without values where the network allows it."""
+    try:
+        shadow = Maps(copy.deepcopy(network).to("meta")).eval()
+        with torch.no_grad():
+            return [tuple(output.shape) for output in shadow(torch.empty(1, 3, *input_hw, device="meta"))]
+    except Exception:  # it makes tensors on the CPU, or reads a tensor's values
+        shadow = Maps(copy.deepcopy(network)).eval()
+        with torch.no_grad():
+            return [tuple(output.shape) for output in shadow(torch.zeros(1, 3, *input_hw))]
+
+
+def _output_strides(shapes: Sequence[tuple[int, ...]], input_hw: tuple[int, int]) -> tuple[int, ...]:
+    """Empty unless every output is a map of the input's proportions."""
+    strides = []
+    for shape in shapes:
+        if (
+            len(shape) != 4
+            or input_hw[0] % shape[2]
+            or (shape[2], shape[3]) != tuple(side // (input_hw[0] // shape[2]) for side in input_hw)
+        ):
+            return ()
+        strides.append(input_hw[0] // shape[2])
+    return tuple(strides)
+
+
+def _approach(network: nn.Module, channels: list[int], place: str) -> tuple[Approach, int]:
+    approach: Approach | None = getattr(network, "approach", None)
+    if approach is None:
+        approach = "bottom-up AE" if len(channels) == 2 and channels[0] == 2 * channels[1] else "top-down"
+    if approach not in get_args(Approach):
+        raise NetworkError(
+            f"the module's attribute approach must be one of {', '.join(get_args(Approach))}", place=place,
+            value=approach, remedy="correct it",
+        )  # fmt: skip
+    inferred = {"bottom-up AE": channels[0] // 2, "top-down": channels[-1], "PAF": channels[0] - 1}[approach]
+    keypoints = getattr(network, "keypoints", inferred)
+    if not isinstance(keypoints, int) or keypoints < 1:
+        raise NetworkError(
+            "the number of joints must be a positive integer", place=place, value=keypoints,
+            remedy="set the module's attribute keypoints",
+        )  # fmt: skip
+    return approach, keypoints

@@ -1,0 +1,173 @@
+"""`compress profile` against the BHRNet paper's Table I, NETWORKS.md's own measurements and networks written here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.artefact import save_artefact
+from compress.errors import NetworkError
+from compress.jobs.profile import profile
+from compress.measure.counting import trace
+from compress.measure.cross_check import cross_check
+from compress.networks import Architecture
+from compress.networks.dir_bhrnet import DirBHRNet, balanced_blocks, equal_blocks
+from compress.networks.hrnet import HRNet
+from compress.recipe import ProfileRecipe
+from compress.report.terminal import Terminal
+
+
+def profiled(name: str, **settings: Any) -> dict[str, Any]:
+    return profile(name, ProfileRecipe(**settings), Terminal(quiet=True))
+
+
+def of_architecture(architecture: Architecture, folder: Path, side: int) -> dict[str, Any]:
+    save_artefact(folder, architecture, architecture.build(), {"input_hw": [side, side]})
+    return profiled(str(folder))
+
+
+RESIDUAL = ("residual",) * 4
+
+
+@pytest.mark.parametrize(("architecture", "shares"), [
+    (DirBHRNet(width=8, kinds=RESIDUAL, blocks=equal_blocks(2), head="single"), [0.4, 0.3, 0.2, 0.1]),
+    (DirBHRNet(width=8, kinds=RESIDUAL, blocks=balanced_blocks(1), head="single"), [0.2, 0.3, 0.3, 0.2])])  # fmt: skip
+def test_table_1_of_the_bhrnet_paper(architecture: DirBHRNet, shares: list[float], tmp_path: Path) -> None:
+    balance = of_architecture(architecture, tmp_path, 64)["balance"]
+    assert list(balance) == ["1/4", "1/8", "1/16", "1/32"]
+    assert list(balance.values()) == pytest.approx(shares, abs=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "shares"), [  # with real DIR blocks: own computation in NETWORKS.md, 4.5
+    (DirBHRNet(blocks=equal_blocks(2), expansions=(4,) * 4), [0.437, 0.292, 0.183, 0.088]),
+    (DirBHRNet(blocks=balanced_blocks(1), expansions=(4,) * 4), [0.227, 0.304, 0.285, 0.184]),
+    (DirBHRNet(), [0.227, 0.304, 0.285, 0.184])])  # fmt: skip
+def test_balance_of_dir_blocks(architecture: DirBHRNet, shares: list[float], tmp_path: Path) -> None:
+    result = of_architecture(architecture, tmp_path, 64)
+    assert list(result["balance"].values()) == pytest.approx(shares, abs=0.0006)
+
+
+def test_stages_and_branches_add_up() -> None:
+    result = profiled("hrnet_w48")
+    assert result["input_hw"] == [256, 192]  # the first that the paper prints
+    assert result["params"] == pytest.approx(63.6e6, rel=0.001)
+    assert result["macs"] == pytest.approx(15.692e9, rel=0.0001)
+    for part in ("stages", "branches", "layers"):
+        assert sum(row["macs"] for row in result[part]) == result["macs"]
+        assert sum(row["params"] for row in result[part]) == result["params"]
+        assert sum(row["activation_bytes"] for row in result[part]) == result["activation_bytes"]
+        assert sum(row["share"] for row in result[part]) == pytest.approx(1, abs=0.01)
+    assert [row["stage"] for row in result["stages"]] == [
+        "stem", "stage1", "first_branch", "new_branches.0", "stages.0", "new_branches.1", "stages.1", "new_branches.2",
+        "stages.2", "head",
+    ]  # fmt: skip
+    assert [row["resolution"] for row in result["branches"]] == ["1/2", "1/4", "1/8", "1/16", "1/32"]
+    first = result["layers"][0]
+    assert (first["path"], first["output"]) == ("backbone.stem.0.conv", [1, 64, 128, 96])
+    assert first["activation_bytes"] == 4 * 64 * 128 * 96
+    assert result["concerns"] == []  # 3x3 convolutions and ReLU only, widths of 48
+
+
+class Disliked(nn.Module):
+    """One of everything that mobile engines handle badly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = nn.Conv2d(3, 16, 7, 2, 3)
+        self.act = nn.SiLU()
+        self.dilated = nn.Conv2d(16, 12, 3, padding=2, dilation=2)
+        self.up = nn.ConvTranspose2d(12, 8, 4, 2, 1)
+        self.shuffle = nn.ChannelShuffle(2)
+        self.friendly = nn.Hardswish()
+        self.maps = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(self.dilated(self.act(self.large(x))))
+        b, c, h, w = x.shape
+        x = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+        return self.maps(self.friendly(self.shuffle(x)).sigmoid())
+
+
+def disliked() -> nn.Module:
+    return Disliked()
+
+
+def test_concerns_are_named_with_their_layers_and_reasons() -> None:
+    result = profiled(f"{__name__}:disliked", input_hw=(32, 32))
+    found = {row["operator"]: row["layers"] for row in result["concerns"]}
+    assert found == {
+        "exponential": ["network.act", "network"],
+        "large kernel": ["network.large"],
+        "dilation": ["network.dilated"],
+        "transposed convolution": ["network.up"],
+        "channel shuffle": ["network", "network.shuffle"],
+        "odd channels": ["network.dilated"],  # 5 maps of 5 joints are as they must be
+    }
+    assert all(len(row["reason"]) > 20 for row in result["concerns"])
+    assert [row["stage"] for row in result["stages"] if row["params"]] == ["large", "dilated", "up", "maps"]
+
+
+class Functional(nn.Module):
+    """What ptflops sees differently: functional calls, products, computed kernels, bilinear resizing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.deconv = nn.ConvTranspose2d(8, 4, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn(self.conv(x)))
+        kernels = self.conv.weight.mean(1, keepdim=True)
+        y = nn.functional.conv2d(y, kernels, groups=8)
+        tokens = y.flatten(2)
+        y = (tokens @ torch.matmul(tokens.transpose(1, 2), tokens)).view_as(y)
+        return self.deconv(self.up(torch.add(nn.functional.relu(y), y).mul(0.5)))
+
+
+@pytest.mark.parametrize("network", [Functional(), Disliked(), HRNet(width=8, modules=(1, 1, 1), blocks=1).build()])
+def test_every_difference_to_ptflops_has_its_cause(network: nn.Module) -> None:
+    from ptflops import get_model_complexity_info
+
+    expected, _ = get_model_complexity_info(network, (3, 64, 64), as_strings=False, print_per_layer_stat=False)
+    layers = trace(network, (64, 64)).layers
+    check = cross_check(network, (64, 64), layers)
+    assert check.macs == expected
+    assert sum(d.ptflops - d.ours for d in check.differences) == expected - sum(layer.macs for layer in layers)
+    assert all(d.cause and d.operator != "rest" for d in check.differences)
+
+
+def test_causes() -> None:
+    network = Functional()
+    check = cross_check(network, (64, 64), trace(network, (64, 64)).layers)
+    causes = {d.operator: d for d in check.differences}
+    assert (causes["ReLU"].ptflops, causes["ReLU"].ours) == (8 * 64 * 64, 0)
+    assert causes["F.relu"].cause == "the function that ReLU calls, counted again"
+    assert causes["Conv2d"].ptflops - causes["Conv2d"].ours == 8 * 64 * 64
+    assert causes["convolution"].cause == "ptflops does not see it"
+    assert causes["convolution"].ours == 8 * 9 * 62 * 62
+    assert causes["products"].ours == 2 * causes["products"].ptflops  # @ is not seen
+    assert causes["BatchNorm2d"].ptflops == 2 * 8 * 64 * 64
+
+
+class Unknown(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(x).real
+
+
+def unknown() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), Unknown())
+
+
+def test_what_cannot_be_counted_is_named() -> None:
+    rows = profiled(f"{__name__}:unknown", input_hw=(32, 32))["uncounted"]
+    assert [(row["path"], row["kind"], row["operators"]) for row in rows] == [("network.1", "Unknown", ["_fft_c2c"])]
+
+
+def test_input_size_must_fit() -> None:
+    with pytest.raises(NetworkError, match="multiples of 32"):
+        profiled("hrnet_w32", input_hw=(100, 96))

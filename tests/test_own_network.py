@@ -1,0 +1,276 @@
+"""A network that nobody here wrote, given as a Python function and as an ONNX file, through every command's NETWORK."""
+
+import builtins
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from compress.artefact import Artefact, artefact_or_network, load_artefact, save_artefact
+from compress.deployment import export_and_check
+from compress.errors import ArtefactError, NetworkError
+from compress.jobs.profile import profile
+from compress.measure.counting import count
+from compress.networks import architecture_from_data, architecture_to_data
+from compress.networks.architecture import check_input
+from compress.networks.own import OnnxNetwork, PythonNetwork
+from compress.recipe import ProfileRecipe
+from compress.report.terminal import Terminal
+
+K = 6
+
+
+class Residual(nn.Module):
+    """A ResNet block with functional ReLUs."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.skip(x))
+
+
+class PoseResNet(nn.Module):
+    """Stem, pool, two blocks, squeeze and excitation, split and concatenation, transposed convolution, resizing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 7, 2, 3)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.block1, self.block2 = Residual(16, 16, 1), Residual(16, 32, 2)
+        self.squeeze, self.excite = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1)
+        self.deconv = nn.ConvTranspose2d(32, 16, 4, 2, 1)
+        self.act = nn.Hardswish()
+        self.maps = nn.Conv2d(16, K, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(self.pool(F.silu(self.stem(x)))))
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        left, right = self.act(self.deconv(x)).chunk(2, 1)
+        x = F.interpolate(torch.cat((right, left), 1), scale_factor=2, mode="bilinear", align_corners=False)
+        return self.maps(F.relu6(x))
+
+
+def pose_resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return PoseResNet()
+
+
+class TwoMaps(nn.Module):
+    """HigherHRNet's kind of outputs, in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Conv2d(3, 2 * K, 3, 4, 1), nn.Conv2d(3, K, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"quarter": self.low(x), "half": self.high(x)}
+
+
+def two_maps() -> nn.Module:
+    return TwoMaps()
+
+
+def said_so() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, 2 * K, 3, 4, 1))
+    network.approach, network.keypoints = "bottom-up AE", K  # type: ignore[assignment]
+    return network
+
+
+def not_a_network() -> int:
+    return 5
+
+
+def needs_an_argument(width: int) -> nn.Module:
+    return nn.Conv2d(3, width, 1)
+
+
+def no_maps() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+
+
+def wrong_approach() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, K, 1))
+    network.approach = "sideways"  # type: ignore[assignment]
+    return network
+
+
+def legacy(network: nn.Module, path: Path, **settings: Any) -> Path:
+    """The TorchScript exporter's file of opset 17."""
+    names = {"input_names": ["image"], "output_names": ["maps"]}
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(network.eval(), (torch.zeros(1, 3, 64, 64),), path, dynamo=False, opset_version=17, **names,
+                          **settings)  # fmt: skip
+    return path
+
+
+def newest(network: nn.Module, path: Path) -> Path:
+    """The default exporter's file: opset 18 or later."""
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(network.eval(), (torch.zeros(1, 3, 64, 64),), path, dynamo=True, verbose=False)
+    return path
+
+
+def any_size(network: nn.Module, path: Path) -> Path:
+    return legacy(network, path, dynamic_axes={"image": {0: "b", 2: "h", 3: "w"}})
+
+
+EXPORTERS = [legacy, newest, any_size]
+NAME = f"{__name__}:pose_resnet"
+
+
+def test_a_function_becomes_a_record() -> None:
+    record = artefact_or_network(NAME)
+    assert record == PythonNetwork(NAME, "top-down", K, 8, (2,))
+    assert architecture_from_data(architecture_to_data(record), "test") == record
+    network = record.build().eval()
+    (maps,) = network(torch.zeros(1, 3, 40, 64))
+    assert maps.shape == (1, K, 20, 32)
+    expected = pose_resnet().eval()(torch.ones(1, 3, 64, 64))
+    assert torch.equal(network(torch.ones(1, 3, 64, 64))[0], expected)
+
+
+def test_how_people_are_found_is_inferred_or_said() -> None:
+    assert artefact_or_network(f"{__name__}:two_maps") == PythonNetwork(
+        f"{__name__}:two_maps", "bottom-up AE", K, 4, (4, 2)
+    )
+    said = artefact_or_network(f"{__name__}:said_so")
+    assert isinstance(said, PythonNetwork)
+    assert (said.approach, said.keypoints, said.output_strides) == ("bottom-up AE", K, (4,))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda e: e.__name__)
+def test_an_onnx_file_gives_what_onnxruntime_gives(exporter: Callable[..., Path], tmp_path: Path) -> None:
+    path = exporter(pose_resnet(), tmp_path / "net.onnx")
+    record = artefact_or_network(str(path))
+    assert isinstance(record, OnnxNetwork)
+    assert (record.approach, record.keypoints, record.output_strides) == ("top-down", K, (2,))
+    assert architecture_from_data(architecture_to_data(record), "test") == record
+    session = onnxruntime.InferenceSession(path)
+    image = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    (expected,) = session.run(None, {session.get_inputs()[0].name: image})
+    with torch.no_grad():
+        (maps,) = record.build()(torch.from_numpy(image))
+    assert np.abs(maps.numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("form", ["function", "legacy", "newest"])
+def test_it_profiles_and_exports(form: str, tmp_path: Path) -> None:
+    name = (
+        NAME
+        if form == "function"
+        else str({"legacy": legacy, "newest": newest}[form](pose_resnet(), tmp_path / "n.onnx"))
+    )
+    result = profile(name, ProfileRecipe(input_hw=(64, 64)), Terminal(quiet=True))
+    assert result["macs"] == count(pose_resnet(), (64, 64)).macs
+    assert result["uncounted"] == []
+    assert {row["operator"] for row in result["concerns"]} == {"exponential", "large kernel", "transposed convolution"}
+    assert result["ptflops"]["macs"] > result["macs"]
+    record = artefact_or_network(name)
+    assert not isinstance(record, Artefact)
+    image = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    exports = export_and_check(record.build().eval(), ["onnxruntime", "ncnn"], [image], (64, 64), tmp_path / "out")
+    assert all(export["parity"] <= 1e-4 for export in exports.values())
+
+
+@pytest.mark.parametrize("form", ["function", "onnx"])
+def test_its_artefact_rebuilds(form: str, tmp_path: Path) -> None:
+    name = NAME if form == "function" else str(legacy(pose_resnet(), tmp_path / "net.onnx"))
+    record = artefact_or_network(name)
+    assert not isinstance(record, Artefact)
+    network = record.build().eval()
+    for parameter in network.parameters():
+        parameter.data.mul_(1.5)
+    save_artefact(tmp_path / "artefact", record, network, {"input_hw": [64, 64]})
+    loaded = load_artefact(tmp_path / "artefact")
+    assert loaded.architecture == record
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded.network(x)[0], network(x)[0])
+
+
+def test_a_file_of_one_size_says_so(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, K, 3, 2, 1)
+            self.place = nn.Parameter(torch.randn(1, K, 32, 32))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + self.place
+
+    record = artefact_or_network(str(legacy(Fixed(), tmp_path / "net.onnx")))
+    assert isinstance(record, OnnxNetwork)
+    assert record.input_hw == (64, 64)
+    check_input(record, (64, 64), "test")
+    with pytest.raises(NetworkError, match=r"one input size only.*use 64x64"):
+        check_input(record, (128, 128), "test")
+
+
+def fails(name: object) -> str:
+    with pytest.raises((ArtefactError, NetworkError)) as caught:
+        artefact_or_network(str(name))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_mistakes_with_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no such module" in fails("nowhere.at_all:build")
+    assert "no such function" in fails(f"{__name__}:nothing")
+    assert "must return a torch.nn.Module" in fails(f"{__name__}:not_a_network")
+    assert "takes no arguments" in fails(f"{__name__}:needs_an_argument")
+    assert "returns a map" in fails(f"{__name__}:no_maps")
+    assert "approach must be one of" in fails(f"{__name__}:wrong_approach")
+    monkeypatch.chdir(tmp_path)
+    Path("broken_module.py").write_text("import torch\n1 / 0\n")
+    assert "cannot be imported: ZeroDivisionError" in fails("broken_module:build")
+    Path("here_module.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 4, 1)\n")
+    assert artefact_or_network("here_module:build").keypoints == 4  # type: ignore[union-attr]
+
+
+def test_mistakes_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no such file" in fails(tmp_path / "none.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x07not a model")
+    assert "not a valid ONNX file" in fails(tmp_path / "broken.onnx")
+    maps = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 64, 64])
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 64, 64])
+    graph = helper.make_graph([helper.make_node("Mish", ["x"], ["y"])], "g", [image], [maps])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "mish.onnx"
+    )
+    assert "lacks an operator" in fails(tmp_path / "mish.onnx")
+    assert "Mish" in fails(tmp_path / "mish.onnx")
+    path = legacy(pose_resnet(), tmp_path / "net.onnx")
+    record = artefact_or_network(str(path))
+    assert not isinstance(record, Artefact)
+    legacy(TwoMaps().low, path)
+    with pytest.raises(NetworkError, match="must be the one the architecture was made of"):
+        record.build()
+
+    def without_converter(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnx2torch":
+            raise ModuleNotFoundError("No module named 'onnx2torch'", name=name)
+        return imported(name, *args, **kwargs)
+
+    imported = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", without_converter)
+    assert "pip install 'compress-pose[onnx]'" in fails(path)
+
+
+def test_unknown_names_are_named() -> None:
+    assert "did you mean 'hrnet_w32'" in fails("hrnet_w23")
+    assert "compress networks" in fails("something else")
