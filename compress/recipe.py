@@ -148,11 +148,12 @@ class Search(Settings):
     """The search loop.
 
     trials: candidates that are scored. pictures of the search set are scored after batch-norm recalibration on
-    `calibration_pictures` training pictures. population: of NSGA-II. space: path, or name of one in the package.
+    `calibration_pictures` training pictures. space: path, or name of one in the package. sampler: see compress.sampler;
+    `guided` needs the fewest trials where there are hand-made networks. population: of NSGA-II.
     """
 
     space: str
-    sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
+    sampler: Literal["nsga2", "tpe", "random", "guided"] = "nsga2"
     trials: Positive = 100
     population: Annotated[int, Field(ge=2)] = 20
     calibration_pictures: Positive = 96

@@ -1,4 +1,4 @@
-"""Optuna behind ask and tell: which pick to try next. The loop belongs to the caller.
+"""Which pick to try next, behind ask and tell, with Optuna as the record. The loop belongs to the caller.
 
 Deterministic: with the same space, seed and told history the same picks are asked. So a killed search is taken up again
 by telling the finished trials once more, and goes on exactly as if it had not been killed.
@@ -8,7 +8,9 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
@@ -16,15 +18,16 @@ from compress.space import Pick, Space
 
 _CHANGED = 0.2
 
-SamplerKind = Literal["nsga2", "tpe", "random"]
+SamplerKind = Literal["nsga2", "tpe", "random", "guided"]
+"""nsga2, tpe, random: Optuna's. guided: see Guide."""
 
 
 class Sampler:
     """Two objectives: cost, to be small, and score, to be large.
 
-    hand_made: picks the search is to beat. population: of NSGA-II. The first generation is the hand-made picks, the
-    smallest and the largest, the hand-made ones with one field changed as a whole (every block of another kind), and in
-    equal parts random picks and hand-made ones with a fifth of their choices changed.
+    hand_made: picks the search is to beat. population: of NSGA-II. The first picks are the hand-made ones, the smallest
+    and the largest, the hand-made ones with one field changed as a whole (every block of another kind), and up to
+    `population`, in equal parts, random picks and hand-made ones with a fifth of their choices changed.
     """
 
     def __init__(
@@ -41,16 +44,24 @@ class Sampler:
             first.append(space.mutate(rng.choice(hand_made), _CHANGED, rng) if near else space.sample(rng))
         for pick in first:
             self._study.enqueue_trial(pick)
+        self._guide = Guide(space, hand_made, rng) if kind == "guided" else None
+        self._waiting = len(first)
 
     def ask(self) -> tuple[Trial, Pick]:
         """The next pick, and the trial to answer for it."""
+        if self._waiting:
+            self._waiting -= 1
+        elif self._guide:
+            self._study.enqueue_trial(self._guide.propose())
         trial = self._study.ask()
         pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
         return trial, pick
 
     def tell(self, trial: Trial, cost: float, score: float) -> None:
-        """The pick's cost and score."""
+        """The pick's cost, which must be positive, and score."""
         self._study.tell(trial, [cost, score])
+        if self._guide:
+            self._guide.learn({path: trial.params[path] for path in self._space.choices}, cost, score)
 
     def refuse(self, trial: Trial) -> None:
         """The pick is over budget and was not scored."""
@@ -63,3 +74,101 @@ def _sampler(kind: SamplerKind, population: int, seed: int) -> BaseSampler:
     if kind == "tpe":
         return TPESampler(seed=seed, multivariate=False)
     return RandomSampler(seed=seed)
+
+
+class Guide:
+    """Proposes what a model of the scored picks holds for the most accurate at some cost.
+
+    The model is additive: every value of every choice adds its part to the score and to the logarithm of the cost
+    (ridge regression; picks of similar cost weigh more). The cost aimed at is in turn that of a hand-made pick, a fifth
+    less, as these are the questions asked about them, and any on the scale. Candidates for it are children of
+    good picks of about that cost: fields crossed, a field changed as a whole, single steps.
+    """
+
+    def __init__(self, space: Space, hand_made: Sequence[Pick], rng: random.Random) -> None:
+        self._space, self._rng = space, rng
+        self._hand_made = [_key(pick) for pick in hand_made]
+        self._columns = {
+            (path, value): column
+            for column, (path, value) in enumerate((p, v) for p, values in space.choices.items() for v in values)
+        }
+        self._picks: list[Pick] = []
+        self._costs: list[float] = []
+        self._scores: list[float] = []
+        self._known: set[str] = set()
+
+    def learn(self, pick: Pick, cost: float, score: float) -> None:
+        """One scored pick."""
+        if _key(pick) not in self._known:
+            self._known.add(_key(pick))
+            self._picks.append(pick)
+            self._costs.append(cost)
+            self._scores.append(score)
+
+    def propose(self) -> Pick:
+        """A pick that is not known yet, if one is found."""
+        if len(self._picks) < 2:
+            return self._space.sample(self._rng)
+        aim = self._aim()
+        log_costs = np.log(self._costs)
+        weights = np.exp(-(((log_costs - np.log(aim)) / _WIDTH) ** 2) / 2)
+        features = np.stack([self._features(pick) for pick in self._picks])
+        score_of = _ridge(features, np.asarray(self._scores), weights)
+        log_cost_of = _ridge(features, log_costs, weights)
+        candidates = [pick for pick in self._children(weights) if _key(pick) not in self._known]
+        if not candidates:
+            return self._space.sample(self._rng)
+        rows = np.stack([self._features(pick) for pick in candidates])
+        scores, costs = rows @ score_of, np.exp(rows @ log_cost_of)
+        scores[costs > aim] = -np.inf
+        best = int(np.argmax(scores) if np.isfinite(scores).any() else np.argmin(costs))
+        return candidates[best]
+
+    def _aim(self) -> float:
+        costs = [self._costs[i] for i, pick in enumerate(self._picks) if _key(pick) in self._hand_made]
+        aims = [cost * share for cost in costs for share in (1.0, 0.8)]
+        low, high = min(self._costs), max(self._costs)
+        anywhere = float(low * (high / low) ** self._rng.random())
+        return self._rng.choice([*aims, anywhere, anywhere])
+
+    def _children(self, weights: NDArray[np.float64]) -> list[Pick]:
+        """Of the picks that are best for their cost, those of about the cost aimed at."""
+        near = [i for i in range(len(self._picks)) if weights[i] > _NEAR]
+        parents = sorted(near, key=lambda i: -self._scores[i])[:_PARENTS] or list(range(len(self._picks)))
+        space, rng = self._space, self._rng
+        children = []
+        for _ in range(_CHILDREN):
+            one, other = (self._picks[rng.choice(parents)] for _ in range(2))
+            child = rng.choice([space.cross(one, other, rng), *rng.sample(space.whole_changes(one), 1), one])
+            for _ in range(rng.choice((0, 1, 1, 2, 3))):
+                child = space.step(child, rng)
+            children.append(child)
+        return children
+
+    def _features(self, pick: Pick) -> NDArray[np.float64]:
+        row = np.zeros(len(self._columns) + 1)
+        row[-1] = 1.0
+        for path, value in pick.items():
+            row[self._columns[path, value]] = 1.0
+        return row
+
+
+_WIDTH = 0.4  # of the weights, in the logarithm of the cost
+_NEAR = 0.3
+_PARENTS = 12
+_CHILDREN = 800
+_RIDGE = 0.3
+
+
+def _ridge(
+    features: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted least squares with a penalty on all coefficients but the last, the mean."""
+    penalty = np.eye(features.shape[1]) * _RIDGE
+    penalty[-1, -1] = 1e-6
+    weighted = features * weights[:, None]
+    return np.linalg.solve(features.T @ weighted + penalty, weighted.T @ values).astype(np.float64)
+
+
+def _key(pick: Pick) -> str:
+    return repr(sorted(pick.items()))

@@ -71,15 +71,37 @@ class Space:
     def whole_changes(self, pick: Mapping[str, Any]) -> list[Pick]:
         """The pick with all choices of one field set to one value, for every field and value that change it.
 
-        A field is the first part of a path: every block kind becomes `ir`, every expansion 1, the width another.
+        Every block kind becomes `ir`, every expansion 1, the width another.
         """
         changed = []
-        for field in dict.fromkeys(path.split(".")[0] for path in self.choices):
-            lists = {path: values for path, values in self.choices.items() if path.split(".")[0] == field}
-            common = next(iter(lists.values()))
-            if all(values == common for values in lists.values()):
-                changed += [{**pick, **dict.fromkeys(lists, value)} for value in common]
+        for paths in self._fields().values():
+            first, *others = (self.choices[path] for path in paths)
+            common = [value for value in first if all(value in values for values in others)]
+            changed += [{**pick, **dict.fromkeys(paths, value)} for value in common]
         return [other for other in changed if other != pick]
+
+    def cross(self, one: Mapping[str, Any], other: Mapping[str, Any], rng: random.Random) -> Pick:
+        """Every field whole from one of two picks: the block counts of one with the block kinds of the other."""
+        pick: Pick = {}
+        for paths in self._fields().values():
+            source = rng.choice((one, other))
+            pick |= {path: source[path] for path in paths}
+        return {path: pick[path] for path in self.choices}
+
+    def step(self, pick: Mapping[str, Any], rng: random.Random) -> Pick:
+        """The pick with one choice changed: a number to the next larger or smaller one, another choice to any."""
+        path = rng.choice([path for path, values in self.choices.items() if len(values) > 1])
+        values = self.choices[path]
+        at = values.index(pick[path])
+        near = [at - 1, at + 1] if isinstance(values[0], int | float) else [i for i in range(len(values)) if i != at]
+        return {**pick, path: values[rng.choice([i for i in near if 0 <= i < len(values)])]}
+
+    def _fields(self) -> dict[str, list[str]]:
+        """The architecture's fields, and the paths of the choices in each."""
+        fields: dict[str, list[str]] = {}
+        for path in self.choices:
+            fields.setdefault(path.split(".")[0], []).append(path)
+        return fields
 
     def smallest_of(self, rng: random.Random) -> Pick:
         """The smallest of every number, and any of the choices that have no size, such as block kinds."""

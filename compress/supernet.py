@@ -11,7 +11,7 @@ largest answered. Batch-norm statistics are not shared: they are recalibrated fo
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -126,22 +126,6 @@ class Pool:
 def _channels_last(tensor: Tensor) -> Tensor:
     """Weights in the layout that CPU training is fastest in; other tensors as they are."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Sets every batch norm's statistics to the plain average over the given batches. Changes the network."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    network.train()
-    with torch.no_grad():
-        for batch in images:
-            network(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    network.eval()
 
 
 def _one_change_from_largest(space: Space) -> Iterator[Pick]:

@@ -7,7 +7,7 @@ from its checkpoint takes the same steps as an undisturbed one.
 import io
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from compress.data.loader import Batch, batches
+from compress.data.loader import Batch, batches, eval_batches
 from compress.data.picture import PictureSet
 from compress.data.transforms import Augmentation
 from compress.distill import heatmap_distillation
@@ -205,6 +205,14 @@ def pose_loss(loss: Loss, scales: int) -> PoseLoss:
 def augmentation(augment: Augment) -> Augmentation:
     """The recipe's augmentation as the data craft takes it."""
     return Augmentation(augment.rotation_deg, augment.scale, augment.translate_px, augment.flip)
+
+
+def first_pictures(pictures: PictureSet, input_hw: tuple[int, int], wanted: int) -> Iterator[Tensor]:
+    """About the first `wanted` pictures as they are, in batches [B,3,H,W] on the device that trains."""
+    for images, _, indices in eval_batches(pictures, input_hw=input_hw, batch_size=32):
+        yield images.to(best_device())
+        if indices[-1] + 1 >= wanted:
+            break
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

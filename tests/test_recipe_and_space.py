@@ -170,9 +170,10 @@ def test_whole_changes_set_all_choices_of_a_field_together() -> None:
         {"kinds.0": ("x", "y"), "kinds.1": ("x", "y"), "blocks.0": (0, 1), "blocks.1": (0, 1, 2), "width": (8, 16)},
     )
     pick = {"kinds.0": "x", "kinds.1": "y", "blocks.0": 0, "blocks.1": 2, "width": 16}
-    # The blocks have different values to choose from: no value fits all of them.
     assert space.whole_changes(pick) == [
         {**pick, "kinds.0": "x", "kinds.1": "x"},
         {**pick, "kinds.0": "y", "kinds.1": "y"},
+        {**pick, "blocks.0": 0, "blocks.1": 0},
+        {**pick, "blocks.0": 1, "blocks.1": 1},  # 2 blocks are a choice of blocks.1 alone
         {**pick, "width": 8},
     ]

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.space import Space, expand, read_space
-from compress.supernet import Pool, Supernet, recalibrate
+from compress.supernet import Pool, Supernet
 
 SPACE = """
 family: dir_bhrnet
@@ -85,18 +84,6 @@ def test_state_goes_round(tmp_path: Path) -> None:
     assert torch.equal(
         first.forward(space.largest, x, training=False)[0], second.forward(space.largest, x, training=False)[0]
     )
-
-
-def test_recalibration_takes_the_plain_average_of_the_batches() -> None:
-    network = nn.Sequential(nn.BatchNorm2d(3, momentum=0.1))
-    batches = [torch.randn(4, 3, 5, 5) * scale for scale in (1, 2, 3)]
-    recalibrate(network, batches)
-    norm = network[0]
-    assert isinstance(norm, nn.BatchNorm2d)
-    torch.testing.assert_close(norm.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0))
-    torch.testing.assert_close(norm.running_var, torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0))
-    assert norm.momentum == 0.1
-    assert not network.training
 
 
 def test_sandwich_is_largest_smallest_and_randoms(tmp_path: Path) -> None:

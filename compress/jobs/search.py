@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from compress.artefact import save_artefact
 from compress.cost import Cost
-from compress.data.loader import eval_batches
 from compress.data.sets import Sets, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
@@ -31,16 +30,18 @@ from compress.networks import FAMILIES, Architecture, architecture_from_data, ar
 from compress.networks.architecture import check_input
 from compress.pareto import front, spread
 from compress.progress import Progress
+from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import SearchRecipe, find, to_data
 from compress.run import Run, environment, open_run
 from compress.sampler import Sampler
 from compress.space import Pick, Space, expand, read_space
-from compress.supernet import Supernet, recalibrate
+from compress.supernet import Supernet
 from compress.training import (
     LossStep,
     batch_count,
     best_device,
     distilled_step,
+    first_pictures,
     label_step,
     pose_loss,
     sandwich_step,
@@ -190,16 +191,6 @@ def cut_and_recalibrate(supernet: Supernet, pick: Pick, images: list[Tensor]) ->
     return network
 
 
-def calibration_images(task: Task) -> list[Tensor]:
-    """The first training pictures, as they are."""
-    wanted, images = task.recipe.search.calibration_pictures, []
-    for batch, _, indices in eval_batches(task.sets.train, input_hw=task.recipe.input_hw, batch_size=32):
-        images.append(batch.to(best_device()))
-        if indices[-1] + 1 >= wanted:
-            break
-    return images
-
-
 # --- The search loop -------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +210,7 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
         seed=recipe.seed,
         hand_made=hand_made,
     )
-    images = calibration_images(task)
+    images = list(first_pictures(task.sets.train, recipe.input_hw, settings.calibration_pictures))
     trials: dict[str, dict[str, Any]] = {}
     tightest: Cost | None = None
     with task.progress.phase("search", settings.trials) as phase:
@@ -342,11 +333,12 @@ def tune_all(
     """
     scores = {key_of(trial["pick"]): float(trial["ap"]) for trial in trials}
     best = max(networks, key=lambda name: scores.get(key_of(networks[name]), 0.0))
-    images = calibration_images(task)
+    recipe, settings = task.recipe, task.recipe.finalists.training
+    images = list(first_pictures(task.sets.train, recipe.input_hw, recipe.search.calibration_pictures))
     cut_out = {name: cut_and_recalibrate(supernet, pick, images) for name, pick in networks.items()}
     pupils = {name: network for name, network in cut_out.items() if name != best}
     architecture = architecture_of(task.space, networks[best])  # all candidates have the same outputs
-    settings, strides = task.recipe.finalists.training, architecture.output_strides
+    strides = architecture.output_strides
     weights = pose_loss(settings.loss, len(strides))
     tune(task, "teacher", {best: cut_out[best]}, label_step(cut_out[best], weights), strides)
     if pupils:
@@ -365,7 +357,7 @@ def tune_all(
 def tune(
     task: Task, title: str, networks: Mapping[str, nn.Module], loss_step: LossStep, strides: tuple[int, ...]
 ) -> None:
-    """Trains the networks on the same batches, each as if it were alone."""
+    """Trains the networks on the same batches, each as if it were alone, and recalibrates them."""
     recipe, settings = task.recipe, task.recipe.finalists.training
     with task.progress.phase(f"fine-tuning: {title}", batch_count(settings, task.sets.train)) as phase:
         train(
@@ -381,6 +373,8 @@ def tune(
             checkpoint=task.run.path("steps", f"tuned_{title}.pt"),
             phase=phase,
         )
+    for network in networks.values():
+        recalibrate(network, first_pictures(task.sets.train, recipe.input_hw, PICTURES))
 
 
 def finish(task: Task, name: str, pick: Pick, network: nn.Module) -> dict[str, Any]:

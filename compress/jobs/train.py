@@ -10,9 +10,10 @@ from compress.data.sets import picture_sets
 from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, score
 from compress.networks.architecture import check_input
 from compress.progress import Progress
+from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import TrainRecipe
 from compress.run import open_run
-from compress.training import batch_count, best_device, label_step, pose_loss, train
+from compress.training import batch_count, best_device, first_pictures, label_step, pose_loss, train
 
 
 def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
                 checkpoint=run.path("training.pt"),
                 phase=phase,
             )
+        recalibrate(network, first_pictures(sets.train, recipe.input_hw, PICTURES))
         with progress.phase("evaluate", len(sets.val)) as phase:
             metrics = score(
                 network,

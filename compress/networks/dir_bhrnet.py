@@ -79,7 +79,9 @@ class BHRNetModule(nn.Module):
         widths = [a.width * 2**i for i in range(BRANCHES)]
         self.stem = stem(a.width)
         self.stages = nn.ModuleList(Branches(widths, counts, a.kinds, a.expansions) for counts in a.blocks)
-        self.fusions = nn.ModuleList(Fusion(widths, t, t + 1 if t < BRANCHES else 1) for t in range(1, BRANCHES + 1))
+        self.fusions = nn.ModuleList(
+            Fusion(widths, t, t + 1 if t < BRANCHES else 1, a.reach) for t in range(1, BRANCHES + 1)
+        )
         self.head = build_head(a.head, a.width, a.keypoints, a.head_filters)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -94,7 +96,8 @@ class BHRNetModule(nn.Module):
 class DirBHRNet:
     """DIR-BHRNet-`width`. Defaults are the authors' code: n = 3, expansion 2, DIR blocks.
 
-    blocks: per stage, per branch; 0 is allowed. kinds and expansions: per branch, the same in every stage.
+    blocks: per stage, per branch; 0 is allowed. kinds and expansions: per branch, the same in every stage. reach: how
+    many resolutions down a branch sends in a fusion, the paper's 3 being all; fewer is a choice of ours for searching.
     """
 
     family: ClassVar[str] = "dir_bhrnet"
@@ -105,6 +108,7 @@ class DirBHRNet:
     blocks: Blocks = _PAPERS_BLOCKS
     kinds: tuple[BlockKind, BlockKind, BlockKind, BlockKind] = ("dir",) * 4
     expansions: tuple[int, int, int, int] = (2,) * 4
+    reach: int = 3
     head: Head = "higher"
     head_filters: int = 32
     keypoints: int = 17
@@ -116,6 +120,7 @@ class DirBHRNet:
         check(shape == (1, 2, 3, 4), "blocks must be given for 1, 2, 3 and 4 branches of the four stages", self.blocks)
         check(min(map(min, self.blocks)) >= 0, "block counts must not be negative", self.blocks)
         check(min(self.expansions) >= 1, "expansions must be at least 1", self.expansions)
+        check(1 <= self.reach <= 3, "reach must be 1, 2 or 3", self.reach)
         check(set(self.kinds) <= set(BLOCK_KINDS), f"block kinds must be of {', '.join(BLOCK_KINDS)}", self.kinds)
         check(self.head_filters >= 1, "head_filters must be at least 1", self.head_filters)
         check(self.keypoints >= 1, "keypoints must be at least 1", self.keypoints)

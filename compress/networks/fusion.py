@@ -25,15 +25,19 @@ def downward(inputs: int, outputs: int, steps: int) -> nn.Sequential:
 
 
 class Fusion(nn.Module):
-    """Sums every input branch into each of `outputs` branches, ReLU after the sum.
+    """Sums input branches into each of `outputs` branches, ReLU after the sum.
 
     widths: one per resolution, at least max(inputs, outputs) of them. An output beyond the inputs is a new branch.
+    reach: how many resolutions down a branch sends at most; HRNet's 3 is everywhere, 1 only to the next.
     """
 
-    def __init__(self, widths: Sequence[int], inputs: int, outputs: int) -> None:
+    def __init__(self, widths: Sequence[int], inputs: int, outputs: int, reach: int = 3) -> None:
         super().__init__()
         self.paths = nn.ModuleList(
-            nn.ModuleList(_path(widths, source, target) for source in range(inputs)) for target in range(outputs)
+            nn.ModuleDict(
+                {str(source): _path(widths, source, target) for source in range(inputs) if target - source <= reach}
+            )
+            for target in range(outputs)
         )
         self.relu = nn.ReLU()  # not in place: with a single input the sum is the input itself
 
@@ -42,8 +46,9 @@ class Fusion(nn.Module):
         fused = []
         for paths in self.paths:
             total: Tensor | None = None
-            for path, branch in zip(paths, branches, strict=True):  # type: ignore[call-overload]
-                total = path(branch) if total is None else total + path(branch)
+            for source, path in paths.items():  # type: ignore[operator]
+                sent = path(branches[int(source)])
+                total = sent if total is None else total + sent
             fused.append(self.relu(total))
         return fused
 

@@ -45,9 +45,9 @@ def read_onnx(path: Path) -> nn.Module:
         ) from None
     try:
         simplified, same = onnxsim.simplify(model)
-        model = simplified if same else model
-    except Exception:  # what it cannot simplify, the converter may still know
-        pass
+    except Exception:  # its errors have no common class; the converter may know what it cannot simplify
+        same = False
+    model = simplified if same else model
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
