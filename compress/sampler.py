@@ -81,7 +81,7 @@ class Guide:
 
     The model is additive: every value of every choice adds its part to the score and to the logarithm of the cost
     (ridge regression; picks of similar cost weigh more). The cost aimed at is in turn that of a hand-made pick, a fifth
-    less, as these are the questions asked about them, and any on the scale. Candidates for it are children of
+    less, as these are the questions asked about them, or any on the scale. Candidates for it are children of
     good picks of about that cost: fields crossed, a field changed as a whole, single steps.
     """
 
@@ -129,18 +129,23 @@ class Guide:
         aims = [cost * share for cost in costs for share in (1.0, 0.8)]
         low, high = min(self._costs), max(self._costs)
         anywhere = float(low * (high / low) ** self._rng.random())
-        return self._rng.choice([*aims, anywhere, anywhere])
+        return self._rng.choice([*aims, anywhere])
 
     def _children(self, weights: NDArray[np.float64]) -> list[Pick]:
-        """Of the picks that are best for their cost, those of about the cost aimed at."""
+        """Of the picks that are best near the cost aimed at and, to leap, of any: crossed, changed, stepped."""
         near = [i for i in range(len(self._picks)) if weights[i] > _NEAR]
         parents = sorted(near, key=lambda i: -self._scores[i])[:_PARENTS] or list(range(len(self._picks)))
         space, rng = self._space, self._rng
         children = []
-        for _ in range(_CHILDREN):
-            one, other = (self._picks[rng.choice(parents)] for _ in range(2))
-            child = rng.choice([space.cross(one, other, rng), *rng.sample(space.whole_changes(one), 1), one])
+        for number in range(_CHILDREN):
+            if number % 2:
+                child = self._picks[rng.choice(parents)]
+                child = rng.choice([space.cross(child, self._picks[rng.choice(parents)], rng), child])
+            else:
+                child = self._picks[rng.randrange(len(self._picks))]
             for _ in range(rng.choice((0, 1, 1, 2, 3))):
+                child = rng.choice(space.whole_changes(child))
+            for _ in range(rng.choice((0, 1, 2, 3, 4))):
                 child = space.step(child, rng)
             children.append(child)
         return children
@@ -153,10 +158,10 @@ class Guide:
         return row
 
 
-_WIDTH = 0.4  # of the weights, in the logarithm of the cost
+_WIDTH = 0.7  # of the weights, in the logarithm of the cost
 _NEAR = 0.3
 _PARENTS = 12
-_CHILDREN = 800
+_CHILDREN = 1000
 _RIDGE = 0.3
 
 

@@ -27,6 +27,7 @@ FLOORS = {
     "compress.draw": 2,
     "compress.measure": 2,
     "compress.engines": 2,
+    "compress.recalibration": 2,
     "compress.supernet": 2,
     "compress.sampler": 2,
     "compress.run": 3,

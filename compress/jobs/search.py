@@ -303,8 +303,8 @@ def key_of(pick: Mapping[str, Any]) -> str:
 def choose_finalists(trials: list[dict[str, Any]], wanted: int, hand_made: list[Pick]) -> list[dict[str, Any]]:
     """At most `wanted` trials, by supernet score and predicted latency, cheapest first.
 
-    The most accurate of all; for every hand-made network the most accurate trial that is no slower, and the one that is
-    at least a fifth faster; then the second ones of these, for the supernet's order of close candidates is uncertain;
+    The most accurate of all; for every hand-made network the most accurate trial that is at least a fifth faster, and
+    the one that is no slower; then the second ones of these, for the supernet's order of close candidates is uncertain;
     then what lies evenly on the front. Hand-made networks are baselines and take no place.
     """
     known = {key_of(pick) for pick in hand_made}
@@ -316,7 +316,7 @@ def choose_finalists(trials: list[dict[str, Any]], wanted: int, hand_made: list[
     baselines_ms = [trial["cost"]["predicted_ms"] for trial in trials if key_of(trial["pick"]) in known]
     anchors: list[int] = []
     for rank in range(2):
-        for limit_ms in (ms / speed_up for ms in baselines_ms for speed_up in (1.0, _FASTER)):
+        for limit_ms in (ms / speed_up for ms in baselines_ms for speed_up in (_FASTER, 1.0)):
             within = [index for index in best_first if points[index][0] <= limit_ms]
             anchors += within[rank : rank + 1]
     order = [best_first[0], *anchors, *spread(points, wanted), *front(points)]

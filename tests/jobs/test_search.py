@@ -117,9 +117,9 @@ HAND = ("hand", 1.0, 0.5)
     ("wanted", "names"),
     [
         (1, ["best"]),
-        (2, ["level", "best"]),  # no slower than the hand-made one
-        (3, ["faster", "level", "best"]),  # at least a fifth faster
-        (4, ["faster", "level_2", "level", "best"]),  # then the second of each
+        (2, ["faster", "best"]),  # at least a fifth faster than the hand-made one
+        (3, ["faster", "level", "best"]),  # no slower
+        (4, ["faster_2", "faster", "level", "best"]),  # then the second of each
         (5, ["faster_2", "faster", "level_2", "level", "best"]),
         (6, ["tiny", "faster_2", "faster", "level_2", "level", "best"]),  # then the front
     ],
