@@ -66,6 +66,8 @@ class Sampler:
     def refuse(self, trial: Trial) -> None:
         """The pick is over budget and was not scored."""
         self._study.tell(trial, state=TrialState.FAIL)
+        if self._guide:
+            self._guide.skip({path: trial.params[path] for path in self._space.choices})
 
 
 def _sampler(kind: SamplerKind, population: int, seed: int) -> BaseSampler:
@@ -104,6 +106,10 @@ class Guide:
             self._picks.append(pick)
             self._costs.append(cost)
             self._scores.append(score)
+
+    def skip(self, pick: Pick) -> None:
+        """One pick that is not to be proposed again."""
+        self._known.add(_key(pick))
 
     def propose(self) -> Pick:
         """A pick that is not known yet, if one is found."""
