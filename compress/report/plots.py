@@ -230,21 +230,25 @@ def _whiskers(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Co
 def _labels(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, low: float, high: float) -> list[alt.Chart]:
     """Names: above what is on the front, below the rest; towards the middle near the sides, so that none is cut off.
 
-    low, high: ends of the latency axis.
+    Where names would meet, each goes a line further out than the one before. low, high: ends of the latency axis.
     """
     layers = []
     for on_front in (True, False):
-        for begin, end, align in (
-            (0.0, 0.3, "left"),
-            (0.3, 0.72, "right" if on_front else "center"),
-            (0.72, 1.0, "right"),
-        ):
-            share = [math.log(p["ms"] / low) / math.log(high / low) for p in networks]
-            points = [p for p, s in zip(networks, share, strict=True) if p["on_front"] is on_front and begin <= s < end]
-            dx, dy = {"left": 2, "center": 0, "right": -9}[align], -13 if on_front else 19 if align == "center" else 13
-            marks = alt.Chart(_data(points)).mark_text(fontSize=12, align=align, dx=dx, dy=dy)  # type: ignore[arg-type]
+        outwards = -1 if on_front else 1
+        line, last_share = 0, -math.inf
+        for point in sorted((p for p in networks if p["on_front"] is on_front), key=lambda p: p["ms"]):
+            share = math.log(point["ms"] / low) / math.log(high / low)
+            line = line + 1 if share - last_share < _NAME_SHARE else 0
+            last_share = share
+            align = "left" if share < 0.3 else "right" if on_front or share >= 0.72 else "center"
+            dx = {"left": 2, "center": 0, "right": -9}[align]
+            dy = outwards * (19 if align == "center" else 13) + outwards * 15 * line
+            marks = alt.Chart(_data([point])).mark_text(fontSize=12, align=align, dx=dx, dy=dy)  # type: ignore[arg-type]
             layers.append(marks.encode(x, y, text="label:N"))
     return layers
+
+
+_NAME_SHARE = 0.1  # of the axis: about the length of a name
 
 
 def _scale(kinds: list[str], values: dict[str, str]) -> alt.Scale:

@@ -344,8 +344,9 @@ def _path(path: str) -> str:
 
 
 def _beside(ours: float | None, paper: float | None) -> str:
-    """'23.32/23.3': ours and the paper's, a dash for none."""
-    return f"{number(ours, '.2f')}/{number(paper, '.4g')}"
+    """'23.32/23.3': ours and the paper's, a dash for none; three decimals below 1."""
+    decimals = ".3f" if ours is not None and ours < 1 else ".2f"
+    return f"{number(ours, decimals)}/{number(paper, '.3g' if paper is not None and paper < 1 else '.4g')}"
 
 
 def print_mapping(title: str, data: Mapping[str, Any], console: Console | None = None) -> None:
