@@ -108,10 +108,10 @@ class DirBHRNet:
     blocks: Blocks = _PAPERS_BLOCKS
     kinds: tuple[BlockKind, BlockKind, BlockKind, BlockKind] = ("dir",) * 4
     expansions: tuple[int, int, int, int] = (2,) * 4
-    reach: int = 3
     head: Head = "higher"
     head_filters: int = 32
     keypoints: int = 17
+    reach: int = 3
 
     def __post_init__(self) -> None:
         """Raises ValueError for a choice outside the network's range."""
