@@ -118,8 +118,8 @@ def test_fusion_reads_its_inputs_as_they_were() -> None:
     same, lower = fusion([x])
     torch.testing.assert_close(same, x.relu())
     path = fusion.paths[1]
-    assert isinstance(path, nn.ModuleList)
-    torch.testing.assert_close(lower, path[0](x).relu())
+    assert isinstance(path, nn.ModuleDict)
+    torch.testing.assert_close(lower, path["0"](x).relu())
 
 
 def test_hand_balance_is_n_times_the_branch() -> None:
