@@ -4,45 +4,27 @@ With SimpleBaseline's head: a baseline of the MobilePoseNet paper's tables, as m
 channels). ReLU6. Our counts equal the tables' (9.57 M; 1.48 G at 256x192, 3.33 G at 384x288, torchstat's).
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from compress.networks.architecture import check
-from compress.networks.blocks import conv_bn, initialise
+from compress.networks.blocks import conv_bn
 from compress.networks.efficient_hrnet import MBConvBlock, multiple_of_8
-from compress.networks.simple_baseline import BackboneAndHead, DeconvHead, check_head, head_stride
+from compress.networks.simple_baseline import MobileBackboneWithHead
 
 # Table 2: expansion, channels, blocks, stride of the first block.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 @dataclass(frozen=True)
-class MobileNetV2:
+class MobileNetV2(MobileBackboneWithHead):
     """MobileNetV2 with all channels times `width` (the last 1280 not below), and SimpleBaseline's head."""
 
     family: ClassVar[str] = "mobilenet_v2"
-    approach: ClassVar[str] = "top-down"
-    stride: ClassVar[int] = 32
 
-    width: float = 1.0
-    filters: tuple[int, ...] = (256, 256, 256)
-    keypoints: int = 17
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a choice outside the network's range."""
-        check(0 < self.width < math.inf, "width must be above 0", self.width)
-        check_head(self.filters, self.keypoints)
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """4 with three transposed convolutions."""
-        return (head_stride(self.filters),)
-
-    def build(self) -> BackboneAndHead:
-        """The network with fresh weights."""
+    def backbone(self) -> tuple[nn.Sequential, int]:
+        """The backbone to 1/32 and its channels."""
         inputs = multiple_of_8(32 * self.width)
         backbone = nn.Sequential(conv_bn(3, inputs, 3, 2, act="relu6"))
         for expansion, channels, blocks, stride in STAGES:
@@ -53,6 +35,4 @@ class MobileNetV2:
                 inputs = outputs
         features = multiple_of_8(1280 * max(1.0, self.width))
         backbone.append(conv_bn(inputs, features, 1, act="relu6"))
-        network = BackboneAndHead(backbone, DeconvHead(features, self.filters, self.keypoints))
-        initialise(network)
-        return network
+        return backbone, features

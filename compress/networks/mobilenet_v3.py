@@ -7,16 +7,14 @@ the 960 channels of the last 1x1 are the features. Our counts equal the MobilePo
 as in the paper.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from compress.networks.architecture import check
-from compress.networks.blocks import Activation, SqueezeExcite, conv_bn, initialise
+from compress.networks.blocks import Activation, SqueezeExcite, conv_bn
 from compress.networks.efficient_hrnet import MBConvBlock, multiple_of_8
-from compress.networks.simple_baseline import BackboneAndHead, DeconvHead, check_head, head_stride
+from compress.networks.simple_baseline import MobileBackboneWithHead
 
 # kernel, expanded channels, channels, squeeze-and-excitation, activation, stride
 PLAN: tuple[tuple[int, int, int, bool, Activation, int], ...] = (
@@ -39,29 +37,13 @@ PLAN: tuple[tuple[int, int, int, bool, Activation, int], ...] = (
 
 
 @dataclass(frozen=True)
-class MobileNetV3:
+class MobileNetV3(MobileBackboneWithHead):
     """MobileNetV3-Large with all channels times `width`, and SimpleBaseline's head."""
 
     family: ClassVar[str] = "mobilenet_v3"
-    approach: ClassVar[str] = "top-down"
-    stride: ClassVar[int] = 32
 
-    width: float = 1.0
-    filters: tuple[int, ...] = (256, 256, 256)
-    keypoints: int = 17
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a choice outside the network's range."""
-        check(0 < self.width < math.inf, "width must be above 0", self.width)
-        check_head(self.filters, self.keypoints)
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """4 with three transposed convolutions."""
-        return (head_stride(self.filters),)
-
-    def build(self) -> BackboneAndHead:
-        """The network with fresh weights."""
+    def backbone(self) -> tuple[nn.Sequential, int]:
+        """The backbone to 1/32 and its channels."""
         inputs = multiple_of_8(16 * self.width)
         backbone = nn.Sequential(conv_bn(3, inputs, 3, 2, act="hard_swish"))
         for kernel, middle, channels, attention, act, stride in PLAN:
@@ -74,6 +56,4 @@ class MobileNetV3:
             inputs = outputs
         features = multiple_of_8(960 * self.width)
         backbone.append(conv_bn(inputs, features, 1, act="hard_swish"))
-        network = BackboneAndHead(backbone, DeconvHead(features, self.filters, self.keypoints))
-        initialise(network)
-        return network
+        return backbone, features

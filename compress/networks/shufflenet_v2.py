@@ -4,16 +4,14 @@ With SimpleBaseline's head: a baseline of the MobilePoseNet paper's tables. Our 
 at 256x192, 2.87 G at 384x288, torchstat's).
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from compress.networks.architecture import check
-from compress.networks.blocks import ChannelShuffle, conv_bn, initialise
-from compress.networks.simple_baseline import BackboneAndHead, DeconvHead, check_head, head_stride
+from compress.networks.blocks import ChannelShuffle, conv_bn
+from compress.networks.simple_baseline import MobileBackboneWithHead
 
 STEM = 24
 BLOCKS = (4, 8, 4)
@@ -61,7 +59,7 @@ class DownsampleUnit(nn.Module):
 
 
 @dataclass(frozen=True)
-class ShuffleNetV2:
+class ShuffleNetV2(MobileBackboneWithHead):
     """ShuffleNetV2 with SimpleBaseline's head.
 
     width: 0.5, 1, 1.5 and 2 are the paper's; any other scales the stages of 1x. The stem is 24 and the features are
@@ -69,22 +67,6 @@ class ShuffleNetV2:
     """
 
     family: ClassVar[str] = "shufflenet_v2"
-    approach: ClassVar[str] = "top-down"
-    stride: ClassVar[int] = 32
-
-    width: float = 1.0
-    filters: tuple[int, ...] = (256, 256, 256)
-    keypoints: int = 17
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a choice outside the network's range."""
-        check(0 < self.width < math.inf, "width must be above 0", self.width)
-        check_head(self.filters, self.keypoints)
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """4 with three transposed convolutions."""
-        return (head_stride(self.filters),)
 
     @property
     def stage_widths(self) -> tuple[int, int, int]:
@@ -92,8 +74,8 @@ class ShuffleNetV2:
         first = _FIRST_STAGE.get(self.width, max(2, 2 * round(_FIRST_STAGE[1.0] * self.width / 2)))
         return first, 2 * first, 4 * first
 
-    def build(self) -> BackboneAndHead:
-        """The network with fresh weights."""
+    def backbone(self) -> tuple[nn.Sequential, int]:
+        """The backbone to 1/32 and its channels."""
         backbone = nn.Sequential(conv_bn(3, STEM, 3, 2), nn.MaxPool2d(3, 2, 1))
         inputs = STEM
         for width, blocks in zip(self.stage_widths, BLOCKS, strict=True):
@@ -102,6 +84,4 @@ class ShuffleNetV2:
             inputs = width
         features = 2048 if self.width >= 2 else 1024
         backbone.append(conv_bn(inputs, features, 1))
-        network = BackboneAndHead(backbone, DeconvHead(features, self.filters, self.keypoints))
-        initialise(network)
-        return network
+        return backbone, features

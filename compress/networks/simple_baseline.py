@@ -5,6 +5,7 @@ the authors' code is public (stride in the bottleneck's 3x3) and our counts equa
 53.0 M / 12.4 G, R152 68.6 M / 15.8 G at 256x192 in their convention; they cut to 8.9 and 15.7).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -104,3 +105,39 @@ def check_head(filters: Sequence[int], keypoints: int) -> None:
 def head_stride(filters: Sequence[int]) -> int:
     """Input pixels per cell of the heatmaps behind a backbone at 1/32."""
     return 32 >> len(filters)
+
+
+@dataclass(frozen=True)
+class MobileBackboneWithHead:
+    """What MobileNetV2, MobileNetV3 and ShuffleNetV2 records share. width: factor on the channels.
+
+    filters: of each transposed convolution; each doubles the resolution.
+    """
+
+    approach: ClassVar[str] = "top-down"
+    stride: ClassVar[int] = 32
+
+    width: float = 1.0
+    filters: tuple[int, ...] = (256, 256, 256)
+    keypoints: int = 17
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a choice outside the network's range."""
+        check(0 < self.width < math.inf, "width must be above 0", self.width)
+        check_head(self.filters, self.keypoints)
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """4 with three transposed convolutions."""
+        return (head_stride(self.filters),)
+
+    def backbone(self) -> tuple[nn.Sequential, int]:
+        """The backbone to 1/32 and its channels."""
+        raise NotImplementedError
+
+    def build(self) -> BackboneAndHead:
+        """The network with fresh weights."""
+        backbone, features = self.backbone()
+        network = BackboneAndHead(backbone, DeconvHead(features, self.filters, self.keypoints))
+        initialise(network)
+        return network
