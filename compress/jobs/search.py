@@ -77,7 +77,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()))
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
-            tuned = tune_all(task, networks, supernet, trials)
+            tuned = run.once("tuned", lambda: tune_all(task, networks, supernet, trials))
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
         results = collect(task, table, losses, trials, networks, tuned, measured)
