@@ -9,7 +9,8 @@ from torch import nn
 
 from compress.data.loader import eval_batches
 from compress.data.picture import PictureSet
-from compress.decode.associative_embedding import Grouping, Poses, coco_results, decode, merge_outputs, to_image
+from compress.decode.associative_embedding import Grouping, decode, merge_outputs
+from compress.decode.poses import Poses, coco_results, to_image
 from compress.errors import ArtefactError, NetworkError
 from compress.keypoints import KeypointSet
 from compress.metrics import oks_ap

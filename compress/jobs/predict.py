@@ -8,7 +8,7 @@ import cv2
 
 from compress.artefact import load_artefact
 from compress.data.folder import Pictures
-from compress.decode.associative_embedding import coco_results
+from compress.decode.poses import coco_results
 from compress.draw import draw_people
 from compress.errors import DataError
 from compress.evaluation import check_bottom_up, find_people, grouping_for, input_size

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from compress.decode.associative_embedding import Grouping, Poses, coco_results, decode, merge_outputs, to_image
+from compress.decode.associative_embedding import Grouping, decode, merge_outputs
+from compress.decode.poses import Poses, coco_results, to_image
 from compress.errors import DataError
 from compress.keypoints import COCO_PERSON, KeypointSet
 
