@@ -89,7 +89,7 @@ def main() -> None:
         scale = fit_scale(table, list(zip(counters, measured, strict=True))[: arguments.fit])
         table.save()
 
-    predicted = [predict(table, counter) for counter in counters]
+    predicted = [predict(table, counter).ms for counter in counters]
     print(f"scale {scale.factor:.3f} fitted on {scale.networks} networks with mean error {scale.error:.1%}")
     print(f"cut: {np.median(cut_ms):.0f} ms per network, at most {max(cut_ms):.0f} ms")
     print("width head    units blocks  measured ms  spread  predicted ms  error")

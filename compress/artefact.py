@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from compress.errors import ArtefactError
-from compress.files import write_bytes, write_text
+from compress.errors import ArtefactError, NetworkError
+from compress.files import read_yaml_mapping, write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.own import is_own, own_network
 
@@ -83,18 +83,20 @@ def is_artefact(path: Path) -> bool:
 def artefact_or_network(name: str) -> Artefact | Architecture:
     """What a command's NETWORK argument means.
 
-    A known network's name, an artefact's folder, `package.module:function` (imported with the current folder on the
-    path; it returns an nn.Module) or an ONNX file. Raises ArtefactError or NetworkError.
+    A known network's name, a YAML file with an architecture record, an artefact's folder, `package.module:function`
+    (imported with the current folder on the path; it returns an nn.Module) or an ONNX file. Raises ArtefactError or NetworkError.
     """
     if name in NETWORKS:
         return NETWORKS[name]
+    if Path(name).suffix in (".yaml", ".yml"):
+        return architecture_from_data(read_yaml_mapping(Path(name), NetworkError, "an architecture"), name)
     if is_artefact(Path(name)):
         return load_artefact(Path(name))
     if is_own(name):
         return own_network(name)
     close = get_close_matches(name, NETWORKS, n=1)
     raise ArtefactError(
-        "NETWORK is a known network, an artefact's folder, package.module:function or an ONNX file",
+        "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function or an ONNX file",
         place="NETWORK",
         value=name,
         remedy=(f"did you mean {close[0]!r}? " if close else "") + "`compress networks` lists the names",

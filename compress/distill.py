@@ -1,24 +1,28 @@
-"""Learning from another network's answers (Hinton et al., 2015), for heatmaps.
+"""Learning from another network's answers (Hinton et al., 2015) and features (Romero et al., "FitNets", 2015).
 
-The heatmaps of the pupil follow the teacher's. Tags are not distilled: only differences between a picture's tags mean
-something (Newell et al., 2017), so two networks that group alike may answer different tags; they keep the label loss.
+map_distillation     → the pupil's maps follow the teacher's; in-place, the teacher is the supernet's largest candidate
+FeatureDistillation  → layers of the pupil follow layers of the teacher
+
+Tags are not distilled: only differences between a picture's tags mean something (Newell et al., 2017), so two networks
+that group alike may answer different tags; they keep the label loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from compress.errors import DataError
+from compress.errors import DataError, NetworkError
 
 
-def heatmap_distillation(
-    pupil: Sequence[Tensor], teacher: Sequence[Tensor], keypoints: int, weights: Sequence[float]
+def map_distillation(
+    pupil: Sequence[Tensor], teacher: Sequence[Tensor], weights: Sequence[float], channels: int | None = None
 ) -> Tensor:
-    """Weighted sum over the scales of the mean squared difference of the heatmaps.
+    """Weighted sum over the outputs of the mean squared difference of the maps.
 
-    pupil, teacher: outputs [B,C>=K,h,w], the first K channels of each are heatmaps. weights: one per scale.
-    Raises DataError if the two networks answer in other shapes.
+    pupil, teacher: outputs [B,C,h,w]. weights: one per output. channels: only the first so many are compared; None:
+    all. Raises DataError if the two networks answer in other shapes.
     """
     if [o.shape for o in pupil] != [o.shape for o in teacher]:
         raise DataError(
@@ -28,7 +32,82 @@ def heatmap_distillation(
             remedy="choose a teacher with the same head, joints and input size",
         )
     terms = [
-        weight * (p[:, :keypoints] - t[:, :keypoints].detach()).square().mean()
+        weight * (p[:, :channels] - t[:, :channels].detach()).square().mean()
         for p, t, weight in zip(pupil, teacher, weights, strict=True)
     ]
     return torch.stack(terms).sum()
+
+
+class FeatureDistillation(nn.Module):
+    """Listens to layers of two networks; its parameters are 1x1 convolutions where their channels differ.
+
+    Its value after both have seen the same batch is the mean over the pairs of the mean squared difference between
+    teacher's and pupil's features, both divided by the standard deviation of the teacher's, so that no layer outweighs
+    the others by its scale. The pupil's features are resized bilinearly where the sizes differ.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, pupil: nn.Module, pairs: Mapping[str, str], input_hw: tuple[int, int]
+    ) -> None:
+        """pairs: module of the teacher → module of the pupil, by dotted names. Both networks are run once on zeros.
+
+        Raises NetworkError for a name that does not exist or a module that does not give one [B,C,h,w] map.
+        """
+        super().__init__()
+        self._heard: dict[str, Tensor] = {}
+        self._pairs = [(f"teacher {one}", f"pupil {other}") for one, other in pairs.items()]
+        handles = [
+            *(_listen(teacher, path, "teacher", self._heard) for path in pairs),
+            *(_listen(pupil, path, "pupil", self._heard) for path in pairs.values()),
+        ]
+        self._handles = handles
+        device = next(pupil.parameters()).device
+        for network in (teacher, pupil):
+            training = network.training
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, 3, *input_hw, device=device))
+            network.train(training)
+        self.adapters = nn.ModuleList(
+            nn.Identity() if wanted == given else nn.Conv2d(given, wanted, 1)
+            for wanted, given in ((self._heard[t].shape[1], self._heard[p].shape[1]) for t, p in self._pairs)
+        ).to(device)
+
+    def forward(self) -> Tensor:
+        """The loss of the last batch both networks saw. Gradients flow to the pupil and the adapters."""
+        terms = []
+        for adapter, (teacher, pupil) in zip(self.adapters, self._pairs, strict=True):
+            wanted, given = self._heard[teacher].detach().float(), adapter(self._heard[pupil]).float()
+            if given.shape[2:] != wanted.shape[2:]:
+                given = F.interpolate(given, size=wanted.shape[2:], mode="bilinear", align_corners=False)
+            terms.append((given - wanted).square().mean() / wanted.var().clamp(min=1e-6))
+        return torch.stack(terms).mean()
+
+    def stop(self) -> None:
+        """Both networks are as they were."""
+        for handle in self._handles:
+            handle.remove()
+        self._heard.clear()
+
+
+def _listen(network: nn.Module, path: str, role: str, heard: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
+    try:
+        module = network.get_submodule(path)
+    except AttributeError:
+        raise NetworkError(
+            f"the {role} must have the module that its features are taken from",
+            place="distillation.features",
+            value=path,
+            remedy="`compress profile` lists the layers' paths",
+        ) from None
+
+    def hook(module: nn.Module, inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            raise NetworkError(
+                "features are taken from a module with one [B,C,h,w] output",
+                place=f"distillation.features: {role} {path}",
+                value=type(output).__name__,
+                remedy="name a layer inside it",
+            )
+        heard[f"{role} {path}"] = output
+
+    return module.register_forward_hook(hook)

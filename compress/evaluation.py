@@ -1,80 +1,114 @@
-"""A network's people in pictures, and the score they earn."""
+"""The score a network earns, by the metric of the data."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
-from compress.data.loader import eval_batches
+from compress.data.mpii import MpiiPeople
 from compress.data.picture import PictureSet
-from compress.decode.associative_embedding import Grouping, decode, merge_outputs
-from compress.decode.poses import Poses, coco_results, to_image
-from compress.errors import ArtefactError, NetworkError
-from compress.keypoints import KeypointSet
-from compress.metrics import oks_ap
-from compress.networks import Architecture
+from compress.decode.poses import coco_results
+from compress.errors import ArtefactError, DataError
+from compress.keypoints import KEYPOINT_SETS, KeypointSet
+from compress.metrics import crowd_pose_ap, oks_ap
+from compress.people import Finder, Found, find_people
+from compress.percent_correct import PercentCorrect, pck, pckh
 from compress.progress import Phase
-from compress.recipe import Data
+from compress.recipe import Data, noted_data
 
 RESAMPLES = 50
 """Bootstrap samples behind a reported standard error: enough to know it to a tenth."""
 
-
-def find_people(
-    network: nn.Module,
-    pictures: PictureSet,
-    *,
-    input_hw: tuple[int, int],
-    flip_test: bool,
-    grouping: Grouping,
-    batch_size: int = 32,
-) -> Iterator[tuple[int, Poses]]:
-    """(index, people in picture pixels) for every picture, in order. The network is set to eval mode.
-
-    flip_test: the mirrored picture is asked too and both answers are averaged.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    for images, matrices, indices in eval_batches(pictures, input_hw=input_hw, batch_size=batch_size):
-        with torch.no_grad():
-            images = images.to(device)
-            outputs = [output.float().cpu() for output in network(images)]
-            mirrored = [output.float().cpu() for output in network(images.flip(3))] if flip_test else None
-        for row, (index, matrix) in enumerate(zip(indices, matrices, strict=True)):
-            flipped = [output[row] for output in mirrored] if mirrored else None
-            heatmaps, tags = merge_outputs([output[row] for output in outputs], flipped, pictures.keypoints)
-            poses = decode(heatmaps, tags, pictures.keypoints, grouping)
-            yield index, to_image(poses, matrix, input_hw[0] / heatmaps.shape[1])
+MAIN_FIGURE = {"synthetic": "AP", "coco": "AP", "crowdpose": "AP", "mpii": "PCKh", "lsp": "PCK"}
+"""What a data set's networks are compared by."""
 
 
 def score(
     network: nn.Module,
+    finder: Finder,
     pictures: PictureSet,
     *,
-    input_hw: tuple[int, int],
+    kind: str,
     flip_test: bool,
-    grouping: Grouping,
     resamples: int = 0,
     phase: Phase | None = None,
-) -> dict[str, float | None]:
-    """COCO's AP and AR over all pictures; None where the set has no person of that size. Advances phase per picture.
+) -> dict[str, Any]:
+    """The metric of `kind` (a key of MAIN_FIGURE) over all pictures; None where there is nothing to measure on.
 
-    resamples: if any, AP_se is the standard error of AP from so many bootstrap samples of the pictures.
+    Advances phase per picture. resamples: if any, the main figure's standard error (`AP_se`, ...) from so many
+    bootstrap samples of pictures or persons.
     """
-    results: list[dict[str, Any]] = []
-    for index, poses in find_people(network, pictures, input_hw=input_hw, flip_test=flip_test, grouping=grouping):
-        results.extend(coco_results(poses, pictures.image_id(index)))
+    listed = []
+    for one in find_people(network, finder, pictures, flip_test=flip_test):
+        listed.append(one)
         if phase:
             phase.advance(1)
-    metrics = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
-    return {name: None if value != value else round(value, 5) for name, value in metrics.items()}
+    if kind in ("mpii", "lsp"):
+        figures = _percent_correct(listed, pictures, kind, resamples)
+    else:
+        results = [entry for one in listed for entry in coco_results(one.poses, pictures.image_id(one.index))]
+        if kind == "crowdpose":
+            figures = crowd_pose_ap(pictures.coco, results, resamples)
+        else:
+            figures = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
+    return {name: _plain(value) for name, value in figures.items()}
 
 
-def grouping_for(exact: bool) -> Grouping:
-    """How a network's maps are decoded: by their peaks if it was trained on exact Gaussians, else as HigherHRNet's."""
-    return Grouping(locate="peak" if exact else "quarter")
+def decode_time(
+    network: nn.Module, finder: Finder, pictures: PictureSet, *, flip_test: bool, wanted: int = 64
+) -> dict[str, float]:
+    """Milliseconds per picture from the network's answers to the people, on one thread, measured.
+
+    median, q1, q3: quartiles over at most `wanted` pictures, spread over the set. people: found per picture, the mean.
+    """
+    spread = np.linspace(0, len(pictures) - 1, min(wanted, len(pictures))).round().astype(int).tolist()
+    found = list(find_people(network, finder, pictures, flip_test=flip_test, indices=spread))
+    times = np.array([one.decode_ms for one in found])
+    q1, middle, q3 = np.percentile(times, [25, 50, 75]).tolist()
+    people = float(np.mean([len(one.poses) for one in found]))
+    return {name: round(v, 4) for name, v in (("median", middle), ("q1", q1), ("q3", q3), ("people", people))}
+
+
+def _plain(value: Any) -> Any:
+    """Rounded, and None for what is not a number, in figures and in the lists and mappings of them."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return (None if value != value else round(value, 5)) if isinstance(value, float) else value
+
+
+def _percent_correct(found: list[Found], pictures: PictureSet, kind: str, resamples: int) -> dict[str, Any]:
+    """Every labelled person against the answer for that person's own box."""
+    people = [pictures.people(one.index) for one in found]
+    for one, truth in zip(found, people, strict=True):
+        if len(one.poses) != len(truth):
+            raise DataError(
+                "joints are compared person by person, so every labelled box must give one pose",
+                place=f"picture {pictures.image_id(one.index)}",
+                value=f"{len(one.poses)} poses for {len(truth)} people",
+                remedy="use a top-down network and labelled boxes for this data",
+            )
+    predicted = np.concatenate([one.poses.keypoints_pk3[:, :, :2] for one in found])
+    truth_pk3 = np.concatenate([part.keypoints_pk3 for part in people])
+    if kind == "mpii":
+        assert isinstance(pictures, MpiiPeople)
+        sizes = np.concatenate([pictures.head_sizes(one.index) for one in found])
+        figures = pckh(predicted, truth_pk3[..., :2], truth_pk3[..., 2], sizes, resamples=resamples)
+    else:
+        figures = pck(predicted, truth_pk3[..., :2], truth_pk3[..., 2], pictures.keypoints, resamples=resamples)
+    return {MAIN_FIGURE[kind]: figures.mean, f"{MAIN_FIGURE[kind]}_se": figures.standard_error, **_parts(figures)}
+
+
+def _parts(figures: PercentCorrect) -> dict[str, Any]:
+    return {
+        "curve": list(figures.curve),
+        "area": figures.area,
+        "joints": figures.joints,
+        "persons": figures.persons,
+        "left_out": figures.left_out,
+    }
 
 
 def input_size(facts: dict[str, Any], artefact: Path) -> tuple[int, int]:
@@ -91,26 +125,23 @@ def input_size(facts: dict[str, Any], artefact: Path) -> tuple[int, int]:
 
 
 def validation_data(facts: dict[str, Any], data: Data | None, seed: int | None) -> tuple[Data, int]:
-    """What is asked for, else what an artefact's facts say it was validated on, else the default drawings."""
-    noted = facts.get("data")
+    """What is asked for, else what an artefact's facts say it was validated on, else the default drawings.
+
+    Raises ArtefactError if the facts' data is not a recipe's.
+    """
     if data is None:
-        data = Data.model_validate(noted) if isinstance(noted, dict) else Data()
+        data = noted_data(facts.get("data", {}), "artefact: facts.data")
     return data, int(facts.get("seed", 1)) if seed is None else seed
 
 
-def check_bottom_up(architecture: Architecture, keypoints: KeypointSet, place: str) -> None:
-    """Raises NetworkError unless the network finds all people of a picture and has these joints."""
-    if architecture.approach != "bottom-up AE":
-        raise NetworkError(
-            "this version trains and decodes bottom-up networks with associative embedding",
-            place=place,
-            value=f"{architecture.family}, {architecture.approach}",
-            remedy="take one marked 'bottom-up AE' in `compress networks`",
+def noted_keypoints(facts: dict[str, Any], artefact: Path) -> KeypointSet:
+    """The joints an artefact was trained for; COCO's where the facts do not say. Raises ArtefactError."""
+    name = facts.get("keypoints", "coco_person")
+    if name not in KEYPOINT_SETS:
+        raise ArtefactError(
+            "the facts' keypoints must be a known set of joints",
+            place=f"{artefact}: facts.keypoints",
+            value=name,
+            remedy=f"one of {', '.join(KEYPOINT_SETS)}",
         )
-    if architecture.keypoints != len(keypoints):
-        raise NetworkError(
-            f"the network must have the data's {len(keypoints)} joints",
-            place=place,
-            value=architecture.keypoints,
-            remedy=f"set keypoints to {len(keypoints)} in the architecture",
-        )
+    return KEYPOINT_SETS[name]

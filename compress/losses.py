@@ -1,12 +1,14 @@
-"""What bottom-up training minimises: masked heatmap error and associative embedding.
+"""What training minimises, for each approach.
 
 Sources: Newell, Huang, Deng, "Associative Embedding" (2017, arXiv:1611.05424); Cheng et al., "HigherHRNet" (2020,
-arXiv:1908.10357) and its code (HeatmapLoss, AELoss); paper 000 (DIR-BHRNet), section III-C.
+arXiv:1908.10357) and its code (HeatmapLoss, AELoss); paper 000 (DIR-BHRNet), section III-C; Sun et al., "HRNet" (2019,
+arXiv:1902.09212) and its code (JointsMSELoss, JointsOHKMMSELoss); Osokin, "Lightweight OpenPose" (2018,
+arXiv:1811.12004) and its code (l2_loss).
 
-heatmap_mse            → one number for a scale
+weighted_mse           → one number for a map
 associative_embedding  → pull, push as the HigherHRNet code has them
 associative_embedding_of_paper_000 → pull, push as eq. 4 is meant
-bottom_up_loss         → the weighted sum that a training step goes back through
+bottom_up_loss, part_affinity_loss, top_down_loss → what a training step goes back through
 """
 
 from collections.abc import Sequence
@@ -21,44 +23,39 @@ from compress.errors import DataError
 
 @dataclass(frozen=True)
 class PoseLoss:
-    """The weight of each term. heatmap: one per output scale, in the order of the outputs (coarse first)."""
+    """The weight of each term. heatmap: one per output scale, in the order of the outputs (coarse first).
+
+    paper_tags: pull and push as paper 000 writes them, not as the HigherHRNet code does.
+    """
 
     heatmap: tuple[float, ...]
-    pull: float
-    push: float
-
-    @classmethod
-    def higher_hrnet(cls) -> "PoseLoss":
-        """Heatmaps 1 and 1, tags 1e-3 each (HigherHRNet, experiments/coco/higher_hrnet/*.yaml)."""
-        return cls(heatmap=(1.0, 1.0), pull=1e-3, push=1e-3)
-
-    @classmethod
-    def paper_000(cls, scales: int = 1) -> "PoseLoss":
-        """α = 0.99 for heatmaps, β = 0.01 for tags (paper 000 eq. 5); each scale of heatmaps weighs 0.99."""
-        return cls(heatmap=(0.99,) * scales, pull=0.01, push=0.01)
+    pull: float = 0.0
+    push: float = 0.0
+    paper_tags: bool = False
 
 
-class PoseTargets(Protocol):
-    """What `bottom_up_loss` reads from a batch.
+class Targets(Protocol):
+    """What a loss reads from a batch.
 
-    heatmaps: [B,K,h,w] per scale, in 0..1. masks: [B,h,w] per scale, 0 where people are unlabelled (crowds).
-    joints: int64 [B,P,K,2], flat index into [K,h,w] of the first scale, and 1 where the joint is visible, else 0.
+    maps: [B,C,h,w], in 0..1 (fields: -1..1). weights: of a shape that goes with the map's, 0 where people are
+    unlabelled. joints: int64 [B,P,K,2], flat index into [K,h,w] of the first output's tags, and 1 where the joint is
+    visible, else 0; None where nothing is tagged.
     """
 
     @property
-    def heatmaps(self) -> Sequence[Tensor]: ...
+    def maps(self) -> Sequence[Tensor]: ...
     @property
-    def masks(self) -> Sequence[Tensor]: ...
+    def weights(self) -> Sequence[Tensor]: ...
     @property
-    def joints(self) -> Tensor: ...
+    def joints(self) -> Tensor | None: ...
 
 
-def heatmap_mse(predicted_bkhw: Tensor, target_bkhw: Tensor, mask_bhw: Tensor) -> Tensor:
-    """Mean squared error over batch, joints and cells; masked cells count as right (HigherHRNet's HeatmapLoss).
+def weighted_mse(predicted_bchw: Tensor, target_bchw: Tensor, weight: Tensor) -> Tensor:
+    """Mean of weight · squared error over batch, channels and cells (HigherHRNet's HeatmapLoss, HRNet's JointsMSELoss).
 
-    The mean is over all cells, masked ones too, so a picture with much crowd weighs less.
+    The mean is over all cells, those of weight 0 too, so a picture with much crowd or few labels weighs less.
     """
-    return ((predicted_bkhw - target_bkhw).square() * mask_bhw.unsqueeze(1)).mean()
+    return ((predicted_bchw - target_bchw).square() * weight).mean()
 
 
 def associative_embedding(tags_bkhw: Tensor, joints_bpk2: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,38 +100,75 @@ def associative_embedding_of_paper_000(
     return pull, push
 
 
-def bottom_up_loss(
-    outputs: Sequence[Tensor], batch: PoseTargets, weights: PoseLoss
-) -> tuple[Tensor, dict[str, Tensor]]:
+def bottom_up_loss(outputs: Sequence[Tensor], batch: Targets, weights: PoseLoss) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted total of a step and its unweighted terms ("heatmap_0", ..., "pull", "push"; detached scalars).
 
     outputs: first [B,2K,h,w] (K heatmaps, then K tags), then optionally finer [B,K,2h,2w] heatmaps.
     DataError if outputs, targets and weights are not for the same scales.
     """
-    scales = len(outputs)
-    if not scales == len(batch.heatmaps) == len(batch.masks) == len(weights.heatmap):
+    _check_scales(outputs, batch.maps, weights)
+    joints = batch.maps[0].shape[1]
+    if outputs[0].shape[1] != 2 * joints or batch.joints is None:
         raise DataError(
-            "outputs, target heatmaps, masks and heatmap weights must be for the same scales",
-            place="bottom_up_loss",
-            value=(scales, len(batch.heatmaps), len(batch.masks), len(weights.heatmap)),
-            remedy="build the targets at the network's strides and give one heatmap weight per output",
-        )
-    joints = batch.heatmaps[0].shape[1]
-    if outputs[0].shape[1] != 2 * joints:
-        raise DataError(
-            f"the first output must hold {joints} heatmaps and {joints} tags",
+            f"the first output must hold {joints} heatmaps and {joints} tags, and the batch say where tags are read",
             place="bottom_up_loss",
             value=tuple(outputs[0].shape),
             remedy="use a network with an associative-embedding head",
         )
     terms = {
-        f"heatmap_{scale}": heatmap_mse(output[:, :joints], target, mask)
-        for scale, (output, target, mask) in enumerate(zip(outputs, batch.heatmaps, batch.masks, strict=True))
+        f"heatmap_{scale}": weighted_mse(output[:, :joints], target, weight)
+        for scale, (output, target, weight) in enumerate(zip(outputs, batch.maps, batch.weights, strict=True))
     }
-    terms["pull"], terms["push"] = associative_embedding(outputs[0][:, joints:], batch.joints)
+    tag_loss = associative_embedding_of_paper_000 if weights.paper_tags else associative_embedding
+    terms["pull"], terms["push"] = tag_loss(outputs[0][:, joints:], batch.joints)
     factors = (*weights.heatmap, weights.pull, weights.push)
     total = torch.stack([factor * term for factor, term in zip(factors, terms.values(), strict=True)]).sum()
     return total, {name: term.detach() for name, term in terms.items()}
+
+
+def part_affinity_loss(outputs: Sequence[Tensor], batch: Targets, weight: float = 1.0) -> Tensor:
+    """Sum over the stages of the masked squared error of parts, background and fields, halved, per picture.
+
+    outputs: [B,K+1+2L,h,w] of every stage; batch.maps: the one target of all of them. As Lightweight OpenPose has it:
+    a sum over channels and cells, so the learning rate depends on the size of the maps.
+    """
+    if len(batch.maps) != 1 or any(output.shape != batch.maps[0].shape for output in outputs):
+        raise DataError(
+            "every stage must answer the maps of the targets",
+            place="part_affinity_loss",
+            value=([tuple(output.shape) for output in outputs], [tuple(target.shape) for target in batch.maps]),
+            remedy="use a network with the part layout of the data's joints",
+        )
+    (target,), (mask,) = batch.maps, batch.weights
+    errors = [((output - target).square() * mask).sum() for output in outputs]
+    return weight * torch.stack(errors).sum() / 2 / len(target)
+
+
+def top_down_loss(outputs: Sequence[Tensor], batch: Targets, weights: PoseLoss, hard_joints: int = 0) -> Tensor:
+    """Weighted squared error of one person's heatmaps, summed over the outputs (HRNet's JointsMSELoss without its 0.5).
+
+    hard_joints: only so many joints of every person count, those with the largest error; the mean is then over these
+    (HRNet's JointsOHKMMSELoss; Chen et al., "Cascaded Pyramid Network", CVPR 2018). 0: all joints.
+    DataError if outputs, targets and weights are not for the same scales.
+    """
+    _check_scales(outputs, batch.maps, weights)
+    terms = []
+    for factor, output, target, weight in zip(weights.heatmap, outputs, batch.maps, batch.weights, strict=True):
+        error_bk = ((output - target).square() * weight).mean((2, 3))
+        if hard_joints:
+            error_bk = error_bk.topk(min(hard_joints, error_bk.shape[1]), dim=1).values
+        terms.append(factor * error_bk.mean())
+    return torch.stack(terms).sum()
+
+
+def _check_scales(outputs: Sequence[Tensor], maps: Sequence[Tensor], weights: PoseLoss) -> None:
+    if not len(outputs) == len(maps) == len(weights.heatmap):
+        raise DataError(
+            "outputs, targets and heatmap weights must be for the same scales",
+            place="loss",
+            value=(len(outputs), len(maps), len(weights.heatmap)),
+            remedy="build the targets at the network's strides and give one heatmap weight per output",
+        )
 
 
 def _gather(tags_bkhw: Tensor, joints_bpk2: Tensor) -> tuple[Tensor, Tensor]:

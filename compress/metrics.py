@@ -1,4 +1,8 @@
-"""COCO keypoint average precision (pycocotools' COCOeval, https://cocodataset.org/#keypoints-eval)."""
+"""Keypoint average precision of COCO and CrowdPose, both by pycocotools' COCOeval.
+
+COCO: https://cocodataset.org/#keypoints-eval. CrowdPose: Li et al., "CrowdPose" (CVPR 2019, arXiv:1812.00324), as its
+own crowdposetools compute it.
+"""
 
 import contextlib
 import copy
@@ -11,13 +15,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from compress.errors import DataError
-from compress.keypoints import KeypointSet
+from compress.keypoints import CROWDPOSE, KeypointSet
 
 Entry = dict[str, Any]
 
 # Place of each figure in COCOeval.stats for keypoints (summarize, _summarizeKps); 8 and 9 are AR by area.
 _FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APM": 3, "APL": 4, "AR": 5, "AR50": 6, "AR75": 7}
 _NO_TRUTH = -1  # what COCOeval writes where a figure has no ground truth
+
+# Least and first too large crowdIndex: what crowdposetools' summarize asks for. The paper's text says 0.1 and 0.8.
+_CROWDING = {"AP_easy": (0.0, 0.2), "AP_medium": (0.2, 0.8), "AP_hard": (0.8, math.inf)}
 
 
 def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet, resamples: int = 0) -> dict[str, float]:
@@ -32,6 +39,29 @@ def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet, resamples:
     Neither argument is changed and nothing is printed.
     DataError for ground truth or results that do not fit each other or the joints.
     """
+    evaluation = _evaluated(coco, results, keypoints)
+    figures = _figures(evaluation)
+    return {**figures, "AP_se": _bootstrap(evaluation, resamples)} if resamples else figures
+
+
+def crowd_pose_ap(coco: Entry, results: list[Entry], resamples: int = 0) -> dict[str, float]:
+    """AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium, AP_hard of CrowdPose, in 0..1; otherwise as `oks_ap`.
+
+    A person's area is 0.53 of its box, whatever is annotated. Easy are the pictures whose `crowdIndex` is below 0.2,
+    medium those below 0.8, hard the rest; a figure of a kind without people is NaN.
+    DataError also for a picture without crowdIndex.
+    """
+    crowding = {image["id"]: _crowd_index(image) for image in coco["images"]}
+    evaluation = _evaluated(coco, results, CROWDPOSE)
+    figures = {name: value for name, value in _figures(evaluation).items() if name not in ("APM", "APL")}
+    matches = list(zip(evaluation.params.imgIds, _matches(evaluation), strict=True))
+    for name, (least, end) in _CROWDING.items():
+        figures[name] = _ap(evaluation, [match for image, match in matches if least <= crowding[image] < end])
+    return {**figures, "AP_se": _bootstrap(evaluation, resamples)} if resamples else figures
+
+
+def _evaluated(coco: Entry, results: list[Entry], keypoints: KeypointSet) -> COCOeval:
+    """Every picture's detections matched with its people, and summarised."""
     category = _category(coco)
     images = {image["id"] for image in coco["images"]}
     truth = _indexed(coco, [_person(entry, category, keypoints) for entry in coco["annotations"]])
@@ -43,30 +73,52 @@ def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet, resamples:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    return evaluation
+
+
+def _figures(evaluation: COCOeval) -> dict[str, float]:
     figures = {name: float(evaluation.stats[place]) for name, place in _FIGURES.items()}
-    figures = {name: math.nan if value == _NO_TRUTH else value for name, value in figures.items()}
-    return {**figures, "AP_se": _bootstrap(evaluation, resamples)} if resamples else figures
+    return {name: math.nan if value == _NO_TRUTH else value for name, value in figures.items()}
+
+
+def _matches(evaluation: COCOeval) -> list[Entry | None]:
+    """What became of each picture's detections and people of all areas, in the order of params.imgIds."""
+    return list(evaluation.evalImgs[: len(evaluation.params.imgIds)])
+
+
+def _ap(evaluation: COCOeval, matches: list[Entry | None]) -> float:
+    """AP over these pictures' matches; NaN if they hold nobody. A picture may come more than once."""
+    part = copy.copy(evaluation)
+    part.params = part._paramsEval = copy.copy(evaluation.params)
+    part.params.areaRng, part.params.imgIds = evaluation.params.areaRng[:1], list(range(len(matches)))
+    part.evalImgs = matches
+    with contextlib.redirect_stdout(io.StringIO()):
+        part.accumulate()
+    precision = part.eval["precision"]
+    precision = precision[precision > _NO_TRUTH]
+    return float(precision.mean()) if precision.size else math.nan
 
 
 def _bootstrap(evaluation: COCOeval, resamples: int) -> float:
-    """Standard deviation of AP over pictures drawn with replacement. The evaluation is used up."""
+    """Standard deviation of AP over pictures drawn with replacement; NaN if fewer than two samples hold anybody."""
     rng = np.random.default_rng(0)
-    images = len(evaluation.params.imgIds)
-    # evalImgs: per area range (all, M, L), per picture; picture ids only number them.
-    of_all = list(evaluation.evalImgs[:images])
-    params = copy.deepcopy(evaluation.params)
-    params.areaRng, params.areaRngLbl, params.imgIds = params.areaRng[:1], params.areaRngLbl[:1], list(range(images))
-    evaluation.params = evaluation._paramsEval = params
-    samples = []
-    for _ in range(resamples):
-        evaluation.evalImgs = [of_all[i] for i in rng.integers(0, images, images)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.accumulate()
-        precision = evaluation.eval["precision"]
-        found = precision[precision > _NO_TRUTH]
-        if found.size:
-            samples.append(float(found.mean()))
-    return float(np.std(samples, ddof=1)) if len(samples) > 1 else math.nan
+    matches = _matches(evaluation)
+    draws = [rng.integers(0, len(matches), len(matches)) for _ in range(resamples)]
+    samples = [_ap(evaluation, [matches[i] for i in draw]) for draw in draws]
+    known = [sample for sample in samples if not math.isnan(sample)]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
+
+
+def _crowd_index(image: Entry) -> float:
+    value = image.get("crowdIndex")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise DataError(
+            "a CrowdPose picture must have a crowdIndex, 0 or more",
+            place=f"keypoint ground truth, image {image.get('id')}",
+            value=value,
+            remedy="use CrowdPose's own annotations",
+        )
+    return float(value)
 
 
 def _category(coco: Entry) -> int:
@@ -100,16 +152,20 @@ def _person(entry: Entry, category: int, keypoints: KeypointSet) -> Entry:
     """What COCOeval reads of one person of the ground truth; other categories pass as they are."""
     if entry["category_id"] != category:
         return entry
-    missing = [key for key in ("keypoints", "area", "bbox") if key not in entry]
+    needed = ("keypoints", "area", "bbox") if keypoints.box_area_share is None else ("keypoints", "bbox")
+    missing = [key for key in needed if key not in entry]
     if missing or len(entry["keypoints"]) != 3 * len(keypoints):
         raise DataError(
-            f"a person must have area, bbox and {3 * len(keypoints)} numbers in keypoints",
+            f"a person must have {', '.join(needed[1:])} and {3 * len(keypoints)} numbers in keypoints",
             place=f"keypoint ground truth, annotation {entry.get('id')}",
             value=f"missing {missing}" if missing else f"{len(entry['keypoints'])} numbers",
             remedy=f"use annotations with the joints of {keypoints.name}",
         )
     labelled = sum(visibility > 0 for visibility in entry["keypoints"][2::3])
-    return {"num_keypoints": labelled, **entry}
+    person = {"num_keypoints": labelled, **entry, "iscrowd": entry.get("iscrowd") or 0}
+    if keypoints.box_area_share is not None:
+        person["area"] = keypoints.box_area_share * entry["bbox"][2] * entry["bbox"][3]
+    return person
 
 
 def _detection(entry: Entry, category: int, images: set[Any], keypoints: KeypointSet) -> Entry:

@@ -6,6 +6,7 @@ command line with `--set key.sub=value`, where the value is YAML; a mapping repl
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,13 +14,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from compress.errors import CompressError, RecipeError, nearest
+from compress.errors import ArtefactError, CompressError, RecipeError, nearest
 from compress.files import read_yaml_mapping
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+EngineName = Literal["onnxruntime", "ncnn", "mnn", "mnn_sparse", "torch"]
 InputSize = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
 
 
@@ -49,36 +51,46 @@ class SyntheticData(Settings):
     occluder: Probability = 0.05
 
 
-class CocoData(Settings):
-    """COCO person keypoints on disk.
+class DiskData(Settings):
+    """Labelled people on disk; see compress.data.sets for the layouts.
 
-    folder: holds the pictures' folders and the annotations, as COCO's archives unpack. train, val: names of the splits;
-    None finds `train2017` or `train`. search: pictures held out of the training set for the search's scores.
+    folder: holds the pictures' folders and the annotations, as the archives unpack. train, val: names of the splits;
+    None finds the usual ones. search: pictures held out of the training set for the search's scores. detections: file
+    of a detector's boxes of the validation pictures, in COCO's layout, for top-down networks; None takes the labels'
+    boxes. heads: MPII's file with the validation people's head boxes (`gt_valid.mat`).
     """
 
     folder: Path | None = None
     train: str | None = None
     val: str | None = None
     search: Positive = 500
+    detections: Path | None = None
+    heads: Path | None = None
 
 
 class Data(Settings):
-    """Which pictures. Only the section that `kind` names is used."""
+    """Which pictures. Only the section that `kind` names is used: `synthetic`, or `disk` for all others.
 
-    kind: Literal["synthetic", "coco"] = "synthetic"
+    Scored by: synthetic, coco: COCO's AP; crowdpose: AP with CrowdPose's constants; mpii: PCKh; lsp: PCK.
+    """
+
+    kind: Literal["synthetic", "coco", "crowdpose", "mpii", "lsp"] = "synthetic"
     synthetic: SyntheticData = SyntheticData()
-    coco: CocoData = CocoData()
+    disk: DiskData = DiskData()
     workers: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _coco_needs_a_folder(self) -> "Data":
-        if self.kind == "coco" and self.coco.folder is None:
-            raise ValueError("kind coco needs coco.folder, the folder with the pictures and annotations")
+    def _disk_needs_a_folder(self) -> "Data":
+        if self.kind != "synthetic" and self.disk.folder is None:
+            raise ValueError(f"kind {self.kind} needs disk.folder, the folder with the pictures and annotations")
         return self
 
 
 class Augment(Settings):
-    """Random rotation in ±degrees, scale, translation in ±pixels at 512 input, mirroring (DIR-BHRNet, Sec. IV-A)."""
+    """Whole pictures: random rotation in ±degrees, scale, translation in ±pixels at 512 input, mirroring.
+
+    The defaults are DIR-BHRNet's, Sec. IV-A. For networks that find all people of a picture.
+    """
 
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 30
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 1.5)
@@ -86,33 +98,111 @@ class Augment(Settings):
     flip: Probability = 0.5
 
 
+class PersonAugment(Settings):
+    """Cut-out persons: rotation and scale (1 ± scale), mirroring, and now and then half a body (see data.boxes).
+
+    The defaults are HRNet's. For top-down networks.
+    """
+
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 45
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.35
+    flip: Probability = 0.5
+    half_body: Probability = 0.3
+
+
 class Loss(Settings):
-    """Weights of the heatmaps' squared error (every scale) and of associative embedding's pull and push."""
+    """Weights of the terms.
+
+    heatmap: squared error of the maps, at every output. pull, push: associative embedding; tags: as HigherHRNet's code
+    has them, or as the DIR-BHRNet paper writes them. hard_joints: of a top-down network only so many joints of every
+    person count, those with the largest error (Chen et al., CPN, 2018); 0: all.
+    """
 
     heatmap: Annotated[float, Field(gt=0)] = 0.99
     pull: Annotated[float, Field(ge=0)] = 0.01
     push: Annotated[float, Field(ge=0)] = 0.01
+    tags: Literal["higher_hrnet", "dir_bhrnet"] = "higher_hrnet"
+    hard_joints: Annotated[int, Field(ge=0)] = 0
+
+
+class ParameterGroup(Settings):
+    """Parameters whose name contains `pattern` (a regular expression); of several groups the last one counts.
+
+    rate: multiplies the learning rate. weight_decay: instead of the recipe's.
+    """
+
+    pattern: str
+    rate: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _pattern_is_one(self) -> "ParameterGroup":
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from None
+        return self
 
 
 class Training(Settings):
-    """How a network is trained. Adam.
+    """How a network is trained.
 
-    schedule: `cosine` to zero, or `step`: the rate is multiplied by 0.1 at each of `milestones` (fractions of all
-    epochs). warmup_steps: linear from zero. sigma: of the Gaussian targets, in heatmap cells. exact: Gaussians around
-    the joints themselves, not around their cells; decoded by their peak. clip_norm: 0 leaves gradients alone.
+    batch_size: pictures (top-down: persons) per step, over all processes. accumulate: a step's gradients come from so
+    many parts of the batch, one after the other, to save memory; batch norm sees the parts. schedule: `cosine` to zero,
+    or `step`: the rate is multiplied by gamma at each of `milestones` (fractions of all epochs). warmup_steps: linear
+    from warmup_from times the rate. ema: decay per step of an average of the weights, which is what training gives; 0:
+    the weights themselves. precision: `auto` is bfloat16 on a GPU and float32 elsewhere. sigma: of the Gaussian
+    targets, in heatmap cells. exact: Gaussians around the joints themselves, not around their cells; decoded by their
+    peak. limb_width: half the width of part affinity fields, in cells. clip_norm: 0 leaves gradients alone.
     """
 
     epochs: Positive = 10
     batch_size: Positive = 32
+    accumulate: Positive = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    groups: tuple[ParameterGroup, ...] = ()
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[Probability, ...] = ()
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
     warmup_steps: Annotated[int, Field(ge=0)] = 50
+    warmup_from: Probability = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     sigma: Annotated[float, Field(gt=0)] = 2.0
     exact: bool = False
+    limb_width: Annotated[float, Field(gt=0)] = 1.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     loss: Loss = Loss()
     augment: Augment = Augment()
+    person_augment: PersonAugment = PersonAugment()
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self) -> "Training":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class Decoding(Settings):
+    """From a network's maps to people; each approach reads what concerns it.
+
+    flip_test: the mirrored picture is asked too and both answers are averaged. shift_flipped: HRNet's shift of the
+    mirrored answer by one cell, for weights trained there. locate: where in its cell a joint lies; None: `peak` for
+    networks trained on exact Gaussians, else `quarter`. refine: associative embedding fills in missing joints.
+    upsample: of part affinity maps before they are read. suppression: of top-down people that lie on one another,
+    where they come from a detector's boxes; overlap: the similarity (OKS) from which they do.
+    """
+
+    flip_test: bool = True
+    shift_flipped: bool = False
+    locate: Literal["middle", "quarter", "peak"] | None = None
+    refine: bool = True
+    upsample: Positive = 8
+    suppression: Literal["none", "hard", "soft", "parallel"] = "hard"
+    overlap: Annotated[float, Field(gt=0, lt=1)] = 0.9
 
 
 class SupernetTraining(Training):
@@ -170,7 +260,7 @@ class Measurement(Settings):
     engine: Literal["onnxruntime"] = "onnxruntime"
     threads: Positive = 1
     rounds: Positive = 100
-    exports: tuple[Literal["onnxruntime", "ncnn"], ...] = ("onnxruntime", "ncnn")
+    exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
 
     @model_validator(mode="after")
@@ -210,6 +300,28 @@ class SearchRecipe(Settings):
             raise ValueError(f"finalist_N is what the search names its own networks, not {taken[0]}")
         return self
 
+    @model_validator(mode="after")
+    def _data_has_an_average_precision(self) -> "SearchRecipe":
+        if self.data.kind in ("mpii", "lsp"):
+            raise ValueError(
+                f"a search compares networks by average precision; {self.data.kind} data has another metric"
+            )
+        return self
+
+
+class Distillation(Settings):
+    """Learning from a trained network besides the labels.
+
+    teacher: an artefact's folder. share: the teacher's maps' part of the loss, 0..1, the labels have the rest.
+    features: module of the teacher → module of the network whose output shall follow it, by their dotted names;
+    feature_weight: weighs their mean squared difference, added to the loss.
+    """
+
+    teacher: Path
+    share: Probability = 0.5
+    features: dict[str, str] = {}
+    feature_weight: Annotated[float, Field(ge=0)] = 1.0
+
 
 class TrainRecipe(Settings):
     """`compress train`: one network from fresh or given weights."""
@@ -219,10 +331,12 @@ class TrainRecipe(Settings):
     input_hw: InputSize = (128, 128)
     data: Data = Data()
     training: Training = Training()
+    distillation: Distillation | None = None
+    decoding: Decoding = Decoding()
 
 
 class EvaluateRecipe(Settings):
-    """`compress evaluate`: the validation set, once, with or without the mirrored pass.
+    """`compress evaluate`: the validation set, once.
 
     seed, input_hw, data: None takes what the artefact was validated with.
     """
@@ -231,7 +345,7 @@ class EvaluateRecipe(Settings):
     seed: Seed | None = None
     input_hw: InputSize | None = None
     data: Data | None = None
-    flip_test: bool = True
+    decoding: Decoding = Decoding()
 
 
 class ExportRecipe(Settings):
@@ -244,7 +358,7 @@ class ExportRecipe(Settings):
     seed: Seed | None = None
     input_hw: InputSize | None = None
     data: Data | None = None
-    engines: tuple[Literal["onnxruntime", "ncnn"], ...] = ("onnxruntime", "ncnn")
+    engines: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
 
 
@@ -267,7 +381,7 @@ class PredictRecipe(Settings):
 
     job: Literal["predict"] = "predict"
     input_hw: InputSize | None = None
-    flip_test: bool = False
+    decoding: Decoding = Decoding(flip_test=False)
     min_score: Probability = 0.2
 
 
@@ -304,6 +418,19 @@ def read_recipe(path: Path | None, model: type[AnyRecipe], overrides: Sequence[s
         return model.model_validate(data)
     except ValidationError as error:
         raise _first_mistake(error, data, model, place) from None
+
+
+def noted_data(noted: Any, place: str) -> Data:
+    """The data section that an artefact's facts note. Raises ArtefactError if it is none."""
+    try:
+        return Data.model_validate(noted)
+    except ValidationError as error:
+        raise ArtefactError(
+            "an artefact's facts must note a recipe's data section",
+            place=place,
+            value=".".join(str(part) for part in error.errors()[0]["loc"]),
+            remedy="say what to validate on with --set data={kind: ...}",
+        ) from None
 
 
 def to_data(recipe: Settings) -> dict[str, Any]:

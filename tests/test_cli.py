@@ -115,7 +115,7 @@ def test_export_evaluate_predict(artefact: Path, coco: Path, tmp_path: Path) -> 
     assert all(export["parity"] <= 1e-4 for export in exported["exports"].values())
     assert (tmp_path / "out" / "model.onnx").is_file()
     assert (tmp_path / "out" / "model.ncnn.bin").is_file()
-    data = f"data={{kind: coco, coco: {{folder: {coco}}}}}"
+    data = f"data={{kind: coco, disk: {{folder: {coco}}}}}"
     evaluated = json.loads(run("evaluate", artefact, "--json", "-q", "--set", data).stdout)
     assert evaluated["pictures"] == 8
     assert 0 <= evaluated["metrics"]["AP"] <= 1
@@ -132,7 +132,7 @@ def test_train_resumes_and_its_artefact_evaluates(coco: Path, tmp_path: Path) ->
     run_folder = tmp_path / "run"
     start = tmp_path / "start"
     save_artefact(start, ARCHITECTURE, ARCHITECTURE.build(), {"input_hw": [64, 64]})
-    data = f"data={{kind: coco, coco: {{folder: {coco}, search: 2}}}}"
+    data = f"data={{kind: coco, disk: {{folder: {coco}, search: 2}}}}"
     sets = ["--set", data, "--set", "input_hw=[64, 64]", "--set", "training={epochs: 2, batch_size: 2}"]
     first = json.loads(run("train", start, "--run", run_folder, *sets, "--json", "-q").stdout)
     assert first["epochs"] == 2
@@ -155,8 +155,8 @@ def test_quiet_prints_nothing(artefact: Path, tmp_path: Path) -> None:
         (["search.trials=x"], ["search.trials", "integer"]),
         (["search.space=bhrnet_smal"], ["bhrnet_smal", "bhrnet_small"]),
         (["input_hw=[100, 100]"], ["input_hw", "multiples of 32"]),
-        (["data.kind=coco"], ["data", "coco.folder"]),
-        (["data.kind=coco", "data.coco.folder=/nonexistent"], ["/nonexistent", "must exist"]),
+        (["data.kind=coco"], ["data", "disk.folder"]),
+        (["data.kind=coco", "data.disk.folder=/nonexistent"], ["/nonexistent", "must exist"]),
         (["baselines={mine: {width: 9}}"], ["baselines.mine", "must be one of"]),
         (["baselines={mine: {widht: 9}}"], ["baselines.mine", "did you mean 'width'"]),
     ],
@@ -188,7 +188,7 @@ def test_run_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_broken_datasets(tmp_path: Path, coco: Path) -> None:
-    data = f"data={{kind: coco, coco: {{folder: {coco}, search: 2}}}}"
+    data = f"data={{kind: coco, disk: {{folder: {coco}, search: 2}}}}"
     search = ("search", "bhrnet", "--run", tmp_path / "run", "--set", data)
     labels = coco / "person_keypoints_train.json"
     whole = labels.read_text()
@@ -199,7 +199,7 @@ def test_broken_datasets(tmp_path: Path, coco: Path) -> None:
     labels.write_text(json.dumps(record))
     assert str(record["annotations"][0]["id"]) in fails(*search)
     labels.unlink()
-    assert "person_keypoints_train.json" in fails(*search, "--set", "data.coco.train=train")
+    assert "person_keypoints_train.json" in fails(*search, "--set", "data.disk.train=train")
     assert not (tmp_path / "run").exists()
 
 

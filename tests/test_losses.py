@@ -13,7 +13,9 @@ from compress.losses import (
     associative_embedding,
     associative_embedding_of_paper_000,
     bottom_up_loss,
-    heatmap_mse,
+    part_affinity_loss,
+    top_down_loss,
+    weighted_mse,
 )
 
 torch.set_num_threads(1)
@@ -21,9 +23,9 @@ torch.set_num_threads(1)
 
 @dataclass(frozen=True)
 class Batch:
-    heatmaps: tuple[Tensor, ...]
-    masks: tuple[Tensor, ...]
-    joints: Tensor
+    maps: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+    joints: Tensor | None = None
 
 
 def random_joints(generator: torch.Generator, batch: int, people: int, shape_khw: tuple[int, int, int]) -> Tensor:
@@ -123,15 +125,10 @@ def test_gradients_of_no_people_are_zero_and_finite() -> None:
     assert tags.grad.abs().max() == 0
 
 
-def test_heatmap_mse_counts_masked_cells_as_right() -> None:
+def test_masked_cells_count_as_right() -> None:
     predicted = torch.ones(1, 2, 2, 2)
-    mask = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
-    assert heatmap_mse(predicted, torch.zeros(1, 2, 2, 2), mask).item() == 0.75
-
-
-def test_weights_are_the_papers() -> None:
-    assert PoseLoss.paper_000() == PoseLoss(heatmap=(0.99,), pull=0.01, push=0.01)
-    assert PoseLoss.higher_hrnet() == PoseLoss(heatmap=(1.0, 1.0), pull=1e-3, push=1e-3)
+    mask = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]]])
+    assert weighted_mse(predicted, torch.zeros(1, 2, 2, 2), mask).item() == 0.75
 
 
 @pytest.mark.parametrize("scales", [1, 2])
@@ -139,14 +136,15 @@ def test_bottom_up_loss_is_the_weighted_sum(scales: int) -> None:
     generator = torch.Generator().manual_seed(scales)
     outputs = (torch.randn(2, 6, 4, 5, generator=generator), torch.randn(2, 3, 8, 10, generator=generator))[:scales]
     batch = Batch(
-        heatmaps=(torch.rand(2, 3, 4, 5, generator=generator), torch.rand(2, 3, 8, 10, generator=generator))[:scales],
-        masks=(torch.ones(2, 4, 5), torch.ones(2, 8, 10))[:scales],
+        maps=(torch.rand(2, 3, 4, 5, generator=generator), torch.rand(2, 3, 8, 10, generator=generator))[:scales],
+        weights=(torch.ones(2, 1, 4, 5), torch.ones(2, 1, 8, 10))[:scales],
         joints=random_joints(generator, 2, 3, (3, 4, 5)),
     )
+    assert batch.joints is not None
     weights = PoseLoss(heatmap=(2.0, 3.0)[:scales], pull=5.0, push=7.0)
     total, terms = bottom_up_loss(outputs, batch, weights)
     pull, push = by_loops(outputs[0][:, 3:], batch.joints)
-    maps = [(output[:, :3] - target).square().mean() for output, target in zip(outputs, batch.heatmaps, strict=True)]
+    maps = [(output[:, :3] - target).square().mean() for output, target in zip(outputs, batch.maps, strict=True)]
     expected = {f"heatmap_{scale}": value.item() for scale, value in enumerate(maps)} | {"pull": pull, "push": push}
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
     assert total.item() == pytest.approx(
@@ -156,3 +154,58 @@ def test_bottom_up_loss_is_the_weighted_sum(scales: int) -> None:
         bottom_up_loss(outputs, batch, PoseLoss(heatmap=(1.0,) * (scales + 1), pull=1.0, push=1.0))
     with pytest.raises(DataError, match="3 heatmaps and 3 tags"):
         bottom_up_loss((outputs[0][:, :5], *outputs[1:]), batch, weights)
+
+
+def test_paper_tags_are_the_papers() -> None:
+    generator = torch.Generator().manual_seed(1)
+    outputs = (torch.randn(2, 6, 4, 5, generator=generator),)
+    joints = random_joints(generator, 2, 3, (3, 4, 5))
+    batch = Batch((torch.zeros(2, 3, 4, 5),), (torch.ones(2, 1, 4, 5),), joints)
+    _, terms = bottom_up_loss(outputs, batch, PoseLoss((1.0,), 1.0, 1.0, paper_tags=True))
+    expected = by_loops_of_paper_000(outputs[0][:, 3:], joints, 2.0)
+    assert (float(terms["pull"]), float(terms["push"])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_without_tags_is_refused() -> None:
+    batch = Batch((torch.zeros(1, 3, 4, 4),), (torch.ones(1, 1, 4, 4),))
+    with pytest.raises(DataError, match="where tags are read"):
+        bottom_up_loss((torch.zeros(1, 6, 4, 4),), batch, PoseLoss((1.0,)))
+
+
+def test_part_affinity_loss_is_half_the_summed_error_per_picture() -> None:
+    generator = torch.Generator().manual_seed(2)
+    target = torch.randn(2, 5, 3, 4, generator=generator)
+    stages = tuple(torch.randn(2, 5, 3, 4, generator=generator) for _ in range(3))
+    mask = torch.ones(2, 1, 3, 4)
+    mask[1, 0, 2, 1] = 0
+    expected = 0.0
+    for stage in stages:
+        for b, c, y, x in torch.cartesian_prod(*(torch.arange(n) for n in target.shape)).tolist():
+            expected += float(mask[b, 0, y, x] * (stage[b, c, y, x] - target[b, c, y, x]) ** 2) / 2 / 2
+    assert part_affinity_loss(stages, Batch((target,), (mask,))).item() == pytest.approx(expected, rel=1e-5)
+    assert part_affinity_loss(stages, Batch((target,), (mask,)), 0.5).item() == pytest.approx(expected / 2, rel=1e-5)
+    with pytest.raises(DataError, match="maps of the targets"):
+        part_affinity_loss((*stages, target[:, :4]), Batch((target,), (mask,)))
+
+
+@pytest.mark.parametrize("hard_joints", [0, 2, 9])
+def test_top_down_loss_is_the_mean_over_the_joints_that_count(hard_joints: int) -> None:
+    generator = torch.Generator().manual_seed(hard_joints)
+    outputs = tuple(torch.randn(3, 4, 5, 2, generator=generator) for _ in range(2))
+    targets = tuple(torch.rand(3, 4, 5, 2, generator=generator) for _ in range(2))
+    visible = (torch.rand(3, 4, 1, 1, generator=generator) < 0.7).float()
+    expected = 0.0
+    for factor, output, target in zip((2.0, 3.0), outputs, targets, strict=True):
+        for person in range(3):
+            errors = [
+                sum(float(output[person, k, y, x] - target[person, k, y, x]) ** 2 for y in range(5) for x in range(2))
+                * float(visible[person, k])
+                / 10
+                for k in range(4)
+            ]
+            counted = sorted(errors, reverse=True)[: hard_joints or 4]
+            expected += factor * sum(counted) / len(counted) / 3
+    batch = Batch(targets, (visible, visible))
+    assert top_down_loss(outputs, batch, PoseLoss((2.0, 3.0)), hard_joints).item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(DataError, match="same scales"):
+        top_down_loss(outputs[:1], batch, PoseLoss((1.0,)))

@@ -1,14 +1,16 @@
-"""Average precision against cases worked out by hand."""
+"""Average precision against cases worked out by hand, and against the rules written as loops."""
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, KeypointSet
-from compress.metrics import oks_ap
+from compress.keypoints import COCO_PERSON, CROWDPOSE, KeypointSet
+from compress.metrics import crowd_pose_ap, oks_ap
 
 MEDIUM, LARGE = 64.0**2, 128.0**2  # areas in pixels
 TRIANGLE = KeypointSet("triangle", ("a", "b", "c"), (), (), (0.05, 0.1, 0.2), (0, 1, 2))
@@ -158,3 +160,219 @@ def test_ground_truth_that_does_not_fit_is_refused() -> None:
     two = dataset() | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
     with pytest.raises(DataError, match="one category"):
         oks_ap(two, [], COCO_PERSON)
+
+
+def test_a_person_without_a_crowd_flag_is_no_crowd() -> None:
+    truth = person(1, 1, 10)
+    for flag in ({}, {"iscrowd": None}):
+        bare = {key: value for key, value in truth.items() if key != "iscrowd"} | flag
+        assert oks_ap(dataset(bare), [detection(truth)], COCO_PERSON)["AP"] == pytest.approx(1.0)
+
+
+def test_standard_error_of_a_coin() -> None:
+    """Half of 100 pictures are found, no false ones: a sample's AP is the share of the 101 recalls it reaches."""
+    people = [person(number, number, 10) for number in range(1, 101)]
+    results = [detection(p) for p in people[::2]]
+    figures = oks_ap(dataset(*people, images=100), results, COCO_PERSON, resamples=100)
+    assert figures["AP"] == pytest.approx(51 / 101)
+    rng = np.random.default_rng(0)
+    recalls = [sum(image % 2 == 0 for image in rng.integers(0, 100, 100)) / 100 for _ in range(100)]
+    reached = [np.mean(np.linspace(0, 1, 101) <= recall) for recall in recalls]
+    assert figures["AP_se"] == pytest.approx(np.std(reached, ddof=1))
+    assert figures["AP_se"] == pytest.approx(math.sqrt(0.5 * 0.5 / 100), rel=0.25)
+    assert figures == oks_ap(dataset(*people, images=100), results, COCO_PERSON, resamples=100)
+
+
+# --- CrowdPose, and a plain implementation of the rules --------------------------------------------------------------
+
+
+@dataclass
+class Verdict:
+    """One detection of one picture at one threshold."""
+
+    score: float
+    right: bool
+    counts: bool
+
+
+def plain_oks(truth: dict[str, Any], joints: list[float], sigmas: tuple[float, ...], area: float) -> float:
+    """Mean of exp(-d² / (2 · area · (2σ)²)) over labelled joints; without any, d is the way into the box, doubled."""
+    total, count = 0.0, 0
+    x0, y0, width, height = truth["bbox"]
+    nobody = not any(truth["keypoints"][2::3])
+    for joint, sigma in enumerate(sigmas):
+        x, y, label = truth["keypoints"][3 * joint : 3 * joint + 3]
+        dx, dy = joints[3 * joint] - x, joints[3 * joint + 1] - y
+        if nobody:
+            dx = max(0, x0 - width - joints[3 * joint]) + max(0, joints[3 * joint] - x0 - 2 * width)
+            dy = max(0, y0 - height - joints[3 * joint + 1]) + max(0, joints[3 * joint + 1] - y0 - 2 * height)
+        elif label == 0:
+            continue
+        total += math.exp(-(dx**2 + dy**2) / (2 * area * (2 * sigma) ** 2))
+        count += 1
+    return total / count
+
+
+def plain_match(people: list[dict[str, Any]], found: list[dict[str, Any]], threshold: float) -> list[Verdict]:
+    """The best 20 detections choose in turn: the nearest free person, else the nearest that is ignored."""
+    verdicts = []
+    free = set(range(len(people)))
+    for entry in sorted(found, key=lambda entry: -entry["score"])[:20]:
+        best: dict[bool, tuple[float, int]] = {}
+        for number in sorted(free):
+            truth = people[number]
+            ignored = bool(truth["iscrowd"]) or not any(truth["keypoints"][2::3])
+            area = 0.53 * truth["bbox"][2] * truth["bbox"][3]
+            oks = plain_oks(truth, entry["keypoints"], CROWDPOSE.sigmas, area)
+            if oks >= min(threshold, 1 - 1e-10) and (ignored not in best or oks >= best[ignored][0]):
+                best[ignored] = oks, number
+        if best:
+            _, number = best.get(False) or best[True]
+            if not people[number]["iscrowd"]:
+                free.remove(number)
+        verdicts.append(Verdict(entry["score"], False in best, False in best or True not in best))
+    return verdicts
+
+
+def plain_figures(coco: dict[str, Any], results: list[dict[str, Any]], images: list[int]) -> tuple[Any, Any]:
+    """Precision averaged over recall 0, .01, ..., 1, and recall: of each threshold .50, .55, ..., .95."""
+    people = {image: [a for a in coco["annotations"] if a["image_id"] == image] for image in images}
+    found = {image: [r for r in results if r["image_id"] == image] for image in images}
+    total = sum(not a["iscrowd"] and any(a["keypoints"][2::3]) for image in images for a in people[image])
+    if not total:
+        return [math.nan] * 10, [math.nan] * 10
+    precisions, recalls = [], []
+    for threshold in np.linspace(0.5, 0.95, 10):
+        verdicts = [v for image in sorted(images) for v in plain_match(people[image], found[image], threshold)]
+        counted = [v for v in sorted(verdicts, key=lambda v: -v.score) if v.counts]
+        points, right = [], 0
+        for rank, verdict in enumerate(counted, start=1):
+            right += verdict.right
+            points.append((right / total, right / rank))
+        levels = [
+            max((precision for recall, precision in points if recall >= level), default=0.0)
+            for level in np.linspace(0, 1, 101)
+        ]
+        precisions.append(sum(levels) / 101)
+        recalls.append(right / total)
+    return precisions, recalls
+
+
+def plain_crowd_pose(coco: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
+    images = [image["id"] for image in coco["images"]]
+    precisions, recalls = plain_figures(coco, results, images)
+    figures = {
+        "AP": sum(precisions) / 10, "AP50": precisions[0], "AP75": precisions[5],
+        "AR": sum(recalls) / 10, "AR50": recalls[0], "AR75": recalls[5],
+    }  # fmt: skip
+    for name, kind in (("AP_easy", 0), ("AP_medium", 1), ("AP_hard", 2)):
+        chosen = [i["id"] for i in coco["images"] if (i["crowdIndex"] >= 0.2) + (i["crowdIndex"] >= 0.8) == kind]
+        figures[name] = sum(plain_figures(coco, results, chosen)[0]) / 10
+    return figures
+
+
+def crowd(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A few pictures with people, some of them crowds, without joints or alike; good, bad and doubled detections."""
+    ids = rng.permutation(100)[: rng.integers(1, 5)].tolist()
+    images = [{"id": i, "crowdIndex": float(rng.choice([0, 0.1999, 0.2, 0.5, 0.7999, 0.8, 1]))} for i in ids]
+    people: list[dict[str, Any]] = []
+    results = []
+    coarse = rng.random() < 0.5  # scores that tie
+    for image in ids:
+        for _ in range(rng.integers(0, 5)):
+            joints = np.column_stack([rng.uniform(0, 100, (14, 2)), rng.choice([0, 1, 2], 14)])
+            joints[joints[:, 2] == 0] = 0
+            if rng.random() < 0.15:
+                joints[:] = 0
+            box = [*rng.uniform(0, 60, 2).tolist(), *rng.uniform(20, 100, 2).tolist()]
+            if people and rng.random() < 0.1:
+                joints, box = np.reshape(people[-1]["keypoints"], (14, 3)), people[-1]["bbox"]
+            people.append({
+                "id": len(people), "image_id": image, "category_id": 1, "iscrowd": int(rng.random() < 0.1),
+                "keypoints": joints.ravel().tolist(), "bbox": box,
+            })  # fmt: skip
+        near = [p for p in people if p["image_id"] == image] or people[-1:]
+        for _ in range(rng.choice([0, 1, 3, 6, 24], p=[0.2, 0.2, 0.3, 0.27, 0.03])):
+            joints = rng.uniform(0, 100, (14, 3))
+            if near and rng.random() < 0.8:
+                origin = np.reshape(near[rng.integers(len(near))]["keypoints"], (14, 3))
+                joints = origin + rng.normal(0, rng.choice([0, 1, 3, 6, 10]), (14, 1))
+            score = float(rng.integers(1, 4)) if coarse else float(rng.random())
+            results.append({"image_id": image, "category_id": 1, "keypoints": joints.ravel().tolist(), "score": score})
+    return {"images": images, "annotations": people, "categories": [{"id": 1, "name": "person"}]}, results
+
+
+def test_crowd_pose_is_the_plain_one() -> None:
+    rng = np.random.default_rng(0)
+    known = dict.fromkeys(("AP_easy", "AP_medium", "AP_hard"), 0)
+    for _ in range(1000):
+        coco, results = crowd(rng)
+        wanted = plain_crowd_pose(coco, results)
+        assert crowd_pose_ap(coco, results) == pytest.approx(wanted, nan_ok=True, abs=1e-9)
+        for name in known:
+            known[name] += 0 < wanted[name] < 1
+    assert min(known.values()) > 200
+
+
+def crowd_person(number: int, image: int, **extra: Any) -> dict[str, Any]:
+    joints = [value for joint in range(14) for value in (20 + 3 * joint, 50 + 5 * joint, 2)]
+    box = [10, 40, 60, 90]
+    return {
+        "id": number, "image_id": image, "category_id": 1, "iscrowd": 0, "keypoints": joints, "bbox": box, **extra,
+    }  # fmt: skip
+
+
+def crowd_dataset(*crowding: Any) -> dict[str, Any]:
+    """One person on each picture."""
+    return {
+        "images": [{"id": image, "crowdIndex": value} for image, value in enumerate(crowding, start=1)],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [crowd_person(image, image) for image in range(1, len(crowding) + 1)],
+    }
+
+
+def test_crowding_decides_the_kind_of_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    """Found are the people of the first, third and fifth picture, one of each kind: half of easy, medium and hard."""
+    coco = crowd_dataset(0.0, 0.19, 0.2, 0.79, 0.8, 1.0)
+    results = [detection(coco["annotations"][image]) for image in (0, 2, 4)]
+    before = copy.deepcopy((coco, results))
+    figures = crowd_pose_ap(coco, results)
+    assert list(figures) == ["AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"]
+    assert [figures[name] for name in ("AP", "AP_easy", "AP_medium", "AP_hard")] == pytest.approx([51 / 101] * 4)
+    assert (coco, results) == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_kind_without_people_is_nan() -> None:
+    coco = crowd_dataset(0.5, 0.9)
+    coco["annotations"].pop()
+    figures = crowd_pose_ap(coco, [detection(coco["annotations"][0])], resamples=5)
+    assert (figures["AP_medium"], figures["AP"]) == pytest.approx((1.0, 1.0))
+    assert math.isnan(figures["AP_easy"])
+    assert math.isnan(figures["AP_hard"])
+    assert figures["AP_se"] == pytest.approx(0.0)
+
+
+def test_area_is_a_share_of_the_box() -> None:
+    """A shift to OKS 0.77 of area 0.53 · 60 · 90 with equal sigmas passes .50 to .75; `area` in the file is nothing."""
+    coco = crowd_dataset(0.5)
+    coco["annotations"][0] |= {"keypoints": [50, 60, 2] + [0] * 39, "area": 1e9}
+    moved = detection(coco["annotations"][0], shift=shift_for(0.77, 0.53 * 60 * 90, CROWDPOSE.sigmas[0]))
+    figures = crowd_pose_ap(coco, [moved])
+    assert figures["AR"] == pytest.approx(0.6)
+    assert oks_ap(coco, [moved], CROWDPOSE)["AR"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, math.nan, math.inf, -0.1])
+def test_a_picture_without_crowd_index_is_refused(value: Any) -> None:
+    with pytest.raises(DataError, match="image 2: a CrowdPose picture must have a crowdIndex"):
+        crowd_pose_ap(crowd_dataset(0.5, value), [])
+
+
+def test_crowd_pose_ground_truth_that_does_not_fit_is_refused() -> None:
+    coco = crowd_dataset(0.5)
+    del coco["annotations"][0]["bbox"]
+    with pytest.raises(DataError, match=r"annotation 1: a person must have bbox and 42 numbers.*missing \['bbox'\]"):
+        crowd_pose_ap(coco, [])
+    with pytest.raises(DataError, match="42 numbers"):
+        crowd_pose_ap(crowd_dataset(0.5), [{"image_id": 1, "category_id": 1, "keypoints": [1.0] * 51, "score": 1.0}])

@@ -30,9 +30,9 @@ def write(tmp_path: Path, text: str, name: str = "recipe.yaml") -> Path:
 @pytest.mark.parametrize("path", sorted(shipped_folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     if "\njob: train" in path.read_text():
-        read_recipe(path, TrainRecipe, ["data.coco.folder=somewhere"])
+        read_recipe(path, TrainRecipe, ["data.disk.folder=somewhere"])
         return
-    recipe = read_recipe(path, SearchRecipe, ["data.coco.folder=somewhere"])
+    recipe = read_recipe(path, SearchRecipe, ["data.disk.folder=somewhere"])
     space = read_search_space(recipe)
     assert len(read_baselines(recipe, space)) >= 2
 
@@ -48,7 +48,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("job: search", ["search", "required"]),
         ("job: train\nsearch: {space: x}", ["job", "search"]),
         (RECIPE + "supernet: {loss: {heatmap: -1}}", ["supernet.loss.heatmap", "greater than 0"]),
-        (RECIPE + "data: {kind: coco}", ["data", "coco.folder"]),
+        (RECIPE + "data: {kind: coco}", ["data", "disk.folder"]),
         (RECIPE + "measurement: {exports: [ncnn]}", ["measurement", "exports must contain"]),
         (RECIPE + "seed: .nan", ["seed"]),
         ("[1, 2]", ["a recipe is a mapping"]),
@@ -73,8 +73,8 @@ def test_missing_recipe_names_the_shipped_ones() -> None:
 
 def test_overrides_replace_values_and_whole_sections(tmp_path: Path) -> None:
     path = write(tmp_path, RECIPE + "data: {synthetic: {train: 5}}\n")
-    recipe = read_recipe(path, SearchRecipe, ["search.trials=7", "data={kind: coco, coco: {folder: here}}", "seed=3"])
-    assert (recipe.search.trials, recipe.data.kind, recipe.data.coco.folder, recipe.seed) == (
+    recipe = read_recipe(path, SearchRecipe, ["search.trials=7", "data={kind: coco, disk: {folder: here}}", "seed=3"])
+    assert (recipe.search.trials, recipe.data.kind, recipe.data.disk.folder, recipe.seed) == (
         7,
         "coco",
         Path("here"),

@@ -1,13 +1,13 @@
 """COCO person keypoints from disk: https://cocodataset.org/#format-data (keypoint detection).
 
-Other data sets in the same layout work too, with their own KeypointSet. The whole record is checked when the set is
-made.
+Other data sets in the same layout (CrowdPose, LSP) work too, with their own KeypointSet. The whole record is checked
+when the set is made.
 """
 
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class CocoPeople:
 
     Where the file names a category "person", other categories are left out. Pictures are decoded at every call.
     Regions to ignore come from `segmentation` (polygons or run lengths), and from the box where there is none.
+    Areas are those annotated, or the share of the box that the keypoints' OKS takes (`box_area_share`).
     Raises DataError, before any picture is read, for the first thing in the file that cannot be used.
     """
 
@@ -41,7 +42,9 @@ class CocoPeople:
         self._annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self._images}
         # Scoring wants one category and, of crowds too, a full row of joints.
         blank = [0] * (3 * len(keypoints))
-        persons = [{"keypoints": blank, **person, "category_id": 1} for person in persons]
+        persons = [
+            {"keypoints": blank, **person, "area": _area(person, keypoints), "category_id": 1} for person in persons
+        ]
         self.coco = {**self.coco, "annotations": persons, "categories": [_category(self.coco)]}
         for person in persons:
             self._annotations[person["image_id"]].append(person)
@@ -102,6 +105,13 @@ def decode(path: Path) -> Picture:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def _area(annotation: dict[str, Any], keypoints: KeypointSet) -> float:
+    """The area that OKS divides by, in square pixels."""
+    if keypoints.box_area_share is None:
+        return float(annotation["area"])
+    return float(keypoints.box_area_share * annotation["bbox"][2] * annotation["bbox"][3])
+
+
 def _ignored(annotation: dict[str, Any]) -> bool:
     """Crowds, and persons without a labelled joint."""
     return bool(annotation.get("iscrowd")) or not any(annotation["keypoints"][2::3])
@@ -132,10 +142,11 @@ def _unpacked(encoded: Any) -> npt.NDArray[np.uint8]:
 # --- Checks ----------------------------------------------------------------------------------------------------------
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Any:
+    """What the JSON file holds. Raises DataError if it cannot be read or is no JSON."""
     place = str(file)
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(
             f"the annotations must be JSON: {error.msg} at line {error.lineno} column {error.colno}",
@@ -143,11 +154,51 @@ def _read_record(file: Path) -> dict[str, Any]:
             remedy="download or write the file again",
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError("the annotations must be UTF-8 text", place=place, remedy="give COCO's JSON file") from error
+        raise DataError(
+            "the annotations must be UTF-8 text", place=place, remedy="give the data set's JSON file"
+        ) from error
     except OSError as error:
         raise DataError(
             "the annotation file must be readable", place=place, value=error.strerror, remedy="correct the path"
         ) from error
+
+
+def require_pictures(names: Iterable[str], folder: Path, file: Path) -> None:
+    """Raises DataError unless every picture that `file` names is in the folder."""
+    if not folder.is_dir():
+        raise DataError("the folder of pictures must exist", place=str(folder), remedy="correct the path")
+    names = list(names)
+    present = {path.name for path in folder.iterdir()}
+    missing = [name for name in names if name not in present and not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"every image of {file} must be in the folder: {len(missing)} of {len(names)} are missing",
+            place=str(folder),
+            value=missing[0],
+            remedy="complete the download or give the folder that belongs to these annotations",
+        )
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a JSON value is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def are_finite(values: Any, count: int) -> bool:
+    """Whether a JSON value is a list of so many numbers that float32 can hold."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, int | float) and abs(value) <= _LARGEST for value in values)
+    )
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    place = str(file)
+    record = read_json(file)
     if not isinstance(record, dict):
         raise DataError(
             "the annotations must be one JSON object", place=place, value=type(record).__name__, remedy=_LAYOUT
@@ -164,14 +215,12 @@ _LAYOUT = "give a file in COCO's person-keypoints layout"
 
 
 def _check_images(images: list[dict[str, Any]], folder: Path, file: Path) -> None:
-    if not folder.is_dir():
-        raise DataError("the folder of pictures must exist", place=str(folder), remedy="correct the path")
     if not images:
         raise DataError("there must be at least one image", place=str(file), remedy=_LAYOUT)
     seen: set[int] = set()
     for entry in images:
         place = f"{file} image {entry.get('id')}"
-        if not _whole(entry.get("id")):
+        if not is_whole(entry.get("id")):
             raise DataError("an image's id must be a whole number", place=place, value=entry.get("id"), remedy=_LAYOUT)
         if entry["id"] in seen:
             raise DataError("image ids must be unique", place=place, value=entry["id"], remedy="remove the duplicate")
@@ -179,26 +228,14 @@ def _check_images(images: list[dict[str, Any]], folder: Path, file: Path) -> Non
         if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
             raise DataError("an image needs a file_name", place=place, value=entry.get("file_name"), remedy=_LAYOUT)
         for key in ("height", "width"):
-            if not _whole(entry.get(key)) or entry[key] < 1:
+            if not is_whole(entry.get(key)) or entry[key] < 1:
                 raise DataError(
                     f"an image's {key} must be a whole number above 0",
                     place=place,
                     value=entry.get(key),
                     remedy=_LAYOUT,
                 )
-    present = {path.name for path in folder.iterdir()}
-    missing = [
-        entry["file_name"]
-        for entry in images
-        if entry["file_name"] not in present and not (folder / entry["file_name"]).is_file()
-    ]
-    if missing:
-        raise DataError(
-            f"every image of {file} must be in the folder: {len(missing)} of {len(images)} are missing",
-            place=str(folder),
-            value=missing[0],
-            remedy="complete the download or give the folder that belongs to these annotations",
-        )
+    require_pictures([entry["file_name"] for entry in images], folder, file)
 
 
 def _category(record: dict[str, Any]) -> dict[str, Any]:
@@ -212,11 +249,11 @@ def _persons(record: dict[str, Any], keypoints: KeypointSet, file: Path) -> list
     categories = record.get("categories") or []
     persons = [c for c in categories if isinstance(c, dict) and c.get("name") == "person"]
     if persons:
-        ids = {category.get("id") for category in persons}
+        ids = [category.get("id") for category in persons]
         annotations = [a for a in record["annotations"] if a.get("category_id") in ids]
         for category in persons:
             names = category.get("keypoints")
-            if names and list(names) != list(keypoints.names):
+            if names and names != list(keypoints.names):
                 raise DataError(
                     f"the joints must be those of {keypoints.name}, in its order",
                     place=f"{file} category {category.get('id')}",
@@ -239,10 +276,11 @@ def _check_annotations(
     annotations: list[dict[str, Any]], images: list[dict[str, Any]], keypoints: KeypointSet, file: Path
 ) -> None:
     sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
+    rules = [rule for rule in _RULES if rule[0] != "area" or keypoints.box_area_share is None]
     seen: set[int] = set()
     for annotation in annotations:
         number = annotation.get("id")
-        if number is None or not _whole(number) or number in seen:
+        if number is None or not is_whole(number) or number in seen:
             raise DataError(
                 "annotation ids must be unique whole numbers",
                 place=f"{file} annotation {number}",
@@ -250,7 +288,7 @@ def _check_annotations(
                 remedy="number the annotations anew",
             )
         seen.add(number)
-        for key, holds, rule in _RULES:
+        for key, holds, rule in rules:
             if not holds(annotation.get(key)):
                 raise DataError(
                     rule, place=f"{file} annotation {number}", value=annotation.get(key), remedy="correct or remove it"
@@ -264,8 +302,10 @@ def _check_annotations(
             )
         if not annotation.get("iscrowd"):
             _check_joints(annotation, keypoints, f"{file} annotation {number}")
-        if annotation.get("segmentation") and _ignored(annotation):
+        if _ignored(annotation):
             _check_region(annotation, sizes[annotation["image_id"]], f"{file} annotation {number}")
+        else:
+            _check_box(annotation["bbox"], sizes[annotation["image_id"]], f"{file} annotation {number}")
 
 
 def _check_joints(annotation: dict[str, Any], keypoints: KeypointSet, place: str) -> None:
@@ -277,18 +317,40 @@ def _check_joints(annotation: dict[str, Any], keypoints: KeypointSet, place: str
             value=f"{len(joints)} numbers" if isinstance(joints, list) else joints,
             remedy=f"give annotations of {keypoints.name} joints",
         )
-    if not _finite(joints):
+    if not are_finite(joints, len(joints)):
         raise DataError("joints must be finite numbers", place=place, value=joints, remedy="correct or remove it")
     if any(v not in (0, 1, 2) for v in joints[2::3]):
         raise DataError("visibility must be 0, 1 or 2", place=place, value=joints[2::3], remedy="correct or remove it")
 
 
+def _check_box(box: list[float], size_hw: tuple[int, int], place: str) -> None:
+    """A box to crop by. Boxes that stick out a little are left as they are: hand-made ones do."""
+    x, y, width, height = box
+    if not (width > 0 and height > 0):
+        raise DataError(
+            "a labelled person's box must have a width and a height above 0",
+            place=place,
+            value=box,
+            remedy="correct or remove it",
+        )
+    shown = max(0, min(x + width, size_hw[1]) - max(x, 0)) * max(0, min(y + height, size_hw[0]) - max(y, 0))
+    if 2 * shown < width * height:
+        raise DataError(
+            f"at least half of a labelled person's box must lie in the picture, {size_hw[1]}x{size_hw[0]}",
+            place=place,
+            value=box,
+            remedy="give x, y, width, height in pixels of this picture",
+        )
+
+
 def _check_region(annotation: dict[str, Any], size_hw: tuple[int, int], place: str) -> None:
     """A segmentation that will be made into a mask must decode to the picture's size; the file is whole or refused."""
-    segmentation = annotation["segmentation"]
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return
     try:
         if isinstance(segmentation, list):
-            fits = all(len(p) >= 6 and len(p) % 2 == 0 and _finite(p) for p in segmentation)
+            fits = all(len(p) >= 6 and len(p) % 2 == 0 and are_finite(p, len(p)) for p in segmentation)
         else:
             counts = segmentation["counts"]
             fits = tuple(segmentation["size"]) == size_hw and (
@@ -307,26 +369,18 @@ def _check_region(annotation: dict[str, Any], size_hw: tuple[int, int], place: s
         )
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _finite(values: Any) -> bool:
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-
-
 def _is_box(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) == 4 and _finite(value) and value[2] >= 0 and value[3] >= 0
+    return are_finite(value, 4) and bool(value[2] >= 0 and value[3] >= 0)
 
 
 def _is_area(value: Any) -> bool:
-    return _finite([value]) and bool(value >= 0)
+    return are_finite([value], 1) and bool(value >= 0)
 
 
 # key, what must hold of its value, the rule in words
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("bbox", _is_box, "bbox must be x, y, width, height: finite, sizes not negative"),
     ("area", _is_area, "area must be a finite number, not negative"),
-    ("image_id", _whole, "image_id must be a whole number"),
+    ("image_id", is_whole, "image_id must be a whole number"),
     ("iscrowd", lambda value: value in (None, 0, 1), "iscrowd must be 0 or 1"),
 )

@@ -1,13 +1,15 @@
-"""The three sets of pictures a recipe asks for: to train on, to search with, to report on. They share no picture."""
+"""The sets of pictures a recipe asks for: to train on, to search with, to report on. They share no picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from compress.data.coco import CocoPeople
+from compress.data.mpii import MpiiPeople
 from compress.data.picture import PictureSet
 from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.errors import DataError
-from compress.recipe import CocoData, Data
+from compress.keypoints import COCO_PERSON, CROWDPOSE, LSP
+from compress.recipe import Data, DiskData
 
 
 @dataclass(frozen=True)
@@ -21,21 +23,44 @@ class Sets:
 
 def validation_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
     """The recipe's validation pictures alone. Raises DataError."""
-    if data.kind == "coco":
-        assert data.coco.folder is not None  # the recipe checked it
-        return coco_split(data.coco.folder, data.coco.val, ("val2017", "val"))
-    return _drawn(data, data.synthetic.val, 2, input_hw, seed)
+    if data.kind == "synthetic":
+        return _drawn(data, data.synthetic.val, 2, input_hw, seed)
+    return disk_split(data.kind, data.disk, data.disk.val, _LAYOUTS[data.kind].val, data.disk.heads)
+
+
+def training_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
+    """All of the recipe's training pictures. Synthetic ones are drawn at the input's size. Raises DataError."""
+    if data.kind == "synthetic":
+        return _drawn(data, data.synthetic.train, 0, input_hw, seed)
+    if data.disk.train is not None and data.disk.train == data.disk.val:
+        raise DataError(
+            "training and validation pictures must differ",
+            place="data.disk",
+            value=data.disk.train,
+            remedy="name two splits",
+        )
+    return disk_split(data.kind, data.disk, data.disk.train, _LAYOUTS[data.kind].train)
 
 
 def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
-    """The recipe's sets. Synthetic pictures are drawn at the input's size. Raises DataError."""
-    if data.kind == "coco":
-        return _coco_sets(data.coco)
-    return Sets(
-        _drawn(data, data.synthetic.train, 0, input_hw, seed),
-        _drawn(data, data.synthetic.search, 1, input_hw, seed),
-        _drawn(data, data.synthetic.val, 2, input_hw, seed),
-    )
+    """The recipe's three sets; on disk, training pictures are held out to search with. Raises DataError."""
+    train, val = training_set(data, input_hw, seed), validation_set(data, input_hw, seed)
+    if data.kind == "synthetic":
+        return Sets(train, _drawn(data, data.synthetic.search, 1, input_hw, seed), val)
+    assert isinstance(train, CocoPeople | MpiiPeople)
+    held_out = data.disk.search
+    if held_out >= len(train):
+        raise DataError(
+            "data.disk.search must leave pictures to train on",
+            place=str(data.disk.folder),
+            value=f"{held_out} of {len(train)}",
+            remedy=f"use at most {len(train) // 4}",
+        )
+    # Evenly spaced, so that both parts are alike whatever the file's order.
+    every = len(train) // held_out
+    search = [index for index in range(len(train)) if index % every == 0][:held_out]
+    rest = sorted(set(range(len(train))) - set(search))
+    return Sets(train.subset(rest), train.subset(search), val)
 
 
 def _drawn(data: Data, count: int, part: int, input_hw: tuple[int, int], seed: int) -> SyntheticPeople:
@@ -53,53 +78,51 @@ def _drawn(data: Data, count: int, part: int, input_hw: tuple[int, int], seed: i
     return SyntheticPeople(count, input_hw, 3 * seed + part, difficulty=difficulty)
 
 
-def coco_split(folder: Path, split: str | None, names: tuple[str, ...]) -> CocoPeople:
-    """One split of a COCO folder.
+@dataclass(frozen=True)
+class _Layout:
+    """How a data set lies on disk. train, val: usual names of the splits. labels: file names for a split S, which lie
+    in the folder or in one of `annotations`, `annot`, `json`."""
 
-    Pictures lie in SPLIT or images/SPLIT, labels in person_keypoints_SPLIT.json or annotations/ with that file.
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+_LAYOUTS = {
+    "coco": _Layout(("train2017", "train"), ("val2017", "val"), ("person_keypoints_{}.json",)),
+    "crowdpose": _Layout(("trainval", "train"), ("test", "val"), ("crowdpose_{}.json", "test_crowdpose.json")),
+    "mpii": _Layout(("train",), ("val", "valid"), ("mpii_{}.json", "{}.json")),
+    "lsp": _Layout(("train",), ("val", "test"), ("{}.json",)),
+}
+_KEYPOINTS = {"coco": COCO_PERSON, "crowdpose": CROWDPOSE, "lsp": LSP}
+
+
+def disk_split(
+    kind: str, disk: DiskData, split: str | None, names: tuple[str, ...], heads: Path | None = None
+) -> CocoPeople | MpiiPeople:
+    """One split of a data set's folder. Pictures lie in SPLIT, images/SPLIT, images or the folder itself.
+
     split None: the first of `names` that exists. Raises DataError if the folder, pictures or labels are missing.
     """
+    folder = disk.folder
+    assert folder is not None  # the recipe checked it
     if not folder.is_dir():
-        raise DataError(
-            "the dataset folder must exist", place=str(folder), remedy="set data.coco.folder to COCO's folder"
-        )
+        raise DataError("the dataset folder must exist", place=str(folder), remedy="correct data.disk.folder")
+    layout = _LAYOUTS[kind]
     wanted = names if split is None else (split,)
     for name in wanted:
-        labels = [folder / part / f"person_keypoints_{name}.json" for part in ("annotations", ".")]
-        pictures = [folder / part / name for part in (".", "images")]
-        found_labels = next((path for path in labels if path.is_file()), None)
-        found_pictures = next((path for path in pictures if path.is_dir()), None)
-        if found_labels and found_pictures:
-            return CocoPeople(found_pictures, found_labels)
+        files = [file.format(name) for file in layout.labels]
+        places = [folder / part / file for file in files for part in ("annotations", "annot", "json", ".")]
+        labels = next((path for path in places if path.is_file()), None)
+        pictures = [folder / part for part in (name, f"images/{name}", "images", ".")]
+        if labels is not None:
+            found = next(path for path in pictures if path.is_dir())
+            if kind == "mpii":
+                return MpiiPeople(found, labels, heads)
+            return CocoPeople(found, labels, _KEYPOINTS[kind])
     raise DataError(
-        f"a COCO folder holds pictures in {' or '.join(wanted)}, and person_keypoints_{wanted[0]}.json beside them or "
-        "in annotations",
+        f"a {kind} folder holds {layout.labels[0].format(wanted[0])}, there or in annotations, and the pictures in "
+        f"{' or '.join(wanted)} or images",
         place=str(folder),
-        remedy="unpack COCO's archives there, or name the splits with data.coco.train and data.coco.val",
+        remedy="unpack the archives there, or name the splits with data.disk.train and data.disk.val",
     )
-
-
-def _coco_sets(settings: CocoData) -> Sets:
-    assert settings.folder is not None  # the recipe checked it
-    train = coco_split(settings.folder, settings.train, ("train2017", "train"))
-    val = coco_split(settings.folder, settings.val, ("val2017", "val"))
-    if settings.train is not None and settings.train == settings.val:
-        raise DataError(
-            "training and validation pictures must differ",
-            place="data.coco",
-            value=settings.train,
-            remedy="name two splits",
-        )
-    held_out = settings.search
-    if held_out >= len(train):
-        raise DataError(
-            "data.coco.search must leave pictures to train on",
-            place=str(settings.folder),
-            value=f"{held_out} of {len(train)}",
-            remedy=f"use at most {len(train) // 4}",
-        )
-    # Evenly spaced, so that both parts are alike whatever the file's order.
-    every = len(train) // held_out
-    search = [index for index in range(len(train)) if index % every == 0][:held_out]
-    rest = sorted(set(range(len(train))) - set(search))
-    return Sets(train.subset(rest), train.subset(search), val)

@@ -12,7 +12,7 @@ network's input. Training targets sit at cell int(x / s), so the middle of the c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from compress.decode.location import Locate, located
 from compress.decode.poses import Poses
 from compress.errors import DataError
 from compress.keypoints import KeypointSet
@@ -32,9 +33,6 @@ _PAD = 1e10  # the cost of starting a new person, in the code of HigherHRNet
 _REFINE_CELLS = 65536  # cells × people that refine looks at together; 256 KiB of float32 stays in the cache
 
 
-Locate = Literal["middle", "quarter", "peak"]
-
-
 @dataclass(frozen=True)
 class Grouping:
     """How detections become people (defaults: HigherHRNet's configuration for COCO).
@@ -42,9 +40,8 @@ class Grouping:
     max_people: candidates kept per joint, people that can still gain joints, and people returned.
     detection_threshold: a candidate scores above it; not negative. tag_threshold: a joint is nearer than this to the
     mean tag of its person. nms_kernel: odd side, in cells, of the window in which a candidate is the largest.
-    locate: where in its cell a found joint lies: in the `middle`; a `quarter` of a cell toward the larger neighbour in
-    each axis (HigherHRNet's adjust); or at the `peak` of the Gaussian through the cell and its neighbours, for maps
-    trained on exact Gaussians (Zhang et al., "DARK", CVPR 2020). refine: fill in missing joints.
+    locate: where in its cell a found joint lies, see `location.located`; `quarter` is HigherHRNet's adjust. refine:
+    fill in missing joints.
     """
 
     max_people: int = 30
@@ -108,7 +105,7 @@ def decode(heatmaps_khw: ArrayLike, tags_khwt: ArrayLike, keypoints: KeypointSet
     person_n, joint_n = np.nonzero(found_pk >= 0)
     chosen_n = found_pk[person_n, joint_n]
     y_n, x_n = candidates.y_n[chosen_n], candidates.x_n[chosen_n]
-    joint_pk3[person_n, joint_n] = _located(heat_khw, joint_n, y_n, x_n, grouping.locate)
+    joint_pk3[person_n, joint_n] = located(heat_khw, joint_n, y_n, x_n, grouping.locate)
     scores_p = joint_pk3[:, :, 2].mean(axis=1)
     if len(scores_p) > grouping.max_people:
         best_p = np.sort(np.argsort(-scores_p, kind="stable")[: grouping.max_people])
@@ -276,45 +273,7 @@ def _match(cost_cp: Doubles) -> tuple[Integers, Integers]:
     return cast("tuple[Integers, Integers]", linear_sum_assignment(cost_cp))
 
 
-# --- where a joint is, and joints that were missed -------------------------------------------------------------------
-
-
-def _located(heat_khw: Floats, joint_n: Integers, y_n: Integers, x_n: Integers, locate: Locate) -> Floats:
-    """x, y, heat [N,3] of cells, placed as Grouping.locate says.
-
-    Beyond the border the cell itself stands for its neighbour; the peak then stays in the middle.
-    """
-    _, height, width = heat_khw.shape
-    located_n3 = np.empty((len(joint_n), 3), np.float32)
-    located_n3[:, 0] = x_n + 0.5
-    located_n3[:, 1] = y_n + 0.5
-    located_n3[:, 2] = heat_khw[joint_n, y_n, x_n]
-    if locate != "middle":
-        right_n = heat_khw[joint_n, y_n, np.minimum(x_n + 1, width - 1)]
-        left_n = heat_khw[joint_n, y_n, np.maximum(x_n - 1, 0)]
-        below_n = heat_khw[joint_n, np.minimum(y_n + 1, height - 1), x_n]
-        above_n = heat_khw[joint_n, np.maximum(y_n - 1, 0), x_n]
-        if locate == "quarter":
-            located_n3[:, 0] += 0.25 * np.sign(right_n - left_n)
-            located_n3[:, 1] += 0.25 * np.sign(below_n - above_n)
-        else:
-            centre_n = located_n3[:, 2]
-            inside_x, inside_y = (x_n > 0) & (x_n < width - 1), (y_n > 0) & (y_n < height - 1)
-            located_n3[:, 0] += np.where(inside_x, _peak(left_n, centre_n, right_n), 0)
-            located_n3[:, 1] += np.where(inside_y, _peak(above_n, centre_n, below_n), 0)
-    return located_n3
-
-
-def _peak(before_n: Floats, centre_n: Floats, after_n: Floats) -> Floats:
-    """Offset of the top of the Gaussian through three neighbouring heats, within half a cell; 0 where there is none.
-
-    A Gaussian's logarithm is a parabola. Heats of nothing and below count as a thousandth of the centre's.
-    """
-    floor_n = np.maximum(centre_n, 1e-6) * 1e-3
-    before, centre, after = (np.log(np.maximum(heat, floor_n)) for heat in (before_n, centre_n, after_n))
-    bend = 2 * centre - before - after
-    safe = np.where(bend > 1e-6, bend, 1)
-    return np.where(bend > 1e-6, np.clip((after - before) / (2 * safe), -0.5, 0.5), 0).astype(np.float32)
+# --- joints that were missed -----------------------------------------------------------------------------------------
 
 
 def _refine(
@@ -344,7 +303,7 @@ def _refine(
     if not people:
         return
     person_n, joint_n, cell_n = np.concatenate(people), np.concatenate(filled), np.concatenate(cells)
-    located_n3 = _located(
+    located_n3 = located(
         heat_khw, joint_n, cell_n // width, cell_n % width, "quarter" if locate == "middle" else locate
     )
     taken_n = located_n3[:, 2] > 0

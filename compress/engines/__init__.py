@@ -1,13 +1,19 @@
 """All inference engines by name. Their modules import the runtimes, which takes a while: import this late."""
 
-from compress.engines.engine import Description, Engine, Runner, check_parity
+from compress.engines.engine import Description, Engine, Profile, Profiler, Runner, check_parity
+from compress.engines.mnn import Mnn
 from compress.engines.ncnn import Ncnn
 from compress.engines.onnxruntime import OnnxRuntime
+from compress.engines.torch import Torch
+from compress.engines.unit import Unit
 from compress.errors import EngineError, nearest
 
 ENGINES: dict[str, Engine] = {
     "onnxruntime": OnnxRuntime(),
     "ncnn": Ncnn(),
+    "mnn": Mnn(),
+    "mnn_sparse": Mnn(sparse=True),
+    "torch": Torch(),
 }
 
 
@@ -18,4 +24,6 @@ def engine(name: str) -> Engine:
     return ENGINES[name]
 
 
-__all__ = ["ENGINES", "Description", "Engine", "Runner", "check_parity", "engine"]
+__all__ = [
+    "ENGINES", "Description", "Engine", "Profile", "Profiler", "Runner", "Unit", "check_parity", "engine",
+]  # fmt: skip

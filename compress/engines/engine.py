@@ -1,13 +1,13 @@
 """What every inference engine offers: describe itself, export a network, run the file, and prove that it is the same.
 
-A new engine is one file with a class that has these three methods, and one line in ENGINES.
+A new engine is one file with a class that has these methods, and one line in ENGINES.
 """
 
 import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from compress.engines.unit import Unit
 from compress.errors import EngineError, ParityError
 
 Image = NDArray[np.float32]
@@ -55,6 +56,31 @@ class Runner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Timed passes of a model. units, names: its nodes in the order they run. times_ms: [pass][node]."""
+
+    units: tuple[Unit, ...]
+    times_ms: list[list[float]]
+    names: tuple[str, ...]
+
+
+class Profiler(Protocol):
+    """A loaded model with random inputs, that can tell the time of its nodes."""
+
+    def run(self) -> None:
+        """One pass as a user runs it."""
+        ...
+
+    def run_timed(self) -> None:
+        """One pass with every node timed, which takes some time of its own at every node."""
+        ...
+
+    def finish(self) -> Profile:
+        """All timed passes, at least one; the profiler cannot be used any more. Raises EngineError for control flow."""
+        ...
+
+
 class Engine(Protocol):
     """One inference runtime."""
 
@@ -77,6 +103,17 @@ class Engine(Protocol):
 
     def load(self, path: Path, threads: int = 1) -> Runner:
         """The exported model, ready to run in float32. Raises EngineError if it is missing or broken."""
+        ...
+
+    def profiler(self, path: Path, threads: int = 1) -> Profiler:
+        """The exported or assembled model, to be timed node by node. Raises EngineError as `load` does."""
+        ...
+
+    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes a model of these units, each behind a node that has just made its inputs; the first path is the model.
+
+        Its nodes named `u0`, `u1`, ... are the units. Raises EngineError if the engine cannot.
+        """
         ...
 
 

@@ -8,6 +8,8 @@ import os
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ncnn
@@ -17,7 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.engines.engine import Description, Image, Runner, describe_machine, missing_file, one_torch_thread
+from compress.engines.engine import (
+    Description,
+    Image,
+    Profiler,
+    Runner,
+    describe_machine,
+    missing_file,
+    one_torch_thread,
+)
+from compress.engines.ncnn_units import NcnnProfiler, assemble, input_parameters, read_param, write_param
+from compress.engines.unit import Unit
 from compress.errors import EngineError
 
 
@@ -31,7 +43,7 @@ class Ncnn:
         return describe_machine(self.name, ncnn.__version__)
 
     def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Writes `stem.ncnn.param` and `stem.ncnn.bin`: input `in0`, outputs `out0`, `out1`, ..."""
+        """Writes `stem.ncnn.param` and `stem.ncnn.bin`: input `in0` with its shape, outputs `out0`, `out1`, ..."""
         place = type(network).__name__
         folder.mkdir(parents=True, exist_ok=True)
         shadow = copy.deepcopy(network).cpu().eval()
@@ -54,6 +66,10 @@ class Ncnn:
             unknown = _unknown_layers(made[0])
             if unknown:
                 raise EngineError("ncnn has no such layers", place=place, value=unknown, remedy=_REMEDY)
+            write_param(made[0], [
+                replace(layer, parameters=input_parameters((3, *input_hw))) if layer.kind == "Input" else layer
+                for layer in read_param(made[0])
+            ])  # fmt: skip
             paths = tuple(folder / f"{stem}.ncnn.{part}" for part in ("param", "bin"))
             # The weights first: a reader finds the file it opens first, .param, only when all is there.
             for file, path in reversed(list(zip(made, paths, strict=True))):
@@ -62,6 +78,20 @@ class Ncnn:
 
     def load(self, path: Path, threads: int = 1) -> Runner:
         """The model of `stem.ncnn.param` and the .bin beside it, on `threads` threads."""
+        return _Runner(self._net(path, threads))
+
+    def profiler(self, path: Path, threads: int = 1) -> Profiler:
+        """The model, layer by layer."""
+        return NcnnProfiler(self._net(path, threads), read_param(path), path)
+
+    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes `stem.ncnn.param` and `stem.ncnn.bin`, a model of these units and of what makes their inputs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        param = folder / f"{stem}.ncnn.param"
+        assemble(units, param)
+        return param, param.with_suffix(".bin")
+
+    def _net(self, path: Path, threads: int) -> ncnn.Net:
         weights = Path(path).with_suffix(".bin")
         for file in (Path(path), weights):
             if not file.is_file():
@@ -74,7 +104,7 @@ class Ncnn:
                 setattr(net.opt, f"use_{option}", False)
         if net.load_param(str(path)) or net.load_model(str(weights)):
             raise missing_file(path, self.name, "not an ncnn model")
-        return _Runner(net)
+        return net
 
 
 _REMEDY = "replace the operation it names, or use another engine"

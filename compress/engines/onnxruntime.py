@@ -10,6 +10,7 @@ import io
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.engines.engine import Description, Image, Runner, describe_machine, missing_file, one_torch_thread
+from compress.engines.engine import (
+    Description,
+    Image,
+    Profiler,
+    Runner,
+    describe_machine,
+    missing_file,
+    one_torch_thread,
+)
+from compress.engines.onnxruntime_units import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
+from compress.engines.unit import Unit
 from compress.errors import EngineError
 
-OPSET = 17
 INPUT = "image"
 
 
@@ -85,6 +95,22 @@ class OnnxRuntime:
             raise missing_file(path, self.name, str(error)) from error
         return _Runner(session)
 
+    def profiler(self, path: Path, threads: int = 1) -> Profiler:
+        """The model, node by node. One that `assemble` wrote runs as it is; others are optimised as by `load`."""
+        if not Path(path).is_file():
+            raise missing_file(path, self.name, "no such file")
+        options = [session_options(threads) for _ in range(2)]
+        if _is_optimised(path):
+            for each in options:
+                each.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return OnnxRuntimeProfiler(path, *options)
+
+    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes `stem.onnx`, a model of these units and of what makes their inputs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        assemble(units, folder / f"{stem}.onnx")
+        return (folder / f"{stem}.onnx",)
+
 
 class _Runner:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
@@ -102,3 +128,11 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return options
+
+
+def _is_optimised(path: Path) -> bool:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own
+        raise missing_file(path, OnnxRuntime.name, "not an ONNX model") from error
+    return any(prop.key == OPTIMISED for prop in model.metadata_props)

@@ -1,32 +1,42 @@
-"""`compress evaluate`: an artefact's COCO AP on a validation set."""
+"""`compress evaluate`: an artefact's score on a validation set, by the metric of the data."""
 
 from pathlib import Path
 from typing import Any
 
 from compress.artefact import load_artefact
 from compress.data.sets import validation_set
-from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, input_size, score, validation_data
+from compress.evaluation import RESAMPLES, input_size, score, validation_data
 from compress.networks.architecture import check_input
+from compress.objective import check_joints
+from compress.people import boxes_for, finder_for
 from compress.progress import Progress
 from compress.recipe import EvaluateRecipe
 from compress.training import best_device
 
 
 def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict[str, Any]:
-    """Scores every picture of the validation set once. Returns AP, AR and their parts, and on what they were taken."""
+    """Scores every picture of the validation set once. Returns the metric's figures and on what they were taken."""
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")
     data, seed = validation_data(loaded.facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
-    check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
+    check_joints(loaded.architecture, pictures.keypoints, str(artefact))
+    finder = finder_for(
+        loaded.architecture,
+        pictures.keypoints,
+        input_hw,
+        exact=bool(loaded.facts.get("exact")),
+        decoding=recipe.decoding,
+        boxes=boxes_for(data, pictures),
+    )
     with progress.phase("evaluate", len(pictures)) as phase:
         metrics = score(
             loaded.network.to(best_device()),
+            finder,
             pictures,
-            input_hw=input_hw,
-            flip_test=recipe.flip_test,
-            grouping=grouping_for(bool(loaded.facts.get("exact"))),
+            kind=data.kind,
+            flip_test=recipe.decoding.flip_test,
             resamples=RESAMPLES,
             phase=phase,
         )
@@ -34,7 +44,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
         "artefact": str(artefact),
         "data": data.kind,
         "pictures": len(pictures),
-        "flip_test": recipe.flip_test,
+        "flip_test": recipe.decoding.flip_test,
         "input_hw": list(input_hw),
         "metrics": metrics,
     }

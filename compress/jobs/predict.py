@@ -11,9 +11,11 @@ from compress.data.folder import Pictures
 from compress.decode.poses import coco_results
 from compress.draw import draw_people
 from compress.errors import DataError
-from compress.evaluation import check_bottom_up, find_people, grouping_for, input_size
+from compress.evaluation import input_size, noted_keypoints
 from compress.files import write_bytes, write_json
 from compress.networks.architecture import check_input
+from compress.objective import check_joints
+from compress.people import WholePictures, find_people, finder_for
 from compress.progress import Progress
 from compress.recipe import PredictRecipe
 from compress.training import best_device
@@ -24,19 +26,27 @@ def predict(
 ) -> dict[str, Any]:
     """Writes every picture with its people drawn, and `people.json`, to `folder`. Returns what people.json holds.
 
+    A top-down network looks for one person who fills the picture: cut persons out first.
     inputs: picture files or folders of them. Every picture is read once before any work, so a broken one stops the job.
     """
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")
-    pictures = Pictures(inputs)
-    check_bottom_up(loaded.architecture, pictures.keypoints, str(artefact))
+    pictures = Pictures(inputs, noted_keypoints(loaded.facts, artefact))
+    check_joints(loaded.architecture, pictures.keypoints, str(artefact))
+    finder = finder_for(
+        loaded.architecture,
+        pictures.keypoints,
+        input_hw,
+        exact=bool(loaded.facts.get("exact")),
+        decoding=recipe.decoding,
+        boxes=WholePictures(),
+    )
     network = loaded.network.to(best_device())
     listed = []
     with progress.phase("predict", len(pictures)) as phase:
-        grouping = grouping_for(bool(loaded.facts.get("exact")))
-        found = find_people(network, pictures, input_hw=input_hw, flip_test=recipe.flip_test, grouping=grouping)
-        for index, poses in found:
+        for found in find_people(network, finder, pictures, flip_test=recipe.decoding.flip_test):
+            index, poses = found.index, found.poses
             people = [p for p in coco_results(poses, index) if p["score"] >= recipe.min_score]
             source = pictures.files[index]
             target = folder / f"{index:04d}_{source.stem}.png"

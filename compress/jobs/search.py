@@ -13,40 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from compress.artefact import save_artefact
+from compress.artefact import load_artefact, save_artefact
 from compress.cost import Cost
 from compress.data.sets import Sets, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
 from compress.errors import BudgetError, RecipeError, SpaceError
-from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, score
+from compress.evaluation import RESAMPLES, decode_time, score
 from compress.files import append_line, read_lines, write_json
 from compress.measure.counting import count
 from compress.measure.latency_table import LatencyTable, predict
 from compress.measure.units import cut
 from compress.networks import FAMILIES, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
+from compress.objective import Objective, check_joints, objective_for
 from compress.pareto import front, spread
+from compress.people import Finder, LabelledBoxes, finder_for, first_inputs
+from compress.processes import launch
 from compress.progress import Progress
 from compress.recalibration import PICTURES, recalibrate
-from compress.recipe import SearchRecipe, find, to_data
+from compress.recipe import Decoding, SearchRecipe, Training, find, to_data
 from compress.run import Run, environment, open_run
 from compress.sampler import Sampler
 from compress.space import Pick, Space, expand, read_space
 from compress.supernet import Supernet
-from compress.training import (
-    LossStep,
-    batch_count,
-    best_device,
-    distilled_step,
-    first_pictures,
-    label_step,
-    pose_loss,
-    sandwich_step,
-    train,
-)
+from compress.training import LossStep, batch_count, distilled_step, label_step, sandwich_step, train
 
 OBTAINED = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
@@ -61,10 +55,10 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
     space = read_search_space(recipe)
     baselines = read_baselines(recipe, space)
     sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
-    check_bottom_up(architecture_of(space, space.largest), sets.train.keypoints, recipe.search.space)
+    check_joints(architecture_of(space, space.largest), sets.train.keypoints, recipe.search.space)
 
     with open_run(folder, recipe) as run:
-        task = Task(recipe, space, sets, run, progress)
+        task = Task(recipe, space, sets, run, progress, launch("auto"))
         with task.clock("latency table"):
             table = prepare_table(
                 run.path("latency_table.json"), recipe.measurement, space, recipe.input_hw, recipe.seed, progress
@@ -80,7 +74,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             tuned = run.once("tuned", lambda: tune_all(task, networks, supernet, trials))
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
-        results = collect(task, table, losses, trials, networks, tuned, measured)
+            decoded = run.once("decoded", lambda: decode_all(task, tuned))
+        results = collect(task, table, losses, trials, networks, tuned, measured, decoded)
         write_json(run.path("results.json"), results)
     return results
 
@@ -94,6 +89,27 @@ class Task:
     sets: Sets
     run: Run
     progress: Progress
+    fabric: Fabric
+
+    def objective(self, settings: Training) -> Objective:
+        """What all candidates learn: they have the same outputs."""
+        largest = architecture_of(self.space, self.space.largest)
+        return objective_for(largest, self.sets.train.keypoints, self.recipe.input_hw, settings)
+
+    def finder(self, settings: Training, flip_test: bool) -> Finder:
+        """How the people that candidates see are read; top-down candidates look at the labelled boxes."""
+        return finder_for(
+            architecture_of(self.space, self.space.largest),
+            self.sets.train.keypoints,
+            self.recipe.input_hw,
+            exact=settings.exact,
+            decoding=Decoding(flip_test=flip_test),
+            boxes=LabelledBoxes(),
+        )
+
+    def inputs(self, settings: Training, wanted: int) -> Iterator[Tensor]:
+        """About the first `wanted` training pictures as they are, in batches [B,3,H,W]."""
+        return first_inputs(self.finder(settings, False), self.sets.train, wanted, self.fabric.device)
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
@@ -163,20 +179,18 @@ def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
     """Trains the shared weights, or takes the trained ones of the run folder. Returns every epoch's loss as well."""
     recipe, settings = task.recipe, task.recipe.supernet
     torch.manual_seed(recipe.seed)
-    supernet = Supernet(task.space).to(best_device())
-    strides = architecture_of(task.space, task.space.largest).output_strides
-    weights = pose_loss(settings.loss, len(strides))
-    keypoints = len(task.sets.train.keypoints)
-    with task.progress.phase("supernet", batch_count(settings, task.sets.train)) as phase:
+    supernet = Supernet(task.space).to(task.fabric.device)
+    objective = task.objective(settings)
+    samples = objective.samples(task.sets.train)
+    with task.progress.phase("supernet", batch_count(settings, samples)) as phase:
         history = train(
             supernet,
-            [list(supernet.parameters.values())],
-            sandwich_step(supernet, weights, keypoints, settings),
-            pictures=task.sets.train,
+            [supernet.parameters],
+            sandwich_step(supernet, objective, settings, task.fabric),
+            samples=samples,
             settings=settings,
-            input_hw=recipe.input_hw,
-            strides=strides,
             seed=recipe.seed,
+            fabric=task.fabric,
             workers=recipe.data.workers,
             checkpoint=task.run.path("steps", "supernet.pt"),
             phase=phase,
@@ -210,7 +224,8 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
         seed=recipe.seed,
         hand_made=hand_made,
     )
-    images = list(first_pictures(task.sets.train, recipe.input_hw, settings.calibration_pictures))
+    images = list(task.inputs(recipe.supernet, settings.calibration_pictures))
+    finder = task.finder(recipe.supernet, False)
     trials: dict[str, dict[str, Any]] = {}
     tightest: Cost | None = None
     with task.progress.phase("search", settings.trials) as phase:
@@ -227,13 +242,7 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
                 continue
             if key not in done:
                 network = cut_and_recalibrate(supernet, pick, images)
-                metrics = score(
-                    network,
-                    task.sets.search,
-                    input_hw=recipe.input_hw,
-                    flip_test=False,
-                    grouping=grouping_for(recipe.supernet.exact),
-                )
+                metrics = score(network, finder, task.sets.search, kind=recipe.data.kind, flip_test=False)
                 done[key] = {"number": len(trials), "pick": pick, "cost": asdict(cost), "ap": metrics["AP"] or 0.0}
                 append_line(run.path("trials.jsonl"), done[key])
             trials[key] = done[key]
@@ -255,7 +264,7 @@ def cost_of(task: Task, table: LatencyTable, pick: Pick) -> Cost:
     counted = count(network, task.recipe.input_hw)
     units = cut(network, task.recipe.input_hw)
     complete_table(table, units)
-    return Cost(counted.params, counted.macs, predict(table, units))
+    return Cost(counted.params, counted.macs, predict(table, units).ms)
 
 
 def check_budget(task: Task, table: LatencyTable) -> None:
@@ -334,18 +343,14 @@ def tune_all(
     scores = {key_of(trial["pick"]): float(trial["ap"]) for trial in trials}
     best = max(networks, key=lambda name: scores.get(key_of(networks[name]), 0.0))
     recipe, settings = task.recipe, task.recipe.finalists.training
-    images = list(first_pictures(task.sets.train, recipe.input_hw, recipe.search.calibration_pictures))
+    images = list(task.inputs(settings, recipe.search.calibration_pictures))
     cut_out = {name: cut_and_recalibrate(supernet, pick, images) for name, pick in networks.items()}
     pupils = {name: network for name, network in cut_out.items() if name != best}
-    architecture = architecture_of(task.space, networks[best])  # all candidates have the same outputs
-    strides = architecture.output_strides
-    weights = pose_loss(settings.loss, len(strides))
-    tune(task, "teacher", {best: cut_out[best]}, label_step(cut_out[best], weights), strides)
+    objective, fabric = task.objective(settings), task.fabric
+    tune(task, "teacher", {best: cut_out[best]}, objective, label_step(cut_out[best], objective, fabric))
     if pupils:
-        step = distilled_step(
-            list(pupils.values()), cut_out[best], weights, architecture.keypoints, settings.distillation
-        )
-        tune(task, "finalists", pupils, step, strides)
+        step = distilled_step(list(pupils.values()), cut_out[best], objective, settings.distillation, fabric)
+        tune(task, "finalists", pupils, objective, step)
     tuned = {}
     with task.progress.phase("scoring and exporting", len(networks)) as phase:
         for name, network in cut_out.items():
@@ -354,43 +359,36 @@ def tune_all(
     return tuned
 
 
-def tune(
-    task: Task, title: str, networks: Mapping[str, nn.Module], loss_step: LossStep, strides: tuple[int, ...]
-) -> None:
+def tune(task: Task, title: str, networks: Mapping[str, nn.Module], objective: Objective, loss_step: LossStep) -> None:
     """Trains the networks on the same batches, each as if it were alone, and recalibrates them."""
     recipe, settings = task.recipe, task.recipe.finalists.training
-    with task.progress.phase(f"fine-tuning: {title}", batch_count(settings, task.sets.train)) as phase:
+    samples = objective.samples(task.sets.train)
+    with task.progress.phase(f"fine-tuning: {title}", batch_count(settings, samples)) as phase:
         train(
             nn.ModuleDict(networks),
-            [list(network.parameters()) for network in networks.values()],
+            [dict(network.named_parameters()) for network in networks.values()],
             loss_step,
-            pictures=task.sets.train,
+            samples=samples,
             settings=settings,
-            input_hw=recipe.input_hw,
-            strides=strides,
             seed=recipe.seed,
+            fabric=task.fabric,
             workers=recipe.data.workers,
             checkpoint=task.run.path("steps", f"tuned_{title}.pt"),
             phase=phase,
         )
     for network in networks.values():
-        recalibrate(network, first_pictures(task.sets.train, recipe.input_hw, PICTURES))
+        recalibrate(network, task.inputs(settings, PICTURES))
 
 
 def finish(task: Task, name: str, pick: Pick, network: nn.Module) -> dict[str, Any]:
     """A tuned network's validation score, its artefact and its checked exports."""
     recipe, settings = task.recipe, task.recipe.finalists.training
     folder = task.run.path("finalists", name)
-    val = score(
-        network,
-        task.sets.val,
-        input_hw=recipe.input_hw,
-        flip_test=True,
-        grouping=grouping_for(settings.exact),
-        resamples=RESAMPLES,
-    )
+    finder = task.finder(settings, True)
+    val = score(network, finder, task.sets.val, kind=recipe.data.kind, flip_test=True, resamples=RESAMPLES)
     facts = {
         "input_hw": list(recipe.input_hw),
+        "keypoints": task.sets.val.keypoints.name,
         "exact": settings.exact,
         "obtained": OBTAINED,
         "data": recipe.data.model_dump(mode="json"),
@@ -414,6 +412,18 @@ def measure_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, di
     )
 
 
+def decode_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How long every network's answers to one pass take to be read. Returns name → quartiles, see decode_time."""
+    finder = task.finder(task.recipe.finalists.training, False)
+    times = {}
+    with task.progress.phase("decoding", len(tuned)) as phase:
+        for name in tuned:
+            network = load_artefact(task.run.path("finalists", name)).network
+            times[name] = decode_time(network, finder, task.sets.val, flip_test=False)
+            phase.advance(1, name)
+    return times
+
+
 # --- The results -----------------------------------------------------------------------------------------------------
 
 
@@ -425,12 +435,14 @@ def collect(
     networks: Mapping[str, Pick],
     tuned: Mapping[str, dict[str, Any]],
     measured: Mapping[str, dict[str, Any]],
+    decoded: Mapping[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Everything the report shows, as plain data."""
     recipe, run = task.recipe, task.run
     on_front = set(front([(trial["cost"]["predicted_ms"], trial["ap"]) for trial in trials]))
     entries = [
-        network_entry(task, table, trials, name, pick, tuned[name], measured[name]) for name, pick in networks.items()
+        network_entry(task, table, trials, name, pick, tuned[name], measured[name], decoded[name])
+        for name, pick in networks.items()
     ]
     errors = [abs(entry["prediction_error"]) for entry in entries]
     return {
@@ -465,6 +477,7 @@ def network_entry(
     pick: Pick,
     tuned: dict[str, Any],
     measured: dict[str, Any],
+    decode_ms: dict[str, float],
 ) -> dict[str, Any]:
     """One finalist or baseline. measured_ms and prediction_error are on the latency table's clock (drift taken out)."""
     latency = measured[task.recipe.measurement.engine]
@@ -485,6 +498,7 @@ def network_entry(
         "ap_standard_error": tuned["val"]["AP_se"],
         "latency": latency,
         "measured_ms": measured_ms,
+        "decode_ms": decode_ms,
         "prediction_error": cost.predicted_ms / measured_ms - 1,
         "ncnn_ms": ncnn["median_ms"] if ncnn else None,
         "exports": {
@@ -547,7 +561,8 @@ def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
         f"Fine-tuning was short ({recipe.finalists.training.epochs} epochs): the order of close networks may change "
         "after full training.",
         f"Latency holds for {recipe.measurement.engine} on {recipe.measurement.threads} thread(s) of this machine and "
-        f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; time to decode people from the maps is not in it.",
+        f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; reading people from the maps takes the time given "
+        "beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
         "One seed: the spread of AP between seeds was not measured.",
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
         "within two standard errors may be chance.",

@@ -1,61 +1,106 @@
-"""`compress train`: one network on the labels, from fresh weights or from an artefact's."""
+"""`compress train`: one network on the labels, from fresh weights or from an artefact's, with or without a teacher.
 
+Under torchrun every process runs this function; the first one writes and scores.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from tensorboardX import SummaryWriter
+from torch import nn
 
-from compress.artefact import Artefact, artefact_or_network, save_artefact
-from compress.data.sets import picture_sets
-from compress.evaluation import RESAMPLES, check_bottom_up, grouping_for, score
+from compress.artefact import Artefact, artefact_or_network, load_artefact, save_artefact
+from compress.data.sets import training_set, validation_set
+from compress.distill import FeatureDistillation
+from compress.errors import NetworkError
+from compress.evaluation import RESAMPLES, score
+from compress.keypoints import KeypointSet
+from compress.networks import Architecture
 from compress.networks.architecture import check_input
+from compress.objective import Objective, objective_for
+from compress.part_layout import layout_for
+from compress.people import LabelledBoxes, boxes_for, finder_for, first_inputs
+from compress.processes import is_first, launch, whole_batch_norm
 from compress.progress import Progress
 from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import TrainRecipe
 from compress.run import open_run
-from compress.training import batch_count, best_device, first_pictures, label_step, pose_loss, train
+from compress.training import EpochLoss, LossStep, batch_count, distilled_step, label_step, placed, train
 
 
 def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Trains, saves the artefact in `folder`, and scores it on the validation set. Resumes a killed run."""
-    source = artefact_or_network(name)
-    architecture = source.architecture if isinstance(source, Artefact) else source
-    check_input(architecture, recipe.input_hw, "recipe: input_hw")
-    sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
-    check_bottom_up(architecture, sets.train.keypoints, name)
+    """Trains, saves the artefact in `folder`, and scores it on the validation set. Resumes a killed run.
 
-    with open_run(folder, recipe, subject=name) as run:
+    A known network, which has no weights yet, is built for the data's joints. Returns nothing in all but
+    the first process.
+    """
+    train_pictures = training_set(recipe.data, recipe.input_hw, recipe.seed)
+    val_pictures = validation_set(recipe.data, recipe.input_hw, recipe.seed)
+    keypoints = train_pictures.keypoints
+    source = artefact_or_network(name)
+    architecture = source.architecture if isinstance(source, Artefact) else with_joints(source, keypoints)
+    check_input(architecture, recipe.input_hw, "recipe: input_hw")
+    objective = objective_for(architecture, keypoints, recipe.input_hw, recipe.training)
+    boxes = boxes_for(recipe.data, val_pictures)
+    fabric = launch(recipe.training.precision)
+
+    with open_run(folder, recipe, subject=name) if is_first() else contextlib.nullcontext():
         torch.manual_seed(recipe.seed)
         network = source.network if isinstance(source, Artefact) else architecture.build()
-        network = network.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with progress.phase("training", batch_count(recipe.training, sets.train)) as phase:
+        network = placed(network, fabric.device)
+        learner = whole_batch_norm(network, fabric)
+        samples = objective.samples(train_pictures)
+        step, features = learning_step(recipe, learner, objective, fabric)
+        trained = nn.ModuleDict({"network": learner, **({"features": features} if features else {})})
+        with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
             history = train(
-                network,
-                [list(network.parameters())],
-                label_step(network, pose_loss(recipe.training.loss, len(architecture.output_strides))),
-                pictures=sets.train,
+                trained,
+                [dict(trained.named_parameters())],
+                step,
+                samples=samples,
                 settings=recipe.training,
-                input_hw=recipe.input_hw,
-                strides=architecture.output_strides,
                 seed=recipe.seed,
+                fabric=fabric,
                 workers=recipe.data.workers,
-                checkpoint=run.path("training.pt"),
+                checkpoint=folder / "training.pt",
                 phase=phase,
+                observe=observe,
             )
-        recalibrate(network, first_pictures(sets.train, recipe.input_hw, PICTURES))
-        with progress.phase("evaluate", len(sets.val)) as phase:
+        if features:
+            features.stop()
+        if not is_first():
+            return {}
+        network.load_state_dict(learner.state_dict())
+        finder_with = partial(
+            finder_for,
+            architecture,
+            keypoints,
+            recipe.input_hw,
+            exact=recipe.training.exact,
+            decoding=recipe.decoding,
+        )
+        inputs = first_inputs(finder_with(boxes=LabelledBoxes()), train_pictures, PICTURES, fabric.device)
+        recalibrate(network, inputs)
+        with progress.phase("evaluate", len(val_pictures)) as phase:
             metrics = score(
                 network,
-                sets.val,
-                input_hw=recipe.input_hw,
-                flip_test=True,
-                grouping=grouping_for(recipe.training.exact),
+                finder_with(boxes=boxes),
+                val_pictures,
+                kind=recipe.data.kind,
+                flip_test=recipe.decoding.flip_test,
                 resamples=RESAMPLES,
                 phase=phase,
             )
         facts = {
             "network": name,
             "input_hw": list(recipe.input_hw),
+            "keypoints": keypoints.name,
             "exact": recipe.training.exact,
             "obtained": f"training of {recipe.training.epochs} epochs",
             "data": recipe.data.model_dump(mode="json"),
@@ -63,4 +108,62 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             "val": metrics,
         }
         save_artefact(folder, architecture, network, facts)
-    return {"artefact": str(folder), **facts, "epochs": len(history), "loss": [entry.loss for entry in history]}
+    last = history[-1]
+    return {
+        "artefact": str(folder),
+        **facts,
+        "epochs": len(history),
+        "loss": [entry.loss for entry in history],
+        "samples_per_s": last.samples_per_s,
+        "data_share": last.data_share,
+    }
+
+
+def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architecture:
+    """The architecture for the data's joints (PAF: parts and limbs). Raises NetworkError for an own network."""
+    wanted: dict[str, int] = {"keypoints": len(keypoints)}
+    if architecture.approach == "PAF":
+        layout = layout_for(keypoints)
+        wanted = {"keypoints": len(layout.names), "limbs": len(layout.limbs)}
+    if all(getattr(architecture, name, None) == value for name, value in wanted.items()):
+        return architecture
+    if architecture.family in ("python", "onnx") or not {f.name for f in fields(architecture)} >= set(wanted):  # type: ignore[arg-type]
+        raise NetworkError(
+            f"the network must be made for the data's joints ({keypoints.name})",
+            place=architecture.family,
+            value=architecture.keypoints,
+            remedy=f"have it made with {', '.join(f'{name} {value}' for name, value in wanted.items())}",
+        )
+    return replace(architecture, **wanted)  # type: ignore[type-var]
+
+
+def learning_step(
+    recipe: TrainRecipe, network: nn.Module, objective: Objective, fabric: Fabric
+) -> tuple[LossStep, FeatureDistillation | None]:
+    """What one step does: learn from the labels, and from the recipe's teacher if it names one."""
+    settings = recipe.distillation
+    if settings is None:
+        return label_step(network, objective, fabric), None
+    teacher = load_artefact(settings.teacher).network.to(fabric.device)
+    features = None
+    if settings.features:
+        features = FeatureDistillation(teacher, network, settings.features, recipe.input_hw)
+    step = distilled_step([network], teacher, objective, settings.share, fabric, features, settings.feature_weight)
+    return step, features
+
+
+@contextlib.contextmanager
+def log(folder: Path) -> Iterator[Callable[[EpochLoss], None]]:
+    """Writes every epoch to TensorBoard's files in `folder/tensorboard`; nothing in all but the first process."""
+    if not is_first():
+        yield lambda epoch: None
+        return
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+
+        def observe(epoch: EpochLoss) -> None:
+            writer.add_scalar("loss", epoch.loss, epoch.epoch)
+            writer.add_scalar("samples_per_s", epoch.samples_per_s, epoch.epoch)
+            writer.add_scalar("data_share", epoch.data_share, epoch.epoch)
+            writer.flush()
+
+        yield observe

@@ -1,50 +1,41 @@
 """How long each unit takes on one machine, measured once and kept, and what that predicts for whole networks.
 
-A unit is timed in context: many units, each behind a small convolution that has just made its input, are one model,
-and a unit's own time is read from onnxruntime's profile. Timed alone it would pay for reorderings and calls that a
-whole network pays once.
+A unit is timed in context, in one of two ways. In situ: whole networks are run, and every node's own time is noted
+(add_in_situ); this works for every engine. In a model made of units (fill), each behind a node that has just made its
+input: this needs no network that contains the unit, but an engine that can be given single nodes. Timed alone a unit
+would pay for reorderings and calls that a whole network pays once: sums of such times are 25-50 % too large.
 
-The profiler adds 1.9 us of its own to every node, which is more than half of what many units of a small network take.
-So the same model is also timed without it, and every unit is corrected by the excess per node.
-
-Mean error on unseen random DIR-BHRNets of 0.2-6 ms (onnxruntime 1.31.1, one thread, shared 2-core machine, factor
-fitted on 8 others): width 8-16 at 128 pixels 1.6-1.9 % in a calm hour (spread of the network timings 2 %) and 5.0-5.4
-% in a busy one (spread 5 %); the same tables without the correction 20-22 %. Width 8-24 at 96-160 pixels: 3.0-5.4 %,
-worst 16 %. Networks with over 6 MB of weights are predicted 4-13 % too fast. A second fitted term (per node, per
-network, per byte of weights) was tried and left out: the mean changes by less than 1 %, and the worst case grows (24
-% for 16 %).
+A unit that the table lacks is estimated from its neighbours, marked, and widens the prediction's interval.
 """
 
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
+from functools import partial
 from math import ceil, exp, log
 from pathlib import Path
 from statistics import fmean, median
-from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
-
+from compress.engines import engine
 from compress.engines.engine import Description
-from compress.engines.onnxruntime import session_options
-from compress.errors import EngineError, TableError
+from compress.engines.unit import Unit
+from compress.errors import TableError
 from compress.files import write_text
-from compress.measure.timing import Timing, reference_convolution, summarise, time_interleaved
-from compress.measure.units import Unit
+from compress.measure.neighbours import Neighbour, estimate
+from compress.measure.profiling import ROUNDS, Profiled, time_nodes
+from compress.measure.timing import Timing
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 32
-"""Units per timed model; the table is saved after each."""
-ROUNDS = 60
-WARMUP = 3
-LEAST_RATIO = 1e-3
-"""A unit never takes less than this part of the reference (0.08 us): below, the profile's clock says nothing."""
+"""Units per model; the table is saved after each."""
+UNSCALED_ERROR = 0.10
+"""Mean relative error assumed before whole networks have been measured."""
+_INTERVAL = 2.06
+"""Half an interval that holds nine in ten networks, over their mean error, were errors normal: 1.645 · √(π/2)."""
+
+Obtained = Literal["in situ", "in a model of units"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +63,36 @@ class Scale:
     error: float
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A timed unit. kind, macs, bytes: the unit's. networks: it was seen in; 0 in a model of units."""
+
+    timing: Timing
+    kind: str
+    macs: int
+    bytes: int
+    obtained: Obtained
+    networks: int = 0
+
+    @classmethod
+    def of(cls, unit: Unit, timing: Timing, obtained: Obtained, networks: int = 0) -> "Entry":
+        """What a table keeps of the unit."""
+        return cls(timing, unit.kind, unit.macs, unit.bytes, obtained, networks)
+
+
 @dataclass
 class LatencyTable:
-    """units: key → timing, on the clock of reference_ms: normalised_ms = ratio x reference_ms for every entry."""
+    """units: key → entry, on the clock of reference_ms: normalised_ms = ratio x reference_ms for every entry.
+
+    foreign: how the table differs from what it is used for; empty unless that was allowed.
+    """
 
     path: Path
     identity: Identity
     reference_ms: float | None = None
     scale: Scale | None = None
-    units: dict[str, Timing] = field(default_factory=dict)
+    units: dict[str, Entry] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
 
     def missing(self, units: Iterable[Unit]) -> list[Unit]:
         """Those of the units that the table does not hold, each once, in a stable order."""
@@ -93,26 +105,52 @@ class LatencyTable:
             **asdict(self.identity),
             "reference_ms": self.reference_ms,
             "scale": asdict(self.scale) if self.scale else None,
-            "units": {key: asdict(self.units[key]) for key in sorted(self.units)},
+            "units": {key: _entry_data(self.units[key]) for key in sorted(self.units)},
         }
         write_text(self.path, _readable(data))
 
 
-def open_table(path: Path, identity: Identity) -> LatencyTable:
+@dataclass(frozen=True)
+class Prediction:
+    """A whole network's latency. low_ms, high_ms: hold about nine in ten networks.
+
+    coverage, time_coverage: share of the network's units, and of its time, that was measured. estimated: keys of the
+    other units. foreign: see LatencyTable; a report shows it.
+    """
+
+    ms: float
+    low_ms: float
+    high_ms: float
+    coverage: float
+    time_coverage: float
+    estimated: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
+
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+
+def open_table(path: Path, identity: Identity, *, allow_foreign: bool = False) -> LatencyTable:
     """The table in that file, or an empty one if there is no such file.
 
-    Raises TableError if it is broken or of another engine, version, device, number of threads or precision.
+    allow_foreign: a table of another version, device, number of threads or precision is used, and marked. Raises
+    TableError if it is broken, of another engine, or foreign and not allowed to be.
     """
     if not path.exists():
         return LatencyTable(path, identity)
     table = load_table(path)
+    foreign = []
     for name, wanted in asdict(identity).items():
         found = getattr(table.identity, name)
-        if found != wanted:
+        if found == wanted:
+            continue
+        if name == "engine" or not allow_foreign:
             raise TableError(
                 f"times are only true for one {name}, here {wanted!r}", place=f"{path}: {name}", value=found,
                 remedy="name another file, and it will be measured here",
             )  # fmt: skip
+        foreign.append(f"{name} {found!r} for {wanted!r}")
+    table.foreign = tuple(foreign)
     return table
 
 
@@ -122,7 +160,7 @@ def load_table(path: Path) -> LatencyTable:
         data = json.loads(path.read_text())
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
-        units = {key: Timing(**value) for key, value in data.pop("units").items()}
+        units = {key: _entry(value) for key, value in data.pop("units").items()}
         scale = data.pop("scale")
         return LatencyTable(path, reference_ms=data.pop("reference_ms"), scale=Scale(**scale) if scale else None,
                             units=units, identity=Identity(**data))  # fmt: skip
@@ -134,12 +172,90 @@ def load_table(path: Path) -> LatencyTable:
         ) from error
 
 
-def predict(table: LatencyTable, units: Mapping[Unit, int]) -> float:
-    """Milliseconds for a whole network of these units: their sum times the fitted scale (1 before fit_scale).
+def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
+    """All units of these tables, on the clock of the first; the caller saves it. Fit its scale again.
 
-    Raises TableError naming the first unit that is missing.
+    A unit in several tables has the mean of its ratios, weighted by how often it was timed. Raises TableError unless
+    they are of one identity.
     """
-    return _sum(table, units) * (table.scale.factor if table.scale else 1.0)
+    first = tables[0]
+    for table in tables[1:]:
+        for name, found in asdict(table.identity).items():
+            wanted = getattr(first.identity, name)
+            if found != wanted:
+                raise TableError(
+                    f"only tables of one {name} can be merged, here {wanted!r}", place=f"{table.path}: {name}",
+                    value=found, remedy="keep them apart",
+                )  # fmt: skip
+    merged = LatencyTable(path, first.identity, first.reference_ms)
+    for key in sorted(set().union(*(table.units for table in tables))):
+        entries = [table.units[key] for table in tables if key in table.units]
+        timing = _on_clock(_pooled([entry.timing for entry in entries]), merged.reference_ms)
+        merged.units[key] = replace(entries[0], timing=timing, networks=sum(entry.networks for entry in entries))
+    return merged
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two tables. only_first, only_second: keys. change: key → second over first, minus 1, of the ratios.
+
+    identity: name of a field → what it is in each, where they differ.
+    """
+
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    change: dict[str, float]
+    identity: dict[str, tuple[object, object]]
+
+
+def difference(first: LatencyTable, second: LatencyTable) -> Difference:
+    """What tells the tables apart."""
+    both = sorted(first.units.keys() & second.units.keys())
+    fields = asdict(first.identity)
+    return Difference(
+        tuple(sorted(first.units.keys() - second.units.keys())),
+        tuple(sorted(second.units.keys() - first.units.keys())),
+        {key: second.units[key].timing.ratio / first.units[key].timing.ratio - 1 for key in both},
+        {
+            name: (value, getattr(second.identity, name))
+            for name, value in fields.items()
+            if value != getattr(second.identity, name)
+        },
+    )
+
+
+# --- Predicting ------------------------------------------------------------------------------------------------------
+
+
+def predict(table: LatencyTable, units: Mapping[Unit, int]) -> Prediction:
+    """A whole network of these units: their sum times the fitted scale (1 before fit_scale).
+
+    Raises TableError if the table is empty.
+    """
+    factor = table.scale.factor if table.scale else 1.0
+    error = _INTERVAL * (table.scale.error if table.scale else UNSCALED_ERROR)
+    measured_ms = estimated_ms = doubt_ms = 0.0
+    estimated = []
+    timed: list[Neighbour] = []
+    for unit in sorted(units):
+        entry = table.units.get(unit.key)
+        if entry is not None:
+            measured_ms += units[unit] * entry.timing.normalised_ms * factor
+            continue
+        timed = timed or _neighbours(table)
+        ratio, off = estimate(unit.kind, unit.macs, unit.bytes, timed)
+        assert table.reference_ms is not None
+        ms = units[unit] * ratio * table.reference_ms * factor
+        estimated_ms, doubt_ms = estimated_ms + ms, doubt_ms + _INTERVAL * off * ms
+        estimated.append(unit.key)
+    ms = measured_ms + estimated_ms
+    half = error * ms + doubt_ms
+    total = sum(units.values())
+    known = sum(times for unit, times in units.items() if unit.key in table.units)
+    return Prediction(
+        ms, max(0.0, ms - half), ms + half, known / total if total else 1.0, measured_ms / ms if ms else 1.0,
+        tuple(estimated), table.foreign,
+    )  # fmt: skip
 
 
 def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Unit, int], float]]) -> Scale:
@@ -150,40 +266,20 @@ def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Unit, int], f
     """
     if not samples:
         raise TableError("a scale needs at least one measured network", place=str(table.path), remedy="measure some")
-    factors = [measured / _sum(table, units) for units, measured in samples]
+    table.scale = None
+    factors = [measured / predict(table, units).ms for units, measured in samples]
     factor = exp(fmean(map(log, factors)))
     table.scale = Scale(factor, len(samples), fmean(abs(factor / f - 1) for f in factors))
     return table.scale
 
 
-def measure_units(units: Sequence[Unit], threads: int = 1, rounds: int = ROUNDS) -> tuple[dict[Unit, Timing], float]:
-    """Times each unit inside one model that holds them all; also the reference's median in milliseconds."""
-    reference = reference_convolution()
-    model, feed = units_in_context(units)
-    with tempfile.TemporaryDirectory() as folder:
-        plain, profiled = session_options(threads), session_options(threads)
-        profiled.enable_profiling = True
-        profiled.profile_file_prefix = str(Path(folder) / "profile")
-        sessions = [
-            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            for options in (plain, profiled)
-        ]
-        whole = time_interleaved({"": lambda: sessions[0].run(None, feed)}, reference, rounds)
-        references: list[float] = []
-        for round_ in range(-WARMUP, rounds + 1):
-            reference()
-            if round_ >= 0:
-                references.append(_once(reference))
-            if round_ < rounds:
-                sessions[1].run(None, feed)
-        runs = _profile(Path(sessions[1].end_profiling()))[WARMUP:]
-    beside = [(a + b) / 2 for a, b in pairwise(references)]
-    overall = median(references)
-    # The profiler counts part of its own work into every node: about as much per node as the whole model is too slow.
-    summed = _middle_mean([sum(e.ms for e in events) / r for events, r in zip(runs, beside, strict=True)])
-    excess = (summed - whole[""].ratio) / len(runs[0])
-    return {unit: _own_time(unit, i, runs, beside, overall, excess) for i, unit in enumerate(units)}, overall
+def _neighbours(table: LatencyTable) -> list[Neighbour]:
+    if not table.units:
+        raise TableError("nothing can be predicted from an empty table", place=str(table.path), remedy="build it first")
+    return [Neighbour(e.kind, e.macs, e.bytes, e.timing.ratio) for e in table.units.values()]
 
+
+# --- Filling ---------------------------------------------------------------------------------------------------------
 
 Measure = Callable[[Sequence[Unit], int], tuple[dict[Unit, Timing], float]]
 """Units and threads → their timings and the reference's median in milliseconds."""
@@ -193,221 +289,104 @@ def fill(
     table: LatencyTable,
     units: Iterable[Unit],
     progress: Callable[[int, int], None] = lambda done, total: None,
-    measure: Measure = measure_units,
+    measure: Measure | None = None,
     batch: int = BATCH,
 ) -> None:
-    """Measures what the table lacks of these units and saves after every batch, so that a killed build resumes.
+    """Measures what the table lacks of these units in models of units; saves after each, so a killed build resumes.
 
-    progress: units done, of how many. Raises EngineError naming a unit that cannot be timed on its own.
+    progress: units done, of how many. measure: `measure_units` on the table's engine if not given. Raises EngineError
+    if the engine makes no models of units, TableError if the table is foreign.
     """
+    measure = measure or partial(measure_units, table.identity.engine)
     missing = table.missing(units)
     done, batches = 0, ceil(len(missing) / batch)
     for number in range(batches):
         # Every so-many-th unit: a batch is then a mixture of small and large ones, like a network.
         chosen = missing[number::batches]
         timings, reference_ms = measure(chosen, table.identity.threads)
-        table.reference_ms = table.reference_ms or reference_ms
-        for unit, timing in timings.items():
-            on_clock = replace(timing, normalised_ms=timing.ratio * table.reference_ms)
-            table.units[unit.key] = Timing(**_rounded(asdict(on_clock)))  # as it will be read back
+        _note(table, {u: Entry.of(u, timing, "in a model of units") for u, timing in timings.items()}, reference_ms)
         table.save()
         done += len(chosen)
         progress(done, len(missing))
 
 
-def _once(call: Callable[[], object]) -> float:
-    start = perf_counter()
-    call()
-    return (perf_counter() - start) * 1000
+def measure_units(
+    engine_name: str, units: Sequence[Unit], threads: int = 1, rounds: int = ROUNDS
+) -> tuple[dict[Unit, Timing], float]:
+    """Times each unit inside one model that holds them all; also the reference's median in milliseconds."""
+    runtime = engine(engine_name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = runtime.assemble(units, Path(folder), "units")[0]
+        found = time_nodes(runtime.profiler(path, threads), rounds)
+    timings = dict(zip(found.names, found.timings, strict=True))
+    return {unit: timings[f"u{index}"] for index, unit in enumerate(units)}, found.reference_ms
 
 
-def _own_time(
-    unit: Unit, index: int, runs: Sequence[Sequence["_Event"]], beside: Sequence[float], overall: float, excess: float
-) -> Timing:
-    times, references = [], []
-    for events, reference in zip(runs, beside, strict=True):
-        mine = [e.ms for e in events if e.is_of(unit, index)]
-        if not mine or (len(mine) > 1 and unit.kind not in ("to_blocks", "from_blocks")):
-            raise EngineError(
-                f"onnxruntime must run a unit as one node, not {len(mine)}", place=unit.key,
-                remedy="correct the rules in compress/measure/units.py for this version",
-            )  # fmt: skip
-        times.append(fmean(mine))
-        references.append(reference)
-    timing = summarise(times, references, overall)
-    # Profiles count whole microseconds, so for small units the median is a step; the mean of the middle is not.
-    ratio = max(LEAST_RATIO, _middle_mean([t / r for t, r in zip(times, references, strict=True)]) - excess)
-    return replace(timing, ratio=ratio, normalised_ms=ratio * overall)
+def add_in_situ(table: LatencyTable, networks: Sequence[Profiled]) -> None:
+    """Notes the units of whole networks that were timed node by node; the caller saves the table.
 
-
-def _middle_mean(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    cut = len(ordered) // 4
-    return fmean(ordered[cut : len(ordered) - cut])
-
-
-def _sum(table: LatencyTable, units: Mapping[Unit, int]) -> float:
-    missing = table.missing(units)
-    if missing:
-        raise TableError(
-            f"the table lacks {len(missing)} of the network's units", place=str(table.path), value=missing[0].key,
-            remedy="measure them first (fill)",
-        )  # fmt: skip
-    return sum(table.units[unit.key].normalised_ms * times for unit, times in units.items())
-
-
-# Models made of units ------------------------------------------------------------------------------------------------
-
-
-def units_in_context(units: Sequence[Unit]) -> tuple[ModelProto, dict[str, NDArray[np.float32]]]:
-    """One model in which each unit reads what a small convolution has just made, and the input to run it with.
-
-    Tensors and nodes of unit i are named `u<i>.*`, by which the profile's events are told apart.
+    A unit's ratio is the mean over its places in a network, and the median over networks. Raises TableError if the
+    table is foreign.
     """
-    build, sinks = _Build(), []
-    for index, unit in enumerate(units):
-        out = build.unit(unit, f"u{index}")
-        sinks.append(build.node("GlobalAveragePool", [out], f"k{index}"))
-    # One output, as a network has: each costs time that would be taken for the units'.
-    build.node("Concat", sinks, "all", axis=1)
-    inputs = [helper.make_tensor_value_info(_image(hw), TensorProto.FLOAT, (1, 3, *hw)) for hw in sorted(build.images)]
-    output = helper.make_tensor_value_info("all", TensorProto.FLOAT, None)
-    graph = helper.make_graph(build.nodes, "units", inputs, [output], build.weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    random = np.random.default_rng(0)
-    return model, {_image(hw): random.standard_normal((1, 3, *hw), dtype=np.float32) for hw in sorted(build.images)}
+    found: dict[Unit, list[Timing]] = {}
+    for network in networks:
+        places: dict[Unit, list[Timing]] = {}
+        for unit, timing in zip(network.units, network.timings, strict=True):
+            places.setdefault(unit, []).append(timing)
+        for unit, timings in places.items():
+            found.setdefault(unit, []).append(_pooled(timings))
+    entries = {}
+    for unit, timings in found.items():
+        pooled = replace(_pooled(timings), ratio=median(timing.ratio for timing in timings))
+        entries[unit] = Entry.of(unit, pooled, "in situ", len(timings))
+    _note(table, entries, median(network.reference_ms for network in networks))
 
 
-def _image(hw: tuple[int, int]) -> str:
-    return "image{}x{}".format(*hw)
+def _note(table: LatencyTable, entries: Mapping[Unit, Entry], reference_ms: float) -> None:
+    if table.foreign:
+        raise TableError(
+            "a table of something else takes no times from here", place=str(table.path), value=table.foreign[0],
+            remedy="name another file",
+        )  # fmt: skip
+    table.reference_ms = table.reference_ms or reference_ms
+    for unit, entry in entries.items():
+        table.units[unit.key] = replace(entry, timing=_on_clock(entry.timing, table.reference_ms))
 
 
-class _Build:
-    """Collects the nodes of a model."""
-
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-        self.weights: list[TensorProto] = []
-        self.images: set[tuple[int, int]] = set()
-        self.random = np.random.default_rng(0)
-
-    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """One node with one output; returns its name."""
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=f"{output}.node", **attributes))
-        return output
-
-    def weight(self, name: str, *shape: int) -> str:
-        """A random constant, small enough that nothing overflows or becomes denormal."""
-        values = self.random.standard_normal(shape, dtype=np.float32) * 0.1
-        self.weights.append(helper.make_tensor(name, TensorProto.FLOAT, shape, values.tobytes(), raw=True))
-        return name
-
-    def source(self, name: str, channels: int, hw: tuple[int, int], blocked: bool) -> str:
-        """A tensor fresh from a 1x1 convolution. Its ReLU keeps the unit's own sum from joining it."""
-        self.images.add(hw)
-        made = self.node("Conv", [_image(hw), self.weight(f"{name}.w", channels, 3, 1, 1)], f"{name}.conv")
-        made = self.node("Relu", [made], f"{name}.relu")
-        # Neg has no blocked form, so it leaves a plain tensor.
-        return made if blocked else self.node("Neg", [made], f"{name}.plain")
-
-    def unit(self, unit: Unit, name: str) -> str:
-        """The unit behind its sources; returns its output."""
-        hw = (unit.height, unit.width)
-        source = f"s{name}"
-        if unit.kind == "from_blocks":
-            return self.node("Neg", [self.source(source, unit.inputs[0], hw, True)], f"p{name}")
-        if unit.kind == "to_blocks":
-            plain = self.source(source, unit.inputs[0], hw, False)
-            weight = self.weight(f"p{name}.w", unit.outputs, 1, 1, 1)
-            return self.node("Conv", [plain, weight], f"p{name}", group=unit.outputs)
-        channels = [*unit.inputs, *unit.inputs] if unit.kind in ("add", "mul") else list(unit.inputs)
-        sizes = [hw, (1, 1)] if unit.scalar else [hw] * len(channels)
-        inputs = [
-            self.source(f"{source}.{i}", c, size, unit.blocked)
-            for i, (c, size) in enumerate(zip(channels, sizes, strict=True))
-        ]
-        if unit.kind in ("conv", "deconv"):
-            return self.convolution(unit, name, inputs[0])
-        window = {"kernel_shape": unit.kernel, "strides": unit.stride, "pads": unit.padding * 2}
-        match unit.kind:
-            case "upsample":
-                scales = np.array([1, 1, unit.scale, unit.scale], dtype=np.float32)
-                self.weights.append(helper.make_tensor(f"{name}.s", TensorProto.FLOAT, [4], scales.tobytes(), raw=True))
-                nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-                return self.node("Resize", [inputs[0], "", f"{name}.s"], f"{name}.out", **nearest)
-            case "concat":
-                return self.node("Concat", inputs, f"{name}.out", axis=1)
-            case "max_pool":
-                return self.node("MaxPool", inputs, f"{name}.out", **window)
-            case "avg_pool":
-                return self.node("AveragePool", inputs, f"{name}.out", count_include_pad=1, **window)
-            case kind:
-                return self.node(_OPERATORS[kind], inputs, f"{name}.out")
-
-    def convolution(self, unit: Unit, name: str, source: str) -> str:
-        """Convolution, bias, sum and activation, as the exporter writes them."""
-        shared = {"strides": unit.stride, "pads": unit.padding * 2, "group": unit.groups, "dilations": unit.dilation}
-        (inputs,), outputs, groups = unit.inputs, unit.outputs, unit.groups
-        bias = self.weight(f"{name}.b", outputs)
-        if unit.kind == "deconv":
-            weight = self.weight(f"{name}.w", inputs, outputs // groups, *unit.kernel)
-            shared["output_padding"] = unit.output_padding
-            out = self.node("ConvTranspose", [source, weight, bias], f"{name}.conv", **shared)
-        else:
-            weight = self.weight(f"{name}.w", outputs, inputs // groups, *unit.kernel)
-            out = self.node("Conv", [source, weight, bias], f"{name}.conv", **shared)
-        if unit.added:
-            out = self.node("Add", [out, self.source(f"s{name}.add", outputs, unit.output_hw, True)], f"{name}.sum")
-        if unit.activation:
-            out = self.node(_OPERATORS[unit.activation], [out], f"{name}.out")
-        return out
+def _on_clock(timing: Timing, reference_ms: float | None) -> Timing:
+    """On the table's clock, and as it will be read back."""
+    return Timing(**_rounded(asdict(replace(timing, normalised_ms=timing.ratio * (reference_ms or 0.0)))))
 
 
-_OPERATORS = {"add": "Add", "mul": "Mul", "relu": "Relu", "sigmoid": "Sigmoid", "global_pool": "GlobalAveragePool"}
+def _pooled(timings: Sequence[Timing]) -> Timing:
+    """One timing from several of the same thing, weighted by how often each was timed."""
+    count = sum(timing.count for timing in timings)
+
+    def mean(name: str) -> float:
+        return float(sum(getattr(timing, name) * timing.count for timing in timings) / count)
+
+    means = {name: mean(name) for name in ("median_ms", "q1_ms", "q3_ms", "ratio", "normalised_ms", "spread")}
+    return Timing(**means, count=count)
 
 
-# Profiles ------------------------------------------------------------------------------------------------------------
+# --- One line per unit -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Event:
-    """One node in one run. name: the node's; shape: of its output."""
-
-    name: str
-    operator: str
-    shape: tuple[int, ...]
-    ms: float
-
-    def is_of(self, unit: Unit, index: int) -> bool:
-        """Whether this event is that unit. Reorderings have no names of ours: any of the same size will do."""
-        if unit.kind == "from_blocks":
-            return self.operator == "ReorderOutput" and self.shape == (1, unit.outputs, unit.height, unit.width)
-        if unit.kind == "to_blocks":
-            return self.operator == "ReorderInput" and self.shape[2:] == (unit.height, unit.width)
-        return self.name.startswith(f"u{index}.")
+def _entry_data(entry: Entry) -> dict[str, Any]:
+    data = asdict(entry)
+    return {**_rounded(data.pop("timing")), **data}
 
 
-def _profile(path: Path) -> list[list[_Event]]:
-    """The events of each run, in order."""
-    runs: list[list[_Event]] = []
-    events: list[_Event] = []
-    for entry in json.loads(path.read_text()):
-        if entry["cat"] == "Node" and entry["name"].endswith("_kernel_time"):
-            shapes = entry["args"]["output_type_shape"]
-            shape = tuple(next(iter(shapes[0].values()))) if shapes else ()
-            # The profiler cuts off parts of a microsecond: half of one is lost on average.
-            events.append(_Event(entry["name"], entry["args"]["op_name"], shape, (entry["dur"] + 0.5) / 1000))
-        elif entry["name"] == "model_run":
-            runs.append(events)
-            events = []
-    return runs
+def _entry(data: dict[str, Any]) -> Entry:
+    timing = Timing(**{name: data.pop(name) for name in Timing.__dataclass_fields__})
+    return Entry(timing, **data)
 
 
 def _readable(data: dict[str, Any]) -> str:
     """JSON with one line per unit, so that two tables can be compared line by line; six significant digits."""
     units = data.pop("units")
     head = json.dumps(data, indent=1)[:-2]
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(_rounded(value))}" for key, value in units.items())
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in units.items())
     return f'{head},\n "units": {{\n{lines}\n }}\n}}\n'
 
 
@@ -416,6 +395,6 @@ def _rounded(timing: dict[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
-    "Identity", "LatencyTable", "Scale", "fill", "fit_scale", "load_table", "measure_units", "open_table", "predict",
-    "units_in_context",
+    "Difference", "Entry", "Identity", "LatencyTable", "Prediction", "Scale", "add_in_situ", "difference", "fill",
+    "fit_scale", "load_table", "measure_units", "merge", "open_table", "predict",
 ]  # fmt: skip

@@ -1,6 +1,10 @@
-"""Cuts a network into the units that onnxruntime really runs and that are therefore timed as one.
+"""Cuts a network into the units that an engine really runs and that are therefore timed as one.
 
-Read `cut` first. Three steps: torch.fx names the operations, shapes are worked out with integers (nothing is computed),
+`cut_by_engine` works for every network and every engine: it exports the network and reads the engine's own optimised
+graph. `cut_by_rules` gives the same for onnxruntime without exporting, in hundredths of a second, which a search needs
+for thousands of candidates; it knows the operations of HRNet-like networks. `cut` takes the fast way where it can.
+
+Three steps of the fast way: torch.fx names the operations, shapes are worked out with integers (nothing is computed),
 and onnxruntime's graph rewriting is repeated on them. The rules are those of its NCHWc transformer (CPU, level 3;
 checked against the optimised graph of version 1.31.1 in tests/measure/test_units.py):
 
@@ -10,9 +14,10 @@ checked against the optimised graph of version 1.31.1 in tests/measure/test_unit
   tensors, transposed convolutions and uneven concatenations only work on plain ones;
 - wherever the two meet, onnxruntime inserts a reordering, which is a unit too: it is work that small networks feel.
 
-An operation without a rule here raises EngineError with its name; nothing is dropped.
+An operation without a rule raises UncutError with its name; nothing is dropped.
 """
 
+import copy
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -23,10 +28,80 @@ from typing import Any, Literal
 
 import onnx
 import onnxruntime
+import torch
 from onnx import TensorProto, helper
 from torch import fx, nn
 
+from compress.engines import ENGINES
+from compress.engines.engine import Engine
+from compress.engines.onnxruntime_units import onnx_unit
+from compress.engines.unit import Operand, Unit, Value
 from compress.errors import EngineError
+
+PART_DEPTH = 3
+"""How many names of a module's path name the part of a network that a unit belongs to: `stages.2.1` is a branch."""
+
+
+class UncutError(EngineError):
+    """An operation that the fast way has no rule for."""
+
+
+def cut(network: nn.Module, input_hw: tuple[int, int], runtime: Engine = ENGINES["onnxruntime"]) -> Counter[Unit]:
+    """The units of one pass of a [1,3,H,W] image and how often each occurs. The network is left as it was.
+
+    Raises EngineError if the engine cannot take the network.
+    """
+    if runtime.name == "onnxruntime":
+        try:
+            return Counter(cut_by_rules(network, input_hw))
+        except UncutError:
+            pass  # the engine itself knows more operations, and gives the same units
+    return Counter(cut_by_engine(network, input_hw, runtime))
+
+
+def cut_by_engine(network: nn.Module, input_hw: tuple[int, int], runtime: Engine) -> tuple[Unit, ...]:
+    """The nodes of the engine's optimised graph in the order they run; weights are made up for one on `meta`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = runtime.export(_with_weights(network), input_hw, Path(folder), "network")[0]
+        profiler = runtime.profiler(path)
+        profiler.run_timed()
+        return profiler.finish().units
+
+
+def cut_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int | None = None) -> list[Unit]:
+    """The same for onnxruntime, from the rules above, in the order of the forward pass.
+
+    block: channels per block of its NCHWc layout; that of this machine if not given. Raises UncutError.
+    """
+    block = block or channel_block()
+    return [unit_of(piece, block) for piece in _arrange(_operations(network, input_hw), block)]
+
+
+def cut_by_part(network: nn.Module, input_hw: tuple[int, int]) -> dict[str, Counter[Unit]]:
+    """The units of the fast way by the part of the network they belong to, '' where no module has them."""
+    parts: dict[str, Counter[Unit]] = {}
+    block = channel_block()
+    for piece in _arrange(_operations(network, input_hw), block):
+        parts.setdefault(piece.part, Counter())[unit_of(piece, block)] += 1
+    return parts
+
+
+def _with_weights(network: nn.Module) -> nn.Module:
+    if not any(parameter.is_meta for parameter in network.parameters()):
+        return network
+    shadow = copy.deepcopy(network).to_empty(device="cpu")
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*shadow.parameters(), *shadow.buffers()):
+            if tensor.is_floating_point():
+                # No two alike: engines merge branches of equal weights. Positive, as variances must be.
+                tensor.uniform_(0.01, 0.1, generator=random)
+            else:
+                tensor.zero_()
+    return shadow
+
+
+# The fast way ----------------------------------------------------------------------------------------------------
 
 Kind = Literal[
     "conv", "deconv", "add", "mul", "relu", "sigmoid", "concat", "upsample", "max_pool", "avg_pool", "global_pool",
@@ -34,13 +109,14 @@ Kind = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, order=True)
-class Unit:
-    """One node of onnxruntime's optimised graph, batch 1.
+@dataclass(frozen=True)
+class Piece:
+    """An operation on its way to become a unit, batch 1.
 
     inputs: channels of the input, for concat of each input. outputs: channels. height, width: of the (first) input.
-    scale: enlargement of an upsample. scalar: the second factor of a mul is [C,1,1].
+    scale: enlargement of an upsample. scalar: the factor of a mul that is [C,1,1].
     blocked: works on NCHWc tensors. added: a second tensor is added to a convolution's output before the activation.
+    bias: of a convolution. part: of the network.
     """
 
     kind: Kind
@@ -57,41 +133,10 @@ class Unit:
     scale: int = 1
     activation: Literal["", "relu", "sigmoid"] = ""
     added: bool = False
-    scalar: bool = False
+    scalar: Literal["", "first", "second"] = ""
     blocked: bool = True
-
-    @property
-    def key(self) -> str:
-        """Readable and stable name, e.g. `conv3x3s2 8>16 32x32 relu +add`: equal keys if and only if equal units."""
-        (kh, kw), (sh, sw) = self.kernel, self.stride
-        name: str = self.kind
-        if self.kind in ("conv", "deconv", "max_pool", "avg_pool"):
-            name += f"{kh}x{kw}"
-            if (sh, sw) != (1, 1):
-                name += f"s{sh}" if sh == sw else f"s{sh}x{sw}"
-            if self.padding != (kh // 2, kw // 2):
-                name += "p{}x{}".format(*self.padding)
-            if self.output_padding != (0, 0):
-                name += "o{}x{}".format(*self.output_padding)
-            if self.dilation != (1, 1):
-                name += "d{}x{}".format(*self.dilation)
-            if self.groups > 1:
-                name += f"g{self.groups}"
-        if self.kind == "upsample":
-            name += f"x{self.scale}"
-        parts = [name, "+".join(map(str, self.inputs))]
-        if (self.outputs,) != self.inputs:
-            parts[1] += f">{self.outputs}"
-        parts.append(f"{self.height}x{self.width}")
-        if self.activation:
-            parts.append(self.activation)
-        if self.added:
-            parts.append("+add")
-        if self.scalar:
-            parts.append("scalar")
-        if not self.blocked and self.kind not in ("to_blocks", "from_blocks"):
-            parts.append("plain")
-        return " ".join(parts)
+    bias: bool = True
+    part: str = ""
 
     @property
     def output_hw(self) -> tuple[int, int]:
@@ -112,27 +157,80 @@ class Unit:
             high, wide = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, o, d in axes)
         return high, wide
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds: weights x positions (of the input for a transposed convolution); 0 for other kinds."""
-        weights = self.inputs[0] * self.outputs // self.groups * self.kernel[0] * self.kernel[1]
-        if self.kind == "conv":
-            return weights * self.output_hw[0] * self.output_hw[1]
-        return weights * self.height * self.width if self.kind == "deconv" else 0
+
+def unit_of(piece: Piece, block: int) -> Unit:
+    """onnxruntime's node: blocked channels are padded to whole blocks, and so are the weights."""
+
+    def padded(channels: int) -> int:
+        return -(-channels // block) * block
+
+    hw, out_hw = (piece.height, piece.width), piece.output_hw
+    channels, outputs = piece.inputs, piece.outputs
+    if piece.kind == "to_blocks":
+        return onnx_unit("nchwc.ReorderInput", [_map(channels[0], hw)], [_map(padded(outputs), hw)], {})
+    if piece.kind == "from_blocks":
+        maps = _map(padded(channels[0]), hw), _map(outputs, hw)
+        return onnx_unit("nchwc.ReorderOutput", [maps[0]], [maps[1]], {"channels": outputs})
+    if piece.kind in ("conv", "deconv"):
+        return _convolution(piece, padded)
+    if piece.blocked:
+        channels, outputs = tuple(map(padded, channels)), padded(outputs)
+    out = [_map(outputs, out_hw)]
+    inputs = [_map(c, hw) for c in channels]
+    window: dict[str, Value] = {"kernel_shape": piece.kernel, "strides": piece.stride, "pads": piece.padding * 2}
+    prefix = "nchwc." if piece.blocked else ""
+    match piece.kind:
+        case "add" | "mul":
+            scalar = _map(channels[0], (1, 1))
+            first = scalar if piece.scalar == "first" else inputs[0]
+            second = scalar if piece.scalar == "second" else inputs[0]
+            return onnx_unit(piece.kind.capitalize(), [first, second], out, {})
+        case "relu" | "sigmoid":
+            return onnx_unit(piece.kind.capitalize(), inputs, out, {})
+        case "concat":
+            return onnx_unit("Concat", inputs, out, {"axis": 1})
+        case "upsample":
+            how: dict[str, Value] = {"coordinate_transformation_mode": "asymmetric", "mode": "nearest"}
+            scales = (1, 1, piece.scale, piece.scale)
+            if piece.blocked:
+                return onnx_unit("nchwc.Upsample", inputs, out, {**how, "scales": scales})
+            steering = [Operand((), "none"), Operand((4,), constant=True, values=scales)]
+            return onnx_unit("Resize", [*inputs, *steering], out, {**how, "nearest_mode": "floor"})
+        case "max_pool":
+            return onnx_unit(f"{prefix}MaxPool", inputs, out, window)
+        case "avg_pool":
+            return onnx_unit(f"{prefix}AveragePool", inputs, out, {**window, "count_include_pad": 1})
+        case _:
+            return onnx_unit(f"{prefix}GlobalAveragePool", inputs, out, {})
 
 
-def cut(network: nn.Module, input_hw: tuple[int, int], block: int | None = None) -> Counter[Unit]:
-    """The units of one pass of a [1,3,H,W] image and how often each occurs. The network is left as it was.
+def _convolution(piece: Piece, padded: Callable[[int], int]) -> Unit:
+    (inputs,), outputs, groups = piece.inputs, piece.outputs, piece.groups
+    attributes: dict[str, Value] = {"strides": piece.stride, "pads": piece.padding * 2, "dilations": piece.dilation}
+    attributes |= {"group": groups, "activation": piece.activation.capitalize()}
+    if piece.kind == "deconv":
+        attributes |= {"output_padding": piece.output_padding}
+        operator, weights = "ConvTranspose", (inputs, outputs // groups, *piece.kernel)
+    elif piece.blocked:
+        reads_plain = groups == 1 and inputs < padded(1)
+        inputs, outputs = inputs if reads_plain else padded(inputs), padded(outputs)
+        if groups == piece.outputs > 1:
+            attributes["group"] = groups = outputs
+        operator, weights = "nchwc.Conv", (outputs, inputs // groups, *piece.kernel)
+    else:
+        operator = "microsoft.FusedConv" if piece.activation or piece.added else "Conv"
+        weights = (outputs, inputs // groups, *piece.kernel)
+    out = _map(outputs, piece.output_hw)
+    operands = [_map(inputs, (piece.height, piece.width)), Operand(weights, constant=True)]
+    if piece.bias:
+        operands.append(Operand((outputs,), constant=True))
+    elif piece.added:
+        operands.append(Operand((), "none"))
+    return onnx_unit(operator, [*operands, *([out] if piece.added else [])], [out], attributes)
 
-    block: channels per block of onnxruntime's NCHWc layout; that of this machine if not given.
-    Raises EngineError naming the first operation that no rule covers.
-    """
-    return Counter(cut_in_order(network, input_hw, block))
 
-
-def cut_in_order(network: nn.Module, input_hw: tuple[int, int], block: int | None = None) -> list[Unit]:
-    """The same, as a list in the order of the forward pass."""
-    return _arrange(_operations(network, input_hw), block or channel_block())
+def _map(channels: int, hw: tuple[int, int]) -> Operand:
+    return Operand((1, channels, *hw))
 
 
 @cache
@@ -161,7 +259,7 @@ def channel_block() -> int:
 class _Operation:
     """One operation of the traced network. sources: indices of the operations it reads; -1 is the image."""
 
-    unit: Unit
+    piece: Piece
     sources: list[int]
     uses: int = 0
 
@@ -179,19 +277,18 @@ class _Trace:
         """Channels, height, width."""
         if index < 0:
             return self.image
-        unit = self.operations[index].unit
-        return unit.outputs, *unit.output_hw
+        piece = self.operations[index].piece
+        return piece.outputs, *piece.output_hw
 
 
 def _operations(network: nn.Module, input_hw: tuple[int, int]) -> _Trace:
     try:
         graph = fx.Tracer().trace(network)
     except (fx.proxy.TraceError, TypeError) as error:
-        raise EngineError(
-            f"a network must have no data-dependent control flow to be cut: {error}",
-            place=type(network).__name__,
-            remedy="write its forward without it",
-        ) from error
+        raise UncutError(
+            f"torch.fx cannot follow the network: {error}", place=type(network).__name__,
+            remedy="cut it by the engine instead",
+        ) from error  # fmt: skip
     modules = dict(network.named_modules())
     trace = _Trace(image=(3, *input_hw))
     for node in graph.nodes:
@@ -218,46 +315,54 @@ def _record(trace: _Trace, node: fx.Node, modules: dict[str, nn.Module]) -> None
             trace.values[node.name] = sources[0]
             return
         if isinstance(module, nn.BatchNorm2d):
-            before = trace.operations[sources[0]].unit.kind if sources[0] >= 0 else "the image"
+            before = trace.operations[sources[0]].piece.kind if sources[0] >= 0 else "the image"
             if before not in ("conv", "deconv") or len(_nodes((node.args,))[0].users) != 1:
-                raise EngineError(
+                raise UncutError(
                     "batch norm must follow a convolution that nothing else reads", place=place, value=before,
-                    remedy="move it, or add a rule to compress/measure/units.py",
+                    remedy="cut it by the engine instead",
                 )  # fmt: skip
+            convolution = trace.operations[sources[0]]
+            convolution.piece = _with(convolution.piece, bias=True)
             trace.values[node.name] = sources[0]
             return
-        unit = _module_unit(module, trace.shape(sources[0]), place)
+        piece = _module_piece(module, trace.shape(sources[0]), place)
     else:
         place = f"{node.target} after {node.prev.target}"
-        unit = _function_unit(node, [trace.shape(s) for s in sources], place)
+        piece = _function_piece(node, [trace.shape(s) for s in sources], place)
     trace.values[node.name] = len(trace.operations)
-    trace.operations.append(_Operation(unit, sources))
+    trace.operations.append(_Operation(_with(piece, part=_part(node)), sources))
 
 
-def _module_unit(module: nn.Module, shape: tuple[int, int, int], place: str) -> Unit:
+def _part(node: fx.Node) -> str:
+    """The part of the network that the node's module belongs to."""
+    path = next(reversed(node.meta.get("nn_module_stack", {"": None})))
+    return ".".join(path.split(".")[:PART_DEPTH])
+
+
+def _module_piece(module: nn.Module, shape: tuple[int, int, int], place: str) -> Piece:
     c, h, w = shape
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         if isinstance(module.padding, str):
             raise _uncut(place, f"padding {module.padding!r}")
-        return Unit(
+        return Piece(
             "deconv" if isinstance(module, nn.ConvTranspose2d) else "conv",
             (c,), module.out_channels, h, w, _pair(module.kernel_size), _pair(module.stride), _pair(module.padding),
-            _pair(module.output_padding), _pair(module.dilation), module.groups,
+            _pair(module.output_padding), _pair(module.dilation), module.groups, bias=module.bias is not None,
         )  # fmt: skip
     if isinstance(module, nn.ReLU):
-        return Unit("relu", (c,), c, h, w)
+        return Piece("relu", (c,), c, h, w)
     if isinstance(module, nn.Sigmoid):
-        return Unit("sigmoid", (c,), c, h, w)
+        return Piece("sigmoid", (c,), c, h, w)
     if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-        return Unit("global_pool", (c,), c, h, w)
+        return Piece("global_pool", (c,), c, h, w)
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and not module.ceil_mode:
         kind: Kind = "max_pool" if isinstance(module, nn.MaxPool2d) else "avg_pool"
         stride, padding = _pair(module.stride), _pair(module.padding)
-        return Unit(kind, (c,), c, h, w, _pair(module.kernel_size), stride, padding)
+        return Piece(kind, (c,), c, h, w, _pair(module.kernel_size), stride, padding)
     if isinstance(module, nn.Upsample) and module.mode == "nearest" and module.scale_factor is not None:
         scales = module.scale_factor if isinstance(module.scale_factor, tuple) else (module.scale_factor,) * 2
         if scales[0] == scales[1] == int(scales[0]):
-            return Unit("upsample", (c,), c, h, w, scale=int(scales[0]))
+            return Piece("upsample", (c,), c, h, w, scale=int(scales[0]))
     raise _uncut(place, module)
 
 
@@ -266,7 +371,7 @@ _FUNCTIONS: dict[Callable[..., Any] | str, Kind] = {
 }  # fmt: skip
 
 
-def _function_unit(node: fx.Node, shapes: list[tuple[int, int, int]], place: str) -> Unit:
+def _function_piece(node: fx.Node, shapes: list[tuple[int, int, int]], place: str) -> Piece:
     name = node.target if isinstance(node.target, str) else node.target.__name__
     kind = _FUNCTIONS.get(name)
     if kind is None:
@@ -277,18 +382,18 @@ def _function_unit(node: fx.Node, shapes: list[tuple[int, int, int]], place: str
         if dimension not in (1, -3) or any(shape[1:] != (h, w) for shape in shapes):
             raise _uncut(place, f"cat along dimension {dimension}")
         channels = tuple(shape[0] for shape in shapes)
-        return Unit("concat", channels, sum(channels), h, w)
+        return Piece("concat", channels, sum(channels), h, w)
     if kind in ("add", "mul"):
         if len(shapes) != 2:
             raise _uncut(place, f"{name} of {len(shapes)} tensors")
         if shapes[0] != shapes[1]:
             c, h, w = max(shapes, key=lambda shape: shape[1] * shape[2])
-            if kind != "mul" or min(shapes, key=lambda shape: shape[1] * shape[2]) != (c, 1, 1):
+            if kind != "mul" or (c, 1, 1) not in shapes:
                 raise _uncut(place, f"{name} of {shapes[0]} and {shapes[1]}")
-            return Unit("mul", (c,), c, h, w, scalar=True)
+            return Piece("mul", (c,), c, h, w, scalar="first" if shapes[0] == (c, 1, 1) else "second")
     elif len(shapes) != 1:
         raise _uncut(place, f"{name} of {len(shapes)} tensors")
-    return Unit(kind, (c,), c, h, w)
+    return Piece(kind, (c,), c, h, w)
 
 
 def _nodes(args: Any) -> list[fx.Node]:
@@ -301,11 +406,10 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _uncut(place: str, value: object) -> EngineError:
-    return EngineError(
-        "an operation without a rule cannot be cut into units", place=place, value=value,
-        remedy="replace it, or add a rule to compress/measure/units.py",
-    )  # fmt: skip
+def _uncut(place: str, value: object) -> UncutError:
+    return UncutError(
+        "this operation has no rule", place=place, value=value, remedy="cut the network by the engine instead"
+    )
 
 
 # Step 2: onnxruntime's fusions and layouts ---------------------------------------------------------------------------
@@ -313,95 +417,100 @@ def _uncut(place: str, value: object) -> EngineError:
 
 @dataclass
 class _Value:
-    """A tensor of the optimised graph. maker: position of its unit in the list; uses: readers in the given graph."""
+    """A tensor of the optimised graph. maker: position of its piece in the list; uses: readers in the given graph."""
 
     maker: int
     blocked: bool
     uses: int
 
 
-def _arrange(trace: _Trace, block: int) -> list[Unit]:
-    units: list[Unit] = []
+def _arrange(trace: _Trace, block: int) -> list[Piece]:
+    pieces: list[Piece] = []
     values: dict[int, _Value] = {-1: _Value(-1, False, 1)}
     converted: set[tuple[int, bool]] = set()
 
-    def read(index: int, blocked: bool) -> None:
+    def read(index: int, blocked: bool, part: str) -> None:
         """Inserts the reordering that a reader of this layout needs; one serves all readers."""
         value = values[index]
         if value.blocked != blocked and (id(value), blocked) not in converted:
             converted.add((id(value), blocked))
             c, h, w = trace.shape(index)
-            units.append(Unit("to_blocks" if blocked else "from_blocks", (c,), c, h, w, blocked=False))
+            pieces.append(Piece("to_blocks" if blocked else "from_blocks", (c,), c, h, w, blocked=False, part=part))
 
     for index, operation in enumerate(trace.operations):
-        unit, sources = operation.unit, operation.sources
+        piece, sources = operation.piece, operation.sources
         inputs = [values[source] for source in sources]
         all_blocked = all(value.blocked for value in inputs)
-        if unit.kind in ("relu", "sigmoid"):
-            maker = units[inputs[0].maker] if inputs[0].maker >= 0 else unit
+        if piece.kind in ("relu", "sigmoid"):
+            maker = pieces[inputs[0].maker] if inputs[0].maker >= 0 else piece
             if maker.kind == "conv" and not maker.activation and inputs[0].uses == 1:
-                units[inputs[0].maker] = _with(maker, activation=unit.kind)
+                pieces[inputs[0].maker] = _with(maker, activation=piece.kind)
                 values[index] = _Value(inputs[0].maker, inputs[0].blocked, operation.uses)
                 continue
             blocked = all_blocked
-        elif unit.kind == "add":
-            host = _host(inputs, units, all_blocked)
+        elif piece.kind == "add":
+            host = _host(inputs, pieces, all_blocked)
             if host is not None:
-                units[host.maker] = _with(units[host.maker], added=True)
+                pieces[host.maker] = _with(pieces[host.maker], added=True)
                 for source in sources:
-                    read(source, host.blocked)
+                    read(source, host.blocked, piece.part)
                 values[index] = _Value(host.maker, host.blocked, operation.uses)
                 continue
             blocked = all_blocked
-        elif unit.kind == "conv":
-            blocked = _conv_blocked(unit, block)
-            reads_plain = unit.groups == 1 and unit.inputs[0] < block
-            read(sources[0], blocked and not reads_plain)
-            unit = _with(unit, blocked=blocked)
-            values[index] = _Value(len(units), blocked, operation.uses)
-            units.append(unit)
+        elif piece.kind == "conv":
+            blocked = _conv_blocked(piece, block)
+            reads_plain = piece.groups == 1 and piece.inputs[0] < block
+            read(sources[0], blocked and not reads_plain, piece.part)
+            piece = _with(piece, blocked=blocked)
+            values[index] = _Value(len(pieces), blocked, operation.uses)
+            pieces.append(piece)
             continue
-        elif unit.kind in ("max_pool", "avg_pool", "global_pool"):
-            blocked = unit.inputs[0] % block == 0
-        elif unit.kind == "concat":
-            blocked = all_blocked and all(c % block == 0 for c in unit.inputs)
-        elif unit.kind == "deconv":
+        elif piece.kind in ("max_pool", "avg_pool", "global_pool"):
+            blocked = piece.inputs[0] % block == 0
+        elif piece.kind == "concat":
+            blocked = all_blocked and all(c % block == 0 for c in piece.inputs)
+        elif piece.kind == "deconv":
             blocked = False
         else:
-            blocked = all_blocked and not unit.scalar
+            blocked = all_blocked and not piece.scalar
         for source in sources:
-            read(source, blocked)
-        values[index] = _Value(len(units), blocked, operation.uses)
-        units.append(_with(unit, blocked=blocked))
+            read(source, blocked, piece.part)
+        values[index] = _Value(len(pieces), blocked, operation.uses)
+        pieces.append(_with(piece, blocked=blocked))
     for index in trace.outputs:
-        read(index, False)
-    return units
+        read(index, False, "")
+    return pieces
 
 
-def _conv_blocked(unit: Unit, block: int) -> bool:
+def _conv_blocked(piece: Piece, block: int) -> bool:
     if block == 1:
         return False
-    inputs = unit.inputs[0] // unit.groups
-    if unit.groups == 1:
+    inputs = piece.inputs[0] // piece.groups
+    if piece.groups == 1:
         return inputs < block or inputs % 4 == 0
-    if inputs == 1 and unit.outputs == unit.groups:
-        return unit.outputs % 4 == 0
-    return inputs % block == 0 and unit.outputs // unit.groups % block == 0
+    if inputs == 1 and piece.outputs == piece.groups:
+        return piece.outputs % 4 == 0
+    return inputs % block == 0 and piece.outputs // piece.groups % block == 0
 
 
-def _host(inputs: list[_Value], units: list[Unit], all_blocked: bool) -> _Value | None:
-    """The convolution that takes the sum of these inputs over: the first blocked one, else the last plain one."""
-    able = [v for v in inputs if v.uses == 1 and v.maker >= 0 and _can_add(units[v.maker])]
+def _host(inputs: list[_Value], pieces: list[Piece], all_blocked: bool) -> _Value | None:
+    """The convolution that takes the sum of these inputs over: the first blocked one, or the only plain one."""
+    able = [v for v in inputs if v.uses == 1 and v.maker >= 0 and _can_add(pieces[v.maker])]
     if all_blocked:
         return able[0] if able else None
     plain = [v for v in able if not v.blocked]
-    return max(plain, key=lambda v: v.maker) if plain else None
+    if len(plain) > 1:  # onnxruntime takes the later one in its own order, which is not the network's
+        raise _uncut(pieces[plain[-1].maker].part, "a sum of two convolutions that work on plain tensors")
+    return plain[0] if plain else None
 
 
-def _can_add(maker: Unit) -> bool:
+def _can_add(maker: Piece) -> bool:
     return maker.kind == "conv" and not maker.activation and not maker.added
 
 
-def _with(unit: Unit, **changes: Any) -> Unit:
+def _with(piece: Piece, **changes: Any) -> Piece:
     # dataclasses.replace, but without its cost of re-reading the fields: cut runs on every candidate.
-    return Unit(**{**unit.__dict__, **changes})
+    return Piece(**{**piece.__dict__, **changes})
+
+
+__all__ = ["UncutError", "Unit", "channel_block", "cut", "cut_by_engine", "cut_by_part", "cut_by_rules"]

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from compress.networks.architecture import check
 from compress.networks.blocks import BLOCK_KINDS, BlockKind, build_block, conv_bn, initialise
 from compress.networks.fusion import Fusion
-from compress.networks.heads import HigherHead, SingleHead
+from compress.networks.heads import HeatmapHead, HigherHead, SingleHead
 
 BRANCHES = 4
 
 Blocks = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-Head = Literal["single", "higher"]
+Head = Literal["single", "higher", "heatmaps"]
 
 
 def balanced_blocks(n: int) -> Blocks:
@@ -38,9 +38,26 @@ def equal_blocks(n: int) -> Blocks:
     return tuple((n,) * (stage + 1) for stage in range(BRANCHES))  # type: ignore[return-value]
 
 
-def build_head(head: Head, width: int, keypoints: int, filters: int) -> SingleHead | HigherHead:
-    """`single` is the paper's `*` networks; `higher` is HigherHRNet's head with four residual blocks."""
-    return SingleHead(width, keypoints) if head == "single" else HigherHead(width, keypoints, filters)
+def build_head(head: Head, width: int, keypoints: int, filters: int) -> SingleHead | HigherHead | HeatmapHead:
+    """`single` is the paper's `*` networks; `higher` is HigherHRNet's head with four residual blocks; `heatmaps` makes
+    the network a top-down one, as HRNet's head does, which is ours."""
+    match head:
+        case "single":
+            return SingleHead(width, keypoints)
+        case "higher":
+            return HigherHead(width, keypoints, filters)
+        case "heatmaps":
+            return HeatmapHead(width, keypoints)
+
+
+def approach_of(head: Head) -> str:
+    """What the head's maps are for."""
+    return "top-down" if head == "heatmaps" else "bottom-up AE"
+
+
+def strides_of(head: Head) -> tuple[int, ...]:
+    """4, and 2 for the second output of the higher head."""
+    return (4, 2) if head == "higher" else (4,)
 
 
 def stem(width: int) -> nn.Sequential:
@@ -101,7 +118,6 @@ class DirBHRNet:
     """
 
     family: ClassVar[str] = "dir_bhrnet"
-    approach: ClassVar[str] = "bottom-up AE"
     stride: ClassVar[int] = 32
 
     width: int = 32
@@ -126,15 +142,21 @@ class DirBHRNet:
         check(self.keypoints >= 1, "keypoints must be at least 1", self.keypoints)
 
     @property
+    def approach(self) -> str:
+        """Bottom-up, or top-down with the head `heatmaps`."""
+        return approach_of(self.head)
+
+    @property
     def output_strides(self) -> tuple[int, ...]:
         """4, and 2 for the second output of the higher head."""
-        return (4,) if self.head == "single" else (4, 2)
+        return strides_of(self.head)
 
     def build(self) -> BHRNetModule:
         """The network with fresh weights."""
         network = BHRNetModule(self)
         initialise(network)
-        network.head.initialise_tags()
+        if not isinstance(network.head, HeatmapHead):
+            network.head.initialise_tags()
         return network
 
 
@@ -172,7 +194,6 @@ class DirHRNet:
     """DIR-HRNet-`width`: a reconstruction (module docstring). blocks: per branch and stage."""
 
     family: ClassVar[str] = "dir_hrnet"
-    approach: ClassVar[str] = "bottom-up AE"
     stride: ClassVar[int] = 32
 
     width: int = 32
@@ -195,13 +216,19 @@ class DirHRNet:
         check(self.keypoints >= 1, "keypoints must be at least 1", self.keypoints)
 
     @property
+    def approach(self) -> str:
+        """Bottom-up, or top-down with the head `heatmaps`."""
+        return approach_of(self.head)
+
+    @property
     def output_strides(self) -> tuple[int, ...]:
         """4, and 2 for the second output of the higher head."""
-        return (4,) if self.head == "single" else (4, 2)
+        return strides_of(self.head)
 
     def build(self) -> DirHRNetModule:
         """The network with fresh weights."""
         network = DirHRNetModule(self)
         initialise(network)
-        network.head.initialise_tags()
+        if not isinstance(network.head, HeatmapHead):
+            network.head.initialise_tags()
         return network

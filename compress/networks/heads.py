@@ -10,6 +10,18 @@ _TAG_STD = 0.05
 training from scratch stays there: with 0.001 the tags of all people were equal after 16,000 pictures."""
 
 
+class HeatmapHead(nn.Module):
+    """One 1x1 convolution to K heatmaps of one person: HRNet's head (Sun et al., CVPR 2019)."""
+
+    def __init__(self, width: int, keypoints: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, keypoints, 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor]:
+        """[B,C,H/4,W/4] → ([B,K,H/4,W/4],)."""
+        return (self.conv(features),)
+
+
 class SingleHead(nn.Module):
     """One 1x1 convolution to K heatmaps and K tags: the `*` networks of the DIR-BHRNet paper.
 

@@ -22,7 +22,7 @@ from compress.report.terminal import ap_of, duration, file_size, number, percent
 
 COLUMNS = (
     *("role", "name", "obtained", "ap", "predicted_ms", "measured_ms"),
-    *("q1_ms", "q3_ms", "params", "macs", "on_front"),
+    *("q1_ms", "q3_ms", "decode_ms", "params", "macs", "on_front"),
 )
 """Of `pareto.csv`. q1_ms and q3_ms are on the clock of measured_ms, which is the clock of the prediction."""
 
@@ -64,6 +64,7 @@ def _network_row(network: Data, on_front: bool) -> Row:
         measured_ms=network.get("measured_ms"),
         q1_ms=_on_clock(network, "q1_ms"),
         q3_ms=_on_clock(network, "q3_ms"),
+        decode_ms=(network.get("decode_ms") or {}).get("median"),
         params=cost.get("params"),
         macs=cost.get("macs"),
         on_front=on_front,
@@ -84,6 +85,7 @@ def _trial_row(trial: Data) -> Row:
         measured_ms=None,
         q1_ms=None,
         q3_ms=None,
+        decode_ms=None,
         params=cost.get("params"),
         macs=cost.get("macs"),
         on_front=bool(trial.get("on_front")),
@@ -256,6 +258,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
         ("AP", "supernet"),
         ("latency ms", "measured, quartiles"),
         ("latency ms", "predicted, error"),
+        ("decoding ms", "and end to end"),
         *([("ncnn ms", "measured")] if ncnn else []),
         ("params", "MACs"),
         *((engine, "file, parity") for engine in engines),
@@ -274,6 +277,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
             _ap_text(row.supernet_ap),
             _two(f"<b>{_ms(row.measured_ms)}</b>", f"{_ms(row.q1_ms)} – {_ms(row.q3_ms)}") + doubt,
             _two(_ms(row.predicted_ms), percent(network.get("prediction_error"), sign=True)),
+            _two(_ms(row.decode_ms), _ms(row.end_to_end_ms)),
             *([_ms(network.get("ncnn_ms"))] if ncnn else []),
             _two(short(row.params), short(row.macs)),
             *(
@@ -286,8 +290,9 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
     return _section(
         "Finalists and baselines",
         f"{table}<p class=note><span class=star>●</span> on the front of the measured networks. AP ± is one standard "
-        "error of the sample. Parity is the largest difference between the outputs of the exported model and those "
-        "of torch.</p>",
+        "error of the sample. Decoding is the median time to read people from the maps of one pass; end to end "
+        "adds the network's latency. Parity is the largest difference between the outputs of the exported model and "
+        "those of torch.</p>",
     )
 
 

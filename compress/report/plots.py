@@ -30,7 +30,8 @@ class Row:
     """One network or trial as the tables and charts show it; None is "not known".
 
     ap: 0..1, obtained as `obtained` says. measured_ms, q1_ms, q3_ms: on the clock of the prediction. on_front: among
-    the trials or among the measured networks, never across. standard_error: of ap. reliable: the timing.
+    the trials or among the measured networks, never across. standard_error: of ap. reliable: the timing. decode_ms:
+    from the maps to the people of a picture.
     """
 
     role: str
@@ -41,12 +42,18 @@ class Row:
     measured_ms: float | None
     q1_ms: float | None
     q3_ms: float | None
+    decode_ms: float | None
     params: int | None
     macs: int | None
     on_front: bool
     supernet_ap: float | None = None
     standard_error: float | None = None
     reliable: bool = True
+
+    @property
+    def end_to_end_ms(self) -> float | None:
+        """Network and decoding together."""
+        return None if self.measured_ms is None or self.decode_ms is None else self.measured_ms + self.decode_ms
 
 
 def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 430) -> alt.LayerChart | None:

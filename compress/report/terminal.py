@@ -26,7 +26,7 @@ _SHARE, _QUIET_S, _LONGEST_S = (
     60.0,
 )  # plain lines: every tenth, but not within 2 s, and after a minute anyway
 _ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
-_SIZE = ("params", "MACs", "files")  # the columns of a search's closing tables
+_SIZE = ("decoding ms", "params", "MACs", "files")  # the columns of a search's closing tables
 _WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
 _NARROW = 100  # columns that every table fits
 _FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest
@@ -206,7 +206,8 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
     console.print(
         Text(
             "* on the front of the measured networks. AP val: after short training, ± one standard error. "
-            "measured: ± half the interquartile range; predicted: from the latency table.",
+            "measured: ± half the interquartile range; predicted: from the latency table; decoding: from maps to "
+            "people, measured.",
             style="dim",
         )
     )
@@ -230,6 +231,7 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
         "AP val": number(ap_of(network), ".3f") + ("" if error is None else f" ± {error:.3f}"),
         "AP supernet": number(network.get("supernet_ap"), ".3f"),
         "measured ms": number(network.get("measured_ms"), ".2f") + half_spread(network) + unreliable,
+        "decoding ms": number((network.get("decode_ms") or {}).get("median"), ".2f"),
         "predicted ms": number(cost.get("predicted_ms"), ".2f"),
         "error": percent(network.get("prediction_error"), sign=True),
         "params": short(cost.get("params")),

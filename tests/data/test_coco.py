@@ -11,10 +11,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from compress.data.coco import CocoPeople
-from compress.data.loader import batches
-from compress.data.transforms import Augmentation
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON
+from compress.keypoints import COCO_PERSON, CROWDPOSE, LSP
 
 REAL_DATA = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 JOINTS = [12, 8, 2, 20, 9, 1] + [0] * 45
@@ -98,6 +96,21 @@ def test_without_segmentation_the_box_is_ignored(tmp_path):
     assert mask.sum() == 5 * 11
 
 
+def test_boxes_may_stick_out_a_little(tmp_path):
+    """40x30 pixels: sub-pixel overshoot as in COCO, and a hand-made box with half of it outside."""
+    for box in ([-0.3, -0.2, 40.5, 30.4], [35, 5, 10, 8]):
+        assert (
+            make(tmp_path, with_annotations(person(1, bbox=box))).people(0).boxes_p4.tolist()
+            == np.float32([box]).tolist()
+        )
+
+
+def test_a_person_without_joints_may_have_a_box_without_height(tmp_path):
+    """COCO's train2017 has one."""
+    flat = person(2, keypoints=NO_JOINTS, bbox=[4, 5, 3, 0])
+    assert not make(tmp_path, with_annotations(person(1), flat)).ignore_mask(0).any()
+
+
 def test_other_categories_are_left_out(tmp_path):
     record = with_annotations(person(1), {"id": 2, "image_id": 7, "category_id": 5, "bbox": [0, 0, 1, 1], "area": 1})
     record["categories"] = [*RECORD["categories"], {"id": 5, "name": "horse"}]
@@ -139,12 +152,19 @@ BAD = {
     "no persons": (with_annotations(), "persons with keypoints"),
     "instances file": (with_annotations({"id": 1, "image_id": 7, "category_id": 1}), "give the person_keypoints file"),
     "joints": (changed((*ANNOTATION, "keypoints"), [1] * 42), r"annotation 1: .*17 joints.*\(found '42 numbers'\)"),
+    "infinite joint": (changed((*ANNOTATION, "keypoints", 3), math.inf), "annotation 1: joints must be finite"),
     "nan joint": (changed((*ANNOTATION, "keypoints", 3), math.nan), "annotation 1: joints must be finite"),
     "text joint": (changed((*ANNOTATION, "keypoints", 3), "x"), "annotation 1: joints must be finite"),
     "visibility": (changed((*ANNOTATION, "keypoints", 2), 3), "annotation 1: visibility must be 0, 1 or 2"),
     "nan box": (changed((*ANNOTATION, "bbox"), [0, 0, math.nan, 1]), "annotation 1: bbox"),
     "negative box": (changed((*ANNOTATION, "bbox"), [0, 0, -3, 1]), "annotation 1: bbox"),
     "no box": (changed((*ANNOTATION, "bbox"), None), "annotation 1: bbox"),
+    "flat box": (changed((*ANNOTATION, "bbox"), [4, 5, 10, 0]), "annotation 1: .*width and a height above 0"),
+    "no area": (changed((*ANNOTATION, "area"), None), "annotation 1: area"),
+    "box elsewhere": (changed((*ANNOTATION, "bbox"), [50, 5, 10, 8]), "annotation 1: at least half .* 40x30"),
+    "box mostly elsewhere": (changed((*ANNOTATION, "bbox"), [4, 26, 10, 9]), "annotation 1: at least half"),
+    "endless number": (changed((*ANNOTATION, "bbox", 0), 10**400), "annotation 1: bbox"),
+    "number beyond float32": (changed((*ANNOTATION, "keypoints", 0), 1e300), "annotation 1: joints must be finite"),
     "negative area": (changed((*ANNOTATION, "area"), -1), "annotation 1: area"),
     "crowd flag": (changed((*ANNOTATION, "iscrowd"), 2), "annotation 1: iscrowd"),
     "unknown image": (changed((*ANNOTATION, "image_id"), 8), "annotation 1: .*image must be in the file.*image_id 8"),
@@ -202,15 +222,60 @@ def test_other_joints(tmp_path):
     assert pictures.people(0).keypoints_pk3.shape == (1, 4, 3)
 
 
-@pytest.mark.skipif(not (REAL_DATA / "coco").is_dir(), reason=f"no real data at {REAL_DATA}")
+def test_areas_are_a_share_of_the_box_where_the_joints_say_so(tmp_path):
+    """CrowdPose gives none, and what a file gives all the same does not count."""
+    record = with_annotations(
+        person(1, keypoints=[9, 8, 2] * 14), {**person(2, keypoints=[9, 8, 2] * 14), "area": "no number"}
+    )
+    del record["annotations"][0]["area"], record["categories"]
+    make(tmp_path)
+    (tmp_path / "crowd.json").write_text(json.dumps(record))
+    pictures = CocoPeople(tmp_path / "images", tmp_path / "crowd.json", CROWDPOSE)
+    assert pictures.people(0).areas_p == pytest.approx([0.53 * 10 * 8] * 2)
+    assert [annotation["area"] for annotation in pictures.coco["annotations"]] == pytest.approx([0.53 * 10 * 8] * 2)
+
+
+def needs(*parts):
+    return pytest.mark.skipif(not REAL_DATA.joinpath(*parts).is_dir(), reason=f"no real data at {REAL_DATA}")
+
+
+@needs("coco")
 @pytest.mark.parametrize(("split", "persons"), [("train", 134), ("val", 122)])
 def test_real_coco(split, persons):
     pictures = CocoPeople(REAL_DATA / "coco" / split, REAL_DATA / "coco" / f"person_keypoints_{split}.json")
     assert len(pictures) == 46
     assert sum(len(pictures.people(index)) for index in range(46)) == persons
     assert any(pictures.ignore_mask(index) is not None for index in range(46))
-    epoch = batches(
-        pictures, input_hw=(128, 128), strides=(4,), sigma=2.0, batch_size=8, epoch=0, seed=0,
-        augmentation=Augmentation(), limit=16,
-    )  # fmt: skip
-    assert [len(batch) for batch in epoch] == [8, 8]
+    for index in range(46):
+        height, width, _ = pictures.image(index).shape
+        joints = pictures.people(index).keypoints_pk3
+        x, y = joints[joints[..., 2] > 0][:, :2].T
+        assert ((x >= 0) & (x < width) & (y >= 0) & (y < height)).all()
+
+
+@needs("formats", "crowdpose")
+def test_real_crowdpose():
+    """Two pictures; the second of five persons has no joints. Boxes and joints are those of the file."""
+    folder = REAL_DATA / "formats" / "crowdpose"
+    pictures = CocoPeople(folder, folder / "test_crowdpose.json", CROWDPOSE)
+    assert [pictures.image_id(index) for index in range(len(pictures))] == [106848, 103319]
+    assert [len(pictures.people(index)) for index in range(2)] == [2, 2]
+    first = pictures.people(0)
+    assert first.areas_p == pytest.approx([0.53 * 273.15 * 352.42, 0.53 * 244.5 * 349.72])
+    left_hip = CROWDPOSE.names.index("left_hip")
+    assert first.keypoints_pk3[1, left_hip].tolist() == [440, 308, 2]
+    ignored = pictures.ignore_mask(0)
+    assert ignored[97:127, 109:143].all()
+    assert ignored.sum() == 32 * 36  # the box [108.5, 96.78, 35.46, 30.23]: rows 96 to 127, columns 108 to 143
+    assert pictures.image(0).shape == (425, 640, 3)
+    assert [image["crowdIndex"] for image in pictures.coco["images"]] == [0.33, 0.39]
+
+
+@needs("lspet")
+def test_real_lsp():
+    pictures = CocoPeople(REAL_DATA / "lspet" / "val", REAL_DATA / "lspet" / "val.json", LSP)
+    assert len(pictures) == 400
+    assert all(len(pictures.people(index)) == 1 for index in range(400))
+    assert pictures.image(0).shape == (144, 144, 3)
+    head = pictures.people(0).keypoints_pk3[0, LSP.names.index("head_top")]
+    assert head.tolist() == pytest.approx([67.59, 24.36, 2])

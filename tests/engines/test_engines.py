@@ -1,7 +1,9 @@
 """One conformance file for every engine."""
 
 import copy
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from compress.engines import ENGINES, check_parity, engine
 from compress.engines.engine import Engine, Image
+from compress.engines.mnn import SPARSE_BLOCK, Mnn
 from compress.errors import EngineError, ParityError
 from compress.networks.blocks import build_block, conv_bn
 from compress.networks.dir_bhrnet import DirBHRNet
@@ -22,7 +25,10 @@ NETWORKS = {
     ),
     "hrnet": HRNet(8, (1, 1, 1), 1),
 }
-FILES = {"onnxruntime": {"net.onnx"}, "ncnn": {"net.ncnn.param", "net.ncnn.bin"}}
+FILES = {
+    "onnxruntime": {"net.onnx"}, "ncnn": {"net.ncnn.param", "net.ncnn.bin"}, "mnn": {"net.mnn"},
+    "mnn_sparse": {"net.mnn"}, "torch": {"net.torchscript"},
+}  # fmt: skip
 
 
 def images(n: int = 2) -> list[Image]:
@@ -41,6 +47,8 @@ def with_statistics(network: nn.Module) -> nn.Module:
 
 @pytest.fixture(params=sorted(ENGINES))
 def runtime(request: pytest.FixtureRequest) -> Engine:
+    if request.param.startswith("mnn"):
+        pytest.importorskip("MNN")
     return ENGINES[request.param]
 
 
@@ -96,11 +104,85 @@ def test_a_file_that_is_no_model(runtime: Engine, tmp_path: Path, content: str |
 
 def test_an_operation_the_engine_lacks(runtime: Engine, tmp_path: Path) -> None:
     class Odd(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.linalg.svdvals(x)
+        def forward(self, x: Tensor) -> Any:
+            # torch lacks none, but its traced networks must return tensors.
+            return torch.linalg.svdvals(x) if runtime.name != "torch" else "no tensor"
 
     with pytest.raises(EngineError, match="Odd"):
         runtime.export(Odd(), HW, tmp_path, "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_passes_and_timed_ones(runtime: Engine, tmp_path: Path) -> None:
+    """As many times as units in every pass, and the units' convolutions are the network's."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 17, 1))
+    path = runtime.export(network, HW, tmp_path, "net")[0]
+    if runtime.name == "torch":
+        with pytest.raises(EngineError, match="torch cuts no network into units"):
+            runtime.profiler(path)
+        return
+    profiler = runtime.profiler(path)
+    profiler.run()
+    for _ in range(3):
+        profiler.run_timed()
+    profile = profiler.finish()
+    assert [len(row) for row in profile.times_ms] == [len(profile.units)] * 3
+    assert len(profile.names) == len(profile.units)
+    assert all(ms >= 0 for row in profile.times_ms for ms in row)
+    assert sum("Conv" in unit.operator for unit in profile.units) == 2
+
+
+def test_onnxruntime_refuses_graphs_within_the_graph(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    def branch(name: str) -> onnx.GraphProto:
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
+        return helper.make_graph([helper.make_node("Abs", ["x"], [name])], name, [], [value])
+
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]),
+        helper.make_tensor_value_info("if", TensorProto.BOOL, []),
+    ]
+    node = helper.make_node("If", ["if"], ["y"], then_branch=branch("a"), else_branch=branch("b"))
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "if.onnx"
+    )
+    profiler = ENGINES["onnxruntime"].profiler(tmp_path / "if.onnx")
+    profiler.run_timed()
+    with pytest.raises(EngineError, match="control flow"):
+        profiler.finish()
+
+
+def test_mnn_takes_layers_pruned_in_blocks_for_its_sparse_kernels(tmp_path: Path) -> None:
+    """Nine in ten blocks of four filters are zero; the layer of few zeros stays dense. Outputs are the same."""
+    pytest.importorskip("MNN")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 1))
+    with torch.no_grad():
+        for layer, kept in ((network[1], 0.1), (network[2], 0.9)):
+            shape = layer.weight.shape
+            mask = torch.rand(shape[0] // SPARSE_BLOCK, 1, *shape[1:]) < kept
+            layer.weight *= mask.expand(-1, SPARSE_BLOCK, -1, -1, -1).reshape(shape)
+    dense, sparse = (Mnn(sparse).export(network, HW, tmp_path, f"{sparse}")[0] for sparse in (False, True))
+    check_parity(network, ENGINES["mnn_sparse"].load(sparse), images(1))
+    assert sparse.stat().st_size < 0.4 * dense.stat().st_size
+    shares = {}
+    for path in (dense, sparse):
+        profiler = ENGINES["mnn_sparse"].profiler(path)
+        profiler.run_timed()
+        shares[path] = [
+            dict(u.attributes).get("sparse") for u in profiler.finish().units if u.operator == "Convolution"
+        ]
+    assert shares[dense] == [None, None, None]
+    assert shares[sparse] == [None, pytest.approx(0.9, abs=0.03), None]
+
+
+def test_a_missing_mnn_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "MNN", None)
+    with pytest.raises(EngineError, match=r"MNN is not installed.*pip install 'compress-pose\[mnn\]'"):
+        ENGINES["mnn"].export(nn.Conv2d(3, 8, 1), HW, tmp_path, "net")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -207,7 +207,7 @@ REAL = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[2].paren
 
 @pytest.mark.skipif(not (REAL / "coco").is_dir(), reason="real COCO pictures are not on this machine")
 def test_on_real_coco_pictures(tmp_path: Path) -> None:
-    overrides = ["data.kind=coco", f"data.coco.folder={REAL / 'coco'}", "data.coco.search=8", "search.trials=4"]
+    overrides = ["data.kind=coco", f"data.disk.folder={REAL / 'coco'}", "data.disk.search=8", "search.trials=4"]
     results = search(small_recipe(*overrides), tmp_path / "run", Silent())
     assert results["data"] == {"kind": "coco", "train": 38, "search": 8, "val": 46, "val_people": 122}
     assert all(0 <= network["val"]["AP"] <= 1 for network in results["networks"])

@@ -1,4 +1,5 @@
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,29 +7,47 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import EngineError, TableError
+from compress.engines import engine
+from compress.engines.unit import Operand, Unit
+from compress.errors import TableError
 from compress.measure.latency_table import (
+    UNSCALED_ERROR,
     Identity,
     LatencyTable,
+    add_in_situ,
+    difference,
     fill,
     fit_scale,
     load_table,
     measure_units,
+    merge,
     open_table,
     predict,
 )
+from compress.measure.profiling import Profiled
 from compress.measure.timing import Timing
-from compress.measure.units import Unit, cut
+from compress.measure.units import cut_by_engine
 from compress.networks.dir_bhrnet import DirBHRNet
 
 HERE = Identity("onnxruntime", "1.0", "a CPU")
-UNITS = [Unit("relu", (c,), c, 8, 8) for c in (8, 16, 24, 32, 40)]
+
+
+def relu(channels: int) -> Unit:
+    tensor = (Operand((1, channels, 8, 8)),)
+    return Unit("Relu", tensor, tensor, kind="Relu 1 in")
+
+
+UNITS = sorted(relu(c) for c in (8, 16, 24, 32, 40))
 
 
 def fake(units: Sequence[Unit], threads: int) -> tuple[dict[Unit, Timing], float]:
     """One reference per channel; the reference takes 2 ms the first time it is asked and 3 ms with the widest unit."""
-    reference = 3.0 if UNITS[-1] in units else 2.0
-    return {u: Timing(u.outputs * reference, 1, 2, u.outputs, u.outputs * reference, 0.01, 9) for u in units}, reference
+    reference = 3.0 if relu(40) in units else 2.0
+    return {unit: timing(unit.inputs[0].shape[1], reference) for unit in units}, reference
+
+
+def timing(ratio: float, reference: float = 1.0, count: int = 9) -> Timing:
+    return Timing(ratio * reference, 1, 2, ratio, ratio * reference, 0.01, count)
 
 
 def filled(tmp_path: Path) -> LatencyTable:
@@ -94,26 +113,47 @@ def test_all_units_are_on_the_tables_clock(tmp_path: Path) -> None:
     table = open_table(tmp_path / "table.json", HERE)
     fill(table, UNITS, measure=fake, batch=1)
     assert table.reference_ms == 2.0
-    assert [table.units[unit.key].normalised_ms for unit in UNITS] == [2.0 * unit.outputs for unit in UNITS]
+    assert [table.units[relu(c).key].timing.normalised_ms for c in (8, 24, 40)] == [2.0 * c for c in (8, 24, 40)]
 
 
 def test_prediction_is_the_scaled_sum(tmp_path: Path) -> None:
     table = filled(tmp_path)
-    small, large = Counter({UNITS[0]: 2}), Counter({UNITS[0]: 1, UNITS[1]: 1})
+    small, large = Counter({relu(8): 2}), Counter({relu(8): 1, relu(16): 1})
     sums = (3.0 * 8 * 2, 3.0 * (8 + 16))
-    assert (predict(table, small), predict(table, large)) == sums
+    assert (predict(table, small).ms, predict(table, large).ms) == sums
     scale = fit_scale(table, [(small, 2 * sums[0]), (large, 0.5 * sums[1])])
     assert scale.factor == pytest.approx((2 * 0.5) ** 0.5)
     assert scale.error == pytest.approx((abs(1 / 2 - 1) + abs(1 / 0.5 - 1)) / 2)
     assert scale.networks == 2
     fit_scale(table, [(small, 2 * sums[0])])
-    assert predict(table, large) == pytest.approx(2 * sums[1])
+    assert predict(table, large).ms == pytest.approx(2 * sums[1])
 
 
-def test_a_missing_unit_is_named(tmp_path: Path) -> None:
+def test_a_measured_network_is_predicted_with_the_scales_error(tmp_path: Path) -> None:
+    table, network = filled(tmp_path), Counter({relu(8): 2})
+    wide = predict(table, network)
+    assert (wide.coverage, wide.time_coverage, wide.estimated) == (1, 1, ())
+    # Half of an interval that holds 90 % of normal errors is 1.645 standard deviations, which are √(π/2) mean errors.
+    assert wide.high_ms / wide.ms - 1 == pytest.approx(1.645 * math.sqrt(math.pi / 2) * UNSCALED_ERROR, rel=0.01)
+    fit_scale(table, [(network, 50.0), (network, 52.0)])
+    narrow = predict(table, network)
+    assert narrow.high_ms - narrow.low_ms < 0.3 * (wide.high_ms - wide.low_ms)
+
+
+def test_an_unknown_unit_is_estimated_from_its_neighbours_and_marked(tmp_path: Path) -> None:
     table = filled(tmp_path)
-    with pytest.raises(TableError, match=r"lacks 1 .*relu 99 8x8.*measure them first"):
-        predict(table, Counter({Unit("relu", (99,), 99, 8, 8): 1}))
+    known, unknown = predict(table, {relu(16): 1}), predict(table, {relu(16): 3, relu(20): 1})
+    assert unknown.estimated == (relu(20).key,)
+    assert unknown.coverage == 0.75
+    assert unknown.time_coverage == pytest.approx(3 * known.ms / unknown.ms)
+    alone = predict(table, {relu(20): 1})
+    assert alone.ms == pytest.approx(3.0 * 20, rel=0.1)  # this fake's times are proportional to channels
+    assert (alone.high_ms - alone.low_ms) / alone.ms > 1.5 * (known.high_ms - known.low_ms) / known.ms
+
+
+def test_nothing_is_predicted_from_an_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="empty table"):
+        predict(LatencyTable(tmp_path / "none.json", HERE), {relu(8): 1})
 
 
 def test_a_scale_needs_networks(tmp_path: Path) -> None:
@@ -121,19 +161,78 @@ def test_a_scale_needs_networks(tmp_path: Path) -> None:
         fit_scale(filled(tmp_path), [])
 
 
-def test_every_kind_of_unit_can_be_measured() -> None:
-    """Each unit must be one node in its context, else measuring raises: the widths bring plain and blocked layouts."""
-    kinds = ("dir_se", "ir_dw", "residual", "ir_shortcut")
-    one_each = ((1,), (1, 1), (1, 1, 1), (1, 1, 1, 1))
-    units = {u for width in (8, 16, 18) for u in cut(DirBHRNet(width, one_each, kinds).build(), (64, 32))}
-    timings, reference_ms = measure_units(sorted(units), rounds=2)
-    assert set(timings) == units
-    assert reference_ms > 0
-    assert all(t.ratio > 0 and t.normalised_ms > 0 and t.count == 2 for t in timings.values())
+def test_a_foreign_table_is_used_only_if_allowed_and_marked(tmp_path: Path) -> None:
+    path = filled(tmp_path).path
+    with pytest.raises(TableError, match="name another file"):
+        open_table(path, replace(HERE, version="2.0"))
+    table = open_table(path, replace(HERE, version="2.0", threads=4), allow_foreign=True)
+    assert predict(table, {relu(8): 1}).foreign == ("version '1.0' for '2.0'", "threads 1 for 4")
+    with pytest.raises(TableError, match="takes no times from here"):
+        fill(table, [relu(48)], measure=fake)
+    with pytest.raises(TableError, match="only true for one engine"):
+        open_table(path, replace(HERE, engine="ncnn"), allow_foreign=True)
 
 
-def test_a_unit_that_is_not_one_node_is_named() -> None:
-    # onnxruntime has no transposed convolution that ends in ReLU.
-    impossible = Unit("deconv", (16,), 16, 8, 8, (2, 2), (2, 2), activation="relu", blocked=False)
-    with pytest.raises(EngineError, match=r"deconv2x2s2.*one node, not 2"):
-        measure_units([impossible], rounds=1)
+def profiled(*ratios: tuple[Unit, float], reference_ms: float = 2.0) -> Profiled:
+    units, values = zip(*ratios, strict=True)
+    timings = tuple(timing(value, reference_ms) for value in values)
+    return Profiled(units, tuple(map(str, range(len(units)))), timings, timing(sum(values)), reference_ms)
+
+
+def test_times_in_situ_are_the_mean_over_places_and_the_median_over_networks(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path / "table.json", HERE)
+    add_in_situ(table, [
+        profiled((relu(8), 1.0), (relu(16), 7.0), (relu(8), 3.0)),
+        profiled((relu(8), 4.0)),
+        profiled((relu(8), 90.0)),
+    ])  # fmt: skip
+    eight, sixteen = table.units[relu(8).key], table.units[relu(16).key]
+    assert (eight.timing.ratio, eight.networks, eight.timing.count) == (4.0, 3, 4 * 9)
+    assert (sixteen.timing.ratio, sixteen.networks, sixteen.obtained) == (7.0, 1, "in situ")
+    assert eight.timing.normalised_ms == 8.0
+    table.save()
+    assert load_table(table.path) == table
+
+
+def test_merging_weighs_by_count_on_the_clock_of_the_first(tmp_path: Path) -> None:
+    first, second = (LatencyTable(tmp_path / f"{n}.json", HERE) for n in range(2))
+    add_in_situ(first, [profiled((relu(8), 1.0), (relu(16), 5.0), reference_ms=2.0)])
+    add_in_situ(second, [profiled((relu(8), 4.0), reference_ms=3.0), profiled((relu(8), 4.0), (relu(24), 6.0))])
+    merged = merge([first, second], tmp_path / "merged.json")
+    assert merged.reference_ms == 2.0
+    assert {key: entry.timing.ratio for key, entry in merged.units.items()} == {
+        relu(8).key: (9 * 1 + 18 * 4) / 27, relu(16).key: 5.0, relu(24).key: 6.0,
+    }  # fmt: skip
+    assert merged.units[relu(24).key].timing.normalised_ms == 12.0
+    assert not merged.path.exists()
+    second.identity = replace(HERE, threads=2)
+    with pytest.raises(TableError, match=r"1\.json: threads.*keep them apart"):
+        merge([first, second], tmp_path / "merged.json")
+
+
+def test_difference(tmp_path: Path) -> None:
+    first, second = filled(tmp_path), LatencyTable(tmp_path / "b.json", replace(HERE, version="2.0"))
+    add_in_situ(second, [profiled((relu(8), 10.0), (relu(48), 1.0))])
+    found = difference(first, second)
+    assert found.only_first == tuple(unit.key for unit in UNITS if unit != relu(8))
+    assert found.only_second == (relu(48).key,)
+    assert found.change == {relu(8).key: 10 / 8 - 1}
+    assert found.identity == {"version": ("1.0", "2.0")}
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "ncnn"])
+def test_units_in_models_of_units(name: str, tmp_path: Path) -> None:
+    """Every unit of a network comes back as itself, and is timed."""
+    runtime = engine(name)
+    units = sorted(set(cut_by_engine(DirBHRNet(8, ((1,), (1, 1), (1, 0, 1), (1, 1, 1, 1))).build(), (64, 32), runtime)))
+    path = runtime.assemble(units, tmp_path, "units")[0]
+    profiler = runtime.profiler(path)
+    profiler.run_timed()
+    found = profiler.finish()
+    again = dict(zip(found.names, found.units, strict=True))
+    assert [again[f"u{index}"] for index in range(len(units))] == units
+
+    table = LatencyTable(tmp_path / "table.json", Identity.of(runtime.describe()))
+    fill(table, units[:6], measure=lambda units, threads: measure_units(name, units, threads, rounds=4))
+    assert all(entry.timing.ratio > 0 and entry.timing.count == 4 for entry in table.units.values())
+    assert len(table.units) == 6

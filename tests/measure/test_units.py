@@ -1,54 +1,45 @@
-"""Cutting is checked against onnxruntime's own optimised graph and against the MAC counter."""
+"""The fast way of cutting gives what onnxruntime's own optimised graph has; every network cuts on every engine."""
 
 import random
+import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.engines import ENGINES
-from compress.engines.onnxruntime import session_options
+from compress.engines import ENGINES, engine
+from compress.engines.unit import Operand
 from compress.errors import EngineError
 from compress.measure.counting import count
-from compress.measure.units import Unit, channel_block, cut, cut_in_order
+from compress.measure.units import UncutError, channel_block, cut, cut_by_engine, cut_by_part, cut_by_rules
+from compress.networks import Architecture
 from compress.networks.blocks import BLOCK_KINDS, build_block, conv_bn
-from compress.networks.dir_bhrnet import DirBHRNet, DirHRNet
-from compress.networks.higher_hrnet import HigherHRNet
-from compress.networks.hrnet import HRNet
+from compress.networks.dir_bhrnet import DirBHRNet
 
-OPERATORS = {
-    "Conv": "conv", "FusedConv": "conv", "ConvTranspose": "deconv", "Add": "add", "Mul": "mul", "Relu": "relu",
-    "Sigmoid": "sigmoid", "Concat": "concat", "Upsample": "upsample", "Resize": "upsample", "ReorderInput": "to_blocks",
-    "ReorderOutput": "from_blocks", "GlobalAveragePool": "global_pool", "MaxPool": "max_pool",
+sys.path.insert(0, str(Path(__file__).parent.parent / "networks"))
+from small import SMALL
+
+HW = (64, 96)
+BY_RULES = {
+    "simple_baseline", "simple_baseline_two_deconvs", "openpose", "openpose_one_stage", "lightweight_openpose_initial",
+    "mobile_openpose", "mobile_openpose_7x7", "hrnet", "small_hrnet", "higher_hrnet", "dir_hrnet_a", "dir_hrnet_b",
+    "dir_bhrnet", "dir_bhrnet_single", "dir_bhrnet_no_blocks",
 }  # fmt: skip
-
-ONE_EACH = ((1,), (1, 1), (1, 1, 1), (1, 1, 1, 1))
+"""Networks that the fast way must know: those of the search spaces among them."""
 
 
 def random_bhrnet(seed: int) -> DirBHRNet:
     rng = random.Random(seed)
     return DirBHRNet(
-        rng.choice([8, 10, 12, 16, 18, 24]),
+        rng.choice([8, 10, 12, 16, 18, 20, 24]),
         tuple(tuple(rng.randint(0, 2) for _ in range(branches)) for branches in (1, 2, 3, 4)),
         tuple(rng.choice(BLOCK_KINDS) for _ in range(4)),
         tuple(rng.choice([1, 2, 4]) for _ in range(4)),
         rng.choice(["single", "higher"]),
+        reach=rng.choice([1, 2, 3]),
     )
-
-
-ARCHITECTURES = [
-    HRNet(16, (1, 1, 1), 1),
-    HigherHRNet(8, (1, 1, 1), 1),
-    DirHRNet(12, 1, variant="A"),
-    DirHRNet(24, 1, kind="dir_se", head="single"),
-    DirBHRNet(25, ONE_EACH),
-    *(random_bhrnet(seed) for seed in range(4)),
-]
 
 
 def test_a_hand_made_network_cut_by_hand() -> None:
@@ -57,93 +48,121 @@ def test_a_hand_made_network_cut_by_hand() -> None:
             super().__init__()
             self.stem = conv_bn(3, 16, 3, 2)
             self.block = build_block("residual", 16, 1)
-            self.low = nn.Sequential(conv_bn(16, 32, 3, 2), conv_bn(32, 16, 1, act=None), nn.Upsample(scale_factor=2))
+            self.low = nn.Sequential(conv_bn(16, 24, 3, 2), conv_bn(24, 16, 1, act=None), nn.Upsample(scale_factor=2))
             self.deconv = nn.ConvTranspose2d(16, 8, 4, 2, 1)
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             x = self.block(self.stem(x))
             return x, self.deconv(torch.relu(self.low(x) + x))
 
-    assert Counter({unit.key: n for unit, n in cut(Small(), (32, 64), block=16).items()}) == {
-        "conv3x3s2 3>16 32x64 relu": 1,
-        "conv3x3 16 16x32 relu": 1,
-        "conv3x3 16 16x32 relu +add": 1,
-        "conv3x3s2 16>32 16x32 relu": 1,
-        "conv1x1 32>16 8x16": 1,
-        "upsamplex2 16 8x16": 1,
-        "add 16 16x32": 1,
-        "relu 16 16x32": 1,
-        "from_blocks 16 16x32": 2,  # the first output; what the transposed convolution reads
-        "deconv4x4s2p1x1 16>8 16x32 plain": 1,
+    nearest = "coordinate_transformation_mode=asymmetric mode=nearest"
+    assert Counter(unit.key for unit in cut_by_rules(Small(), (32, 64), block=16)) == {
+        "nchwc.Conv 1x3x32x64,*16x3x3x3,*16 > 1x16x16x32 activation=Relu pads=[1,1,1,1] strides=[2,2]": 1,
+        "nchwc.Conv 1x16x16x32,*16x16x3x3,*16 > 1x16x16x32 activation=Relu pads=[1,1,1,1]": 1,
+        "nchwc.Conv 1x16x16x32,*16x16x3x3,*16,1x16x16x32 > 1x16x16x32 activation=Relu pads=[1,1,1,1]": 1,
+        # 24 channels fill a block and a half: two are computed.
+        "nchwc.Conv 1x16x16x32,*32x16x3x3,*32 > 1x32x8x16 activation=Relu pads=[1,1,1,1] strides=[2,2]": 1,
+        "nchwc.Conv 1x32x8x16,*16x32x1x1,*16 > 1x16x8x16": 1,
+        f"nchwc.Upsample 1x16x8x16 > 1x16x16x32 {nearest} scales=[1,1,2,2]": 1,
+        "Add 1x16x16x32,1x16x16x32 > 1x16x16x32": 1,
+        "Relu 1x16x16x32 > 1x16x16x32": 1,
+        # The first output, and what the transposed convolution reads.
+        "nchwc.ReorderOutput 1x16x16x32 > 1x16x16x32 channels=16": 2,
+        "ConvTranspose 1x16x16x32,*16x8x4x4,*8 > 1x8x32x64 pads=[1,1,1,1] strides=[2,2]": 1,
     }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a.family}_{a.width}")
-def test_units_are_the_nodes_of_onnxruntimes_graph(architecture: DirBHRNet, tmp_path: Path) -> None:
-    network = architecture.build()
-    (path,) = ENGINES["onnxruntime"].export(network, (64, 96), tmp_path, "net")
-    options = session_options(1)
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    nodes: Counter[tuple[str, str, bool, bool]] = Counter()
-    for node in onnx.load(tmp_path / "optimised.onnx").graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        activation = attributes.get("activation", b"").decode().lower()
-        nodes[OPERATORS[node.op_type], activation, len(node.input) >= 4, node.domain.endswith("nchwc")] += 1
-    units = cut_in_order(network, (64, 96))
-    assert Counter((unit.kind, unit.activation, unit.added, is_nchwc(unit)) for unit in units) == nodes
+@pytest.mark.parametrize("name", sorted(BY_RULES))
+def test_the_fast_way_gives_onnxruntimes_own_units(name: str) -> None:
+    network = SMALL[name].build()
+    assert Counter(cut_by_rules(network, HW)) == Counter(cut_by_engine(network, HW, engine("onnxruntime")))
 
 
-def is_nchwc(unit: Unit) -> bool:
-    """Whether the node itself is of the NCHWc kind: sums and activations on blocked tensors are ordinary nodes."""
-    return unit.kind in ("to_blocks", "from_blocks") or (
-        unit.blocked and unit.kind in ("conv", "upsample", "global_pool", "max_pool")
-    )
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fast_way_gives_onnxruntimes_own_units_of_random_candidates(seed: int) -> None:
+    network = random_bhrnet(seed).build()
+    assert Counter(cut_by_rules(network, HW)) == Counter(cut_by_engine(network, HW, engine("onnxruntime")))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a.family}_{a.width}")
-def test_macs_over_units_equal_the_counter(architecture: DirBHRNet) -> None:
-    network = architecture.build()
-    assert sum(unit.macs * n for unit, n in cut(network, (64, 96)).items()) == count(network, (64, 96)).macs
+# ncnn's export takes seconds: one network of each family, and of each way to shuffle, resize or make kernels.
+ON_NCNN = (
+    "mobilenet_v3", "shufflenet_v2", "hourglass", "lightweight_openpose", "mobile_openpose_swish", "lite_hrnet",
+    "lite_hrnet_shuffle", "dite_hrnet", "dir_bhrnet_single", "efficient_hrnet_hard", "lightweight_hrnet_exchange",
+    "mobileposenet_transposed",
+)  # fmt: skip
 
 
-def test_keys_are_unique_and_units_hash() -> None:
-    units = set().union(*(cut(a.build(), (64, 96)) for a in ARCHITECTURES))
-    assert len({unit.key for unit in units}) == len(units)
+@pytest.mark.parametrize(
+    ("runtime", "name"), [*(("onnxruntime", name) for name in SMALL), *(("ncnn", name) for name in ON_NCNN)]
+)
+def test_every_network_cuts_on_every_engine(runtime: str, name: str) -> None:
+    """Nothing is dropped: engines merge and pad, but no multiply-add may be missing."""
+    with torch.device("meta"):
+        network = SMALL[name].build()
+    units = cut_by_engine(network, HW, engine(runtime))
+    assert len({unit.key for unit in units}) == len(set(units)) > 10
+    assert all(unit.bytes > 0 and unit.kind for unit in units)
+    assert sum(unit.macs for unit in units) >= 0.99 * count(network, HW).macs
 
 
-def test_convolutions_with_odd_padding_or_dilation_have_their_own_keys() -> None:
-    same = Unit("conv", (8,), 8, 9, 9, kernel=(3, 3), padding=(1, 1))
-    dilated = replace(same, padding=(2, 2), dilation=(2, 2))
-    variants = [same, replace(same, padding=(0, 0)), dilated, replace(same, stride=(2, 1))]
-    assert len({variant.key for variant in variants}) == 4
-    assert dilated.output_hw == (9, 9)
+def test_mnn_cuts() -> None:
+    pytest.importorskip("MNN")
+    network = SMALL["lite_hrnet"].build()
+    units = cut_by_engine(network, HW, engine("mnn"))
+    convolutions = [unit for unit in units if unit.operator.startswith("Convolution")]
+    assert {"kernelX", "kernelY"} <= {name for unit in convolutions for name, _ in unit.attributes}
+    assert sum(unit.macs for unit in units) == pytest.approx(count(network, HW).macs, rel=0.01)
 
 
-def test_what_cannot_be_cut_is_named() -> None:
+def test_cut_takes_the_fast_way_where_it_can_and_the_engine_where_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = ENGINES["onnxruntime"].export
+
+    class Counting:
+        name = "onnxruntime"
+
+        def __getattr__(self, attribute: str) -> object:
+            return getattr(ENGINES["onnxruntime"], attribute)
+
+        def export(self, network: nn.Module, *args: object) -> object:
+            asked.append(type(network).__name__)
+            return real(network, *args)  # type: ignore[arg-type]
+
+    known, other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU())
+    assert sum(cut(known, (8, 8), Counting()).values()) == 2  # type: ignore[arg-type]
+    assert asked == []
+    assert any("Gelu" in unit.operator for unit in cut(other, (8, 8), Counting()))  # type: ignore[arg-type]
+    assert asked == ["Sequential"]
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    network = random_bhrnet(1).build()
+    parts = cut_by_part(network, HW)
+    assert {"stem.0.conv", "stages.3.0", "fusions.2.paths"} <= set(parts)
+    assert sum(parts.values(), Counter()) == Counter(cut_by_rules(network, HW))
+
+
+def test_what_the_fast_way_does_not_know_is_named() -> None:
     odd = nn.Sequential()
     odd.add_module("odd", nn.GELU())
-    with pytest.raises(EngineError, match=r"1\.odd.*GELU"):
-        cut(nn.Sequential(conv_bn(3, 8, 3), odd), (8, 8))
+    with pytest.raises(UncutError, match=r"1\.odd.*GELU"):
+        cut_by_rules(nn.Sequential(conv_bn(3, 8, 3), odd), (8, 8))
+    with pytest.raises(UncutError, match="batch norm must follow a convolution"):
+        cut_by_rules(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.BatchNorm2d(8)), (8, 8))
 
 
-def test_batch_norm_alone_is_refused() -> None:
-    with pytest.raises(EngineError, match="batch norm must follow a convolution"):
-        cut(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.BatchNorm2d(8)), (8, 8))
-
-
-def test_control_flow_on_data_is_refused() -> None:
-    class Branching(nn.Module):
+def test_what_an_engine_cannot_run_is_refused() -> None:
+    class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
+            return torch.linalg.svdvals(x)
 
-    with pytest.raises(EngineError, match="control flow"):
-        cut(Branching(), (8, 8))
+    with pytest.raises(EngineError, match="Odd"):
+        cut(Odd(), (8, 8))
 
 
-def test_cutting_leaves_the_network_alone() -> None:
-    network = DirBHRNet(8, ONE_EACH).build().train()
+@pytest.mark.parametrize("architecture", [SMALL["dir_bhrnet"], SMALL["mobileposenet"]], ids=["rules", "engine"])
+def test_cutting_leaves_the_network_alone(architecture: Architecture) -> None:
+    network = architecture.build().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     cut(network, (64, 64))
     assert network.training
@@ -152,3 +171,11 @@ def test_cutting_leaves_the_network_alone() -> None:
 
 def test_block_is_a_power_of_two() -> None:
     assert channel_block() in (1, 4, 8, 16, 32)
+
+
+def test_operands_say_what_they_are() -> None:
+    assert str(Operand((1, 3, 8, 8))) == "1x3x8x8"
+    assert str(Operand((16, 3, 3, 3), constant=True)) == "*16x3x3x3"
+    assert str(Operand((2,), "int64", constant=True, values=(8, 16))) == "int64:2=[8,16]"
+    assert str(Operand((), "none")) == "-"
+    assert (Operand((), "none").bytes, Operand((2, 3), "int64").bytes, Operand(()).bytes) == (0, 48, 4)

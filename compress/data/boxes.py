@@ -1,0 +1,162 @@
+"""From a person's box to the input of a top-down network, and what the network should answer.
+
+HRNet's facts (Sun et al., arXiv:1902.09212, and its code, lib/dataset/JointsDataset.py), as Lite-HRNet's code has them:
+the box is widened to the input's proportions and enlarged. Unlike there, pixel centres follow `picture`, so that the
+box's middle lands on the input's middle, (width - 1) / 2, and not half a pixel beside it.
+
+Joints belong to cells as in `targets`: x to cell int(x / stride), where HRNet has int(x / stride + 0.5), half a cell
+away from what its decoding reads as the middle of that cell.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.data.picture import Floats
+from compress.data.targets import gaussian_heatmaps, joint_locations
+from compress.data.transforms import Matrix
+from compress.errors import DataError
+from compress.keypoints import KeypointSet
+
+Box = Sequence[float] | npt.NDArray[np.floating]
+
+_HALF_BODY_MORE_THAN = 8  # labelled joints; NUM_JOINTS_HALF_BODY
+_HALF_BODY_ENLARGE = 1.5
+_UPPER_CHANCE = 0.7  # HRNet draws randn() < 0.5, which is 0.69
+_ROTATION_CHANCE = 0.6
+# A joint is of the upper body if one of these words is in its name.
+_UPPER_BODY = {"nose", "eye", "ear", "head", "neck", "thorax", "shoulder", "elbow", "wrist"}
+
+
+@dataclass(frozen=True)
+class Region:
+    """The upright part of a picture that becomes the input, in pixels of the picture."""
+
+    centre_xy: tuple[float, float]
+    size_wh: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PersonAugmentation:
+    """How far training cut-outs are moved. The defaults are HRNet's for COCO and MobilePoseNet's.
+
+    rotation_deg: spread of a normal distribution, cut at twice that; six cut-outs in ten are turned. scale: spread of
+    the size around 1, cut at 1 ± scale, so below 1. flip, half_body: probabilities, 0..1.
+    """
+
+    rotation_deg: float = 45.0
+    scale: float = 0.35
+    flip: float = 0.5
+    half_body: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, good, rule in (
+            ("rotation_deg", self.rotation_deg >= 0, "must not be negative"),
+            ("scale", 0 <= self.scale < 1, "must be at least 0 and below 1"),
+            ("flip", 0 <= self.flip <= 1, "must be 0 to 1"),
+            ("half_body", 0 <= self.half_body <= 1, "must be 0 to 1"),
+        ):
+            if not good:
+                raise DataError(
+                    f"{name} {rule}", place="person augmentation", value=getattr(self, name), remedy="change it"
+                )
+
+
+def box_region(box_xywh: Box, input_hw: tuple[int, int], enlarge: float = 1.25) -> Region:
+    """The smallest region of the input's proportions around the box, enlarged about its middle.
+
+    box_xywh: x, y, width, height in pixels, COCO's: width 3 at x 0 is the pixels 0, 1, 2, whose middle is 1. Sides
+    below one pixel count as one. DataError if it is not finite or a side is negative.
+    """
+    x, y, width, height = (float(value) for value in box_xywh)
+    if not np.isfinite([x, y, width, height]).all() or min(width, height) < 0:
+        raise DataError(
+            "a box must be finite, its sides not negative",
+            place="person box",
+            value=[x, y, width, height],
+            remedy="correct it or leave the person out",
+        )
+    aspect = input_hw[1] / input_hw[0]
+    wide = enlarge * max(max(width, 1.0), max(height, 1.0) * aspect)
+    return Region((x + (width - 1) / 2, y + (height - 1) / 2), (wide, wide / aspect))
+
+
+def crop_matrix(region: Region, input_hw: tuple[int, int], angle_deg: float = 0.0, *, mirrored: bool = False) -> Matrix:
+    """The matrix [2,3] from picture to input that puts the whole region in the input's middle, turned about it.
+
+    A positive angle turns the picture clockwise. A mirrored matrix has a negative determinant: see `transforms`.
+    """
+    factor = min(input_hw[1] / region.size_wh[0], input_hw[0] / region.size_wh[1])
+    angle_rad = np.deg2rad(angle_deg)
+    cos, sin = factor * np.cos(angle_rad), factor * np.sin(angle_rad)
+    linear = np.array([[cos, -sin], [sin, cos]])
+    if mirrored:
+        linear[0] = -linear[0]
+    input_centre = np.array([(input_hw[1] - 1) / 2, (input_hw[0] - 1) / 2])
+    return np.column_stack([linear, input_centre - linear @ np.array(region.centre_xy)])
+
+
+def half_body(keypoints_k3: Floats, keypoints: KeypointSet, rng: np.random.Generator) -> Floats | None:
+    """The box [4] (x, y, width, height) around one half of the body; None if 8 joints or fewer are labelled.
+
+    The upper half with probability 0.7, if more than two of its joints are labelled; else the lower, if more than two
+    of its are; else the upper after all. As in HRNet's code the box lies around the mean of the half's joints, not in
+    the middle between the outermost.
+    """
+    labelled_k = keypoints_k3[:, 2] > 0
+    if labelled_k.sum() <= _HALF_BODY_MORE_THAN:
+        return None
+    upper_k = labelled_k & _upper_body(keypoints)
+    lower_k = labelled_k & ~upper_k
+    prefers_upper = rng.random() < _UPPER_CHANCE
+    takes_upper = (prefers_upper and upper_k.sum() > 2) or lower_k.sum() <= 2
+    joints_n2 = keypoints_k3[upper_k if takes_upper else lower_k, :2]
+    size = np.ptp(joints_n2, axis=0)
+    return np.concatenate([joints_n2.mean(axis=0) - (size - 1) / 2, size]).astype(np.float32)
+
+
+def augment_person(
+    rng: np.random.Generator,
+    keypoints_k3: Floats,
+    box_xywh: Box,
+    keypoints: KeypointSet,
+    input_hw: tuple[int, int],
+    augmentation: PersonAugmentation,
+) -> Matrix:
+    """A random training matrix [2,3] from picture to input.
+
+    keypoints_k3: the person's joints in pixels of the picture. DataError as for `box_region`.
+    """
+    half = half_body(keypoints_k3, keypoints, rng) if rng.random() < augmentation.half_body else None
+    region = box_region(box_xywh, input_hw) if half is None else box_region(half, input_hw, _HALF_BODY_ENLARGE)
+    width, height = region.size_wh
+    size = np.clip(rng.normal(1, augmentation.scale), 1 - augmentation.scale, 1 + augmentation.scale)
+    reach_deg = 2 * augmentation.rotation_deg
+    angle_deg = np.clip(rng.normal(0, augmentation.rotation_deg), -reach_deg, reach_deg)
+    return crop_matrix(
+        Region(region.centre_xy, (width * size, height * size)),
+        input_hw,
+        angle_deg if rng.random() < _ROTATION_CHANCE else 0.0,
+        mirrored=bool(rng.random() < augmentation.flip),
+    )
+
+
+def person_targets(
+    keypoints_k3: Floats, input_hw: tuple[int, int], stride: int, sigma: float, *, exact: bool = False
+) -> tuple[Floats, Floats]:
+    """Heatmaps [K,h,w] of one person and weights [K]: 1 where the joint is labelled and in the maps, else 0.
+
+    keypoints_k3: in input pixels. sigma, exact: see `gaussian_heatmaps`. HRNet's weight is 1 up to 3σ + 1 cells outside
+    too, where only the Gaussian's foot is in the map.
+    """
+    maps_khw = gaussian_heatmaps(keypoints_k3[None], input_hw, stride, sigma, exact=exact)
+    _, height, width = maps_khw.shape
+    located_1k2 = joint_locations(keypoints_k3[None], stride, height, width, max_people=1)
+    return maps_khw, located_1k2[0, :, 1].astype(np.float32)
+
+
+def _upper_body(keypoints: KeypointSet) -> npt.NDArray[np.bool_]:
+    """bool [K]: whether the joint is of the upper body."""
+    return np.array([not _UPPER_BODY.isdisjoint(name.split("_")) for name in keypoints.names])

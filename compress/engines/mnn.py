@@ -1,0 +1,280 @@
+"""MNN, an optional engine: torch → ONNX → MNN, dense or with its kernels for pruned weights.
+
+Its converter is called as `_tools.mnnconvert` in a process of its own. MNN's command `mnnconvert` and its package
+`MNN.tools` are never touched: on import they install a telemetry package with pip.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.engines.engine import Description, Image, Profile, Profiler, Runner, describe_machine, missing_file
+from compress.engines.onnxruntime import INPUT, OnnxRuntime
+from compress.engines.unit import Operand, Unit, Value
+from compress.errors import EngineError
+
+SPARSE_BLOCK = 4
+"""Filters that share one mask, for MNN's sparse kernels (its SIMD_OC) to take the layer: over 30 % zeros then."""
+_CONVERT = "import MNN, _tools, sys; _tools.mnnconvert(sys.argv)"
+
+
+@dataclass(frozen=True)
+class Mnn:
+    """The engines `mnn` and, with sparse kernels where weights are pruned in blocks of SPARSE_BLOCK, `mnn_sparse`."""
+
+    sparse: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its key in ENGINES."""
+        return "mnn_sparse" if self.sparse else "mnn"
+
+    def describe(self) -> Description:
+        """MNN's version and this machine."""
+        return describe_machine(self.name, _mnn().version())
+
+    def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes `stem.mnn`: input `image`, outputs `output0`, `output1`, ..."""
+        _mnn()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{stem}.mnn"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
+            (model,) = OnnxRuntime().export(network, input_hw, Path(work), "network")
+            part, switch = Path(work, "network.mnn"), Path(work, "sparse.bin")
+            switch.write_bytes(_sparse_switch())
+            arguments = ["-f", "ONNX", "--modelFile", str(model), "--MNNModel", str(part), "--bizCode", "compress"]
+            if self.sparse:
+                arguments += ["--compressionParamsFile", str(switch), "--detectSparseSpeedUp"]
+            said = _convert(arguments)
+            if not part.is_file():
+                raise EngineError(
+                    f"MNN cannot convert the network: {said}", place=type(network).__name__,
+                    remedy="replace the operation it names, or use another engine",
+                )  # fmt: skip
+            os.replace(part, path)
+        return (path,)
+
+    def load(self, path: Path, threads: int = 1) -> Runner:
+        """The model on `threads` threads."""
+        return _Session(path, threads)
+
+    def profiler(self, path: Path, threads: int = 1) -> Profiler:
+        """The model, operation by operation."""
+        return _MnnProfiler(_Session(path, threads), Path(path))
+
+    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Raises EngineError: MNN makes some of its operations only when it loads a whole network."""
+        raise EngineError(
+            "MNN's units can only be timed inside whole networks", place="engine", value=self.name,
+            remedy="build the table from networks that contain them",
+        )  # fmt: skip
+
+
+class _Session:
+    """A loaded model."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        mnn = self.mnn = _mnn()
+        if not Path(path).is_file():
+            raise missing_file(path, "MNN", "no such file")
+        try:
+            with _silent():
+                self.interpreter = mnn.Interpreter(str(path))  # must outlive the session
+                # "high": float32 everywhere; the default takes float16 on a phone.
+                config = {"backend": "CPU", "numThread": threads, "precision": "high"}
+                self.session = self.interpreter.createSession(config)
+                inputs = self.interpreter.getSessionInputAll(self.session)
+        except Exception as error:  # the binding's own
+            raise missing_file(path, "MNN", "not an MNN model") from error
+        if INPUT not in inputs:
+            raise missing_file(path, "MNN", f"no input {INPUT!r}")
+        self.input = inputs[INPUT]
+        outputs = self.interpreter.getSessionOutputAll(self.session)
+        self.outputs = [outputs[name] for name in sorted(outputs, key=lambda name: (len(name), name))]
+
+    def run(self, image: Image) -> tuple[NDArray[np.float32], ...]:
+        """See Runner."""
+        self.input.copyFrom(self.tensor(np.ascontiguousarray(image, dtype=np.float32)))
+        self.interpreter.runSession(self.session)
+        made = []
+        for output in self.outputs:
+            host = self.tensor(np.zeros(output.getShape(), dtype=np.float32))
+            output.copyToHostTensor(host)
+            made.append(np.array(host.getNumpyData()).reshape(output.getShape()))
+        return tuple(made)
+
+    def tensor(self, values: NDArray[np.float32]) -> Any:
+        """MNN's tensor of these values, channels first."""
+        mnn = self.mnn
+        return mnn.Tensor(values.shape, mnn.Halide_Type_Float, values, mnn.Tensor_DimensionType_Caffe)
+
+
+class _MnnProfiler:
+    """See Profiler: MNN calls back before and after every operation."""
+
+    def __init__(self, session: _Session, path: Path) -> None:
+        self._session, self._path = session, path
+        shape = session.input.getShape()
+        self._image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        self._times_ms: list[list[float]] = []
+
+    def run(self) -> None:
+        self._session.run(self._image)
+
+    def run_timed(self) -> None:
+        times: list[float] = []
+        started = 0.0
+
+        def before(tensors: Sequence[Any], info: Any) -> bool:
+            nonlocal started
+            started = perf_counter()
+            return True
+
+        def after(tensors: Sequence[Any], info: Any) -> bool:
+            times.append((perf_counter() - started) * 1000)
+            return True
+
+        self._session.interpreter.runSessionWithCallBackInfo(self._session.session, before, after)
+        self._times_ms.append(times)
+
+    def finish(self) -> Profile:
+        seen: list[tuple[str, str, float]] = []
+        inputs: list[list[tuple[int, ...]]] = []
+        outputs: list[list[tuple[int, ...]]] = []
+
+        def before(tensors: Sequence[Any], info: Any) -> bool:
+            seen.append((info.getName(), info.getType(), info.getFlops()))
+            inputs.append([tuple(tensor.getShape()) for tensor in tensors])
+            return True
+
+        def after(tensors: Sequence[Any], info: Any) -> bool:
+            outputs.append([tuple(tensor.getShape()) for tensor in tensors])
+            return True
+
+        self._session.interpreter.runSessionWithCallBackInfo(self._session.session, before, after)
+        attributes = _attributes(self._path)
+        units = [
+            _unit(kind, mflops, made, read, attributes.get(name, {}))
+            for (name, kind, mflops), read, made in zip(seen, inputs, outputs, strict=True)
+        ]
+        return Profile(tuple(units), self._times_ms, tuple(name for name, _, _ in seen))
+
+
+def _unit(
+    kind: str,
+    mflops: float,
+    outputs: Sequence[tuple[int, ...]],
+    inputs: Sequence[tuple[int, ...]],
+    attributes: dict[str, Value],
+) -> Unit:
+    steering = [f"{name}={attributes[name]}" for name in _STEERING if name in attributes]
+    return Unit(
+        kind,
+        tuple(Operand(shape) for shape in inputs),
+        tuple(Operand(shape) for shape in outputs),
+        tuple(sorted(attributes.items())),
+        " ".join([kind, f"{len(inputs)} in", *steering]),
+        round(mflops * 1e6) if kind.startswith(("Convolution", "Deconvolution", "MatMul")) else 0,
+    )
+
+
+_STEERING = ("kernelX", "kernelY", "strideX", "strideY", "opType", "operation", "type")
+_LEFT_OUT = {"padMode", "outputCount", "inputCount", "hasOutputShape", "mnn_uuid", "T", "dataFormat"}
+_DEFAULTS = {"dilateX": 1, "dilateY": 1, "strideX": 1, "strideY": 1, "group": 1, "padX": 0, "padY": 0}
+# Numbers of a JSON dump that no unit's key has: the weights are most of the file.
+_ARRAYS = re.compile(
+    r'"(weight|bias|float32s|scale|alpha|slope|slopeData|meanData|varData|biasData|scaleData)": \[[^\]]*\]'
+)
+
+
+def _attributes(path: Path) -> dict[str, dict[str, Value]]:
+    """Operation → its numbers and words, as MNN's own JSON of the model tells them; sparsity as a share of zeros."""
+    with tempfile.TemporaryDirectory() as work:
+        dump = Path(work, "model.json")
+        said = _convert(["-f", "MNN", "--modelFile", str(path), "--JsonFile", str(dump)])
+        if not dump.is_file():
+            raise missing_file(path, "MNN", said)
+        model = json.loads(_ARRAYS.sub(r'"\1": []', dump.read_text()))
+    found: dict[str, dict[str, Value]] = {}
+    for operation in model["oplists"]:
+        main = operation.get("main") or {}
+        numbers = {**main, **main.get("common", {})}
+        kept: dict[str, Value] = {
+            name: value
+            for name, value in numbers.items()
+            if isinstance(value, int | float | str) and value not in ("", False, _DEFAULTS.get(name))
+            if name not in _LEFT_OUT
+        }
+        sparse = main.get("sparseParameter")
+        if sparse:
+            numbers = {argument["key"]: argument.get("i", 0) for argument in sparse["args"]}
+            common = main["common"]
+            weights = common["outputCount"] * common["inputCount"] * common["kernelX"] * common["kernelY"]
+            kept["sparse"] = round(1 - numbers["NNZElement"] * common.get("group", 1) / weights, 2)
+            kept["sparseBlock"] = numbers["sparseBlockOC"]
+        found[operation["name"]] = kept
+    return found
+
+
+def _convert(arguments: Sequence[str]) -> str:
+    """Runs MNN's converter in a process of its own; returns the last it said."""
+    command = [sys.executable, "-c", _CONVERT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return said[-1] if said else f"exit status {done.returncode}"
+
+
+def _sparse_switch() -> bytes:
+    """MNN's compression.proto: Pipeline(version "0.0.0", algo (type PRUNE, prune_params (type SIMD_OC, oc_blocks)))."""
+
+    def message(field: int, content: bytes) -> bytes:
+        return bytes([field << 3 | 2, len(content)]) + content
+
+    def number(field: int, value: int) -> bytes:
+        return bytes([field << 3, value])
+
+    blocks = message(3, number(4, SPARSE_BLOCK))
+    return message(1, b"0.0.0") + message(2, number(1, 1) + message(3, number(1, 1) + blocks))
+
+
+def _mnn() -> ModuleType:
+    """The library. Raises EngineError if it is not installed."""
+    try:
+        with _silent():
+            import MNN
+    except ImportError:
+        raise EngineError(
+            "MNN is not installed", place="engine", value="mnn", remedy="pip install 'compress-pose[mnn]'"
+        ) from None
+    return MNN  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on the standard output: MNN prints what the device supports from C, past Python."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            libc.fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)

@@ -1,0 +1,219 @@
+"""Times the networks in this folder on this device, node by node, as `compress latency unpack` reads it.
+
+    python run.py [--threads 1] [--rounds 40]
+
+Needs Python, numpy and the engine that manifest.json names, and nothing else: this file is copied as it is. It writes
+results.json and, for onnxruntime, the graph it ran of every network: both go back with the folder.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).resolve().parent
+GROUP, DROPPED = 4, 2  # as in compress/measure/profiling.py
+PRIMING = 3  # as in compress/measure/timing.py
+
+Passes = tuple[Callable[[], None], Callable[[], None], Callable[[], dict[str, Any]]]
+"""A pass as users run it; one that is timed node by node; names of the nodes, and milliseconds per pass and node."""
+
+
+def open_onnxruntime(entry: dict[str, Any], threads: int) -> Passes:
+    """With the profile and the optimised graph as files."""
+    import onnxruntime
+
+    path, graph = FOLDER / entry["file"], FOLDER / f"{entry['name']}.optimised.onnx"
+    sessions = []
+    for profiled in (False, True):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+        if profiled:
+            options.enable_profiling, options.profile_file_prefix = True, str(FOLDER / entry["name"])
+            options.optimized_model_filepath = str(graph)
+        sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+    feed = {sessions[0].get_inputs()[0].name: image(entry)}
+
+    def finish() -> dict[str, Any]:
+        profile = Path(sessions[1].end_profiling())
+        events: list[list[dict[str, Any]]] = [[]]
+        for event in json.loads(profile.read_text()):
+            if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+                events[-1].append(event)
+            elif event["name"] == "model_run":
+                events.append([])
+        profile.unlink()
+        times = [[(event["dur"] + 0.5) / 1000 for event in run] for run in events[:-1]]
+        return {"graph": graph.name, "events": events[0], "times_ms": times}
+
+    return lambda: sessions[0].run(None, feed), lambda: sessions[1].run(None, feed), finish
+
+
+def open_ncnn(entry: dict[str, Any], threads: int) -> Passes:
+    """ncnn computes a layer when its output is first asked for; asking again tells what asking costs."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads, net.opt.use_vulkan_compute = threads, False
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "bf16_packed"):
+        if hasattr(net.opt, f"use_{option}"):
+            setattr(net.opt, f"use_{option}", False)
+    path = FOLDER / entry["file"]
+    net.load_param(str(path))
+    net.load_model(str(path.with_suffix(".bin")))
+    layers = []
+    for line in path.read_text().splitlines()[2:]:
+        kind, name, inputs, outputs, *blobs = line.split()
+        if kind != "Input":
+            layers.append((name, blobs[int(inputs) : int(inputs) + int(outputs)][0]))
+    pixels = ncnn.Mat(image(entry)[0]).clone()
+    rows: list[list[float]] = []
+
+    def extractor() -> Any:
+        made = net.create_extractor()
+        made.input(net.input_names()[0], pixels)
+        return made
+
+    def run() -> None:
+        made = extractor()
+        for name in net.output_names():
+            made.extract(name, 1)
+
+    def run_timed() -> None:
+        made, row = extractor(), []
+        for _, blob in layers:
+            start = time.perf_counter()
+            output = made.extract(blob, 1)
+            middle = time.perf_counter()
+            del output
+            asked = time.perf_counter()
+            output = made.extract(blob, 1)
+            end = time.perf_counter()
+            del output
+            row.append(max(0.0, (middle - start) - (end - asked)) * 1000)
+        rows.append(row)
+
+    return run, run_timed, lambda: {"names": [name for name, _ in layers], "times_ms": rows}
+
+
+def open_mnn(entry: dict[str, Any], threads: int) -> Passes:
+    """MNN calls back before and after every operation."""
+    import MNN
+
+    interpreter = MNN.Interpreter(str(FOLDER / entry["file"]))
+    session = interpreter.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
+    source, values = interpreter.getSessionInput(session, "image"), image(entry)
+    host = MNN.Tensor(values.shape, MNN.Halide_Type_Float, values, MNN.Tensor_DimensionType_Caffe)
+    rows: list[list[float]] = []
+    names: list[str] = []
+    row: list[float] = []
+    started = 0.0
+
+    def before(tensors: Any, info: Any) -> bool:
+        nonlocal started
+        if not rows:
+            names.append(info.getName())
+        started = time.perf_counter()
+        return True
+
+    def after(tensors: Any, info: Any) -> bool:
+        row.append((time.perf_counter() - started) * 1000)
+        return True
+
+    def run() -> None:
+        source.copyFrom(host)
+        interpreter.runSession(session)
+
+    def run_timed() -> None:
+        row.clear()
+        interpreter.runSessionWithCallBackInfo(session, before, after)
+        rows.append(list(row))
+
+    return run, run_timed, lambda: {"names": names, "times_ms": rows}
+
+
+OPEN = {"onnxruntime": open_onnxruntime, "ncnn": open_ncnn, "mnn": open_mnn, "mnn_sparse": open_mnn}
+
+
+def image(entry: dict[str, Any]) -> Any:
+    """A random picture of the network's size."""
+    return np.random.default_rng(0).standard_normal((1, 3, *entry["input_hw"]), dtype=np.float32)
+
+
+def version_of(engine: str) -> str:
+    """The installed engine's."""
+    if engine.startswith("mnn"):
+        import MNN
+
+        return str(MNN.version())
+    return str(__import__(engine).__version__)
+
+
+def measure(entry: dict[str, Any], engine: str, threads: int, rounds: int, reference: Callable[[], None]) -> Any:
+    """One network, whole and node by node, with the reference beside."""
+    run, run_timed, finish = OPEN[engine](entry, threads)
+
+    def timed(call: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        call()
+        return (time.perf_counter() - start) * 1000
+
+    def timed_reference() -> float:
+        reference()
+        return timed(reference)
+
+    for _ in range(3):
+        run()
+    whole, beside = [], []
+    for _ in range(rounds):
+        before = timed_reference()
+        for _ in range(PRIMING):
+            run()
+        whole.append(timed(run))
+        beside.append((before + timed_reference()) / 2)
+    references = []
+    for _ in range(-(-rounds // GROUP)):
+        references.append(timed_reference())
+        for _ in range(DROPPED + GROUP):
+            run_timed()
+    references.append(timed_reference())
+    return {"name": entry["name"], "whole_ms": whole, "beside_ms": beside, "references_ms": references, **finish()}
+
+
+def main() -> None:
+    """Runs everything and writes results.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=40)
+    arguments = parser.parse_args()
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    engine = manifest["engine"]
+    # The reference is one of the engine's own small networks: this device need not have onnxruntime.
+    reference, _, _ = OPEN[engine](manifest["reference"], 1)
+    networks = []
+    for number, entry in enumerate(manifest["networks"], 1):
+        start = time.perf_counter()
+        networks.append(measure(entry, engine, arguments.threads, arguments.rounds, reference))
+        print(f"{number}/{len(manifest['networks'])} {entry['name']}: {time.perf_counter() - start:.1f} s", flush=True)
+    cpuinfo = Path("/proc/cpuinfo")
+    results = {
+        "engine": engine,
+        "version": version_of(engine),
+        "threads": arguments.threads,
+        "cpuinfo": cpuinfo.read_text(errors="replace").split("\n\n")[0] if cpuinfo.exists() else "",
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "networks": networks,
+    }
+    (FOLDER / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What each node of a model takes, corrected for what timing it costs.
+
+Every engine's profiler adds time of its own to every node (onnxruntime's 2 us, more than many units of a small network
+take). So the model is also timed whole, without it, and each node is corrected by the excess per node: the corrected
+nodes add up to the whole.
+
+Passes come in groups between two runs of the reference, and the first of each group are dropped: after something else
+has run, a network needs two passes until it is in its steady state (compress/measure/timing.py, PRIMING).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from statistics import fmean, median
+from time import perf_counter
+
+from compress.engines.engine import Profile, Profiler
+from compress.engines.unit import Unit
+from compress.measure.timing import Timing, reference_convolution, summarise, time_interleaved
+
+ROUNDS = 40
+"""Timed passes that count."""
+GROUP = 4
+DROPPED = 2
+LEAST_RATIO = 1e-3
+"""No unit takes less than this part of the reference (0.08 us): below, an engine's clock says nothing."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A model's units in the order they run, and what each takes. whole: one pass. reference_ms: the median.
+
+    The units' normalised times add up to the whole's.
+    """
+
+    units: tuple[Unit, ...]
+    names: tuple[str, ...]
+    timings: tuple[Timing, ...]
+    whole: Timing
+    reference_ms: float
+
+
+def time_nodes(profiler: Profiler, rounds: int = ROUNDS) -> Profiled:
+    """Times every node of the model in that profiler, which cannot be used afterwards."""
+    reference = reference_convolution()
+    whole = time_interleaved({"": profiler.run}, reference, rounds)[""]
+    references: list[float] = []
+
+    def time_reference() -> None:
+        reference()
+        start = perf_counter()
+        reference()
+        references.append((perf_counter() - start) * 1000)
+
+    for _ in range(ceil(rounds / GROUP)):
+        time_reference()
+        for _ in range(DROPPED + GROUP):
+            profiler.run_timed()
+    time_reference()
+    return correct(profiler.finish(), references, whole)
+
+
+def correct(profile: Profile, references_ms: Sequence[float], whole: Timing) -> Profiled:
+    """The units' own times. references_ms: of the reference, before every group of passes and after the last one."""
+    kept = [row for index, row in enumerate(profile.times_ms) if index % (DROPPED + GROUP) >= DROPPED]
+    beside = [(references_ms[n // GROUP] + references_ms[n // GROUP + 1]) / 2 for n in range(len(kept))]
+    overall = median(references_ms)
+    ratios = [[ms / reference for ms in row] for row, reference in zip(kept, beside, strict=True)]
+    excess = (_middle_mean([sum(row) for row in ratios]) - whole.ratio) / len(profile.units)
+    timings = []
+    for column in range(len(profile.units)):
+        timing = summarise([row[column] for row in kept], beside, overall)
+        # Some clocks tick in microseconds, so for small units the median is a step; the mean of the middle is not.
+        ratio = max(LEAST_RATIO, _middle_mean([row[column] for row in ratios]) - excess)
+        timings.append(replace(timing, ratio=ratio, normalised_ms=ratio * overall))
+    return Profiled(profile.units, profile.names, tuple(timings), whole, overall)
+
+
+def _middle_mean(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    cut = len(ordered) // 4
+    return fmean(ordered[cut : len(ordered) - cut])

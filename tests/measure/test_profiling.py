@@ -1,0 +1,46 @@
+from time import perf_counter
+
+import pytest
+
+from compress.engines.engine import Profile
+from compress.engines.unit import Operand, Unit
+from compress.measure.profiling import DROPPED, GROUP, LEAST_RATIO, time_nodes
+
+TENSOR = (Operand((1, 8, 4, 4)),)
+UNITS = (Unit("Slow", TENSOR, TENSOR), Unit("Fast", TENSOR, TENSOR), Unit("Nothing", TENSOR, TENSOR))
+
+
+class Fixed:
+    """Nodes of 2 ms, 1 ms and nothing, each of which a timed pass finds `own_ms` longer; the first passes of a group
+    are three times slower."""
+
+    def __init__(self, own_ms: float, whole_ms: float) -> None:
+        self.own_ms, self.whole_s, self.passes = own_ms, whole_ms / 1000, 0
+
+    def run(self) -> None:
+        end = perf_counter() + self.whole_s
+        while perf_counter() < end:
+            pass
+
+    def run_timed(self) -> None:
+        self.passes += 1
+
+    def finish(self) -> Profile:
+        rows = []
+        for number in range(self.passes):
+            slow = 3 if number % (DROPPED + GROUP) < DROPPED else 1
+            rows.append([slow * (ms + self.own_ms) for ms in (2.0, 1.0, 0.0)])
+        return Profile(UNITS, rows, ("a", "b", "c"))
+
+
+def test_nodes_add_up_to_the_whole_and_the_first_passes_do_not_count() -> None:
+    found = time_nodes(Fixed(own_ms=0.5, whole_ms=3.0), rounds=10)
+    slow, fast, nothing = (timing.ratio for timing in found.timings)
+    assert slow + fast + nothing == pytest.approx(found.whole.ratio, rel=0.05)
+    assert slow - fast == pytest.approx(
+        1.0 / found.reference_ms, rel=0.5
+    )
+    assert nothing >= LEAST_RATIO
+    assert {timing.count for timing in found.timings} == {12}  # whole groups
+    assert found.units == UNITS
+    assert found.names == ("a", "b", "c")
