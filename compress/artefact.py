@@ -84,7 +84,8 @@ def artefact_or_network(name: str) -> Artefact | Architecture:
     """What a command's NETWORK argument means.
 
     A known network's name, a YAML file with an architecture record, an artefact's folder, `package.module:function`
-    (imported with the current folder on the path; it returns an nn.Module) or an ONNX file. Raises ArtefactError or NetworkError.
+    (imported with the current folder on the path; it returns an nn.Module) or an ONNX file. Raises ArtefactError or
+    NetworkError.
     """
     if name in NETWORKS:
         return NETWORKS[name]

@@ -1,6 +1,7 @@
 """The command line. Imports nothing heavy until a command runs, so that help answers at once."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -11,6 +12,7 @@ import typer
 
 from compress import __version__
 from compress.errors import CompressError, RecipeError
+from compress.report.latency import print_built, print_checked, print_shown
 from compress.report.terminal import Terminal, print_error, print_mapping, print_networks, print_profile, print_search
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ NetworkArgument = Annotated[
     str,
     typer.Argument(
         metavar="NETWORK", help="A network's name, an artefact's folder, package.module:function or a .onnx file."
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="KIND[:FOLDER]",
+        help="synthetic, or coco, crowdpose, mpii, lsp with their folder; short for data.kind and data.disk.folder.",
     ),
 ]
 ArtefactArgument = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network.")]
@@ -108,17 +118,18 @@ def profile(
 def train(
     network: NetworkArgument,
     recipe: RecipeOption = None,
+    data: DataOption = None,
     run: RunFolder = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network on labelled pictures."""
+    """Train a network on labelled pictures; with torchrun on several GPUs or machines."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import TrainRecipe
 
-        settings = settings_of(TrainRecipe, recipe, overrides)
+        settings = settings_of(TrainRecipe, recipe, overrides, data)
         from compress.jobs.train import train_network
 
         return train_network(network, settings, run or default_run(f"train-{file_name(network)}"), terminal)
@@ -130,16 +141,17 @@ def train(
 def evaluate(
     artefact: ArtefactArgument,
     recipe: RecipeOption = None,
+    data: DataOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a trained network by COCO's average precision."""
+    """Score a trained network by the metric of the data: AP, PCKh or PCK."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import EvaluateRecipe
 
-        settings = settings_of(EvaluateRecipe, recipe, overrides)
+        settings = settings_of(EvaluateRecipe, recipe, overrides, data)
         from compress.jobs import evaluate as jobs_evaluate
 
         return jobs_evaluate.evaluate(artefact, settings, terminal)
@@ -199,26 +211,161 @@ def predict(
     perform(job, show, as_json=as_json, quiet=quiet)
 
 
-def settings_of(model: "type[AnyRecipe]", recipe: str | None, overrides: list[str] | None) -> "AnyRecipe":
-    """The recipe of that path or name, or all defaults, with the overrides applied. Raises RecipeError."""
+latency = typer.Typer(
+    help="A table of what parts of networks take on a device, and what it predicts.", no_args_is_help=True
+)
+app.add_typer(latency, name="latency")
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...", help="Search spaces by name or .yaml file, and networks as for other commands."
+    ),
+]
+TableOption = Annotated[
+    Path | None, typer.Option("--table", metavar="FILE", help="Default: the one kept for this engine and machine.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The packed folder.")]
+
+
+@latency.command("build")
+def latency_build(
+    sources: Sources,
+    table: TableOption = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time what the table lacks of the sources' units on this machine; a killed build goes on where it was."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import LatencyRecipe
+
+        settings = settings_of(LatencyRecipe, None, overrides)
+        from compress.jobs import latency as jobs_latency
+
+        return jobs_latency.build(sources, settings, table, terminal)
+
+    perform(job, print_built, as_json=as_json, quiet=quiet)
+
+
+@latency.command("show")
+def latency_show(
+    network: NetworkArgument,
+    table: TableOption = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict a network's latency and show where it goes."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import LatencyRecipe
+
+        settings = settings_of(LatencyRecipe, None, overrides)
+        from compress.jobs import latency as jobs_latency
+
+        return jobs_latency.show(network, settings, table, terminal)
+
+    perform(job, print_shown, as_json=as_json, quiet=quiet)
+
+
+@latency.command("check")
+def latency_check(
+    sources: Sources,
+    table: TableOption = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure unseen networks and compare them with what the table predicts."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import LatencyRecipe
+
+        settings = settings_of(LatencyRecipe, None, overrides)
+        from compress.jobs import latency as jobs_latency
+
+        return jobs_latency.check(sources, settings, table, terminal)
+
+    perform(job, print_checked, as_json=as_json, quiet=quiet)
+
+
+@latency.command("pack")
+def latency_pack(
+    sources: Sources,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a folder that times the sources' units on another device: `python run.py` needs only the engine."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import LatencyRecipe
+
+        settings = settings_of(LatencyRecipe, None, overrides)
+        from compress.jobs import latency_pack as jobs_pack
+
+        return jobs_pack.pack(sources, settings, out, terminal)
+
+    perform(job, printer("Packed"), as_json=as_json, quiet=quiet)
+
+
+@latency.command("unpack")
+def latency_unpack(
+    folder: Folder,
+    table: TableOption = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Read benchncnn's results; they are of this device.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn the results of a packed folder into a table of the device it was run on."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.jobs import latency_pack as jobs_pack
+
+        return jobs_pack.unpack(folder, table, device, terminal)
+
+    perform(job, printer("Unpacked"), as_json=as_json, quiet=quiet)
+
+
+def settings_of(
+    model: "type[AnyRecipe]", recipe: str | None, overrides: list[str] | None, data: str | None = None
+) -> "AnyRecipe":
+    """The recipe of that path or name, or all defaults, with `--data` and the overrides applied. Raises RecipeError."""
     from compress.recipe import find, read_recipe
 
     path = find(recipe, "recipes", RecipeError) if recipe else None
-    return read_recipe(path, model, overrides or ())
+    kind, _, folder = (data or "").partition(":")
+    chosen = [f"data.kind={kind}"] if kind else []
+    if folder:
+        chosen.append(f"data.disk.folder={json.dumps(folder)}")
+    return read_recipe(path, model, [*chosen, *(overrides or ())])
 
 
 def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_json: bool, quiet: bool) -> None:
-    """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2."""
+    """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2.
+
+    Of several processes that torchrun started only the first one prints.
+    """
+    speaks = os.environ.get("RANK", "0") == "0"
     try:
-        result = job(Terminal(quiet=quiet))
+        result = job(Terminal(quiet=quiet or not speaks))
     except CompressError as error:
-        print_error(str(error))
+        if speaks:
+            print_error(str(error))
         raise typer.Exit(2) from None
     except OSError as error:
-        print_error(
-            f"{error.filename or 'file system'}: {error.strerror or error}; check the path, its rights and the disk"
-        )
+        if speaks:
+            print_error(
+                f"{error.filename or 'file system'}: {error.strerror or error}; check the path, its rights and the disk"
+            )
         raise typer.Exit(2) from None
+    if not speaks:
+        return
     if as_json:
         sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
     elif not quiet:

@@ -376,6 +376,23 @@ class ProfileRecipe(Settings):
     input_hw: InputSize | None = None
 
 
+class LatencyRecipe(Settings):
+    """`compress latency`.
+
+    networks: whole ones that a space gives to fit the table's scale on, to check it with, or to pack. rounds: timings
+    of each. allow_foreign: also use a table of another version, device, number of threads or precision, and mark it.
+    """
+
+    job: Literal["latency"] = "latency"
+    seed: Seed = 1
+    engine: EngineName = "onnxruntime"
+    threads: Positive = 1
+    input_hw: InputSize = (128, 128)
+    networks: Positive = 8
+    rounds: Positive = 40
+    allow_foreign: bool = False
+
+
 class PredictRecipe(Settings):
     """`compress predict`: pictures in, pictures with skeletons out. min_score: of a person to be drawn and listed."""
 

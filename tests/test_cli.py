@@ -218,6 +218,5 @@ def test_picture_that_does_not_decode(artefact: Path, tmp_path: Path) -> None:
 def test_what_is_no_artefact(tmp_path: Path) -> None:
     assert "architecture.yaml" in fails("evaluate", tmp_path / "nothing")
     assert "compress networks" in fails("train", "hrnet_w23", "--run", tmp_path / "run")
-    assert "bottom-up" in fails("train", "hrnet_w32", "--run", tmp_path / "run")
     (tmp_path / "architecture.yaml").write_text("architecture: {family: nope}\nfacts: {}\n")
     assert "no such family" in fails("export", tmp_path)

@@ -119,8 +119,28 @@ class Engine(Protocol):
 
 def describe_machine(engine: str, version: str) -> Description:
     """The description of this machine for the given engine."""
-    model, flags = _cpu()
-    return Description(engine, version, model, os.cpu_count() or 1, flags, f"{platform.system()} {platform.machine()}")
+    source = Path("/proc/cpuinfo")
+    cpuinfo = source.read_text(errors="replace").split("\n\n")[0] if source.exists() else ""
+    machine = platform.processor() or platform.machine()
+    return description_of(
+        engine, version, cpuinfo, machine, os.cpu_count() or 1, f"{platform.system()} {platform.machine()}"
+    )
+
+
+@cache
+def description_of(engine: str, version: str, cpuinfo: str, machine: str, cores: int, system: str) -> Description:
+    """The same from facts gathered elsewhere. cpuinfo: of one core, '' where there is none; machine: stands in then."""
+    facts: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        facts[key.strip()] = value.strip()
+    model = facts.get("model name") or machine
+    # A virtual machine may hide the model's number behind a common name: family and model tell them apart.
+    if "cpu family" in facts:
+        model += f" ({facts['cpu family']}-{facts.get('model', '?')}-{facts.get('stepping', '?')})"
+    flags = " ".join(sorted((facts.get("flags") or facts.get("Features") or "").split()))
+    isa = hashlib.sha256(flags.encode()).hexdigest()[:8]
+    return Description(engine, version, model, cores, isa, system)
 
 
 def network_outputs(network: nn.Module, image: Image) -> tuple[NDArray[np.float32], ...]:
@@ -181,19 +201,3 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@cache
-def _cpu() -> tuple[str, str]:
-    facts: dict[str, str] = {}
-    source = Path("/proc/cpuinfo")
-    if source.exists():
-        for line in source.read_text(errors="replace").split("\n\n")[0].splitlines():
-            key, _, value = line.partition(":")
-            facts[key.strip()] = value.strip()
-    model = facts.get("model name") or platform.processor() or platform.machine()
-    # A virtual machine may hide the model's number behind a common name: family and model tell them apart.
-    if "cpu family" in facts:
-        model += f" ({facts['cpu family']}-{facts.get('model', '?')}-{facts.get('stepping', '?')})"
-    flags = " ".join(sorted((facts.get("flags") or facts.get("Features") or "").split()))
-    return model, hashlib.sha256(flags.encode()).hexdigest()[:8]

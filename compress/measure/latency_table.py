@@ -325,8 +325,8 @@ def measure_units(
 def add_in_situ(table: LatencyTable, networks: Sequence[Profiled]) -> None:
     """Notes the units of whole networks that were timed node by node; the caller saves the table.
 
-    A unit's ratio is the mean over its places in a network, and the median over networks. Raises TableError if the
-    table is foreign.
+    A unit's ratio is the mean over its places in a network, and the median over networks. What the table has stays.
+    Raises TableError if the table is foreign.
     """
     found: dict[Unit, list[Timing]] = {}
     for network in networks:
@@ -337,6 +337,8 @@ def add_in_situ(table: LatencyTable, networks: Sequence[Profiled]) -> None:
             found.setdefault(unit, []).append(_pooled(timings))
     entries = {}
     for unit, timings in found.items():
+        if unit.key in table.units:
+            continue
         pooled = replace(_pooled(timings), ratio=median(timing.ratio for timing in timings))
         entries[unit] = Entry.of(unit, pooled, "in situ", len(timings))
     _note(table, entries, median(network.reference_ms for network in networks))

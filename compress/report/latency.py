@@ -1,0 +1,105 @@
+"""Tables of `compress latency` on a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from compress.report.terminal import number, percent, print_mapping, printable, stdout_console
+
+_ROWS = 20
+_UNIT = 76  # characters of a unit that are shown
+
+
+def print_built(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Where the table is and how well its scale fits."""
+    scale = result["scale"]
+    print_mapping(
+        f"Latency table of {_identity(result)}",
+        {
+            "table": result["table"],
+            "units": f"{result['units']}, {result['measured']} of them new",
+            "scale": f"{scale['factor']:.3f} by {scale['networks']} networks, mean error {percent(scale['error'])}",
+            "spread": f"{percent(result['spread'])} of the networks' timings{_noisy(result['spread'])}",
+        },
+        console,
+    )
+
+
+def print_shown(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """A network's prediction, its operators, and its dearest units."""
+    console = console or stdout_console()
+    said, size = result["prediction"], "x".join(map(str, result["input_hw"]))
+    console.print(Text(printable(
+        f"{result['network']} at {size} · predicted {said['ms']:.2f} ms "
+        f"({said['low_ms']:.2f} to {said['high_ms']:.2f}) · {_identity(result)}"
+    ), style="bold"))  # fmt: skip
+    _print_foreign(said["foreign"], console)
+    known = f"{percent(said['coverage'])} of the units and {percent(said['time_coverage'])} of the time were measured"
+    console.print(Text(f"{known}; the rest is estimated from similar units"))
+    shares = ", ".join(f"{name} {percent(share)}" for name, share in list(result["operators"].items())[:8])
+    console.print(Text(printable(shares)))
+    table = _table("unit", "times", "ms", "share", "")
+    for row in result["units"][:_ROWS]:
+        mark = "estimated" if row["obtained"] == "estimated" else ""
+        cells = (str(row["times"]), f"{row['ms']:.4f}", percent(row["share"]), mark)
+        table.add_row(Text(_unit(row["unit"])), *cells)
+    console.print(table)
+    if len(result["units"]) > _ROWS:
+        console.print(Text(f"… and {len(result['units']) - _ROWS} more units, see --json", style="dim"))
+
+
+def print_checked(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Predicted against measured."""
+    console = console or stdout_console()
+    console.print(Text(printable(f"Predicted against measured · {_identity(result)}"), style="bold"))
+    _print_foreign(result["foreign"], console)
+    table = _table("network", "measured ms", "spread", "predicted ms", "interval", "error", "in the table")
+    for row in result["networks"]:
+        table.add_row(
+            Text(printable(row["network"])), f"{row['measured_ms']:.3f}", percent(row["spread"]), f"{row['ms']:.3f}",
+            f"{row['low_ms']:.3f} to {row['high_ms']:.3f}", percent(row["error"], sign=True), percent(row["coverage"]),
+        )  # fmt: skip
+    console.print(table)
+    console.print(Text(
+        f"mean error {percent(result['mape'])}, worst {percent(result['worst'])}; {percent(result['within_5'])} within "
+        f"5 %, {percent(result['within_10'])} within 10 %; Kendall's tau {number(result['tau'], '.3f')}; "
+        f"{percent(result['coverage'])} of units and {percent(result['time_coverage'])} of time in the table"
+    ))  # fmt: skip
+    unsteady = [row["network"] for row in result["networks"] if not row["reliable"]]
+    if unsteady:
+        console.print(Text(printable(f"timings too unsteady to judge by: {', '.join(unsteady)}"), style="yellow"))
+    units = _table("unit (of the worst networks)", "times", "in situ ms", "predicted ms")
+    for row in result["worst_units"]:
+        cells = (str(row["times"]), f"{row['in_situ_ms']:.4f}", f"{row['predicted_ms']:.4f}")
+        units.add_row(Text(_unit(row["unit"])), *cells)
+    console.print(units)
+
+
+def _identity(result: Mapping[str, Any]) -> str:
+    threads = f"{result['threads']} thread{'' if result['threads'] == 1 else 's'}"
+    return f"{result['engine']} {result['version']}, {threads}, {result['device']}"
+
+
+def _print_foreign(foreign: list[str], console: Console) -> None:
+    if foreign:
+        console.print(Text(printable(f"The table is of something else: {'; '.join(foreign)}"), style="yellow"))
+
+
+def _noisy(spread: float) -> str:
+    return "; measure again on a quieter machine" if spread > 0.1 else ""
+
+
+def _unit(key: str) -> str:
+    key = printable(key)
+    return key if len(key) <= _UNIT else key[: _UNIT - 1] + "…"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left", no_wrap=True)
+    return table

@@ -1,0 +1,258 @@
+"""`compress latency`, on spaces and networks of a few milliseconds."""
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from compress.cli import app
+from compress.engines import engine
+from compress.errors import TableError
+from compress.jobs.latency import accuracy, build, candidates, check, covering, show
+from compress.jobs.latency_pack import pack, unpack
+from compress.measure.latency_table import load_table
+from compress.progress import Silent
+from compress.recipe import LatencyRecipe
+from compress.report.latency import print_built, print_checked, print_shown
+
+SPACE = {
+    "family": "dir_bhrnet",
+    "fixed": {"head": "single", "blocks": [[1], [1, 0], [1, 0, 0], [1, 0, 0, 0]]},
+    "choices": {"width": [8, 16], "blocks.0.0": [0, 1, 2], "kinds.0": ["ir", "dir"]},
+}
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(SPACE))
+    return str(path)
+
+
+def recipe(**settings: object) -> LatencyRecipe:
+    return LatencyRecipe.model_validate({"input_hw": [64, 64], "networks": 2, "rounds": 4, **settings})
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn", "mnn"])
+def test_build_show_check(runtime: str, space: str, tmp_path: Path) -> None:
+    if runtime == "mnn":
+        pytest.importorskip("MNN")
+    settings, path, console = recipe(engine=runtime), tmp_path / "table.json", Console(record=True, width=160)
+    built = build([space], settings, path, Silent())
+    table = load_table(path)
+    assert built["units"] == built["measured"] == len(table.units) > 20
+    assert {entry.obtained for entry in table.units.values()} == {"in situ"}
+    assert table.scale is not None
+    assert table.scale.networks == 2
+    before = path.read_bytes()
+    again = build([space], settings, path, Silent())
+    assert again["measured"] == 0
+    assert load_table(path).units == table.units
+
+    shown = show("dir_bhrnet_25", settings, path, Silent())
+    assert shown["prediction"]["ms"] == pytest.approx(sum(row["ms"] for row in shown["units"]))
+    assert (
+        sum(row["share"] for row in shown["units"])
+        == pytest.approx(1)
+        == pytest.approx(sum(shown["operators"].values()))
+    )
+    estimated = [row["unit"] for row in shown["units"] if row["obtained"] == "estimated"]
+    assert sorted(estimated) == sorted(shown["prediction"]["estimated"]) != []
+    assert all(row["ms"] > 0 for row in shown["units"])
+
+    path.write_bytes(before)
+    checked = check([space], settings, path, Silent())
+    assert path.read_bytes() == before
+    assert [row["network"] for row in checked["networks"]] == ["tiny-0", "tiny-1"]
+    assert checked["count"] == 2
+    assert 0.9 < checked["coverage"] <= 1
+    for printed, result in ((print_built, built), (print_shown, shown), (print_checked, checked)):
+        printed(result, console)
+        json.dumps(result, allow_nan=False)
+    text = console.export_text()
+    assert "estimated" in text
+    assert "Kendall's tau" in text
+
+
+def test_a_killed_build_goes_on(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compress.measure import harvest
+
+    monkeypatch.setattr(harvest, "BATCH", 1)
+    timed: list[object] = []
+    real = harvest.time_nodes
+
+    def dying(profiler: object, rounds: int) -> object:
+        if len(timed) == 2:
+            raise KeyboardInterrupt
+        timed.append(profiler)
+        return real(profiler, rounds)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(harvest, "time_nodes", dying)
+    path = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        build([space], recipe(), path, Silent())
+    first = load_table(path).units
+    monkeypatch.setattr(harvest, "time_nodes", real)
+    build([space], recipe(), path, Silent())
+    assert first.items() <= load_table(path).units.items()
+    assert len(first) < len(load_table(path).units)
+
+
+def test_the_covering_networks_have_every_unit(space: str) -> None:
+    from compress.jobs.latency import space_named
+    from compress.measure.units import cut
+    from compress.space import Space
+
+    covered = set().union(*(cut(c.build(), (64, 64)) for c in covering([space], recipe(), Silent())))
+    sampled = set().union(*(cut(c.build(), (64, 64)) for c in candidates([space], recipe(), 12, 5)))
+    assert isinstance(space_named(space), Space)
+    assert sampled <= covered
+
+
+def test_check_takes_other_networks_than_the_scale_was_fitted_on(space: str) -> None:
+    first, second = (candidates(["bhrnet_small"], recipe(), 4, seed) for seed in (1, 2))
+    sizes = [[sum(p.numel() for p in c.build().parameters()) for c in group] for group in (first, second)]
+    assert not set(sizes[0]) & set(sizes[1])
+
+
+def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    build([space], recipe(), path, Silent())
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "version": "0.1"}))
+    with pytest.raises(TableError, match=r"table\.json: version.*0\.1"):
+        show("dir_bhrnet_25", recipe(), path, Silent())
+    allowed = recipe(allow_foreign=True)
+    shown = show("dir_bhrnet_25", allowed, path, Silent())
+    assert shown["prediction"]["foreign"] == (f"version '0.1' for '{engine('onnxruntime').describe().version}'",)
+    console = Console(record=True, width=160)
+    print_shown(shown, console)
+    assert "of something else: version '0.1'" in console.export_text()
+    with pytest.raises(TableError, match="cannot be built on"):
+        build([space], allowed, path, Silent())
+
+
+def test_accuracy_by_hand() -> None:
+    rows = [
+        {"ms": ms, "measured_ms": measured, "coverage": 1.0, "time_coverage": 0.5}
+        for ms, measured in ((1.04, 1.0), (1.8, 2.0), (6.0, 4.0))
+    ]
+    found = accuracy(rows)
+    assert found["mape"] == pytest.approx((0.04 + 0.1 + 0.5) / 3)
+    assert (found["within_5"], found["within_10"]) == pytest.approx((1 / 3, 2 / 3))
+    assert (found["tau"], found["worst"], found["time_coverage"]) == pytest.approx((1, 0.5, 0.5))
+
+
+def test_on_the_command_line(space: str, tmp_path: Path) -> None:
+    table, small = (
+        str(tmp_path / "table.json"),
+        ["--set", "input_hw=[64,64]", "--set", "networks=2", "--set", "rounds=4"],
+    )
+    done = CliRunner().invoke(app, ["latency", "build", space, "--table", table, "--json", "-q", *small])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["table"] == table
+    done = CliRunner().invoke(app, ["latency", "show", "dir_bhrnet_25", "--table", table, "-q", *small])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["latency", "check", "dir_bhrnet", "--table", table, "-q", *small])
+    assert done.exit_code == 2
+
+
+# --- Other devices ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn", "mnn"])
+def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path) -> None:
+    """In a process of its own, in another place, where nothing of ours can be imported."""
+    if runtime == "mnn":
+        pytest.importorskip("MNN")
+    packed = pack([space], recipe(engine=runtime), tmp_path / "packed", Silent())
+    shutil.move(packed["folder"], tmp_path / "elsewhere")
+    folder = tmp_path / "elsewhere"
+    with pytest.raises(TableError, match=r"results\.json.*run"):
+        unpack(folder, tmp_path / "none.json", None, Silent())
+    done = subprocess.run(
+        [sys.executable, "-I", "run.py", "--rounds", "4"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    unpack(folder, tmp_path / "there.json", None, Silent())
+    there = load_table(tmp_path / "there.json")
+    assert there.identity.device == engine(runtime).describe().device
+    assert len(there.units) == packed["units"]
+    build([space], recipe(engine=runtime), tmp_path / "here.json", Silent())
+    assert there.units.keys() == load_table(tmp_path / "here.json").units.keys()
+
+
+def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> None:
+    packed = pack([space], recipe(engine="ncnn", networks=1), tmp_path / "packed", Silent())
+    folder = Path(packed["folder"])
+    (folder / "results.json").write_text('{"engine": "ncnn"}')
+    with pytest.raises(TableError, match="do not fit the folder"):
+        unpack(folder, tmp_path / "table.json", None, Silent())
+    with pytest.raises(TableError, match="must be new"):
+        pack([space], recipe(), folder, Silent())
+
+
+def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: Path) -> None:
+    packed = pack([space], recipe(engine="ncnn", networks=1), tmp_path / "packed", Silent())
+    folder = Path(packed["folder"])
+    rows = json.loads((folder / "manifest.json").read_text())["benchncnn"]
+    assert len(rows) == packed["units"]
+    runtime, lines = engine("ncnn"), []
+    for number, row in enumerate(rows):
+        for copies in row["copies"]:
+            # As benchncnn prints it; every copy takes 0.02 ms more than the last unit's, the rest of a model 0.5 ms.
+            ms = 0.5 + copies * 0.02 * (number + 1)
+            lines.append(f"{row['model']}x{copies}.param  min = {ms:7.2f}  max = {ms + 1:7.2f}  avg = {ms + 0.3:7.2f}")
+    with pytest.raises(TableError, match="has not been run"):
+        unpack(folder, tmp_path / "table.json", "a phone", Silent())
+    (folder / "benchncnn" / "benchncnn.txt").write_text("\n".join(lines))
+    unpack(folder, tmp_path / "table.json", "a phone", Silent())
+    table = load_table(tmp_path / "table.json")
+    assert table.identity.device == "a phone"
+    last = rows[-2]
+    assert table.units[last["unit"]].timing.ratio == pytest.approx(0.02 * (len(rows) - 1), rel=0.01)
+    (folder / "benchncnn" / "benchncnn.txt").write_text("\n".join(lines[1:]))
+    with pytest.raises(TableError, match="did not time every model"):
+        unpack(folder, tmp_path / "table.json", "a phone", Silent())
+    # The models themselves are ncnn's: with weights of zeros, as benchncnn makes them, they load and run.
+    from compress.engines.ncnn_units import replicate
+    from compress.jobs.latency import candidates
+
+    (candidate,) = candidates([space], recipe(networks=1), 1, 1)
+    from compress.measure.units import cut_by_engine
+
+    unit = next(u for u in cut_by_engine(candidate.build(), (64, 64), runtime) if u.operator == "Convolution")
+    replicate(unit, 3, tmp_path / "three.param")
+    profiler = runtime.profiler(tmp_path / "three.param")
+    profiler.run()
+    profiler.run_timed()
+    assert [u for u in profiler.finish().units if u.operator == "Convolution"] == [unit] * 3
+
+
+def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Path) -> None:
+    """A fresh environment with onnxruntime and numpy; skipped where it cannot be made, offline."""
+    packed = pack([space], recipe(networks=1), tmp_path / "packed", Silent())
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    version = engine("onnxruntime").describe().version
+    installed = subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--retries", "0", f"onnxruntime=={version}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if installed.returncode:
+        pytest.skip(f"onnxruntime cannot be installed here: {installed.stderr.strip().splitlines()[-1:]}")
+    has = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
+    assert has.returncode != 0
+    done = subprocess.run(
+        [python, "run.py", "--rounds", "4"], cwd=packed["folder"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    unpack(Path(packed["folder"]), tmp_path / "there.json", None, Silent())
+    assert len(load_table(tmp_path / "there.json").units) == packed["units"]

@@ -1,0 +1,184 @@
+"""`compress train` for every approach, alone and in two processes, with and without a teacher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from compress.artefact import save_artefact
+from compress.data.synthetic import SyntheticPeople
+from compress.errors import DataError, NetworkError, RecipeError
+from compress.jobs.evaluate import evaluate
+from compress.jobs.predict import predict
+from compress.jobs.train import train_network, with_joints
+from compress.keypoints import COCO_PERSON, CROWDPOSE, LSP
+from compress.networks import NETWORKS, Architecture
+from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
+from compress.networks.lightweight_openpose import LightweightOpenPose
+from compress.progress import Silent
+from compress.recipe import EvaluateRecipe, PredictRecipe, TrainRecipe
+
+NARROW = {"width": 8, "blocks": equal_blocks(0)}
+SMALL: dict[str, Architecture] = {
+    "bottom-up AE": DirBHRNet(**NARROW, head="single"),
+    "top-down": DirBHRNet(**NARROW, head="heatmaps"),
+    "PAF": LightweightOpenPose(refinements=1),
+}
+
+
+def recipe(**changes: Any) -> TrainRecipe:
+    data = {
+        "input_hw": [64, 64],
+        "data": {"synthetic": {"train": 8, "val": 4}},
+        "training": {"epochs": 2, "batch_size": 4, "warmup_steps": 0},
+        "decoding": {"flip_test": True},
+    }
+    return TrainRecipe.model_validate({**data, **changes})
+
+
+def start(architecture: Architecture, folder: Path, **facts: Any) -> str:
+    torch.manual_seed(0)
+    save_artefact(folder, architecture, architecture.build(), {"input_hw": [64, 64], **facts})
+    return str(folder)
+
+
+@pytest.mark.parametrize("approach", list(SMALL))
+def test_every_approach_trains_evaluates_and_predicts(approach: str, tmp_path: Path) -> None:
+    settings = recipe()
+    begin = start(SMALL[approach], tmp_path / "start")
+    result = train_network(begin, settings, tmp_path / "run", Silent())
+    assert result["epochs"] == 2
+    assert result["loss"][1] < result["loss"][0]
+    assert 0 <= result["val"]["AP"] <= 1
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
+    assert scored["metrics"] == result["val"]
+    picture = tmp_path / "picture.png"
+    draw(picture)
+    found = predict(tmp_path / "run", [picture], PredictRecipe(min_score=0), tmp_path / "drawn", Silent())
+    if approach == "top-down":
+        assert len(found["pictures"][0]["people"]) == 1
+
+
+def draw(path: Path) -> None:
+    cv2.imwrite(str(path), SyntheticPeople(1, (64, 64), 5).image(0))
+
+
+def test_a_known_network_is_built_for_the_datas_joints(tmp_path: Path) -> None:
+    assert with_joints(NETWORKS["lite_hrnet_18"], LSP).keypoints == 14
+    assert with_joints(NETWORKS["lite_hrnet_18"], COCO_PERSON) is NETWORKS["lite_hrnet_18"]
+    part_network = with_joints(NETWORKS["lightweight_openpose_1"], CROWDPOSE)
+    assert (part_network.keypoints, part_network.limbs) == (14, 13)  # type: ignore[attr-defined]
+    with pytest.raises(NetworkError, match="joints"):
+        train_network(start(DirBHRNet(**NARROW, keypoints=14), tmp_path / "a"), recipe(), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_and_its_features(tmp_path: Path) -> None:
+    wide = DirBHRNet(width=16, blocks=equal_blocks(0), head="single")
+    teacher = start(wide, tmp_path / "teacher")
+    before = load_file(Path(teacher) / "weights.safetensors")
+    begin = start(SMALL["bottom-up AE"], tmp_path / "start")
+    settings = recipe(distillation={"teacher": teacher, "share": 0.5, "features": {"stem": "stem", "head": "head"}})
+    with pytest.raises(NetworkError, match=r"one \[B,C,h,w\] output"):
+        train_network(begin, settings, tmp_path / "run", Silent())  # the head gives a tuple
+    settings = recipe(distillation={"teacher": teacher, "share": 0.5, "features": {"stem": "stem"}})
+    taught = train_network(begin, settings, tmp_path / "run2", Silent())
+    alone = train_network(begin, recipe(), tmp_path / "run3", Silent())
+    assert taught["loss"] != alone["loss"]
+    after = load_file(Path(teacher) / "weights.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    other = start(DirBHRNet(**NARROW, head="higher"), tmp_path / "other")
+    with pytest.raises(DataError, match="outputs of the same shapes"):
+        train_network(begin, recipe(distillation={"teacher": other}), tmp_path / "run4", Silent())
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="multiple of accumulate"):
+        recipe(training={"batch_size": 4, "accumulate": 3})
+    with pytest.raises(RecipeError, match="needs a GPU"):
+        train_network(
+            start(SMALL["top-down"], tmp_path / "a"),
+            recipe(training={"precision": "float16"}),
+            tmp_path / "r",
+            Silent(),
+        )
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Plain(nn.Module):
+    approach, keypoints = "top-down", 17
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.last = nn.Conv2d(8, 17, 1)
+
+    def forward(self, images):
+        return self.last(torch.tanh(self.first(images)))
+
+def network():
+    torch.manual_seed(0)
+    return Plain()
+"""
+SETTINGS = [
+    "input_hw=[64, 64]",
+    "data={synthetic: {train: 12, val: 4}}",
+    "training={epochs: 3, batch_size: 4, warmup_steps: 0, clip_norm: 0.1, ema: 0.9}",
+]
+
+
+def command(folder: Path, processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "-m", "--"]
+    overrides = [part for override in SETTINGS for part in ("--set", override)]
+    train = ["compress", "train", "own:network", "--run", str(folder), "--json", "-q", *overrides]
+    return [sys.executable, *(launcher if processes > 1 else ["-m"]), *train]
+
+
+def trained(folder: Path, processes: int = 1) -> dict[str, Any]:
+    """What the command prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command(folder, processes), cwd=folder.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    """Without batch norm, whose statistics on CPUs are those of each process's part of the batch."""
+    (tmp_path / "own.py").write_text(OWN)
+    one, two = trained(tmp_path / "one"), trained(tmp_path / "two", processes=2)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert two["val"] == one["val"]
+    weights = load_file(tmp_path / "two" / "weights.safetensors")
+    for name, value in load_file(tmp_path / "one" / "weights.safetensors").items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_killed_and_started_again_ends_like_an_undisturbed_run(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    whole = trained(tmp_path / "whole")
+    process = subprocess.Popen(command(tmp_path / "killed"), cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    checkpoint = tmp_path / "killed" / "training.pt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = trained(tmp_path / "killed")
+    assert again["loss"] == whole["loss"]
+    assert again["val"] == whole["val"]
+    ends = [load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
