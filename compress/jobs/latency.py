@@ -175,7 +175,7 @@ def candidates(sources: Sequence[str], recipe: LatencyRecipe, count: int, seed: 
             found.append(_network(source, recipe))
             continue
         rng = random.Random(seed)
-        found += [_of_space(source, n, space, space.sample(rng)) for n in range(count)]
+        found += [_of_space(f"{Path(source).stem}-{n}", space, space.sample(rng)) for n in range(count)]
     return found
 
 
@@ -199,7 +199,8 @@ def covering(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) 
         if space is None:
             continue
         rng = random.Random(recipe.seed)
-        picks = [*covering_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
+        asked = [*covering_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
+        picks = list({repr(sorted(pick.items())): pick for pick in asked}.values())
         units = {}
         with progress.phase(f"choosing networks of {source}", len(picks)) as phase:
             for number, pick in enumerate(picks):
@@ -207,12 +208,11 @@ def covering(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) 
                     network = architecture_from_data(space.apply(pick), "search space").build()
                 units[number] = set(cut(network, recipe.input_hw))
                 phase.advance(1)
-        found += [_of_space(f"{source}-cover", number, space, picks[number]) for number in cover(units)]
+        found += [_of_space(f"{Path(source).stem}-cover-{n}", space, picks[n]) for n in cover(units)]
     return found
 
 
-def _of_space(source: str, number: int, space: Space, pick: Pick) -> Candidate:
-    name = f"{Path(source).stem}-{number}"
+def _of_space(name: str, space: Space, pick: Pick) -> Candidate:
     return Candidate(name, lambda: architecture_from_data(space.apply(pick), "search space").build())
 
 

@@ -25,7 +25,7 @@ from compress.report.latency import print_built, print_checked, print_shown
 SPACE = {
     "family": "dir_bhrnet",
     "fixed": {"head": "single", "blocks": [[1], [1, 0], [1, 0, 0], [1, 0, 0, 0]]},
-    "choices": {"width": [8, 16], "blocks.0.0": [0, 1, 2], "kinds.0": ["ir", "dir"]},
+    "choices": {"blocks.0.0": [0, 1], "kinds.0": ["ir", "dir"]},
 }
 
 

@@ -141,7 +141,7 @@ SETTINGS = [
 
 
 def command(folder: Path, processes: int = 1) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "-m", "--"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
     overrides = [part for override in SETTINGS for part in ("--set", override)]
     train = ["compress", "train", "own:network", "--run", str(folder), "--json", "-q", *overrides]
     return [sys.executable, *(launcher if processes > 1 else ["-m"]), *train]
