@@ -97,6 +97,8 @@ def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet 
 @app.command()
 def profile(
     network: NetworkArgument,
+    decode: Annotated[bool, typer.Option("--decode", help="Time the ways to read people from its maps.")] = False,
+    data: DataOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -106,7 +108,8 @@ def profile(
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import ProfileRecipe
 
-        settings = settings_of(ProfileRecipe, None, overrides)
+        chosen = ["decode=true"] if decode else []
+        settings = settings_of(ProfileRecipe, None, [*chosen, *(overrides or ())], data)
         from compress.jobs import profile as jobs_profile
 
         return jobs_profile.profile(network, settings, terminal)

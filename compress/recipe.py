@@ -370,10 +370,17 @@ class NetworksRecipe(Settings):
 
 
 class ProfileRecipe(Settings):
-    """`compress profile`. input_hw: None takes the artefact's, else the first that the network's paper prints."""
+    """`compress profile`.
+
+    input_hw: None takes the artefact's, else the first that the network's paper prints. decode: times the ways to read
+    people from the maps, on the validation pictures of `data`, by default the artefact's or drawn ones.
+    """
 
     job: Literal["profile"] = "profile"
     input_hw: InputSize | None = None
+    decode: bool = False
+    data: Data | None = None
+    seed: Seed | None = None
 
 
 class LatencyRecipe(Settings):

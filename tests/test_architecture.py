@@ -37,6 +37,7 @@ FLOORS = {
     "compress.processes": 3,
     "compress.objective": 3,
     "compress.people": 3,
+    "compress.post_processing": 3,
     "compress.training": 3,
     "compress.evaluation": 3,
     "compress.deployment": 3,

@@ -5,7 +5,9 @@ The nodes of that graph can be put into another model as they are, which is then
 """
 
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -39,10 +41,11 @@ class OnnxRuntimeProfiler:
 
     def __init__(self, path: Path, options: onnxruntime.SessionOptions, profiled: onnxruntime.SessionOptions) -> None:
         """options: of the plain runs. profiled: equal ones, which are changed to profile."""
-        self._path, self._folder = path, tempfile.TemporaryDirectory()
-        self._graph = Path(self._folder.name, "optimised.onnx")
+        folder = tempfile.mkdtemp()
+        self._clean = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # also if never finished
+        self._path, self._graph = path, Path(folder, "optimised.onnx")
         profiled.enable_profiling = True
-        profiled.profile_file_prefix = str(Path(self._folder.name, "profile"))
+        profiled.profile_file_prefix = str(Path(folder, "profile"))
         profiled.optimized_model_filepath = str(self._graph)
         try:
             self._plain, self._profiled = (
@@ -50,7 +53,6 @@ class OnnxRuntimeProfiler:
                 for o in (options, profiled)
             )
         except Exception as error:  # onnxruntime's exceptions share no narrower base
-            self._folder.cleanup()
             raise missing_file(path, "onnxruntime", str(error)) from error
         random = np.random.default_rng(0)
         self._feed = {i.name: _random(random, i.type, i.shape) for i in self._plain.get_inputs()}
@@ -65,9 +67,9 @@ class OnnxRuntimeProfiler:
 
     def finish(self) -> Profile:
         """What was timed. Times are whole microseconds plus half of one, which the profile cuts off on average."""
-        with self._folder:
-            events = runs_of(json.loads(Path(self._profiled.end_profiling()).read_text()))
-            units = units_of_graph(onnx.load(self._graph), events[0], self._path)
+        events = runs_of(json.loads(Path(self._profiled.end_profiling()).read_text()))
+        units = units_of_graph(onnx.load(self._graph), events[0], self._path)
+        self._clean()
         return Profile(units, [[(e["dur"] + 0.5) / 1000 for e in run] for run in events], _names(events[0]))
 
 

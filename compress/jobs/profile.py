@@ -15,13 +15,16 @@ import torch
 from torch import nn
 
 from compress.artefact import Artefact, artefact_or_network
+from compress.data.sets import validation_set
 from compress.errors import NetworkError
-from compress.evaluation import input_size
+from compress.evaluation import input_size, validation_data
 from compress.measure.counting import Layer, total, trace
 from compress.measure.cross_check import cross_check
 from compress.networks import NETWORKS, Architecture
 from compress.networks.architecture import check_input
 from compress.networks.published import PUBLISHED
+from compress.objective import check_joints
+from compress.post_processing import decode_table
 from compress.progress import Progress
 from compress.recipe import ProfileRecipe
 
@@ -56,9 +59,10 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
     layers, stages, branches: params, macs, share (of all MACs), activation_bytes (of the outputs, float32). balance:
     share of each resolution among the stages' blocks. concerns: operators that mobile engines handle badly. ptflops:
     its count, and every difference to ours with its cause. uncounted: layers with an operator without a counting rule.
+    decoding: if asked for, the ways to read people from the maps (rows: see decode_table), and whose maps they were.
     """
     architecture, network, input_hw = _load(name, recipe)
-    with progress.phase("profile", 2) as phase:
+    with progress.phase("profile", 3 if recipe.decode else 2) as phase:
         try:
             traced = trace(network, input_hw)
         except Exception as error:
@@ -69,6 +73,9 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
         phase.advance(1, "counted")
         check = cross_check(network, input_hw, traced.layers)
         phase.advance(1, "compared with ptflops")
+        decoding = _decoding(name, architecture, network, input_hw, recipe) if recipe.decode else None
+        if decoding:
+            phase.advance(1, "decoding timed")
     counted = total(network, traced.layers)
     layers, stage_of = traced.layers, _stages(network, traced.layers)
 
@@ -120,7 +127,21 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
             for layer in layers
             if layer.uncounted
         ],
+        **({"decoding": decoding} if decoding else {}),
     }
+
+
+def _decoding(
+    name: str, architecture: Architecture, network: nn.Module, input_hw: tuple[int, int], recipe: ProfileRecipe
+) -> dict[str, Any]:
+    source = artefact_or_network(name)
+    facts = source.facts if isinstance(source, Artefact) else {}
+    data, seed = validation_data(facts, recipe.data, recipe.seed)
+    pictures = validation_set(data, input_hw, seed)
+    check_joints(architecture, pictures.keypoints, name)
+    trained = network if isinstance(source, Artefact) else None
+    rows = decode_table(architecture, trained, pictures, input_hw, exact=bool(facts.get("exact")))
+    return {"maps": "the network's" if trained else "perfect", "data": data.kind, "rows": rows}
 
 
 def _load(name: str, recipe: ProfileRecipe) -> tuple[Architecture, nn.Module, tuple[int, int]]:

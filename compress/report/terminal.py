@@ -307,9 +307,23 @@ def print_profile(result: Mapping[str, Any], console: Console | None = None) -> 
         console.print(Text(f"  {shares}\n"))
     _print_concerns(result, console)
     _print_ptflops(result, console)
+    if "decoding" in result:
+        _print_decoding(result["decoding"], console)
     for row in result["uncounted"]:
         operators = ", ".join(row["operators"])
         console.print(Text(printable(f"not counted: {operators} in {row['path'] or 'the network'} ({row['kind']})")))
+
+
+def _print_decoding(decoding: Mapping[str, Any], console: Console) -> None:
+    title = f"decoding ({decoding['maps']} maps, {decoding['data']} pictures)"
+    table = _table(title, "ms", "quartiles", "people", "passes")
+    for row in decoding["rows"]:
+        quartiles = f"{number(row['q1'], '.2f')} – {number(row['q3'], '.2f')}"
+        people, passes = number(row["people"], ".1f"), "2" if row["mirrored"] else "1"
+        _add(table, row["choice"], number(row["median"], ".2f"), quartiles, people, passes)
+    console.print(table)
+    note = "From maps to people, per picture, one thread, measured. Passes: of the network, whose time comes on top."
+    console.print(Text(note, style="dim"))
 
 
 def _print_concerns(result: Mapping[str, Any], console: Console) -> None:

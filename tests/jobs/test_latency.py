@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 
 from compress.cli import app
 from compress.engines import engine
+from compress.engines.ncnn_units import replicate
 from compress.errors import TableError
 from compress.jobs.latency import accuracy, build, candidates, check, covering, show
 from compress.jobs.latency_pack import pack, unpack
+from compress.measure import harvest
 from compress.measure.latency_table import load_table
+from compress.measure.units import cut, cut_by_engine
 from compress.progress import Silent
 from compress.recipe import LatencyRecipe
 from compress.report.latency import print_built, print_checked, print_shown
@@ -25,7 +28,7 @@ from compress.report.latency import print_built, print_checked, print_shown
 SPACE = {
     "family": "dir_bhrnet",
     "fixed": {"head": "single", "blocks": [[1], [1, 0], [1, 0, 0], [1, 0, 0, 0]]},
-    "choices": {"blocks.0.0": [0, 1], "kinds.0": ["ir", "dir"]},
+    "choices": {"blocks.0.0": [0, 1], "kinds.0": ["ir", "residual"]},
 }
 
 
@@ -40,11 +43,8 @@ def recipe(**settings: object) -> LatencyRecipe:
     return LatencyRecipe.model_validate({"input_hw": [64, 64], "networks": 2, "rounds": 4, **settings})
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn", "mnn"])
-def test_build_show_check(runtime: str, space: str, tmp_path: Path) -> None:
-    if runtime == "mnn":
-        pytest.importorskip("MNN")
-    settings, path, console = recipe(engine=runtime), tmp_path / "table.json", Console(record=True, width=160)
+def test_build_show_check(space: str, tmp_path: Path) -> None:
+    settings, path, console = recipe(), tmp_path / "table.json", Console(record=True, width=160)
     built = build([space], settings, path, Silent())
     table = load_table(path)
     assert built["units"] == built["measured"] == len(table.units) > 20
@@ -82,14 +82,12 @@ def test_build_show_check(runtime: str, space: str, tmp_path: Path) -> None:
 
 
 def test_a_killed_build_goes_on(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from compress.measure import harvest
-
     monkeypatch.setattr(harvest, "BATCH", 1)
     timed: list[object] = []
     real = harvest.time_nodes
 
     def dying(profiler: object, rounds: int) -> object:
-        if len(timed) == 2:
+        if timed:
             raise KeyboardInterrupt
         timed.append(profiler)
         return real(profiler, rounds)  # type: ignore[arg-type]
@@ -106,13 +104,8 @@ def test_a_killed_build_goes_on(space: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_covering_networks_have_every_unit(space: str) -> None:
-    from compress.jobs.latency import space_named
-    from compress.measure.units import cut
-    from compress.space import Space
-
     covered = set().union(*(cut(c.build(), (64, 64)) for c in covering([space], recipe(), Silent())))
     sampled = set().union(*(cut(c.build(), (64, 64)) for c in candidates([space], recipe(), 12, 5)))
-    assert isinstance(space_named(space), Space)
     assert sampled <= covered
 
 
@@ -172,7 +165,7 @@ def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path)
     """In a process of its own, in another place, where nothing of ours can be imported."""
     if runtime == "mnn":
         pytest.importorskip("MNN")
-    packed = pack([space], recipe(engine=runtime), tmp_path / "packed", Silent())
+    packed = pack([space], recipe(engine=runtime, networks=1), tmp_path / "packed", Silent())
     shutil.move(packed["folder"], tmp_path / "elsewhere")
     folder = tmp_path / "elsewhere"
     with pytest.raises(TableError, match=r"results\.json.*run"):
@@ -185,14 +178,15 @@ def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path)
     there = load_table(tmp_path / "there.json")
     assert there.identity.device == engine(runtime).describe().device
     assert len(there.units) == packed["units"]
-    build([space], recipe(engine=runtime), tmp_path / "here.json", Silent())
-    assert there.units.keys() == load_table(tmp_path / "here.json").units.keys()
+    if runtime != "mnn":  # whose exports take longest
+        build([space], recipe(engine=runtime, networks=1), tmp_path / "here.json", Silent())
+        assert there.units.keys() == load_table(tmp_path / "here.json").units.keys()
 
 
 def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> None:
-    packed = pack([space], recipe(engine="ncnn", networks=1), tmp_path / "packed", Silent())
+    packed = pack([space], recipe(networks=1), tmp_path / "packed", Silent())
     folder = Path(packed["folder"])
-    (folder / "results.json").write_text('{"engine": "ncnn"}')
+    (folder / "results.json").write_text('{"engine": "onnxruntime"}')
     with pytest.raises(TableError, match="do not fit the folder"):
         unpack(folder, tmp_path / "table.json", None, Silent())
     with pytest.raises(TableError, match="must be new"):
@@ -216,18 +210,13 @@ def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: 
     unpack(folder, tmp_path / "table.json", "a phone", Silent())
     table = load_table(tmp_path / "table.json")
     assert table.identity.device == "a phone"
-    last = rows[-2]
-    assert table.units[last["unit"]].timing.ratio == pytest.approx(0.02 * (len(rows) - 1), rel=0.01)
+    last = max(n for n, row in enumerate(rows) if not row["unit"].startswith("Split"))
+    assert table.units[rows[last]["unit"]].timing.ratio == pytest.approx(0.02 * (last + 1), rel=0.01)
     (folder / "benchncnn" / "benchncnn.txt").write_text("\n".join(lines[1:]))
     with pytest.raises(TableError, match="did not time every model"):
         unpack(folder, tmp_path / "table.json", "a phone", Silent())
     # The models themselves are ncnn's: with weights of zeros, as benchncnn makes them, they load and run.
-    from compress.engines.ncnn_units import replicate
-    from compress.jobs.latency import candidates
-
-    (candidate,) = candidates([space], recipe(networks=1), 1, 1)
-    from compress.measure.units import cut_by_engine
-
+    (candidate,) = candidates([space], recipe(), 1, 1)
     unit = next(u for u in cut_by_engine(candidate.build(), (64, 64), runtime) if u.operator == "Convolution")
     replicate(unit, 3, tmp_path / "three.param")
     profiler = runtime.profiler(tmp_path / "three.param")
