@@ -38,9 +38,6 @@ from compress.engines.onnxruntime_units import onnx_unit
 from compress.engines.unit import Operand, Unit, Value
 from compress.errors import EngineError
 
-PART_DEPTH = 3
-"""How many names of a module's path name the part of a network that a unit belongs to: `stages.2.1` is a branch."""
-
 
 class UncutError(EngineError):
     """An operation that the fast way has no rule for."""
@@ -78,7 +75,7 @@ def cut_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int | Non
 
 
 def cut_by_part(network: nn.Module, input_hw: tuple[int, int]) -> dict[str, Counter[Unit]]:
-    """The units of the fast way by the part of the network they belong to, '' where no module has them."""
+    """The units of the fast way by the operation they come from: `stem.0.conv:0` is the first of that module."""
     parts: dict[str, Counter[Unit]] = {}
     block = channel_block()
     for piece in _arrange(_operations(network, input_hw), block):
@@ -116,7 +113,7 @@ class Piece:
     inputs: channels of the input, for concat of each input. outputs: channels. height, width: of the (first) input.
     scale: enlargement of an upsample. scalar: the factor of a mul that is [C,1,1].
     blocked: works on NCHWc tensors. added: a second tensor is added to a convolution's output before the activation.
-    bias: of a convolution. part: of the network.
+    bias: of a convolution. part: the operation that it comes from, see cut_by_part.
     """
 
     kind: Kind
@@ -266,11 +263,15 @@ class _Operation:
 
 @dataclass
 class _Trace:
-    """operations in the order they run; values: fx node name → index of the operation that made it."""
+    """operations in the order they run; values: fx node name → index of the operation that made it.
+
+    counts: module → its own operations so far.
+    """
 
     operations: list[_Operation] = field(default_factory=list)
     values: dict[str, int] = field(default_factory=dict)
     outputs: list[int] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     image: tuple[int, int, int] = (3, 0, 0)
 
     def shape(self, index: int) -> tuple[int, int, int]:
@@ -330,13 +331,10 @@ def _record(trace: _Trace, node: fx.Node, modules: dict[str, nn.Module]) -> None
         place = f"{node.target} after {node.prev.target}"
         piece = _function_piece(node, [trace.shape(s) for s in sources], place)
     trace.values[node.name] = len(trace.operations)
-    trace.operations.append(_Operation(_with(piece, part=_part(node)), sources))
-
-
-def _part(node: fx.Node) -> str:
-    """The part of the network that the node's module belongs to."""
     path = next(reversed(node.meta.get("nn_module_stack", {"": None})))
-    return ".".join(path.split(".")[:PART_DEPTH])
+    part = f"{path}:{trace.counts[path]}"
+    trace.counts[path] += 1
+    trace.operations.append(_Operation(_with(piece, part=part), sources))
 
 
 def _module_piece(module: nn.Module, shape: tuple[int, int, int], place: str) -> Piece:

@@ -138,7 +138,7 @@ def test_cut_takes_the_fast_way_where_it_can_and_the_engine_where_it_must(monkey
 def test_parts_add_up_to_the_whole() -> None:
     network = random_bhrnet(1).build()
     parts = cut_by_part(network, HW)
-    assert {"stem.0.conv", "stages.3.0", "fusions.2.paths"} <= set(parts)
+    assert "stem.0.conv:0" in parts
     assert sum(parts.values(), Counter()) == Counter(cut_by_rules(network, HW))
 
 

@@ -1,0 +1,179 @@
+"""Perfect answers are read as the people they were made from, in every approach, and scored by every metric."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.data.detections import Detections
+from compress.data.synthetic import Difficulty, SyntheticPeople
+from compress.decode.poses import coco_results
+from compress.errors import ArtefactError, DataError
+from compress.evaluation import decode_time, input_size, noted_keypoints, score, validation_data
+from compress.keypoints import COCO_PERSON
+from compress.metrics import oks_ap
+from compress.networks import Architecture
+from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
+from compress.networks.lightweight_openpose import LightweightOpenPose
+from compress.objective import objective_for
+from compress.people import DetectedBoxes, Finder, LabelledBoxes, WholePictures, find_people, finder_for, first_inputs
+from compress.post_processing import decode_table, perfect_answers
+from compress.recipe import Data, Decoding, Training
+
+NARROW: dict[str, Any] = {"width": 8, "blocks": equal_blocks(0)}
+NETWORKS: dict[str, Architecture] = {
+    "one scale": DirBHRNet(**NARROW, head="single"),
+    "two scales": DirBHRNet(**NARROW, head="higher", head_filters=8),
+    "PAF": LightweightOpenPose(width=0.25, features=16, head=16),
+    "top-down": DirBHRNet(**NARROW, head="heatmaps"),
+}
+HW = (256, 192)
+PICTURES = SyntheticPeople(6, (240, 200), 2, difficulty=Difficulty(people=(1, 2), scale=(0.8, 0.95), truncation=0))
+
+
+def finder(architecture: Architecture, boxes: Any = None, **decoding: Any) -> Finder:
+    return finder_for(
+        architecture, COCO_PERSON, HW, exact=True, decoding=Decoding(**decoding), boxes=boxes or LabelledBoxes()
+    )
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_perfect_answers_are_the_people(name: str, flip_test: bool) -> None:
+    reader = finder(NETWORKS[name], flip_test=flip_test)
+    results = []
+    for index in range(len(PICTURES)):
+        question = reader.ask(PICTURES, index)
+        answers, mirrored = perfect_answers(NETWORKS[name], PICTURES, index, question, HW, exact=True)
+        expected = [(len(question.images), *shape) for shape in shapes(NETWORKS[name])]
+        assert [tuple(part.shape) for part in answers] == expected
+        poses = reader.read(question, answers, mirrored if flip_test else None)
+        results += coco_results(poses, PICTURES.image_id(index))
+    assert oks_ap(PICTURES.coco, results, COCO_PERSON)["AP"] > 0.9
+
+
+def shapes(architecture: Architecture) -> list[tuple[int, ...]]:
+    with torch.no_grad():
+        return [tuple(output.shape[1:]) for output in architecture.build().eval()(torch.zeros(1, 3, *HW))]
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_perfect_answers_have_no_loss_but_tags(name: str) -> None:
+    """The targets of training and the maps that decoding understands are the same."""
+    architecture = NETWORKS[name]
+    still = Training(
+        sigma=1.5,
+        exact=True,
+        augment={"rotation_deg": 0, "scale": [1, 1], "translate_px": 0, "flip": 0},
+        person_augment={"rotation_deg": 0, "scale": 0, "flip": 0, "half_body": 0},
+        loss={"pull": 0, "push": 0},
+    )
+    square = SyntheticPeople(3, (192, 192), 4)
+    objective = objective_for(architecture, COCO_PERSON, (192, 192), still)
+    samples = objective.samples(square)
+    reader = finder_for(architecture, COCO_PERSON, (192, 192), exact=True, decoding=Decoding(), boxes=LabelledBoxes())
+    question = reader.ask(square, 0)
+    answers, _ = perfect_answers(architecture, square, 0, question, (192, 192), exact=True)
+    sample = samples.sample(0, np.random.default_rng(0))
+    assert np.array_equal(sample.image, question.images[0])
+    for answer, target in zip(answers, sample.maps, strict=False):
+        assert np.array_equal(answer[0, : len(target)].numpy(), target)
+
+
+class Blind(nn.Module):
+    """Answers zeros."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        size = (images.shape[2] // 4, images.shape[3] // 4)
+        return (self.channels.view(1, -1, 1, 1).expand(len(images), -1, *size),)
+
+
+def test_every_picture_is_asked_once_and_in_order_whatever_the_batches() -> None:
+    reader = finder(NETWORKS["top-down"])
+    for batch_size in (1, 3, 100):
+        found = list(find_people(Blind(17), reader, PICTURES, flip_test=True, batch_size=batch_size))
+        assert [one.index for one in found] == list(range(6))
+        assert [len(one.poses) for one in found] == [len(PICTURES.people(i)) for i in range(6)]
+        assert all(one.decode_ms > 0 for one in found)
+    some = find_people(Blind(17), reader, PICTURES, flip_test=False, indices=[4, 1])
+    assert [one.index for one in some] == [4, 1]
+
+
+def test_a_picture_without_boxes_has_no_people() -> None:
+    empty = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    reader = finder(NETWORKS["top-down"], DetectedBoxes([empty] * 6))
+    found = list(find_people(Blind(17), reader, PICTURES, flip_test=True))
+    assert [len(one.poses) for one in found] == [0] * 6
+    assert score(Blind(17), reader, PICTURES, kind="coco", flip_test=False)["AP"] == 0
+
+
+def test_twice_detected_people_are_suppressed_but_labelled_ones_never() -> None:
+    twice = [
+        Detections(np.repeat(PICTURES.people(i).boxes_p4[:1], 2, 0), np.array([0.9, 0.8], np.float32)) for i in range(6)
+    ]
+    network = Blind(17)
+    with torch.no_grad():
+        network.channels += 1  # every joint in the first cell, so both poses are equal
+    counts = {}
+    for kind in ("none", "hard", "soft", "parallel"):
+        reader = finder(NETWORKS["top-down"], DetectedBoxes(twice), suppression=kind)
+        counts[kind] = [len(one.poses) for one in find_people(network, reader, PICTURES, flip_test=False)]
+    assert counts["none"] == [2] * 6
+    assert counts["hard"] == [1] * 6
+    assert counts["soft"] == [2] * 6  # scored down, not dropped
+    reader = finder(NETWORKS["top-down"], suppression="hard")
+    found = find_people(network, reader, PICTURES, flip_test=False)
+    assert [len(one.poses) for one in found] == [len(PICTURES.people(i)) for i in range(6)]
+
+
+def test_whole_pictures_hold_one_person() -> None:
+    reader = finder(NETWORKS["top-down"], WholePictures())
+    assert [len(one.poses) for one in find_people(Blind(17), reader, PICTURES, flip_test=False)] == [1] * 6
+
+
+def test_first_inputs_are_those_of_evaluation() -> None:
+    reader = finder(NETWORKS["one scale"])
+    inputs = torch.cat(list(first_inputs(reader, PICTURES, 4, torch.device("cpu"))))
+    assert inputs.shape == (6, 3, *HW)  # whole batches of pictures
+
+
+def test_joints_are_compared_person_by_person() -> None:
+    reader = finder(NETWORKS["one scale"])
+    with pytest.raises(DataError, match="every labelled box must give one pose"):
+        score(Blind(34), reader, PICTURES, kind="lsp", flip_test=False)
+    figures = score(Blind(17), finder(NETWORKS["top-down"]), PICTURES, kind="lsp", flip_test=False, resamples=5)
+    people = sum(len(PICTURES.people(i)) for i in range(6))
+    assert figures["persons"] + figures["left_out"] == people
+    assert 0 <= figures["PCK"] < 0.3
+    assert len(figures["curve"]) == 51
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_decoding_is_timed(name: str) -> None:
+    rows = decode_table(NETWORKS[name], None, PICTURES, HW, exact=False, wanted=2)
+    assert len(rows) >= 4
+    assert all(0 < row["q1"] <= row["median"] <= row["q3"] for row in rows)
+    assert {row["mirrored"] for row in rows} == {False, True}
+    labelled = np.mean([len(PICTURES.people(i)) for i in (0, 5)])
+    assert all(row["people"] == labelled for row in rows if "suppression" not in row["choice"])
+    times = decode_time(NETWORKS[name].build(), finder(NETWORKS[name]), PICTURES, flip_test=False, wanted=2)
+    assert 0 < times["q1"] <= times["median"] <= times["q3"]
+
+
+def test_facts_that_are_none(tmp_path: Path) -> None:
+    assert noted_keypoints({}, tmp_path).name == "coco_person"
+    with pytest.raises(ArtefactError, match="known set of joints"):
+        noted_keypoints({"keypoints": "cats"}, tmp_path)
+    with pytest.raises(ArtefactError, match="input size"):
+        input_size({"input_hw": "big"}, tmp_path)
+    with pytest.raises(ArtefactError, match="data section"):
+        validation_data({"data": {"kind": "cats"}}, None, None)
+    assert validation_data({}, None, None) == (Data(), 1)
+    assert validation_data({"seed": 7}, Data(workers=2), 5) == (Data(workers=2), 5)

@@ -1,0 +1,54 @@
+"""Every shipped recipe can be read, and trains the network that its own command line names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from compress.jobs.train import with_joints
+from compress.keypoints import KEYPOINT_SETS
+from compress.networks import NETWORKS
+from compress.networks.architecture import check_input
+from compress.objective import objective_for
+from compress.recipe import SearchRecipe, TrainRecipe, read_recipe
+from compress.training import learning_rate, optimizer_for
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+TRAININGS = [path for path in RECIPES if path.stem.startswith("train_")]
+FOLDER = ["data.disk.folder=/somewhere"]
+
+
+def test_every_kind_of_recipe_is_here() -> None:
+    assert len(TRAININGS) >= 10
+    for path in set(RECIPES) - set(TRAININGS):
+        read_recipe(path, SearchRecipe, FOLDER)
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
+def test_a_training_recipe_fits_its_network(path: Path) -> None:
+    recipe = read_recipe(path, TrainRecipe, FOLDER)
+    command = re.search(r"^#? *.*`?compress train (\S+) --recipe (\w+)", path.read_text(), re.MULTILINE)
+    assert command is not None
+    assert command[2] == path.stem
+    name = "dir_bhrnet_32" if command[1] == "NETWORK" else command[1]
+    joints = {"synthetic": "coco_person", "coco": "coco_person"}.get(recipe.data.kind, recipe.data.kind)
+    keypoints = KEYPOINT_SETS[joints]
+    architecture = with_joints(NETWORKS[name], keypoints)
+    check_input(architecture, recipe.input_hw, path.stem)
+    objective_for(architecture, keypoints, recipe.input_hw, recipe.training)
+    optimizer_for([dict(architecture.build().named_parameters())], recipe.training)
+
+
+def test_rates_fall_at_the_papers_epochs() -> None:
+    """Epochs from 0, one step each; NETWORKS of the papers' tables of training."""
+    for stem, epochs in (
+        ("train_hrnet", (170, 200)),
+        ("train_simple_baseline", (90, 120)),
+        ("train_higher_hrnet", (200, 260)),
+        ("train_dir_bhrnet", (200, 250)),
+        ("train_lightweight_openpose", (100, 200, 260)),
+    ):
+        path = next(path for path in TRAININGS if path.stem == stem)
+        settings = read_recipe(path, TrainRecipe, FOLDER).training
+        rates = [learning_rate(settings, epoch, 1) for epoch in range(settings.epochs)]
+        assert tuple(n for n in range(1, len(rates)) if rates[n] != rates[n - 1]) == epochs
