@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
 from compress.artefact import save_artefact
@@ -220,3 +221,94 @@ def test_what_is_no_artefact(tmp_path: Path) -> None:
     assert "compress networks" in fails("train", "hrnet_w23", "--run", tmp_path / "run")
     (tmp_path / "architecture.yaml").write_text("architecture: {family: nope}\nfacts: {}\n")
     assert "no such family" in fails("export", tmp_path)
+
+
+REAL = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pictures in {REAL}")
+
+
+def top_down(folder: Path, keypoints: int) -> Path:
+    """A small top-down artefact of that many joints."""
+    architecture = DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps", keypoints=keypoints)
+    save_artefact(folder, architecture, architecture.build(), {"input_hw": [64, 64]})
+    return folder
+
+
+@real_data
+def test_crowdpose_with_labelled_and_with_detected_boxes(tmp_path: Path) -> None:
+    network = top_down(tmp_path / "a", 14)
+    folder = REAL / "formats" / "crowdpose"
+    command = [
+        "evaluate",
+        network,
+        "--data",
+        f"crowdpose:{folder}",
+        "--set",
+        "data.disk.val=test_crowdpose",
+        "--json",
+        "-q",
+    ]
+    labelled = json.loads(run(*command).stdout)
+    assert {"AP", "AP_easy", "AP_medium", "AP_hard", "AP_se"} <= set(labelled["metrics"])
+    detected = folder / "test_crowdpose_det_AP_40.json"
+    result = run(*command, "--set", f"data.disk.detections={detected}", "--set", "decoding.suppression=parallel")
+    assert json.loads(result.stdout)["pictures"] == 2
+    assert "test_crowdpose.json" in fails(*command, "--set", f"data.disk.detections={folder / 'test_crowdpose.json'}")
+    assert "joints" in fails("evaluate", top_down(tmp_path / "b", 17), *command[2:])
+
+
+@real_data
+def test_mpii_needs_head_boxes_to_be_scored(tmp_path: Path) -> None:
+    network = top_down(tmp_path / "a", 16)
+    data = ["--data", f"mpii:{REAL / 'formats' / 'mpii'}", "--set", "data.disk.val=test_mpii"]
+    assert "head boxes" in fails("evaluate", network, *data)
+    heads = np.zeros((2, 2, 5))
+    heads[1] = 60  # corners (0, 0) and (60, 60) of everybody's head
+    savemat(str(tmp_path / "gt_valid.mat"), {"headboxes_src": heads})
+    result = run("evaluate", network, *data, "--set", f"data.disk.heads={tmp_path / 'gt_valid.mat'}", "--json", "-q")
+    assert json.loads(result.stdout)["metrics"]["persons"] == 5
+
+
+@real_data
+def test_lsp_is_scored_by_pck(tmp_path: Path) -> None:
+    record = json.loads((REAL / "lspet" / "val.json").read_text())
+    some = {entry["id"] for entry in record["images"][:8]}
+    record["images"] = [entry for entry in record["images"] if entry["id"] in some]
+    record["annotations"] = [entry for entry in record["annotations"] if entry["image_id"] in some]
+    folder = tmp_path / "lsp"
+    folder.mkdir()
+    (folder / "val").symlink_to(REAL / "lspet" / "val")
+    (folder / "val.json").write_text(json.dumps(record))
+    network = top_down(tmp_path / "a", 14)
+    result = json.loads(run("evaluate", network, "--data", f"lsp:{folder}", "--json", "-q").stdout)
+    assert {"PCK", "PCK_se", "curve", "area", "joints", "persons", "left_out"} <= set(result["metrics"])
+    record["annotations"][3]["keypoints"][4] = float("nan")
+    (folder / "val.json").write_text(json.dumps(record))
+    line = fails("evaluate", network, "--data", f"lsp:{folder}")
+    assert "val.json" in line
+    assert str(record["annotations"][3]["id"]) in line
+    assert "average precision" in fails(
+        "search", "bhrnet", "--run", tmp_path / "run", "--set", "data.kind=lsp", "--set", f"data.disk.folder={folder}"
+    )
+
+
+def test_decoding_is_profiled(tmp_path: Path) -> None:
+    data = ["--set", "data={synthetic: {val: 2}}"]
+    result = json.loads(run("profile", top_down(tmp_path / "a", 17), "--decode", *data, "--json", "-q").stdout)
+    assert result["decoding"]["maps"] == "the network's"
+    assert {"joints at the quarter", "hard suppression"} <= {row["choice"] for row in result["decoding"]["rows"]}
+    shown = run("profile", "small_hrnet_w16", "--decode", *data, "--set", "input_hw=[64, 64]").stdout
+    assert "perfect maps" in shown
+    assert "soft suppression" in shown
+
+
+def test_an_architecture_file_is_a_network(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{family: dir_bhrnet, width: 8, head: heatmaps}")
+    profiled = json.loads(run("profile", file, "--json", "-q", "--set", "input_hw=[64, 64]").stdout)
+    assert (profiled["family"], profiled["approach"]) == ("dir_bhrnet", "top-down")
+    file.write_text("{family: dir_bhrnet, widht: 8}")
+    line = fails("profile", file)
+    assert "mine.yaml" in line
+    assert "did you mean 'width'" in line
+    assert "readable file" in fails("profile", tmp_path / "none.yaml")

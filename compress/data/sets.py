@@ -25,6 +25,12 @@ def validation_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureS
     """The recipe's validation pictures alone. Raises DataError."""
     if data.kind == "synthetic":
         return _drawn(data, data.synthetic.val, 2, input_hw, seed)
+    if data.kind == "mpii" and data.disk.heads is None:  # said now and not after a long training
+        raise DataError(
+            "PCKh needs the validation people's head boxes",
+            place="data.disk.heads",
+            remedy="give the path of HRNet's gt_valid.mat",
+        )
     return disk_split(data.kind, data.disk, data.disk.val, _LAYOUTS[data.kind].val, data.disk.heads)
 
 
@@ -90,7 +96,7 @@ class _Layout:
 
 _LAYOUTS = {
     "coco": _Layout(("train2017", "train"), ("val2017", "val"), ("person_keypoints_{}.json",)),
-    "crowdpose": _Layout(("trainval", "train"), ("test", "val"), ("crowdpose_{}.json", "test_crowdpose.json")),
+    "crowdpose": _Layout(("trainval", "train"), ("test", "val"), ("crowdpose_{}.json", "{}.json")),
     "mpii": _Layout(("train",), ("val", "valid"), ("mpii_{}.json", "{}.json")),
     "lsp": _Layout(("train",), ("val", "test"), ("{}.json",)),
 }

@@ -48,6 +48,7 @@ class PartTable:
         self._rows: list[Counter[Unit]] = [Counter()]
         self._row_numbers: dict[frozenset[tuple[Unit, int]], int] = {frozenset(): _NOTHING}
         self._known: dict[_Values, dict[str, int]] = {}
+        self._noted: set[_Values] = set()
         self._depends: dict[str, set[int]] = {}
         self._seen: dict[str, dict[_Values, tuple[int, _Values]]] = {}  # operation → its choices' values → row, whose
         self._groups: list[_Group] = []
@@ -95,6 +96,7 @@ class PartTable:
     def _note(self, values: _Values) -> bool:
         """Enters a candidate; whether it agrees with what is known. If not, what it contradicts is learned."""
         found = self._cut_values(values)
+        self._noted.add(values)
         for operation in found.keys() - self._seen.keys():  # all earlier candidates are without it
             self._enter_again(operation)
         agrees = True
@@ -183,6 +185,9 @@ class PartTable:
     # --- Groups ------------------------------------------------------------------------------------------------------
 
     def _group(self) -> None:
+        while self._noted != self._known.keys():  # a walk cuts candidates on its way
+            for values in self._known.keys() - self._noted:
+                self._note(values)
         together: dict[_Values, list[str]] = {}
         for operation in self._seen:
             together.setdefault(tuple(sorted(self._depends.get(operation, ()))), []).append(operation)
