@@ -343,6 +343,13 @@ def settings_of(
 
     path = find(recipe, "recipes", RecipeError) if recipe else None
     kind, _, folder = (data or "").partition(":")
+    if data is not None and (not kind or (kind == "synthetic" and folder)):
+        raise RecipeError(
+            "it is KIND or KIND:FOLDER, and drawn pictures have no folder",
+            place="--data",
+            value=data,
+            remedy="name the kind of data in that folder: coco, crowdpose, mpii or lsp",
+        )
     chosen = [f"data.kind={kind}"] if kind else []
     if folder:
         chosen.append(f"data.disk.folder={json.dumps(folder)}")
@@ -352,20 +359,20 @@ def settings_of(
 def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_json: bool, quiet: bool) -> None:
     """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2.
 
-    Of several processes that torchrun started only the first one prints.
+    Of several processes that torchrun started only the first one prints results; each prints its own mistake, which
+    may be of a picture that no other process read.
     """
-    speaks = os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK", "0")
+    speaks = rank == "0"
+    whose = "" if speaks else f"process {rank}: "
     try:
         result = job(Terminal(quiet=quiet or not speaks))
     except CompressError as error:
-        if speaks:
-            print_error(str(error))
+        print_error(f"{whose}{error}")
         raise typer.Exit(2) from None
     except OSError as error:
-        if speaks:
-            print_error(
-                f"{error.filename or 'file system'}: {error.strerror or error}; check the path, its rights and the disk"
-            )
+        what = f"{error.filename or 'file system'}: {error.strerror or error}"
+        print_error(f"{whose}{what}; check the path, its rights and the disk")
         raise typer.Exit(2) from None
     if not speaks:
         return

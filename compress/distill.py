@@ -56,17 +56,19 @@ class FeatureDistillation(nn.Module):
         super().__init__()
         self._heard: dict[str, Tensor] = {}
         self._pairs = [(f"teacher {one}", f"pupil {other}") for one, other in pairs.items()]
-        handles = [
-            *(_listen(teacher, path, "teacher", self._heard) for path in pairs),
-            *(_listen(pupil, path, "pupil", self._heard) for path in pairs.values()),
-        ]
-        self._handles = handles
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         device = next(pupil.parameters()).device
-        for network in (teacher, pupil):
-            training = network.training
-            with torch.no_grad():
-                network.eval()(torch.zeros(1, 3, *input_hw, device=device))
-            network.train(training)
+        try:
+            for network, role, paths in ((teacher, "teacher", pairs.keys()), (pupil, "pupil", pairs.values())):
+                for path in paths:
+                    self._handles.append(_listen(network, path, role, self._heard))
+                training = network.training
+                with torch.no_grad():
+                    network.eval()(torch.zeros(1, 3, *input_hw, device=device))
+                network.train(training)
+        except NetworkError:
+            self.stop()
+            raise
         self.adapters = nn.ModuleList(
             nn.Identity() if wanted == given else nn.Conv2d(given, wanted, 1)
             for wanted, given in ((self._heard[t].shape[1], self._heard[p].shape[1]) for t, p in self._pairs)
@@ -76,7 +78,10 @@ class FeatureDistillation(nn.Module):
         """The loss of the last batch both networks saw. Gradients flow to the pupil and the adapters."""
         terms = []
         for adapter, (teacher, pupil) in zip(self.adapters, self._pairs, strict=True):
-            wanted, given = self._heard[teacher].detach().float(), adapter(self._heard[pupil]).float()
+            wanted, given = (
+                self._heard[teacher].detach().float(),
+                adapter(self._heard[pupil].float()),
+            )  # bfloat16 or float16 under autocast
             if given.shape[2:] != wanted.shape[2:]:
                 given = F.interpolate(given, size=wanted.shape[2:], mode="bilinear", align_corners=False)
             terms.append((given - wanted).square().mean() / wanted.var().clamp(min=1e-6))

@@ -12,6 +12,7 @@ from compress.decode.poses import coco_results
 from compress.errors import ArtefactError, DataError
 from compress.keypoints import KEYPOINT_SETS, KeypointSet
 from compress.metrics import crowd_pose_ap, oks_ap
+from compress.networks import Architecture
 from compress.people import Finder, Found, find_people
 from compress.percent_correct import PercentCorrect, pck, pckh
 from compress.progress import Phase
@@ -53,6 +54,18 @@ def score(
         else:
             figures = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
     return {name: _plain(value) for name, value in figures.items()}
+
+
+def check_metric(architecture: Architecture, data: Data) -> None:
+    """Raises DataError unless the data's metric can score what the network finds; PCK compares person by person."""
+    if MAIN_FIGURE[data.kind] == "AP" or (architecture.approach == "top-down" and data.disk.detections is None):
+        return
+    raise DataError(
+        f"{MAIN_FIGURE[data.kind]} compares person by person, so every labelled box must give one pose",
+        place=f"data: kind {data.kind}",
+        value=f"a {architecture.approach} network" + (" and a detector's boxes" if data.disk.detections else ""),
+        remedy="use a top-down network and labelled boxes for this data",
+    )
 
 
 def decode_time(
@@ -127,11 +140,19 @@ def input_size(facts: dict[str, Any], artefact: Path) -> tuple[int, int]:
 def validation_data(facts: dict[str, Any], data: Data | None, seed: int | None) -> tuple[Data, int]:
     """What is asked for, else what an artefact's facts say it was validated on, else the default drawings.
 
-    Raises ArtefactError if the facts' data is not a recipe's.
+    Raises ArtefactError if the facts' data is not a recipe's or their seed no number.
     """
+    seed = facts.get("seed", 1) if seed is None else seed
+    if not isinstance(seed, int) or seed < 0:
+        raise ArtefactError(
+            "a seed is a whole number, 0 or more",
+            place="artefact: facts.seed",
+            value=seed,
+            remedy="give it with --set seed=1",
+        )
     if data is None:
         data = noted_data(facts.get("data", {}), "artefact: facts.data")
-    return data, int(facts.get("seed", 1)) if seed is None else seed
+    return data, seed
 
 
 def noted_keypoints(facts: dict[str, Any], artefact: Path) -> KeypointSet:

@@ -26,6 +26,10 @@ from compress.networks import Architecture
 from compress.part_layout import layout_for
 from compress.recipe import Data, Decoding
 
+_TURNED_BACK_PX = (-0.5, 0.0)
+"""Added where the answers of both passes are averaged: a joint at x is at width - 1 - x in the mirrored input; as cell
+i covers i·s to (i+1)·s in both, maps that are turned back show it at x + 1. Part affinity maps are symmetric."""
+
 Maps = Sequence[Tensor]
 """The outputs of a network, [N,C,h,w] each, on the CPU and in float32."""
 
@@ -223,7 +227,8 @@ class _TaggedFinder:
     def read(self, question: Question, outputs: Maps, mirrored: Maps | None) -> Poses:
         heatmaps, tags = associative_embedding.merge_outputs(outputs, mirrored, self.keypoints)
         poses = associative_embedding.decode(heatmaps, tags, self.keypoints, self.grouping)
-        return to_image(poses, question.matrices[0], self.input_hw[0] / heatmaps.shape[1])
+        offset = (0.0, 0.0) if mirrored is None else _TURNED_BACK_PX
+        return to_image(poses, question.matrices[0], self.input_hw[0] / heatmaps.shape[1], offset)
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,8 @@ class _PartFinder:
         last = None if mirrored is None else mirrored[-1]
         heatmaps, fields = part_affinity.merge_outputs(outputs[-1], last, layout)
         poses = part_affinity.decode(heatmaps, fields, layout, self.grouping)
-        return to_image(poses, question.matrices[0], self.stride)
+        beside = (self.stride / self.grouping.upsample - 1) / 2  # middle of an upsampled pixel, in input pixels
+        return to_image(poses, question.matrices[0], self.stride, (beside, beside))
 
 
 @dataclass(frozen=True)
@@ -266,7 +272,8 @@ class _PersonFinder:
         last = None if mirrored is None else mirrored[-1]
         maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, self.settings.shift_flipped)
         cells = top_down.decode(maps, self.settings)
-        joints = top_down.to_picture(cells, np.stack(question.matrices), self.input_hw[0] / maps.shape[2])
+        offset = (0.0, 0.0) if mirrored is None else _TURNED_BACK_PX
+        joints = top_down.to_picture(cells, np.stack(question.matrices), self.input_hw[0] / maps.shape[2], offset)
         poses = Poses(joints, top_down.person_scores(cells, question.scores_n))
         return poses if self.suppressed is None else _suppressed(poses, question, self.keypoints, self.suppressed)
 

@@ -97,7 +97,7 @@ def perfect_answers(
         people = joints_pk3[number : number + 1] if architecture.approach == "top-down" else joints_pk3
         seen = move_keypoints(people, matrix, input_hw)
         rows.append(_targets(architecture, pictures, seen, input_hw, sigma, exact))
-        mirrored_rows.append(_mirrored(architecture, pictures, seen, rows[-1], input_hw, sigma))
+        mirrored_rows.append(_mirrored(architecture, pictures, seen, input_hw, sigma))
     answers, mirrored = (
         [torch.from_numpy(np.stack(maps)) for maps in zip(*every, strict=True)] for every in (rows, mirrored_rows)
     )
@@ -108,19 +108,13 @@ def _mirrored(
     architecture: Architecture,
     pictures: PictureSet,
     joints_pk3: Floats,
-    maps: list[Floats],
     input_hw: tuple[int, int],
     sigma: float,
 ) -> list[Floats]:
-    """The answers to the mirrored input: the maps mirrored, partners in each other's place."""
-    flip_index = list(pictures.keypoints.flip_index)
-    if architecture.approach == "PAF":  # mirrored fields point the other way
-        seen = joints_pk3[:, flip_index]
-        seen[..., 0] = np.where(seen[..., 2] > 0, input_hw[1] - 1 - seen[..., 0], 0)
-        return _targets(architecture, pictures, seen, input_hw, sigma, False)
-    joints = len(flip_index)
-    partners = [[*flip_index, *(joints + k for k in flip_index)][: len(part)] for part in maps]
-    return [np.ascontiguousarray(part[of][:, :, ::-1]) for part, of in zip(maps, partners, strict=True)]
+    """The answers to the mirrored input, exact ones: the mean of two cells' Gaussians may have two tops."""
+    seen = joints_pk3[:, list(pictures.keypoints.flip_index)]
+    seen[..., 0] = np.where(seen[..., 2] > 0, input_hw[1] - 1 - seen[..., 0], 0)
+    return _targets(architecture, pictures, seen, input_hw, sigma, True)
 
 
 def _targets(

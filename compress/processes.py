@@ -1,9 +1,9 @@
 """One or several processes that train one network together, through Lightning Fabric.
 
-A process alone is the ordinary case. `torchrun --nproc-per-node N -m -- compress train ...` starts several, on one or more
-machines; each works on its part of every batch, and gradients are averaged, so that they take the steps one process
-would take. Batch-norm statistics are those of the whole batch on GPUs (torch's SyncBatchNorm); on CPUs, for which torch
-has none, they are those of each process's part.
+A process alone is the ordinary case. `torchrun --nproc-per-node N -m -- compress train ...` starts several, on one
+machine or on more, which then share the run folder; each works on its part of every batch, and gradients are averaged,
+so that they take the steps one process would take. Batch-norm statistics are those of the whole batch on GPUs (torch's
+SyncBatchNorm); on CPUs, for which torch has none, they are those of each process's part.
 """
 
 import copy

@@ -382,6 +382,12 @@ class ProfileRecipe(Settings):
     data: Data | None = None
     seed: Seed | None = None
 
+    @model_validator(mode="after")
+    def _data_is_decoded(self) -> "ProfileRecipe":
+        if self.data is not None and not self.decode:
+            raise ValueError("data is read to time decoding only: ask for it with --decode, or leave data out")
+        return self
+
 
 class LatencyRecipe(Settings):
     """`compress latency`.

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from compress.data.loader import Batch, batches
+from compress.data.loader import Batch, batches, check_batch
 from compress.data.samples import Samples
 from compress.distill import FeatureDistillation
 from compress.errors import RecipeError, RunError
@@ -77,21 +77,17 @@ def train(
     Raises RunError when the loss is no longer a number or the checkpoint is of another network, RecipeError when the
     batch cannot be shared by the processes.
     """
-    if settings.batch_size % (fabric.world_size * settings.accumulate):
-        raise RecipeError(
-            "a batch must be a multiple of processes x accumulate",
-            place="recipe: training.batch_size",
-            value=f"{settings.batch_size} for {fabric.world_size} x {settings.accumulate}",
-            remedy="choose a multiple",
-        )
-    optimizer = fabric.setup_optimizers(optimizer_for(parameters, settings))
+    bare = check_training(parameters, samples, settings, fabric)
+    optimizer = fabric.setup_optimizers(bare)
     assert isinstance(optimizer, torch.optim.Optimizer)
     averaged = {name: tensor.clone() for name, tensor in _floats(trained).items()} if settings.ema else {}
-    history = _resume(checkpoint, trained, optimizer, averaged, fabric.device)
+    history = _resume(checkpoint, trained, optimizer, averaged, fabric)
+    _require_shared(checkpoint, len(history), fabric)
     steps_per_epoch = len(samples) // settings.batch_size
     phase.advance(len(history) * steps_per_epoch)
     for epoch in range(len(history), settings.epochs):
         rng = random.Random(f"{seed}-{epoch}")
+        torch.manual_seed(random.Random(f"{seed}-{epoch}-{fabric.global_rank}").getrandbits(63))  # a network's dropout
         total = 0.0
         begin, waited = time.perf_counter(), 0.0
         epoch_batches = batches(
@@ -113,7 +109,7 @@ def train(
             optimizer.zero_grad()
             for part in batch.to(fabric.device).parts(settings.accumulate):
                 total += loss_step(part, rng) / settings.accumulate
-            _finish_gradients(parameters, optimizer, settings, fabric)
+            _finish_gradients(parameters, bare, settings, fabric)
             optimizer.step()
             if averaged:
                 _follow(averaged, _floats(trained), settings.ema, step)
@@ -133,12 +129,27 @@ def train(
         rate = steps_per_epoch * settings.batch_size / seconds
         history.append(EpochLoss(epoch, mean, round(rate, 1), round(waited / seconds, 4)))
         if is_first():
-            _save(checkpoint, trained, optimizer, averaged, history)
+            _save(checkpoint, trained, optimizer, averaged, history, fabric)
         fabric.barrier()
         observe(history[-1])
     if averaged:
         trained.load_state_dict({**trained.state_dict(), **averaged})
     return history
+
+
+def check_training(
+    parameters: Sequence[Mapping[str, nn.Parameter]], samples: Samples, settings: Training, fabric: Fabric
+) -> torch.optim.Optimizer:
+    """The optimizer. Raises what can be told before the first step: RecipeError, and DataError for too few samples."""
+    if settings.batch_size % (fabric.world_size * settings.accumulate):
+        raise RecipeError(
+            "a batch must be a multiple of processes x accumulate",
+            place="recipe: training.batch_size",
+            value=f"{settings.batch_size} for {fabric.world_size} x {settings.accumulate}",
+            remedy="choose a multiple",
+        )
+    check_batch(samples, settings.batch_size)
+    return optimizer_for(parameters, settings)
 
 
 def batch_count(settings: Training, samples: Samples) -> int:
@@ -295,7 +306,10 @@ def _finish_gradients(
     settings: Training,
     fabric: Fabric,
 ) -> None:
-    """Gradients become the mean over the parts of the batch and over the processes, and are clipped."""
+    """Gradients become the mean over the parts of the batch and over the processes, and are clipped.
+
+    optimizer: as it was before Fabric wrapped it, or float16's loss scaler divides the gradients a second time.
+    """
     gradients = [p.grad for network in parameters for p in network.values() if p.grad is not None]
     if settings.accumulate > 1:
         torch._foreach_div_(gradients, settings.accumulate)
@@ -328,6 +342,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     averaged: dict[str, Tensor],
     history: list[EpochLoss],
+    fabric: Fabric,
 ) -> None:
     content = io.BytesIO()
     state = {
@@ -335,6 +350,7 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "averaged": averaged,
         "history": [astuple(entry) for entry in history],
+        "precision": fabric.strategy.precision.state_dict(),
     }
     torch.save(state, content)
     write_bytes(path, content.getvalue())
@@ -345,16 +361,17 @@ def _resume(
     trained: Trainable,
     optimizer: torch.optim.Optimizer,
     averaged: dict[str, Tensor],
-    device: torch.device,
+    fabric: Fabric,
 ) -> list[EpochLoss]:
     if not path.exists():
         return []
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=fabric.device, weights_only=True)
         trained.load_state_dict(state["trained"])
         optimizer.load_state_dict(state["optimizer"])
         for name, tensor in averaged.items():
             tensor.copy_(state["averaged"][name])
+        fabric.strategy.precision.load_state_dict(state["precision"])
         return [EpochLoss(*entry) for entry in state["history"]]
     except Exception as error:
         raise RunError(
@@ -363,3 +380,15 @@ def _resume(
             value=str(error).splitlines()[0],
             remedy="delete it to train anew, or choose another run folder",
         ) from None
+
+
+def _require_shared(path: Path, finished: int, fabric: Fabric) -> None:
+    """Raises RunError unless every process goes on from the first one's epoch."""
+    first = fabric.broadcast(finished)
+    if first != finished:
+        raise RunError(
+            "all processes must see the same checkpoint",
+            place=str(path),
+            value=f"{finished} epochs here, {first} in the first process",
+            remedy="give a --run folder that all machines share",
+        )

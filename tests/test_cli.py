@@ -204,6 +204,51 @@ def test_broken_datasets(tmp_path: Path, coco: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_training_and_validation_pictures_must_differ(tmp_path: Path, coco: Path, artefact: Path) -> None:
+    """Whether a split is named or found by its usual name."""
+    command = ("train", artefact, "--run", tmp_path / "run", "--data", f"coco:{coco}", "--set", "input_hw=[64, 64]")
+    assert "must differ" in fails(*command, "--set", "data.disk.val=train")
+    assert "must differ" in fails(*command, "--set", "data.disk.train=val")
+    part = json.loads((coco / "person_keypoints_val.json").read_text())
+    kept = part["images"][0]["id"]
+    part["images"] = [entry for entry in part["images"] if entry["id"] == kept]
+    part["annotations"] = [entry for entry in part["annotations"] if entry["image_id"] == kept]
+    (coco / "person_keypoints_some.json").write_text(json.dumps(part))
+    (coco / "some").symlink_to(coco / "val")
+    overlapping = ("--set", "data.disk.train=val", "--set", "data.disk.val=some")
+    assert f"{len(part['annotations'])} persons in both" in fails(*command, *overlapping)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_pck_cannot_score_is_said_before_training(tmp_path: Path, coco: Path) -> None:
+    for split in ("train", "val"):
+        record = json.loads((coco / f"person_keypoints_{split}.json").read_text())
+        del record["categories"]
+        record["annotations"] = [{**a, "keypoints": a["keypoints"][:42]} for a in record["annotations"]]
+        (coco / f"{split}.json").write_text(json.dumps(record))
+    network = tmp_path / "a"
+    architecture = DirBHRNet(width=8, blocks=equal_blocks(0), head="single", keypoints=14)
+    save_artefact(network, architecture, architecture.build(), {"input_hw": [64, 64]})
+    data = ("--data", f"lsp:{coco}")
+    assert "bottom-up AE" in fails("train", network, *data, "--run", tmp_path / "run", "--set", "input_hw=[64, 64]")
+    assert "bottom-up AE" in fails("evaluate", network, *data)
+    detections = ("--set", "data.disk.detections=found.json")
+    line = fails("train", top_down(tmp_path / "b", 14), *data, *detections, "--run", tmp_path / "run")
+    assert "detector's boxes" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_would_not_be_read(artefact: Path, coco: Path) -> None:
+    assert "--data" in fails("evaluate", artefact, "--data", f":{coco}")
+    assert "no folder" in fails("evaluate", artefact, "--data", f"synthetic:{coco}")
+    assert "--decode" in fails("profile", artefact, "--data", f"coco:{coco}")
+
+
+def test_every_process_tells_its_own_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert fails("evaluate", tmp_path).startswith("error: process 3: ")
+
+
 def test_picture_that_does_not_decode(artefact: Path, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.jpg"
     cv2.imwrite(str(good), np.zeros((64, 64, 3), np.uint8))

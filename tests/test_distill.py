@@ -69,8 +69,22 @@ def test_features_by_the_formula_and_where_gradients_flow() -> None:
     assert not pupil.first._forward_hooks
 
 
+def test_features_heard_under_autocast() -> None:
+    """As training on a GPU does: the networks answer in bfloat16, the adapters are float32."""
+    teacher, pupil = Net(6, 2), Net(4, 4)
+    features = FeatureDistillation(teacher, pupil, {"first": "first"}, (16, 16))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        teacher(images)
+        pupil(images)
+    features().backward()  # type: ignore[no-untyped-call]
+    assert pupil.first.weight.grad is not None
+
+
 def test_features_that_cannot_be_taken() -> None:
+    teacher = Net(4, 2)
     with pytest.raises(NetworkError, match="the pupil must have the module"):
-        FeatureDistillation(Net(4, 2), Net(4, 2), {"first": "frist"}, (8, 8))
+        FeatureDistillation(teacher, Net(4, 2), {"first": "frist"}, (8, 8))
+    assert not teacher.first._forward_hooks
     with pytest.raises(NetworkError, match=r"one \[B,C,h,w\] output"):
         FeatureDistillation(nn.Sequential(Net(4, 2)), Net(4, 2), {"0": "first"}, (8, 8))

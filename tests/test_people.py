@@ -55,6 +55,26 @@ def test_perfect_answers_are_the_people(name: str, flip_test: bool) -> None:
     assert oks_ap(PICTURES.coco, results, COCO_PERSON)["AP"] > 0.9
 
 
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("decoding", [{"flip_test": True}, {"upsample": 4}, {"upsample": 2}])
+def test_no_reading_moves_people_aside(name: str, decoding: dict[str, Any]) -> None:
+    """Answers made from the joints of the mirrored picture, and part maps read at other sizes than the network's."""
+    reader = finder(NETWORKS[name], **{"flip_test": False, **decoding})
+    lonely = SyntheticPeople(8, (256, 192), 2, difficulty=Difficulty(people=(1, 1), truncation=0, occluder=0))
+    away = []
+    for index in range(len(lonely)):
+        question = reader.ask(lonely, index)
+        answers, mirrored = perfect_answers(NETWORKS[name], lonely, index, question, HW, exact=True)
+        poses = reader.read(question, answers, mirrored if "flip_test" in decoding else None)
+        truth = lonely.people(index).keypoints_pk3
+        if len(poses) == len(truth) == 1:
+            both = (poses.keypoints_pk3[0, :, 2] > 0) & (truth[0, :, 2] > 0)
+            away.append((poses.keypoints_pk3[0] - truth[0])[both, :2] @ question.matrices[0][:, :2].T)
+    assert len(away) >= 6
+    tolerance_px = 0.2 if name == "PAF" else 0.05
+    assert np.abs(np.concatenate(away).mean(axis=0)).max() < tolerance_px
+
+
 def shapes(architecture: Architecture) -> list[tuple[int, ...]]:
     with torch.no_grad():
         return [tuple(output.shape[1:]) for output in architecture.build().eval()(torch.zeros(1, 3, *HW))]
@@ -175,5 +195,7 @@ def test_facts_that_are_none(tmp_path: Path) -> None:
         input_size({"input_hw": "big"}, tmp_path)
     with pytest.raises(ArtefactError, match="data section"):
         validation_data({"data": {"kind": "cats"}}, None, None)
+    with pytest.raises(ArtefactError, match="seed"):
+        validation_data({"seed": "abc"}, None, None)
     assert validation_data({}, None, None) == (Data(), 1)
     assert validation_data({"seed": 7}, Data(workers=2), 5) == (Data(workers=2), 5)

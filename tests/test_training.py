@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from compress.data.loader import batches
@@ -18,7 +20,15 @@ from compress.objective import objective_for
 from compress.processes import launch
 from compress.progress import Silent
 from compress.recipe import ParameterGroup, Training
-from compress.training import EpochLoss, distilled_step, label_step, learning_rate, optimizer_for, train
+from compress.training import (
+    EpochLoss,
+    _require_shared,
+    distilled_step,
+    label_step,
+    learning_rate,
+    optimizer_for,
+    train,
+)
 
 ARCHITECTURE = DirBHRNet(width=4, blocks=equal_blocks(0), head="single")
 PICTURES = SyntheticPeople(8, (32, 32), 3)
@@ -77,6 +87,70 @@ def test_killed_in_an_epoch_and_resumed_ends_with_the_same_weights(settings: Tra
     again = fresh()  # a finished training is only read
     assert run(tmp_path / "whole.pt", again, settings) == history
     assert same(whole, again)
+
+
+def test_dropout_is_the_same_after_a_kill(tmp_path: Path) -> None:
+    def dropping() -> nn.Module:
+        torch.manual_seed(0)
+        last = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(8, 34, 1))
+        return Listed(nn.Conv2d(3, 8, 4, 4), last)
+
+    history = run(tmp_path / "whole.pt", dropping())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken.pt", dropping(), stop_after=3)
+    assert run(tmp_path / "broken.pt", dropping()) == history
+
+
+class Listed(nn.Sequential):
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [super().forward(images)]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e9])
+def test_float16_gradients_are_scaled_back_once(clip_norm: float, tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    weight = nn.Parameter(torch.ones(1))
+
+    def step(batch: Any, rng: random.Random) -> float:
+        fabric.backward((0.5 * weight).sum())
+        return 0.0
+
+    settings = Training(
+        epochs=1,
+        batch_size=8,
+        warmup_steps=0,
+        optimizer="sgd",
+        momentum=0,
+        learning_rate=0.1,
+        schedule="step",
+        clip_norm=clip_norm,
+        precision="float16",
+    )
+    train(
+        nn.ParameterDict({"weight": weight}),
+        [{"weight": weight}],
+        step,
+        samples=OBJECTIVE.samples(PICTURES),
+        settings=settings,
+        seed=1,
+        fabric=fabric,
+        workers=0,
+        checkpoint=tmp_path / "c.pt",
+        phase=Silent(),
+    )
+    assert weight.item() == pytest.approx(1 - 0.1 * 0.5)
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["precision"]["scale"] == 1024
+
+
+def test_a_checkpoint_that_not_every_process_sees(tmp_path: Path) -> None:
+    class Elsewhere:
+        def broadcast(self, mine: int) -> int:
+            return 3
+
+    _require_shared(tmp_path, 3, Elsewhere())  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="all machines share"):
+        _require_shared(tmp_path, 0, Elsewhere())  # type: ignore[arg-type]
 
 
 def test_every_epoch_is_observed_with_its_throughput(tmp_path: Path) -> None:

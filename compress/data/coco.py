@@ -34,7 +34,7 @@ class CocoPeople:
     def __init__(self, images: Path, annotations: Path, keypoints: KeypointSet = COCO_PERSON) -> None:
         self.keypoints = keypoints
         self.coco: dict[str, Any] = _read_record(annotations)
-        self._folder, self._file = images, annotations
+        self.folder, self._file = images, annotations
         self._images: list[dict[str, Any]] = self.coco["images"]
         _check_images(self._images, images, annotations)
         persons = _persons(self.coco, keypoints, annotations)
@@ -68,7 +68,7 @@ class CocoPeople:
     def image(self, index: int) -> Picture:
         """uint8 [H, W, 3], RGB, grey pictures too; as stored, whatever the file says about orientation."""
         entry = self._images[index]
-        path = self._folder / entry["file_name"]
+        path = self.folder / entry["file_name"]
         picture = decode(path)
         if picture.shape[:2] != (entry["height"], entry["width"]):
             raise DataError(

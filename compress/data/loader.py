@@ -78,14 +78,8 @@ def batches(
     workers: processes that prepare batches beside this one; 0 prepares them here. rank, world: of `world` training
     processes each takes its part of every batch. Raises DataError when not even one batch comes together.
     """
+    check_batch(samples, batch_size)
     order = np.random.default_rng([seed, epoch]).permutation(len(samples))
-    if len(order) < batch_size:
-        raise DataError(
-            f"a batch needs {batch_size} pictures or persons",
-            place="training pictures",
-            value=len(order),
-            remedy="give more pictures or a smaller batch size",
-        )
     chunks = [
         order[start : start + batch_size][rank * batch_size // world : (rank + 1) * batch_size // world]
         for start in range(0, len(order) - batch_size + 1, batch_size)
@@ -97,6 +91,17 @@ def batches(
         dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=_single_thread
     )
     return _raising(iter(loader))
+
+
+def check_batch(samples: Samples, batch_size: int) -> None:
+    """Raises DataError when not even one batch comes together."""
+    if len(samples) < batch_size:
+        raise DataError(
+            f"a batch needs {batch_size} pictures or persons",
+            place="training pictures",
+            value=len(samples),
+            remedy="give more pictures or a smaller batch size",
+        )
 
 
 def _raising(items: "Iterator[Batch | DataError]") -> Iterator[Batch]:

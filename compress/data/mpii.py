@@ -43,7 +43,7 @@ class MpiiPeople:
 
         Raises DataError, before any picture is read, for the first thing in either file that cannot be used.
         """
-        self._folder, self._file = images, annotations
+        self.folder, self._file = images, annotations
         entries = _read_entries(annotations)
         require_pictures([entry["image"] for entry in entries], images, annotations)
         sizes = None if head_boxes is None else _read_head_sizes(head_boxes, len(entries))
@@ -78,7 +78,7 @@ class MpiiPeople:
 
     def image(self, index: int) -> Picture:
         """uint8 [H, W, 3], RGB. Raises DataError if it cannot be read or a person's box lies outside it."""
-        path = self._folder / self.coco["images"][index]["file_name"]
+        path = self.folder / self.coco["images"][index]["file_name"]
         picture = decode(path)
         height, width = picture.shape[:2]
         for person in self._persons[self.image_id(index)]:

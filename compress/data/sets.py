@@ -38,19 +38,34 @@ def training_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet
     """All of the recipe's training pictures. Synthetic ones are drawn at the input's size. Raises DataError."""
     if data.kind == "synthetic":
         return _drawn(data, data.synthetic.train, 0, input_hw, seed)
-    if data.disk.train is not None and data.disk.train == data.disk.val:
-        raise DataError(
-            "training and validation pictures must differ",
-            place="data.disk",
-            value=data.disk.train,
-            remedy="name two splits",
-        )
     return disk_split(data.kind, data.disk, data.disk.train, _LAYOUTS[data.kind].train)
+
+
+def train_and_val(data: Data, input_hw: tuple[int, int], seed: int) -> tuple[PictureSet, PictureSet]:
+    """Training and validation pictures. Raises DataError, also where both label the same person."""
+    train, val = training_set(data, input_hw, seed), validation_set(data, input_hw, seed)
+    if isinstance(train, CocoPeople | MpiiPeople) and isinstance(val, CocoPeople | MpiiPeople):
+        shared = _labelled(train) & _labelled(val)
+        if shared:
+            raise DataError(
+                "training and validation pictures must differ",
+                place=str(data.disk.folder),
+                value=f"{len(shared)} persons in both, one in {min(shared)[0]}",
+                remedy="name two splits that share none with data.disk.train and data.disk.val",
+            )
+    return train, val
+
+
+def _labelled(pictures: CocoPeople | MpiiPeople) -> set[tuple[str, ...]]:
+    """Every labelled person: the path of the picture, and the box."""
+    folder = pictures.folder.resolve()
+    paths = {image["id"]: str(folder / image["file_name"]) for image in pictures.coco["images"]}
+    return {(paths[a["image_id"]], *map(str, a["bbox"])) for a in pictures.coco["annotations"]}
 
 
 def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
     """The recipe's three sets; on disk, training pictures are held out to search with. Raises DataError."""
-    train, val = training_set(data, input_hw, seed), validation_set(data, input_hw, seed)
+    train, val = train_and_val(data, input_hw, seed)
     if data.kind == "synthetic":
         return Sets(train, _drawn(data, data.synthetic.search, 1, input_hw, seed), val)
     assert isinstance(train, CocoPeople | MpiiPeople)

@@ -34,11 +34,12 @@ class Poses:
         return len(self.scores_p)
 
 
-def to_image(poses: Poses, matrix_23: ArrayLike, stride: float) -> Poses:
+def to_image(poses: Poses, matrix_23: ArrayLike, stride: float, offset_xy: tuple[float, float] = (0.0, 0.0)) -> Poses:
     """The poses in pixels of the original picture.
 
     matrix_23: affine that took a point of the picture to the network's input, in pixels. stride: input pixels per cell
-    of the decoded map. Missing joints stay all zero. DataError if the matrix cannot be inverted.
+    of the decoded map. offset_xy: added there, in input pixels. Missing joints stay all zero. DataError if the matrix
+    cannot be inverted.
     """
     matrix = np.asarray(matrix_23, np.float64)
     try:
@@ -47,7 +48,7 @@ def to_image(poses: Poses, matrix_23: ArrayLike, stride: float) -> Poses:
         raise DataError(
             "the picture's transform must be invertible", place="to_image", value=matrix.tolist(), remedy="check it"
         ) from None
-    input_pk2 = poses.keypoints_pk3[:, :, :2].astype(np.float64) * stride
+    input_pk2 = poses.keypoints_pk3[:, :, :2].astype(np.float64) * stride + offset_xy
     image_pk2 = (input_pk2 - matrix[:, 2]) @ inverse.T
     moved = poses.keypoints_pk3.copy()
     moved[:, :, :2] = np.where(moved[:, :, 2:] > 0, image_pk2, 0)

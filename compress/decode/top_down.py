@@ -91,11 +91,14 @@ def decode(maps_bkhw: ArrayLike, settings: TopDown) -> Floats:
     return found_n3.reshape(batch, joints, 3)
 
 
-def to_picture(keypoints_bk3: Floats, matrices_b23: ArrayLike, stride: float) -> Floats:
+def to_picture(
+    keypoints_bk3: Floats, matrices_b23: ArrayLike, stride: float, offset_xy: tuple[float, float] = (0.0, 0.0)
+) -> Floats:
     """The joints [B,K,3] in pixels of the original picture; every joint is placed, whatever its score.
 
     matrices_b23: for each person, the affine that took a point of the picture to the network's input, in pixels.
-    stride: input pixels per cell. DataError if there is not one matrix per person or one cannot be inverted.
+    stride: input pixels per cell. offset_xy: added there, in input pixels. DataError if there is not one matrix per
+    person or one cannot be inverted.
     """
     matrices = np.asarray(matrices_b23, np.float64).reshape(-1, 2, 3)
     if len(matrices) != len(keypoints_bk3):
@@ -109,7 +112,7 @@ def to_picture(keypoints_bk3: Floats, matrices_b23: ArrayLike, stride: float) ->
         inverse = np.linalg.inv(matrices[:, :, :2])
     except np.linalg.LinAlgError:
         raise DataError("every person's transform must be invertible", place="to_picture", remedy="check it") from None
-    input_bk2 = keypoints_bk3[:, :, :2].astype(np.float64) * stride
+    input_bk2 = keypoints_bk3[:, :, :2].astype(np.float64) * stride + offset_xy
     moved = keypoints_bk3.copy()
     moved[:, :, :2] = (input_bk2 - matrices[:, None, :, 2]) @ inverse.transpose(0, 2, 1)
     return moved

@@ -68,7 +68,7 @@ class OnnxRuntimeProfiler:
     def finish(self) -> Profile:
         """What was timed. Times are whole microseconds plus half of one, which the profile cuts off on average."""
         events = runs_of(json.loads(Path(self._profiled.end_profiling()).read_text()))
-        units = units_of_graph(onnx.load(self._graph), events[0], self._path)
+        units = units_of_graph(self._graph, events[0], self._path)
         self._clean()
         return Profile(units, [[(e["dur"] + 0.5) / 1000 for e in run] for run in events], _names(events[0]))
 
@@ -84,11 +84,16 @@ def runs_of(profile: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return runs[:-1]
 
 
-def units_of_graph(model: onnx.ModelProto, events: Sequence[Mapping[str, Any]], place: Path) -> tuple[Unit, ...]:
-    """The units of an optimised model in the order of one run's events, which tell the shapes.
+def units_of_graph(graph: Path, events: Sequence[Mapping[str, Any]], place: Path) -> tuple[Unit, ...]:
+    """The units of an optimised model's file in the order of one run's events, which tell the shapes.
 
-    Raises EngineError for a node with a graph inside (If, Loop), whose work the profile does not tell apart.
+    place: the model it was made from. Raises EngineError for a broken file, and for a node with a graph inside (If,
+    Loop), whose work the profile does not tell apart.
     """
+    try:
+        model = onnx.load(graph)
+    except Exception as error:  # protobuf's own
+        raise missing_file(graph, "onnxruntime", "not an ONNX model") from error
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     # Not the profile's own list of inputs: weights that a node has packed for itself are missing there.

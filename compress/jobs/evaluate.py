@@ -5,7 +5,7 @@ from typing import Any
 
 from compress.artefact import load_artefact
 from compress.data.sets import validation_set
-from compress.evaluation import RESAMPLES, input_size, score, validation_data
+from compress.evaluation import RESAMPLES, check_metric, input_size, score, validation_data
 from compress.networks.architecture import check_input
 from compress.objective import check_joints
 from compress.people import boxes_for, finder_for
@@ -22,6 +22,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
     data, seed = validation_data(loaded.facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
     check_joints(loaded.architecture, pictures.keypoints, str(artefact))
+    check_metric(loaded.architecture, data)
     finder = finder_for(
         loaded.architecture,
         pictures.keypoints,

@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import onnx
 from torch import nn
 
 from compress.deployment import table_path
@@ -105,7 +104,7 @@ def _from_results(folder: Path, manifest: Mapping[str, Any], path: Path | None, 
         identity = Identity.of(description_of(**facts), results["threads"])
         table = LatencyTable(path or table_path(identity), identity)
         runtime = engine(manifest["engine"])
-        files = {entry["name"]: folder / entry["file"] for entry in manifest["networks"]}
+        files = {entry["name"]: folder / Path(entry["file"]).name for entry in manifest["networks"]}
         networks = []
         with progress.phase("reading results", len(results["networks"])) as phase:
             for found in results["networks"]:
@@ -123,7 +122,7 @@ def _from_results(folder: Path, manifest: Mapping[str, Any], path: Path | None, 
 
 def _profiled(runtime: Engine, folder: Path, file: Path, found: Mapping[str, Any]) -> Profiled:
     if "events" in found:  # onnxruntime: the device's own graph
-        units = units_of_graph(onnx.load(folder / found["graph"]), found["events"], file)
+        units = units_of_graph(folder / Path(found["graph"]).name, found["events"], file)
         names = tuple(event["name"].removesuffix("_kernel_time") for event in found["events"])
     else:
         profiler = runtime.profiler(file)

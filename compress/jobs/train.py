@@ -16,10 +16,10 @@ from tensorboardX import SummaryWriter
 from torch import nn
 
 from compress.artefact import Artefact, artefact_or_network, load_artefact, save_artefact
-from compress.data.sets import training_set, validation_set
+from compress.data.sets import train_and_val
 from compress.distill import FeatureDistillation
-from compress.errors import NetworkError
-from compress.evaluation import RESAMPLES, score
+from compress.errors import DataError, NetworkError
+from compress.evaluation import RESAMPLES, check_metric, noted_keypoints, score
 from compress.keypoints import KeypointSet
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
@@ -31,7 +31,16 @@ from compress.progress import Progress
 from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import TrainRecipe
 from compress.run import open_run
-from compress.training import EpochLoss, LossStep, batch_count, distilled_step, label_step, placed, train
+from compress.training import (
+    EpochLoss,
+    LossStep,
+    batch_count,
+    check_training,
+    distilled_step,
+    label_step,
+    placed,
+    train,
+)
 
 
 def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -40,28 +49,30 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     A known network, which has no weights yet, is built for the data's joints. Returns nothing in all but
     the first process.
     """
-    train_pictures = training_set(recipe.data, recipe.input_hw, recipe.seed)
-    val_pictures = validation_set(recipe.data, recipe.input_hw, recipe.seed)
+    train_pictures, val_pictures = train_and_val(recipe.data, recipe.input_hw, recipe.seed)
     keypoints = train_pictures.keypoints
     source = artefact_or_network(name)
     architecture = source.architecture if isinstance(source, Artefact) else with_joints(source, keypoints)
     check_input(architecture, recipe.input_hw, "recipe: input_hw")
+    check_metric(architecture, recipe.data)
     objective = objective_for(architecture, keypoints, recipe.input_hw, recipe.training)
     boxes = boxes_for(recipe.data, val_pictures)
     fabric = launch(recipe.training.precision)
+    torch.manual_seed(recipe.seed)
+    network = source.network if isinstance(source, Artefact) else architecture.build()
+    network = placed(network, fabric.device)
+    learner = whole_batch_norm(network, fabric)
+    samples = objective.samples(train_pictures)
+    step, features = learning_step(recipe, learner, objective, keypoints, fabric)
+    trained = nn.ModuleDict({"network": learner, **({"features": features} if features else {})})
+    parameters = {path.removeprefix("network."): parameter for path, parameter in trained.named_parameters()}
+    check_training([parameters], samples, recipe.training, fabric)
 
     with open_run(folder, recipe, subject=name) if is_first() else contextlib.nullcontext():
-        torch.manual_seed(recipe.seed)
-        network = source.network if isinstance(source, Artefact) else architecture.build()
-        network = placed(network, fabric.device)
-        learner = whole_batch_norm(network, fabric)
-        samples = objective.samples(train_pictures)
-        step, features = learning_step(recipe, learner, objective, fabric)
-        trained = nn.ModuleDict({"network": learner, **({"features": features} if features else {})})
         with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
             history = train(
                 trained,
-                [dict(trained.named_parameters())],
+                [parameters],
                 step,
                 samples=samples,
                 settings=recipe.training,
@@ -138,13 +149,29 @@ def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architect
 
 
 def learning_step(
-    recipe: TrainRecipe, network: nn.Module, objective: Objective, fabric: Fabric
+    recipe: TrainRecipe, network: nn.Module, objective: Objective, keypoints: KeypointSet, fabric: Fabric
 ) -> tuple[LossStep, FeatureDistillation | None]:
-    """What one step does: learn from the labels, and from the recipe's teacher if it names one."""
+    """What one step does: learn from the labels, and from the recipe's teacher if it names one.
+
+    Raises DataError or NetworkError for a teacher that cannot teach this network.
+    """
     settings = recipe.distillation
     if settings is None:
         return label_step(network, objective, fabric), None
-    teacher = load_artefact(settings.teacher).network.to(fabric.device)
+    loaded = load_artefact(settings.teacher)
+    check_input(loaded.architecture, recipe.input_hw, "recipe: input_hw, for the teacher")
+    taught = noted_keypoints(loaded.facts, settings.teacher)
+    if taught != keypoints:
+        raise DataError(
+            f"the teacher must know the data's joints, {keypoints.name}",
+            place=str(settings.teacher),
+            value=taught.name,
+            remedy="choose a teacher trained on such data",
+        )
+    teacher = loaded.network.to(fabric.device)
+    with torch.no_grad():
+        zeros = torch.zeros(1, 3, *recipe.input_hw, device=fabric.device)
+        objective.imitation(network.eval()(zeros), teacher(zeros))  # fails now if their outputs differ
     features = None
     if settings.features:
         features = FeatureDistillation(teacher, network, settings.features, recipe.input_hw)

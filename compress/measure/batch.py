@@ -11,7 +11,8 @@ time, meets the choice that was not known. What is learned is checked on random 
 """
 
 import random
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
@@ -51,6 +52,7 @@ class PartTable:
         self._noted: set[_Values] = set()
         self._depends: dict[str, set[int]] = {}
         self._seen: dict[str, dict[_Values, tuple[int, _Values]]] = {}  # operation → its choices' values → row, whose
+        self._families: dict[str, list[str]] = defaultdict(list)
         self._groups: list[_Group] = []
         rng = random.Random(seed)
         self._probe(rng)
@@ -98,6 +100,7 @@ class PartTable:
         found = self._cut_values(values)
         self._noted.add(values)
         for operation in found.keys() - self._seen.keys():  # all earlier candidates are without it
+            self._families[_family(operation)].append(operation)
             self._enter_again(operation)
         agrees = True
         for operation in self._seen:
@@ -111,15 +114,29 @@ class PartTable:
         return agrees
 
     def _walk(self, operation: str, start: _Values, end: _Values) -> None:
-        """Finds a choice that the operation depends on, on the way between two candidates that differ in it."""
-        here, row = start, self._cut_values(start).get(operation, _NOTHING)
-        for choice in range(len(start)):
-            here = _changed(here, choice, end[choice])
-            if self._cut_values(here).get(operation, _NOTHING) != row:
-                self._depends.setdefault(operation, set()).add(choice)
-                self._enter_again(operation)
-                return
-        raise AssertionError(f"{operation} differs between two equal candidates")
+        """Learns a choice that the operation depends on, from two candidates that differ in it.
+
+        If its relatives, such as the same layer of other blocks, depend on choices in which the two differ, it is taken
+        to depend on these too: at worst, a group is finer than it need be. Else on the way from one to the other, one
+        choice at a time, there is a step at which the operation changes.
+        """
+        different = [choice for choice in range(len(start)) if start[choice] != end[choice]]
+        mine, family = self._depends.setdefault(operation, set()), _family(operation)
+        theirs = set().union(*(self._depends.get(other, ()) for other in self._families[family]))
+        guessed = (theirs - mine) & set(different)
+        if not guessed:
+            row = self._cut_values(start).get(operation, _NOTHING)
+            first, last = 0, len(different)  # so many choices changed: as at the start, otherwise
+            while last - first > 1:
+                middle = (first + last) // 2
+                there = list(start)
+                for choice in different[:middle]:
+                    there[choice] = end[choice]
+                same = self._cut_values(tuple(there)).get(operation, _NOTHING) == row
+                first, last = (middle, last) if same else (first, middle)
+            guessed = {different[first]}
+        mine |= guessed
+        self._enter_again(operation)
 
     def _enter_again(self, operation: str) -> None:
         """All known candidates, by the choices the operation is now known to depend on."""
@@ -134,16 +151,14 @@ class PartTable:
     def _fill(self, rng: random.Random) -> None:
         """Cuts candidates until every combination of every group has been seen; each candidate shows one of each."""
         while True:
-            wanted = {
-                choices: missing
-                for choices in {tuple(sorted(self._depends.get(operation, ()))) for operation in self._seen}
-                if (missing := self._missing(choices))
-            }
+            groups = {tuple(sorted(self._depends.get(operation, ()))) for operation in self._seen}
+            wanted = {choices: missing for choices in groups if (missing := self._missing(choices))}
             if not wanted:
                 return
-            while any(wanted.values()):
+            agrees = True
+            while agrees and any(wanted.values()):
                 values = self._composed(wanted, rng)
-                self._note(values)
+                agrees = self._note(values)  # if not, the groups are others now
                 for choices, missing in wanted.items():
                     missing.discard(tuple(values[choice] for choice in choices))
 
@@ -233,6 +248,12 @@ class _Group:
         asked = values[:, self.choices] @ self._strides
         found = np.minimum(np.searchsorted(self._numbers, asked), len(self._numbers) - 1)
         return np.where(self._numbers[found] == asked, self._order[found], -1)
+
+
+def _family(operation: str) -> str:
+    """`stages.2.1.*.expand:*`: the same place in all blocks of a branch."""
+    first, rest = operation.split(".")[:3], operation.split(".")[3:]
+    return ".".join([*first, *(re.sub(r"\d+", "*", name) for name in rest)])
 
 
 def _changed(values: _Values, choice: int, place: int) -> _Values:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from compress.artefact import save_artefact
 from compress.data.synthetic import SyntheticPeople
-from compress.errors import DataError, NetworkError, RecipeError
+from compress.errors import CompressError, DataError, NetworkError, RecipeError
 from compress.jobs.evaluate import evaluate
 from compress.jobs.predict import predict
 from compress.jobs.train import train_network, with_joints
@@ -100,6 +100,28 @@ def test_a_teacher_and_its_features(tmp_path: Path) -> None:
     other = start(DirBHRNet(**NARROW, head="higher"), tmp_path / "other")
     with pytest.raises(DataError, match="outputs of the same shapes"):
         train_network(begin, recipe(distillation={"teacher": other}), tmp_path / "run4", Silent())
+    stranger = start(wide, tmp_path / "stranger", keypoints="lsp")
+    with pytest.raises(DataError, match="know the data's joints"):
+        train_network(begin, recipe(distillation={"teacher": stranger}), tmp_path / "run4", Silent())
+    assert not (tmp_path / "run4").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"training": {"batch_size": 9}}, {"training": {"batch_size": 8, "epochs": 1}}),
+        ({"training": {"groups": [{"pattern": "nothing"}]}}, {"training": {"groups": [{"pattern": "^stem"}]}}),
+        ({"distillation": {"teacher": "nowhere"}}, {}),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(wrong: Any, right: Any, tmp_path: Path) -> None:
+    """So that the corrected command works with the same --run."""
+    begin = start(SMALL["bottom-up AE"], tmp_path / "start")
+    with pytest.raises(CompressError):
+        train_network(begin, recipe(**wrong), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+    training = {"epochs": 1, "batch_size": 4, **right.get("training", {})}
+    train_network(begin, recipe(**{**right, "training": training}), tmp_path / "run", Silent())
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
@@ -176,7 +198,7 @@ def test_killed_and_started_again_ends_like_an_undisturbed_run(tmp_path: Path) -
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # else it had ended, and nothing is resumed below
     again = trained(tmp_path / "killed")
     assert again["loss"] == whole["loss"]
     assert again["val"] == whole["val"]

@@ -37,9 +37,7 @@ def test_nodes_add_up_to_the_whole_and_the_first_passes_do_not_count() -> None:
     found = time_nodes(Fixed(own_ms=0.5, whole_ms=3.0), rounds=10)
     slow, fast, nothing = (timing.ratio for timing in found.timings)
     assert slow + fast + nothing == pytest.approx(found.whole.ratio, rel=0.05)
-    assert slow - fast == pytest.approx(
-        1.0 / found.reference_ms, rel=0.5
-    )
+    assert slow - fast == pytest.approx(1.0 / found.reference_ms, rel=0.5)
     assert nothing >= LEAST_RATIO
     assert {timing.count for timing in found.timings} == {12}  # whole groups
     assert found.units == UNITS

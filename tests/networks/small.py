@@ -76,6 +76,7 @@ SMALL: dict[str, Architecture] = {
     "dir_bhrnet_single": DirBHRNet(
         width=8, blocks=equal_blocks(1), head="single", kinds=("residual", "ir", "ir_dw", "dir_se")
     ),
+    "dir_bhrnet_top_down": DirBHRNet(width=8, blocks=equal_blocks(1), head="heatmaps"),
     "dir_bhrnet_no_blocks": DirBHRNet(width=8, blocks=equal_blocks(0), head="single"),
     "efficient_hrnet": _EFFICIENT,
     "efficient_hrnet_hard": replace(_EFFICIENT, act="hard_swish"),
