@@ -2,10 +2,10 @@
 
     python benchmarks/decoding.py [--json FILE] [--seconds 1.0]
 
-Associative embedding decodes 30 people from 17 heatmaps of 128x128 with tags of one dimension and of two (a mirrored
-pass); part affinity fields decode 30 people from 18 parts and 19 limbs at 46x46, upsampled 8 times. Suppression looks at
-300 poses of 30 people. Scenes are drawn with a fixed seed. Times are medians with quartiles of as many runs as fit into
-the seconds (at least 5); the plain loops run 3 times.
+Associative embedding decodes 30 people from 17 heatmaps of 128x128 with tags of one dimension and of two (of a mirrored
+pass); part affinity fields decode 30 people from 18 parts and 19 limbs at 46x46, upsampled 8 times. Suppression looks
+at 300 poses of 30 people. Scenes are drawn with a fixed seed. Times are medians with quartiles of as many runs as fit
+into the seconds (at least 5); the plain loops run 3 times.
 """
 
 import os
@@ -139,7 +139,7 @@ def cut_outs() -> Iterator[Case]:
     merged = merge()
 
     def decode() -> Array:
-        return top_down.to_picture(top_down.decode(merged, top_down.TopDown()), matrices, 4)
+        return top_down.to_picture(top_down.decode(merged, "quarter"), matrices, 4)
 
     yield Case("top-down: 30 people, 64x48 maps", decode)
     yield Case("  before it: merge passes", merge)

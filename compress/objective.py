@@ -12,7 +12,7 @@ from compress.data.picture import PictureSet
 from compress.data.samples import CutOutPersons, PartPictures, Samples, TaggedPictures
 from compress.data.transforms import Augmentation
 from compress.distill import map_distillation
-from compress.errors import NetworkError
+from compress.errors import NetworkError, RecipeError
 from compress.keypoints import KeypointSet
 from compress.losses import PoseLoss, bottom_up_loss, part_affinity_loss, top_down_loss
 from compress.networks import Architecture
@@ -39,8 +39,12 @@ class Objective(Protocol):
 def objective_for(
     architecture: Architecture, keypoints: KeypointSet, input_hw: tuple[int, int], settings: Training
 ) -> Objective:
-    """The objective of the network's approach. Raises NetworkError unless the network has the data's joints."""
+    """The objective of the network's approach.
+
+    Raises NetworkError unless the network has the data's joints, RecipeError for settings of another approach.
+    """
     check_joints(architecture, keypoints, architecture.family)
+    _check_read(architecture.approach, settings)
     return _OBJECTIVES[architecture.approach](architecture, keypoints, input_hw, settings)
 
 
@@ -128,6 +132,29 @@ class _TopDown(_Objective):
 
     def imitation(self, pupil: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         return map_distillation(pupil, teacher, (self.settings.loss.heatmap,) * len(pupil))
+
+
+_UNREAD: dict[str, tuple[set[str], set[str]]] = {
+    "bottom-up AE": ({"limb_width", "person_augment"}, {"hard_joints"}),
+    "PAF": ({"exact", "person_augment"}, {"pull", "push", "tags", "hard_joints"}),
+    "top-down": ({"augment", "limb_width"}, {"pull", "push", "tags"}),
+}
+"""By approach: keys of `training`, and of `training.loss`, that are for other approaches."""
+
+
+def _check_read(approach: str, settings: Training) -> None:
+    """Raises RecipeError for a key that the recipe sets and that networks of this approach do not read."""
+    keys, loss_keys = _UNREAD[approach]
+    unread = [
+        *(keys & settings.model_fields_set),
+        *(f"loss.{key}" for key in loss_keys & settings.loss.model_fields_set),
+    ]
+    if unread:
+        raise RecipeError(
+            f"a network of the approach {approach} does not read this key",
+            place=f"recipe: training.{min(unread)}",
+            remedy="leave it out",
+        )
 
 
 _OBJECTIVES: dict[str, type[_AssociativeEmbedding] | type[_PartAffinity] | type[_TopDown]] = {

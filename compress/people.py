@@ -16,10 +16,10 @@ from compress.data.picture import Floats, Picture, PictureSet
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.decode import associative_embedding, part_affinity, top_down
 from compress.decode.associative_embedding import Grouping
+from compress.decode.location import Locate
 from compress.decode.part_affinity import PartGrouping
 from compress.decode.pose_nms import hard_nms, parallel_nms, soft_nms
 from compress.decode.poses import Poses, to_image
-from compress.decode.top_down import TopDown
 from compress.engines.engine import one_torch_thread
 from compress.keypoints import KeypointSet
 from compress.networks import Architecture
@@ -134,9 +134,8 @@ def finder_for(
             stride = architecture.output_strides[-1]
             return _PartFinder(keypoints, input_hw, PartGrouping(upsample=decoding.upsample), stride)
         case _:
-            settings = TopDown(locate=locate, shift_flipped=decoding.shift_flipped)
             suppressed = decoding if isinstance(boxes, DetectedBoxes) else None
-            return _PersonFinder(keypoints, input_hw, settings, boxes, suppressed)
+            return _PersonFinder(keypoints, input_hw, locate, boxes, suppressed)
 
 
 def find_people(
@@ -254,9 +253,14 @@ class _PartFinder:
 class _PersonFinder:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
-    settings: TopDown
+    locate: Locate
     boxes: Boxes
     suppressed: Decoding | None
+
+    @property
+    def counted(self) -> float:
+        """Least score of a joint that counts in its person's: MobilePoseNet's for parallel suppression, else HRNet's."""
+        return 0.1 if self.suppressed and self.suppressed.suppression == "parallel" else 0.2
 
     def ask(self, pictures: PictureSet, index: int) -> Question:
         boxes, scores = self.boxes.of(pictures, index)
@@ -270,11 +274,11 @@ class _PersonFinder:
         if not len(question.images):
             return Poses(np.zeros((0, len(self.keypoints), 3), np.float32), np.zeros(0, np.float32))
         last = None if mirrored is None else mirrored[-1]
-        maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, self.settings.shift_flipped)
-        cells = top_down.decode(maps, self.settings)
+        maps = top_down.merge_outputs(outputs[-1], last, self.keypoints)
+        cells = top_down.decode(maps, self.locate)
         offset = (0.0, 0.0) if mirrored is None else _TURNED_BACK_PX
         joints = top_down.to_picture(cells, np.stack(question.matrices), self.input_hw[0] / maps.shape[2], offset)
-        poses = Poses(joints, top_down.person_scores(cells, question.scores_n))
+        poses = Poses(joints, top_down.person_scores(cells, question.scores_n, self.counted))
         return poses if self.suppressed is None else _suppressed(poses, question, self.keypoints, self.suppressed)
 
 

@@ -19,6 +19,7 @@ from compress.files import read_yaml_mapping
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]  # of a teacher; the labels always have some
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 EngineName = Literal["onnxruntime", "ncnn", "mnn", "mnn_sparse", "torch"]
@@ -185,24 +186,41 @@ class Training(Settings):
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         return self
 
+    @model_validator(mode="after")
+    def _what_is_set_is_read(self) -> "Training":
+        given = self.model_fields_set
+        for names, owner, holds in (
+            (("milestones", "gamma"), "schedule: step", self.schedule == "step"),
+            (("momentum",), "optimizer: sgd", self.optimizer == "sgd"),
+            (("warmup_from",), "warmup_steps above 0", self.warmup_steps > 0),
+        ):
+            unread = [name for name in names if name in given]
+            if unread and not holds:
+                raise ValueError(f"{unread[0]} belongs to {owner}")
+        return self
+
 
 class Decoding(Settings):
     """From a network's maps to people; each approach reads what concerns it.
 
-    flip_test: the mirrored picture is asked too and both answers are averaged. shift_flipped: HRNet's shift of the
-    mirrored answer by one cell, for weights trained there. locate: where in its cell a joint lies; None: `peak` for
-    networks trained on exact Gaussians, else `quarter`. refine: associative embedding fills in missing joints.
-    upsample: of part affinity maps before they are read. suppression: of top-down people that lie on one another,
-    where they come from a detector's boxes; overlap: the similarity (OKS) from which they do.
+    flip_test: the mirrored picture is asked too and both answers are averaged. locate: where in its cell a joint lies;
+    None: `peak` for networks trained on exact Gaussians, else `quarter`. refine: associative embedding fills in missing
+    joints. upsample: of part affinity maps before they are read. suppression: of top-down people that lie on one
+    another, where they come from a detector's boxes; overlap: for hard and soft, the least OKS at which they do.
     """
 
     flip_test: bool = True
-    shift_flipped: bool = False
     locate: Literal["middle", "quarter", "peak"] | None = None
     refine: bool = True
     upsample: Positive = 8
     suppression: Literal["none", "hard", "soft", "parallel"] = "hard"
     overlap: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _overlap_is_read(self) -> "Decoding":
+        if "overlap" in self.model_fields_set and self.suppression in ("none", "parallel"):
+            raise ValueError(f"overlap belongs to hard and soft suppression, not to {self.suppression}")
+        return self
 
 
 class SupernetTraining(Training):
@@ -214,7 +232,7 @@ class SupernetTraining(Training):
 
     randoms: Annotated[int, Field(ge=0)] = 1
     pool: Positive = 48
-    distillation: Probability = 0.5
+    distillation: Share = 0.5
 
 
 class FineTuning(Training):
@@ -223,7 +241,7 @@ class FineTuning(Training):
     distillation: the teacher's share of the loss, 0..1.
     """
 
-    distillation: Probability = 0.5
+    distillation: Share = 0.5
 
 
 class Budget(Settings):
@@ -318,7 +336,7 @@ class Distillation(Settings):
     """
 
     teacher: Path
-    share: Probability = 0.5
+    share: Share = 0.5
     features: dict[str, str] = {}
     feature_weight: Annotated[float, Field(ge=0)] = 1.0
 

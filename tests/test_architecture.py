@@ -57,6 +57,8 @@ BEHIND = {
     "onnx2torch": ("compress.networks.onnx_file",),
     "ptflops": ("compress.measure.cross_check",),
     "ncnn": ("compress.engines",),
+    "MNN": ("compress.engines",),
+    "_tools": ("compress.engines",),
     "pnnx": ("compress.engines",),
     "altair": ("compress.report",),
     "vl_convert": ("compress.report",),

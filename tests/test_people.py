@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.data.detections import Detections
 from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.decode.poses import coco_results
-from compress.errors import ArtefactError, DataError
+from compress.errors import ArtefactError, DataError, RecipeError
 from compress.evaluation import decode_time, input_size, noted_keypoints, score, validation_data
 from compress.keypoints import COCO_PERSON
 from compress.metrics import oks_ap
@@ -84,15 +84,15 @@ def shapes(architecture: Architecture) -> list[tuple[int, ...]]:
 def test_perfect_answers_have_no_loss_but_tags(name: str) -> None:
     """The targets of training and the maps that decoding understands are the same."""
     architecture = NETWORKS[name]
-    still = Training(
-        sigma=1.5,
-        exact=True,
-        augment={"rotation_deg": 0, "scale": [1, 1], "translate_px": 0, "flip": 0},
-        person_augment={"rotation_deg": 0, "scale": 0, "flip": 0, "half_body": 0},
-        loss={"pull": 0, "push": 0},
-    )
+    still: dict[str, Any] = {"sigma": 1.5}
+    if architecture.approach == "top-down":
+        still["person_augment"] = {"rotation_deg": 0, "scale": 0, "flip": 0, "half_body": 0}
+    else:
+        still["augment"] = {"rotation_deg": 0, "scale": [1, 1], "translate_px": 0, "flip": 0}
+    if architecture.approach != "PAF":
+        still["exact"] = True
     square = SyntheticPeople(3, (192, 192), 4)
-    objective = objective_for(architecture, COCO_PERSON, (192, 192), still)
+    objective = objective_for(architecture, COCO_PERSON, (192, 192), Training.model_validate(still))
     samples = objective.samples(square)
     reader = finder_for(architecture, COCO_PERSON, (192, 192), exact=True, decoding=Decoding(), boxes=LabelledBoxes())
     question = reader.ask(square, 0)
@@ -199,3 +199,35 @@ def test_facts_that_are_none(tmp_path: Path) -> None:
         validation_data({"seed": "abc"}, None, None)
     assert validation_data({}, None, None) == (Data(), 1)
     assert validation_data({"seed": 7}, Data(workers=2), 5) == (Data(workers=2), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "key"),
+    [
+        ("one scale", {"person_augment": {}}, "training.person_augment"),
+        ("one scale", {"loss": {"hard_joints": 8}}, "training.loss.hard_joints"),
+        ("PAF", {"exact": True}, "training.exact"),
+        ("PAF", {"loss": {"push": 1}}, "training.loss.push"),
+        ("top-down", {"augment": {}}, "training.augment"),
+        ("top-down", {"limb_width": 2}, "training.limb_width"),
+    ],
+)
+def test_a_key_of_another_approach_is_refused(name: str, settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(RecipeError, match=key):
+        objective_for(NETWORKS[name], COCO_PERSON, HW, Training.model_validate(settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"milestones": [0.5]}, "milestones belongs to schedule: step"),
+        ({"gamma": 0.5}, "gamma belongs to schedule: step"),
+        ({"momentum": 0.5}, "momentum belongs to optimizer: sgd"),
+        ({"warmup_from": 0.5, "warmup_steps": 0}, "warmup_from belongs to"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Training.model_validate(settings)
+    with pytest.raises(ValueError, match="belongs to hard and soft"):
+        Decoding(suppression="parallel", overlap=0.5)

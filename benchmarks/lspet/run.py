@@ -31,10 +31,12 @@ from compress.deployment import time_runners
 from compress.engines import engine
 from compress.evaluation import decode_time, noted_keypoints
 from compress.files import write_bytes, write_json, write_text
+from compress.jobs.evaluate import evaluate
 from compress.measure.counting import count
 from compress.people import LabelledBoxes, finder_for
 from compress.percent_correct import THRESHOLDS
-from compress.recipe import Decoding, Measurement, noted_data
+from compress.progress import Silent
+from compress.recipe import Decoding, EvaluateRecipe, Measurement, noted_data
 from compress.report.plots import png
 
 HERE = Path(__file__).parent
@@ -126,7 +128,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
                 decoding=Decoding(flip_test=False),
                 boxes=LabelledBoxes(),
             )
-            scores = [load_artefact(folder).facts["val"] for folder in folders]
+            scores = [evaluate(folder, EvaluateRecipe(), Silent())["metrics"] for folder in folders]
             entries[name] = {
                 "name": name,
                 "network": Path(NETWORKS[name]).name,

@@ -4,9 +4,10 @@
 
 Trains a network with associative embedding and one with part affinity fields on a small COCO folder's training
 pictures (`compress train`, recipes beside this file) and scores them on those same pictures, beside the score of
-perfect answers: the training targets, read by the same decoder. Part affinity fields cannot join a person whose labelled
-joints their tree of limbs leaves apart (a shoulder and a hip without the other shoulder: no neck), so they are also
-scored on the pictures without such people. Writes results.json and README.md to OUT; trainings lie in OUT/runs and resume.
+perfect answers: the training targets, read by the same decoder. Part affinity fields cannot join a person whose
+labelled joints their tree of limbs leaves apart (a shoulder and a hip without the other shoulder: no neck), so they are
+also scored on the pictures without such people. Writes results.json and README.md to OUT; trainings lie in OUT/runs and
+resume.
 """
 
 import argparse

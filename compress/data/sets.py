@@ -35,10 +35,15 @@ def validation_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureS
 
 
 def training_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
-    """All of the recipe's training pictures. Synthetic ones are drawn at the input's size. Raises DataError."""
+    """All of the recipe's training pictures that show a labelled person. Raises DataError.
+
+    Synthetic ones are drawn at the input's size. Pictures without people are left out as in HigherHRNet's code: half of
+    COCO shows none.
+    """
     if data.kind == "synthetic":
         return _drawn(data, data.synthetic.train, 0, input_hw, seed)
-    return disk_split(data.kind, data.disk, data.disk.train, _LAYOUTS[data.kind].train)
+    pictures = disk_split(data.kind, data.disk, data.disk.train, _LAYOUTS[data.kind].train)
+    return pictures.subset([index for index in range(len(pictures)) if len(pictures.people(index))])
 
 
 def train_and_val(data: Data, input_hw: tuple[int, int], seed: int) -> tuple[PictureSet, PictureSet]:

@@ -12,9 +12,6 @@ Coordinates are continuous: cell i of a map with stride s covers [i, i+1) in cel
 network's input.
 """
 
-from dataclasses import dataclass
-from typing import get_args
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -24,36 +21,12 @@ from compress.errors import DataError
 from compress.keypoints import KeypointSet
 
 
-@dataclass(frozen=True)
-class TopDown:
-    """How heatmaps become joints (defaults: HRNet's post-processing).
-
-    locate: where in its cell a joint lies, see `location.located`. shift_flipped: the map of the mirrored picture is
-    moved right by one cell before it is averaged, HRNet's SHIFT_HEATMAP. Right for networks whose targets sit at cell
-    int(x / stride + 0.5), as HRNet's published ones: mirrored, cell c of w becomes w - c, and mirrored back c - 1.
-    Wrong for networks trained here: their targets sit at int(x / stride), mirrored w - 1 - c, and back c.
-    """
-
-    locate: Locate = "quarter"
-    shift_flipped: bool = False
-
-    def __post_init__(self) -> None:
-        if self.locate not in get_args(Locate):
-            raise DataError(
-                f"locate must be one of {', '.join(get_args(Locate))}",
-                place="top-down decoding",
-                value=self.locate,
-                remedy="change it",
-            )
-
-
-def merge_outputs(
-    outputs_bkhw: torch.Tensor, flipped_bkhw: torch.Tensor | None, keypoints: KeypointSet, shift: bool = False
-) -> Floats:
+def merge_outputs(outputs_bkhw: torch.Tensor, flipped_bkhw: torch.Tensor | None, keypoints: KeypointSet) -> Floats:
     """Heatmaps [B,K,h,w] of a batch: the mean of both passes where there are two.
 
-    flipped_bkhw: the same network's outputs for the mirrored inputs, as they came. shift: see `TopDown.shift_flipped`;
-    the first column, which nothing moves into, stays. DataError if the outputs do not fit the joints or each other.
+    flipped_bkhw: the same network's outputs for the mirrored inputs, as they came. Not moved by a cell, as HRNet's
+    SHIFT_HEATMAP does: that is for targets at cell int(x / stride + 0.5), ours lie at int(x / stride). DataError if the
+    outputs do not fit the joints or each other.
     """
     merged = _heatmaps(outputs_bkhw, keypoints)
     if flipped_bkhw is None:
@@ -66,12 +39,10 @@ def merge_outputs(
             value=(tuple(merged.shape), tuple(mirrored.shape)),
             remedy="pass the network's outputs for one batch and for the same batch mirrored",
         )
-    if shift:
-        mirrored = torch.cat([mirrored[..., :1], mirrored[..., :-1]], dim=-1)
     return ((merged + mirrored) / 2).numpy()
 
 
-def decode(maps_bkhw: ArrayLike, settings: TopDown) -> Floats:
+def decode(maps_bkhw: ArrayLike, locate: Locate) -> Floats:
     """x, y, score [B,K,3] of every joint, in cells of the map: where the map is largest, the first of equal cells.
 
     The score is the map's largest value. `quarter` moves only joints that are neither in the two first nor in the last
@@ -83,8 +54,8 @@ def decode(maps_bkhw: ArrayLike, settings: TopDown) -> Floats:
     maps_nhw = maps_bkhw.reshape(batch * joints, height, width)
     map_n = np.arange(batch * joints)
     y_n, x_n = np.divmod(maps_nhw.reshape(batch * joints, height * width).argmax(axis=1), width)
-    found_n3 = located(maps_nhw, map_n, y_n, x_n, settings.locate)
-    if settings.locate == "quarter":
+    found_n3 = located(maps_nhw, map_n, y_n, x_n, locate)
+    if locate == "quarter":
         outer_n = (x_n <= 1) | (x_n >= width - 1) | (y_n <= 1) | (y_n >= height - 1)
         found_n3[outer_n] = located(maps_nhw, map_n[outer_n], y_n[outer_n], x_n[outer_n], "middle")
     found_n3[np.isneginf(found_n3[:, 2]), 2] = 0

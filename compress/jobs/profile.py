@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from compress.artefact import Artefact, artefact_or_network
+from compress.data.picture import PictureSet
 from compress.data.sets import validation_set
 from compress.errors import NetworkError
 from compress.evaluation import input_size, validation_data
@@ -62,6 +63,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
     decoding: if asked for, the ways to read people from the maps (rows: see decode_table), and whose maps they were.
     """
     architecture, network, input_hw = _load(name, recipe)
+    pictures = _pictures(name, architecture, input_hw, recipe) if recipe.decode else None
     with progress.phase("profile", 3 if recipe.decode else 2) as phase:
         try:
             traced = trace(network, input_hw)
@@ -73,7 +75,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
         phase.advance(1, "counted")
         check = cross_check(network, input_hw, traced.layers)
         phase.advance(1, "compared with ptflops")
-        decoding = _decoding(name, architecture, network, input_hw, recipe) if recipe.decode else None
+        decoding = _decoding(name, architecture, network, input_hw, pictures) if pictures else None
         if decoding:
             phase.advance(1, "decoding timed")
     counted = total(network, traced.layers)
@@ -131,17 +133,24 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
     }
 
 
-def _decoding(
-    name: str, architecture: Architecture, network: nn.Module, input_hw: tuple[int, int], recipe: ProfileRecipe
-) -> dict[str, Any]:
+def _pictures(name: str, architecture: Architecture, input_hw: tuple[int, int], recipe: ProfileRecipe) -> PictureSet:
+    """The pictures that decoding is timed on."""
     source = artefact_or_network(name)
     facts = source.facts if isinstance(source, Artefact) else {}
     data, seed = validation_data(facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
     check_joints(architecture, pictures.keypoints, name)
+    return pictures
+
+
+def _decoding(
+    name: str, architecture: Architecture, network: nn.Module, input_hw: tuple[int, int], pictures: PictureSet
+) -> dict[str, Any]:
+    source = artefact_or_network(name)
     trained = network if isinstance(source, Artefact) else None
-    rows = decode_table(architecture, trained, pictures, input_hw, exact=bool(facts.get("exact")))
-    return {"maps": "the network's" if trained else "perfect", "data": data.kind, "rows": rows}
+    exact = isinstance(source, Artefact) and bool(source.facts.get("exact"))
+    rows = decode_table(architecture, trained, pictures, input_hw, exact=exact)
+    return {"maps": "the network's" if trained else "perfect", "joints": pictures.keypoints.name, "rows": rows}
 
 
 def _load(name: str, recipe: ProfileRecipe) -> tuple[Architecture, nn.Module, tuple[int, int]]:

@@ -315,7 +315,7 @@ def print_profile(result: Mapping[str, Any], console: Console | None = None) -> 
 
 
 def _print_decoding(decoding: Mapping[str, Any], console: Console) -> None:
-    title = f"decoding ({decoding['maps']} maps, {decoding['data']} pictures)"
+    title = f"decoding ({decoding['maps']} maps)"
     table = _table(title, "ms", "quartiles", "people", "passes")
     for row in decoding["rows"]:
         quartiles = f"{number(row['q1'], '.2f')} – {number(row['q3'], '.2f')}"
@@ -324,6 +324,8 @@ def _print_decoding(decoding: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     note = "From maps to people, per picture, one thread, measured. Passes: of the network, whose time comes on top."
     console.print(Text(note, style="dim"))
+    if not any(row["people"] for row in decoding["rows"]):
+        console.print(Text("Nobody was found: with people to read, decoding takes longer."))
 
 
 def _print_concerns(result: Mapping[str, Any], console: Console) -> None:

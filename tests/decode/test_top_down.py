@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compress.data.boxes import PersonAugmentation, augment_person, box_region, crop_matrix, person_targets
 from compress.data.transforms import mirrors, move_keypoints
 from compress.decode.location import Locate
-from compress.decode.top_down import TopDown, decode, merge_outputs, person_scores, to_picture
+from compress.decode.top_down import decode, merge_outputs, person_scores, to_picture
 from compress.errors import DataError
 from compress.keypoints import COCO_PERSON, KeypointSet
 
@@ -60,7 +60,7 @@ def plain_peak(*heats: float) -> float:
 def assert_same(maps: Array) -> None:
     for locate in ("middle", "quarter", "peak"):
         before = maps.copy()
-        found = decode(maps, TopDown(locate))
+        found = decode(maps, locate)
         np.testing.assert_array_equal(maps, before)
         assert found.dtype == np.float32
         expected = np.array([[plain_joint(heat, locate) for heat in person] for person in maps])
@@ -93,20 +93,20 @@ def test_cells_that_are_not_finite_are_never_chosen() -> None:
         broken = rng.random(maps.shape) < rng.choice([0.1, 0.5, 1.0])
         maps[broken] = rng.choice([np.nan, np.inf, -np.inf], int(broken.sum()))
         assert_same(maps)
-        assert np.isfinite(decode(maps, TopDown("peak"))).all()
+        assert np.isfinite(decode(maps, "peak")).all()
 
 
 def test_huge_heats_do_not_overflow() -> None:
     maps = np.full((1, 1, 5, 5), -3e38, np.float32)
     maps[0, 0, 2, 2:4] = 3e38
-    assert decode(maps, TopDown())[0, 0].tolist() == pytest.approx([2.75, 2.5, 3e38])
-    assert decode(maps.astype(np.float64) * 1e10, TopDown())[0, 0].tolist() == [0.5, 0.5, 0]
+    assert decode(maps, "quarter")[0, 0].tolist() == pytest.approx([2.75, 2.5, 3e38])
+    assert decode(maps.astype(np.float64) * 1e10, "quarter")[0, 0].tolist() == [0.5, 0.5, 0]
 
 
 def test_one_pixel_maps_and_empty_batches() -> None:
     for locate in ("middle", "quarter", "peak"):
-        assert decode(np.full((2, 3, 1, 1), 0.25), TopDown(locate)).tolist() == [[[0.5, 0.5, 0.25]] * 3] * 2
-        assert decode(np.zeros((0, 3, 4, 4)), TopDown(locate)).shape == (0, 3, 3)
+        assert decode(np.full((2, 3, 1, 1), 0.25), locate).tolist() == [[[0.5, 0.5, 0.25]] * 3] * 2
+        assert decode(np.zeros((0, 3, 4, 4)), locate).shape == (0, 3, 3)
 
 
 def test_quarter_leaves_the_two_first_and_the_last_rows_and_columns_alone() -> None:
@@ -116,49 +116,25 @@ def test_quarter_leaves_the_two_first_and_the_last_rows_and_columns_alone() -> N
         maps[0, 0, min(y + 1, 5), x] = maps[0, 0, y, min(x + 1, 6)] = 0.5
         maps[0, 0, y, x] = 1
         moved = 0.25 if 1 < x < 6 and 1 < y < 5 else 0
-        assert decode(maps, TopDown())[0, 0].tolist() == [x + 0.5 + moved, y + 0.5 + moved, 1]
+        assert decode(maps, "quarter")[0, 0].tolist() == [x + 0.5 + moved, y + 0.5 + moved, 1]
 
 
 # --- two passes ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shift", [False, True])
-def test_merging_is_the_formula(shift: bool) -> None:
+def test_merging_is_the_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     outputs, mirrored = torch.randn(2, 3, 4, 5, 6, generator=generator)
     expected = np.empty((3, 4, 5, 6), np.float32)
     for b, k, y, x in itertools.product(range(3), range(4), range(5), range(6)):
-        column = 5 - max(x - 1, 0) if shift else 5 - x
-        expected[b, k, y, x] = (outputs[b, k, y, x] + mirrored[b, SWAP[k], y, column]) / 2
-    np.testing.assert_allclose(merge_outputs(outputs, mirrored, BRIEF, shift), expected, rtol=1e-6)
-    np.testing.assert_array_equal(merge_outputs(outputs, None, BRIEF, shift), outputs.numpy())
+        expected[b, k, y, x] = (outputs[b, k, y, x] + mirrored[b, SWAP[k], y, 5 - x]) / 2
+    np.testing.assert_allclose(merge_outputs(outputs, mirrored, BRIEF), expected, rtol=1e-6)
+    np.testing.assert_array_equal(merge_outputs(outputs, None, BRIEF), outputs.numpy())
 
 
 def test_a_network_that_does_not_mind_mirrors_gives_the_same_heatmaps() -> None:
     outputs = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(1))
     np.testing.assert_array_equal(merge_outputs(outputs, outputs[:, SWAP].flip(-1), BRIEF), outputs.numpy())
-
-
-def error_of_two_passes(offset: float, shift: bool) -> float:
-    """Mean error in x, in pixels, of a perfect network whose targets sit at cell int(x / 4 + offset)."""
-    rng = np.random.default_rng(3)
-    joints = np.ones((2000, 1, 3), np.float32)
-    joints[:, 0, :2] = rng.uniform(16, 47, (2000, 2))
-    mirrored = joints.copy()
-    mirrored[:, 0, 0] = 63 - joints[:, 0, 0]
-    single = KeypointSet("single", ("a",), (), (), (0.1,), (0,))
-    moved = [np.array(part) + np.float32([4 * offset, 4 * offset, 0]) for part in (joints, mirrored)]
-    passes = [torch.from_numpy(np.stack([person_targets(j, (64, 64), 4, 2.0)[0] for j in part])) for part in moved]
-    found = decode(merge_outputs(*passes, single, shift), TopDown()) - np.float32([offset, 0, 0])
-    return float(np.mean(4 * found[:, 0, 0] - joints[:, 0, 0]))
-
-
-def test_the_shift_is_right_for_the_targets_of_hrnet_and_wrong_for_ours() -> None:
-    """A mirror about pixel centres costs a quarter of a pixel of bias; the wrong shift about two."""
-    assert abs(error_of_two_passes(offset=0.0, shift=False)) < 0.4
-    assert abs(error_of_two_passes(offset=0.0, shift=True)) > 1.5
-    assert abs(error_of_two_passes(offset=0.5, shift=True)) < 0.4
-    assert abs(error_of_two_passes(offset=0.5, shift=False)) > 1.5
 
 
 # --- back to the picture ---------------------------------------------------------------------------------------------
@@ -204,13 +180,11 @@ def test_what_does_not_fit_is_refused() -> None:
         merge_outputs(outputs, outputs[:1], BRIEF)
     for shape in ((4, 5, 6), (2, 4, 0, 6), (2, 4, 6, 0)):
         with pytest.raises(DataError, match="at least one cell"):
-            decode(np.zeros(shape), TopDown())
+            decode(np.zeros(shape), "quarter")
     with pytest.raises(DataError, match="one matrix per person"):
         to_picture(np.zeros((2, 4, 3), np.float32), np.zeros((1, 2, 3)), 4)
     with pytest.raises(DataError, match="invertible"):
         to_picture(np.zeros((1, 4, 3), np.float32), np.zeros((1, 2, 3)), 4)
-    with pytest.raises(DataError, match="locate must be one of middle, quarter, peak"):
-        TopDown("centre")  # type: ignore[arg-type]
 
 
 # --- from a person's box and back ------------------------------------------------------------------------------------
@@ -242,7 +216,7 @@ def test_from_box_to_targets_and_back(locate: Locate, exact: bool, cells: float)
         swap = list(COCO_PERSON.flip_index) if mirrors(matrix) else list(range(17))
         moved = move_keypoints(joints[None], matrix, input_hw)[0]
         maps, weight = person_targets(moved[swap], input_hw, 4, 2.0, exact=exact)
-        back = to_picture(decode(maps[None], TopDown(locate)), matrix[None], 4)[0, swap]
+        back = to_picture(decode(maps[None], locate), matrix[None], 4)[0, swap]
         counted = (weight[swap] > 0) & ((moved[:, :2] >= 4) & (moved[:, :2] < np.array(input_hw[::-1]) - 4)).all(axis=1)
         error_cells = (back - joints)[counted, :2] @ matrix[:, :2].T / 4
         assert np.abs(error_cells).max(initial=0) < cells + 1e-3
