@@ -24,7 +24,7 @@ from compress.engines import Runner, check_parity, engine
 from compress.engines.engine import Image
 from compress.errors import TableError
 from compress.files import write_bytes, write_json
-from compress.measure.latency_table import Identity, LatencyTable, Scale, fill, fit_scale, open_table
+from compress.measure.latency_table import FORMAT, Identity, LatencyTable, Scale, fill, fit_scale, open_table
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.measure.units import Unit, cut
 from compress.networks import architecture_from_data
@@ -83,7 +83,7 @@ def table_path(identity: Identity) -> Path:
     readable = re.sub(
         r"[^A-Za-z0-9.]+", "-", f"{identity.engine}-{identity.version}-{identity.threads}-{identity.device}"
     )
-    return Path(root).expanduser() / "latency" / f"{readable}.json"
+    return Path(root).expanduser() / "latency" / f"{readable}-{FORMAT}.json"
 
 
 def prepare_table(

@@ -259,7 +259,7 @@ class _PersonFinder:
 
     @property
     def counted(self) -> float:
-        """Least score of a joint that counts in its person's: MobilePoseNet's for parallel suppression, else HRNet's."""
+        """Least score of a joint that counts in its person's: MobilePoseNet's for parallel suppression, or HRNet's."""
         return 0.1 if self.suppressed and self.suppressed.suppression == "parallel" else 0.2
 
     def ask(self, pictures: PictureSet, index: int) -> Question:
