@@ -3,23 +3,27 @@
     python benchmarks/overfit/run.py --data ../shared/data/coco [--out reports/overfit]
 
 Trains a network with associative embedding and one with part affinity fields on a small COCO folder's training
-pictures (`compress train`, recipes beside this file) and scores them on those same pictures, beside the score of
-perfect answers: the training targets, read by the same decoder. Part affinity fields cannot join a person whose
-labelled joints their tree of limbs leaves apart (a shoulder and a hip without the other shoulder: no neck), so they are
-also scored on the pictures without such people. Writes results.json and README.md to OUT; trainings lie in OUT/runs and
-resume.
+pictures, padded to squares so that training and evaluation see exactly the same inputs (`compress train`, recipes
+beside this file). Scores them on those same pictures, beside the score of perfect answers: the training targets, read
+by the same decoder. Part affinity fields cannot join a person whose labelled joints their tree of limbs leaves apart (a
+shoulder and a hip without the other shoulder: no neck), so they are also scored on the pictures without such people.
+Writes results.json and README.md to OUT; trainings lie in OUT/runs and resume.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from compress.artefact import Artefact, load_artefact
 from compress.data.coco import CocoPeople
 from compress.data.sets import validation_set
+from compress.data.transforms import BORDER_RGB
 from compress.decode.poses import coco_results
 from compress.engines import engine
 from compress.evaluation import input_size, score
@@ -45,13 +49,32 @@ def main() -> None:
         "machine": engine("onnxruntime").describe().device,
         "networks": {},
     }
+    padded = arguments.out.resolve() / "runs" / "padded"
+    if not (padded / "person_keypoints_train.json").is_file():
+        pad(arguments.data, padded)
     for kind in KINDS:
         run = arguments.out / "runs" / kind
         if not (run / "architecture.yaml").is_file():
-            train(kind, arguments.data.resolve(), run)
-        results["networks"][kind] = scores(kind, arguments.data, run)
+            train(kind, padded, run)
+        results["networks"][kind] = scores(kind, padded, run)
         write_json(arguments.out / "results.json", results)
         write_text(arguments.out / "README.md", text(results))
+
+
+def pad(source: Path, target: Path) -> None:
+    """Copies a COCO folder, its pictures made square to the right and below: coordinates stay as they are."""
+    for split in ("train", "val"):
+        record = json.loads((source / f"person_keypoints_{split}.json").read_text(encoding="utf-8"))
+        (target / split).mkdir(parents=True, exist_ok=True)
+        for entry in record["images"]:
+            image = cv2.imread(str(source / split / entry["file_name"]))
+            assert image is not None
+            side = max(image.shape[:2])
+            rest = (0, side - image.shape[0], 0, side - image.shape[1])
+            square = cv2.copyMakeBorder(image, *rest, cv2.BORDER_CONSTANT, value=BORDER_RGB[::-1])
+            entry.update(file_name=f"{Path(entry['file_name']).stem}.png", width=side, height=side)
+            cv2.imwrite(str(target / split / entry["file_name"]), square)
+        write_json(target / f"person_keypoints_{split}.json", record)
 
 
 def train(kind: str, data: Path, run: Path) -> None:
