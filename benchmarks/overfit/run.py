@@ -62,7 +62,10 @@ def main() -> None:
 
 
 def pad(source: Path, target: Path) -> None:
-    """Copies a COCO folder, its pictures made square to the right and below: coordinates stay as they are."""
+    """Copies a COCO folder, its pictures made square to the right and below: coordinates stay as they are.
+
+    Crowds lose their run lengths, which are of the old size; their boxes are ignored instead.
+    """
     for split in ("train", "val"):
         record = json.loads((source / f"person_keypoints_{split}.json").read_text(encoding="utf-8"))
         (target / split).mkdir(parents=True, exist_ok=True)
@@ -74,6 +77,9 @@ def pad(source: Path, target: Path) -> None:
             square = cv2.copyMakeBorder(image, *rest, cv2.BORDER_CONSTANT, value=BORDER_RGB[::-1])
             entry.update(file_name=f"{Path(entry['file_name']).stem}.png", width=side, height=side)
             cv2.imwrite(str(target / split / entry["file_name"]), square)
+        for annotation in record["annotations"]:
+            if isinstance(annotation.get("segmentation"), dict):
+                del annotation["segmentation"]
         write_json(target / f"person_keypoints_{split}.json", record)
 
 
