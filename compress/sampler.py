@@ -5,7 +5,7 @@ by telling the finished trials once more, and goes on exactly as if it had not b
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,17 +21,28 @@ _CHANGED = 0.2
 SamplerKind = Literal["nsga2", "tpe", "random", "guided"]
 """nsga2, tpe, random: Optuna's. guided: see Guide."""
 
+Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
+"""Picks → the cost of each, as it will be told."""
+
 
 class Sampler:
     """Two objectives: cost, to be small, and score, to be large.
 
     hand_made: picks the search is to beat. population: of NSGA-II. The first picks are the hand-made ones, the smallest
     and the largest, the hand-made ones with one field changed as a whole (every block of another kind), and up to
-    `population`, in equal parts, random picks and hand-made ones with a fifth of their choices changed.
+    `population`, in equal parts, random picks and hand-made ones with a fifth of their choices changed. costs: of any
+    picks at once, for the guide; None: it models them.
     """
 
     def __init__(
-        self, space: Space, kind: SamplerKind, *, population: int, seed: int, hand_made: Sequence[Pick]
+        self,
+        space: Space,
+        kind: SamplerKind,
+        *,
+        population: int,
+        seed: int,
+        hand_made: Sequence[Pick],
+        costs: Costs | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
@@ -44,7 +55,7 @@ class Sampler:
             first.append(space.mutate(rng.choice(hand_made), _CHANGED, rng) if near else space.sample(rng))
         for pick in first:
             self._study.enqueue_trial(pick)
-        self._guide = Guide(space, hand_made, rng) if kind == "guided" else None
+        self._guide = Guide(space, hand_made, rng, costs) if kind == "guided" else None
         self._waiting = len(first)
 
     def ask(self) -> tuple[Trial, Pick]:
@@ -81,14 +92,14 @@ def _sampler(kind: SamplerKind, population: int, seed: int) -> BaseSampler:
 class Guide:
     """Proposes what a model of the scored picks holds for the most accurate at some cost.
 
-    The model is additive: every value of every choice adds its part to the score and to the logarithm of the cost
-    (ridge regression; picks of similar cost weigh more). The cost aimed at is in turn that of a hand-made pick, a fifth
+    The model is additive: every value of every choice adds its part to the score, and where costs cannot be asked for
+    to the logarithm of the cost (ridge regression; picks of similar cost weigh more). The cost aimed at is in turn that of a hand-made pick, a fifth
     less, as these are the questions asked about them, or any on the scale. Candidates for it are children of
     good picks of about that cost: fields crossed, a field changed as a whole, single steps.
     """
 
-    def __init__(self, space: Space, hand_made: Sequence[Pick], rng: random.Random) -> None:
-        self._space, self._rng = space, rng
+    def __init__(self, space: Space, hand_made: Sequence[Pick], rng: random.Random, costs: Costs | None = None) -> None:
+        self._space, self._rng, self._costs_of = space, rng, costs
         self._hand_made = [_key(pick) for pick in hand_made]
         self._columns = {
             (path, value): column
@@ -120,12 +131,12 @@ class Guide:
         weights = np.exp(-(((log_costs - np.log(aim)) / _WIDTH) ** 2) / 2)
         features = np.stack([self._features(pick) for pick in self._picks])
         score_of = _ridge(features, np.asarray(self._scores), weights)
-        log_cost_of = _ridge(features, log_costs, weights)
         candidates = [pick for pick in self._children(weights) if _key(pick) not in self._known]
         if not candidates:
             return self._space.sample(self._rng)
         rows = np.stack([self._features(pick) for pick in candidates])
-        scores, costs = rows @ score_of, np.exp(rows @ log_cost_of)
+        scores = rows @ score_of
+        costs = self._costs_of(candidates) if self._costs_of else np.exp(rows @ _ridge(features, log_costs, weights))
         scores[costs > aim] = -np.inf
         best = int(np.argmax(scores) if np.isfinite(scores).any() else np.argmin(costs))
         return candidates[best]

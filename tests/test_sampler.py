@@ -1,10 +1,13 @@
 import random
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from compress.sampler import Guide, Sampler
-from compress.space import Space
+from compress.space import Pick, Space
 
 SPACE = Space({"a": 0, "b": 0, "kind": "x"}, {"a": (0, 1, 2, 3), "b": (0, 1, 2, 3), "kind": ("x", "y")})
 HAND = {"a": 1, "b": 2, "kind": "y"}
@@ -104,6 +107,31 @@ def test_guide_proposes_nothing_that_it_knows() -> None:
         guide.learn(pick, 1.0 + pick["a"], float(pick["b"]))
         seen.append(tuple(pick.items()))
     assert len(set(seen)) >= 20
+
+
+def test_guide_asks_for_costs_where_it_can() -> None:
+    """Costs no additive model can follow: it still proposes nothing over the cost it aims at, if there is such a pick."""
+    rng = random.Random(0)
+
+    def cost(pick: Pick) -> float:
+        places = [values.index(pick[path]) for path, values in WIDE.choices.items()]
+        return 1.0 + 10.0 * (sum((n + 3) * (n + place) ** 2 for n, place in enumerate(places)) % 7)
+
+    asked = []
+
+    def costs(picks: Sequence[Pick]) -> NDArray[np.float64]:
+        asked.append(len(picks))
+        return np.array([cost(pick) for pick in picks])
+
+    guide = Guide(WIDE, [MIDDLE], rng, costs)
+    for pick in (MIDDLE, WIDE.smallest, WIDE.largest):
+        guide.learn(pick, cost(pick), 0.1)
+    told = [cost(pick) for pick in (MIDDLE, WIDE.smallest, WIDE.largest)]
+    for _ in range(20):
+        pick = guide.propose()
+        assert cost(pick) <= max(told)
+        guide.learn(pick, cost(pick), cost_and_score(pick)[1])
+    assert len(asked) == 20
 
 
 def test_children_of_a_space() -> None:

@@ -24,9 +24,10 @@ from compress.engines import engine
 from compress.errors import BudgetError, RecipeError, SpaceError
 from compress.evaluation import RESAMPLES, decode_time, score
 from compress.files import append_line, read_lines, write_json
+from compress.measure.batch import PartTable
 from compress.measure.counting import count
 from compress.measure.latency_table import LatencyTable, predict
-from compress.measure.units import cut
+from compress.measure.units import UncutError, Unit, cut, cut_by_part
 from compress.networks import FAMILIES, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.objective import Objective, check_joints, objective_for
@@ -37,7 +38,7 @@ from compress.progress import Progress
 from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import Decoding, SearchRecipe, Training, find, to_data
 from compress.run import Run, environment, open_run
-from compress.sampler import Sampler
+from compress.sampler import Costs, Sampler
 from compress.space import Pick, Space, expand, read_space
 from compress.supernet import Supernet
 from compress.training import LossStep, batch_count, distilled_step, label_step, sandwich_step, train
@@ -223,6 +224,7 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
         population=settings.population,
         seed=recipe.seed,
         hand_made=hand_made,
+        costs=all_costs(task, table) if settings.sampler == "guided" else None,
     )
     images = list(task.inputs(recipe.supernet, settings.calibration_pictures))
     finder = task.finder(recipe.supernet, False)
@@ -255,6 +257,22 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
     return list(trials.values())
+
+
+def all_costs(task: Task, table: LatencyTable) -> Costs | None:
+    """Predicts the latency of many candidates at once; None if the space's networks have no fast way to be cut."""
+    space, input_hw = task.space, task.recipe.input_hw
+
+    def cut_pick(pick: Pick) -> Mapping[str, Mapping[Unit, int]]:
+        with torch.device("meta"):
+            network = architecture_of(space, pick).build()
+        return cut_by_part(network, input_hw)
+
+    try:
+        cut_pick(space.largest)
+    except UncutError:
+        return None
+    return PartTable(space, cut_pick, task.recipe.seed).predictor(table)
 
 
 def cost_of(task: Task, table: LatencyTable, pick: Pick) -> Cost:

@@ -71,12 +71,22 @@ class PartTable:
 
     def predict(self, table: LatencyTable, picks: Sequence[Pick]) -> NDArray[np.float64]:
         """Milliseconds of every candidate, as `predict` says of its units."""
-        rows = self._rows_of(picks)
-        total = np.zeros(len(picks))
-        for column, group in enumerate(self._groups):
-            ms = np.array([predict(table, units).ms if units else 0.0 for units in group.units])
-            total += ms[rows[:, column]]
-        return total
+        return self.predictor(table)(picks)
+
+    def predictor(self, table: LatencyTable) -> Callable[[Sequence[Pick]], NDArray[np.float64]]:
+        """`predict` for a table as it is now, to be called many times: what it says of each group is kept."""
+        known: dict[_Group, NDArray[np.float64]] = {}
+
+        def milliseconds(picks: Sequence[Pick]) -> NDArray[np.float64]:
+            rows = self._rows_of(picks)
+            total = np.zeros(len(picks))
+            for column, group in enumerate(self._groups):
+                if group not in known:
+                    known[group] = np.array([predict(table, units).ms if units else 0.0 for units in group.units])
+                total += known[group][rows[:, column]]
+            return total
+
+        return milliseconds
 
     # --- Learning ----------------------------------------------------------------------------------------------------
 
