@@ -110,7 +110,7 @@ def test_guide_proposes_nothing_that_it_knows() -> None:
 
 
 def test_guide_asks_for_costs_where_it_can() -> None:
-    """Costs no additive model can follow: it still proposes nothing over the cost it aims at, if there is such a pick."""
+    """Costs no additive model can follow: it still proposes nothing over the cost it aims at, where it has a choice."""
     rng = random.Random(0)
 
     def cost(pick: Pick) -> float:
