@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
 
 from compress.artefact import Artefact, load_artefact
 from compress.data.coco import CocoPeople
@@ -62,10 +64,7 @@ def main() -> None:
 
 
 def pad(source: Path, target: Path) -> None:
-    """Copies a COCO folder, its pictures made square to the right and below: coordinates stay as they are.
-
-    Crowds lose their run lengths, which are of the old size; their boxes are ignored instead.
-    """
+    """Copies a COCO folder, its pictures made square to the right and below: coordinates stay as they are."""
     for split in ("train", "val"):
         record = json.loads((source / f"person_keypoints_{split}.json").read_text(encoding="utf-8"))
         (target / split).mkdir(parents=True, exist_ok=True)
@@ -77,10 +76,20 @@ def pad(source: Path, target: Path) -> None:
             square = cv2.copyMakeBorder(image, *rest, cv2.BORDER_CONSTANT, value=BORDER_RGB[::-1])
             entry.update(file_name=f"{Path(entry['file_name']).stem}.png", width=side, height=side)
             cv2.imwrite(str(target / split / entry["file_name"]), square)
+        sides = {entry["id"]: entry["width"] for entry in record["images"]}
         for annotation in record["annotations"]:
-            if isinstance(annotation.get("segmentation"), dict):
-                del annotation["segmentation"]
+            if isinstance(annotation.get("segmentation"), dict):  # a crowd's run lengths are of the picture's size
+                annotation["segmentation"] = pad_mask(annotation["segmentation"], sides[annotation["image_id"]])
         write_json(target / f"person_keypoints_{split}.json", record)
+
+
+def pad_mask(lengths: dict[str, Any], side: int) -> dict[str, Any]:
+    """Run lengths of a picture as those of the square with that side."""
+    height, width = lengths["size"]
+    square = np.zeros((side, side), np.uint8, order="F")
+    square[:height, :width] = coco_mask.decode(coco_mask.frPyObjects(lengths, height, width))
+    encoded = coco_mask.encode(square)
+    return {"size": [side, side], "counts": encoded["counts"].decode("ascii")}
 
 
 def train(kind: str, data: Path, run: Path) -> None:
