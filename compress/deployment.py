@@ -21,7 +21,7 @@ from torch import nn
 from compress.data.loader import eval_batches
 from compress.data.picture import PictureSet
 from compress.engines import Runner, check_parity, engine
-from compress.engines.engine import Image
+from compress.engines.engine import Image, parity_limit
 from compress.errors import TableError
 from compress.files import write_bytes, write_json
 from compress.measure.latency_table import FORMAT, Identity, LatencyTable, Scale, fill, fit_scale, open_table
@@ -45,12 +45,12 @@ def export_and_check(
 ) -> dict[str, dict[str, Any]]:
     """Exports to every engine and compares its outputs with torch's on the images.
 
-    Returns engine → {file, files, size_bytes, parity}. Raises EngineError, or ParityError beyond a relative 1e-4.
+    Returns engine → {file, files, size_bytes, parity}. Raises EngineError, or ParityError beyond parity_limit.
     """
     exports = {}
     for name in engines:
         files = engine(name).export(network, input_hw, folder, "model")
-        parity = check_parity(network, engine(name).load(files[0]), images)
+        parity = check_parity(network, engine(name).load(files[0]), images, parity_limit(name))
         exports[name] = {
             "file": files[0].name,
             "files": [file.name for file in files],
