@@ -17,7 +17,7 @@ from compress.keypoints import KeypointSet
 from compress.losses import PoseLoss, bottom_up_loss, part_affinity_loss, top_down_loss
 from compress.networks import Architecture
 from compress.part_layout import layout_for
-from compress.recipe import Augment, Training
+from compress.recipe import Augment, Training, changed
 
 
 class Objective(Protocol):
@@ -143,11 +143,11 @@ _UNREAD: dict[str, tuple[set[str], set[str]]] = {
 
 
 def _check_read(approach: str, settings: Training) -> None:
-    """Raises RecipeError for a key that the recipe sets and that networks of this approach do not read."""
+    """Raises RecipeError for a key that the recipe changes and that networks of this approach do not read."""
     keys, loss_keys = _UNREAD[approach]
     unread = [
-        *(keys & settings.model_fields_set),
-        *(f"loss.{key}" for key in loss_keys & settings.loss.model_fields_set),
+        *(keys & changed(settings)),
+        *(f"loss.{key}" for key in loss_keys & changed(settings.loss)),
     ]
     if unread:
         raise RecipeError(

@@ -32,6 +32,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
+def changed(settings: Settings) -> set[str]:
+    """Keys whose value is not the default. A recipe in a run folder has all keys, so what was given is not known."""
+    fields = type(settings).model_fields
+    return {name for name, field in fields.items() if getattr(settings, name) != field.default}
+
+
 class SyntheticData(Settings):
     """Drawn people. Pictures per set; the three sets never share a picture.
 
@@ -188,7 +194,7 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _what_is_set_is_read(self) -> "Training":
-        given = self.model_fields_set
+        given = changed(self)
         for names, owner, holds in (
             (("milestones", "gamma"), "schedule: step", self.schedule == "step"),
             (("momentum",), "optimizer: sgd", self.optimizer == "sgd"),
@@ -218,7 +224,7 @@ class Decoding(Settings):
 
     @model_validator(mode="after")
     def _overlap_is_read(self) -> "Decoding":
-        if "overlap" in self.model_fields_set and self.suppression in ("none", "parallel"):
+        if "overlap" in changed(self) and self.suppression in ("none", "parallel"):
             raise ValueError(f"overlap belongs to hard and soft suppression, not to {self.suppression}")
         return self
 

@@ -204,11 +204,11 @@ def test_facts_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "key"),
     [
-        ("one scale", {"person_augment": {}}, "training.person_augment"),
+        ("one scale", {"person_augment": {"flip": 0}}, "training.person_augment"),
         ("one scale", {"loss": {"hard_joints": 8}}, "training.loss.hard_joints"),
         ("PAF", {"exact": True}, "training.exact"),
         ("PAF", {"loss": {"push": 1}}, "training.loss.push"),
-        ("top-down", {"augment": {}}, "training.augment"),
+        ("top-down", {"augment": {"flip": 0}}, "training.augment"),
         ("top-down", {"limb_width": 2}, "training.limb_width"),
     ],
 )
