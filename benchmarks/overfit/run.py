@@ -1,6 +1,6 @@
 """Learning pictures by heart: shows that targets, losses, decoders and metric agree from end to end.
 
-    python benchmarks/overfit/run.py --data ../shared/data/coco [--out reports/overfit]
+    python benchmarks/overfit/run.py --data ../shared/data/coco [--out reports/overfit] [--no-training]
 
 Trains a network with associative embedding and one with part affinity fields on a small COCO folder's training
 pictures, padded to squares so that training and evaluation see exactly the same inputs (`compress train`, recipes
@@ -22,16 +22,18 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from compress.artefact import Artefact, load_artefact
+from compress.artefact import load_artefact
 from compress.data.coco import CocoPeople
 from compress.data.sets import validation_set
 from compress.data.transforms import BORDER_RGB
 from compress.decode.poses import coco_results
 from compress.engines import engine
-from compress.evaluation import input_size, score
-from compress.files import write_json, write_text
+from compress.errors import NetworkError
+from compress.evaluation import score
+from compress.files import read_yaml_mapping, write_json, write_text
 from compress.measure.counting import count
 from compress.metrics import oks_ap
+from compress.networks import Architecture, architecture_from_data
 from compress.part_layout import layout_for
 from compress.people import Finder, LabelledBoxes, finder_for
 from compress.post_processing import perfect_answers
@@ -45,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("reports/overfit"))
+    parser.add_argument("--no-training", action="store_true", help="score what is trained; else perfect answers alone")
     arguments = parser.parse_args()
     results: dict[str, Any] = {
         "command": ["python", "benchmarks/overfit/run.py", *sys.argv[1:]],
@@ -56,7 +59,7 @@ def main() -> None:
         pad(arguments.data, padded)
     for kind in KINDS:
         run = arguments.out / "runs" / kind
-        if not (run / "architecture.yaml").is_file():
+        if not (run / "architecture.yaml").is_file() and not arguments.no_training:
             train(kind, padded, run)
         results["networks"][kind] = scores(kind, padded, run)
         write_json(arguments.out / "results.json", results)
@@ -100,24 +103,25 @@ def train(kind: str, data: Path, run: Path) -> None:
 
 def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
     """Of the network and of perfect answers, on the pictures it was trained on."""
-    artefact = load_artefact(run)
+    record = architecture_from_data(read_yaml_mapping(HERE / f"{kind}_network.yaml", NetworkError, kind), kind)
+    trained = load_artefact(run) if (run / "architecture.yaml").is_file() else None
     recipe = read_recipe(HERE / f"{kind}.yaml", TrainRecipe, [f"data.disk.folder={folder}"])
     data = Data.model_validate({"kind": "coco", "disk": {"folder": folder, "val": "train"}})
     pictures = validation_set(data, recipe.input_hw, 1)
     assert isinstance(pictures, CocoPeople)
     joined = pictures.subset(pictures_of_joined_people(pictures))
     finder = finder_for(
-        artefact.architecture,
+        record,
         pictures.keypoints,
         recipe.input_hw,
         exact=recipe.training.exact,
         decoding=Decoding(flip_test=False),
         boxes=LabelledBoxes(),
     )
-    counted = count(artefact.network, recipe.input_hw)
+    counted = count(record.build(), recipe.input_hw)
     return {
-        "architecture": artefact.architecture.family,
-        "input_hw": list(input_size(artefact.facts, run)),
+        "architecture": record.family,
+        "input_hw": list(recipe.input_hw),
         "params": counted.params,
         "macs": counted.macs,
         "epochs": recipe.training.epochs,
@@ -125,22 +129,22 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
             name: {
                 "pictures": len(part),
                 "people": sum(len(part.people(i)) for i in range(len(part))),
-                "network": score(artefact.network, finder, part, kind="coco", flip_test=False),
-                "perfect": perfect(artefact, finder, part, recipe),
+                "network": score(trained.network, finder, part, kind="coco", flip_test=False) if trained else None,
+                "perfect": perfect(record, finder, part, recipe),
             }
             for name, part in (("all", pictures), ("joined", joined))
         },
     }
 
 
-def perfect(artefact: Artefact, finder: Finder, pictures: CocoPeople, recipe: TrainRecipe) -> dict[str, float]:
+def perfect(architecture: Architecture, finder: Finder, pictures: CocoPeople, recipe: TrainRecipe) -> dict[str, float]:
     """What the decoder and the metric make of the training targets themselves."""
     settings = recipe.training
     results = []
     for index in range(len(pictures)):
         question = finder.ask(pictures, index)
         answers, _ = perfect_answers(
-            artefact.architecture,
+            architecture,
             pictures,
             index,
             question,
@@ -176,7 +180,8 @@ def text(results: dict[str, Any]) -> str:
         size = "x".join(map(str, network["input_hw"]))
         for name, part in network["sets"].items():
             which = "all" if name == "all" else "whose people the limbs join"
-            figures = (part["network"]["AP"], part["network"]["AP50"], part["perfect"]["AP"])
+            found = part["network"] or {}
+            figures = (found.get("AP"), found.get("AP50"), part["perfect"]["AP"])
             cells = [
                 KINDS[kind],
                 size,
@@ -184,7 +189,7 @@ def text(results: dict[str, Any]) -> str:
                 str(network["epochs"]),
                 f"{part['pictures']} {which}",
                 str(part["people"]),
-                *(f"{value:.3f}" for value in figures),
+                *("not trained yet" if value is None else f"{value:.3f}" for value in figures),
             ]
             rows.append(f"| {' | '.join(cells)} |")
     lines = "\n".join(rows)
