@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from compress.data.picture import Floats
 from compress.data.targets import gaussian_heatmaps, joint_locations
-from compress.data.transforms import Matrix
+from compress.data.transforms import Matrix, turned_about
 from compress.errors import DataError
 from compress.keypoints import KeypointSet
 
@@ -89,13 +89,8 @@ def crop_matrix(region: Region, input_hw: tuple[int, int], angle_deg: float = 0.
     A positive angle turns the picture clockwise. A mirrored matrix has a negative determinant: see `transforms`.
     """
     factor = min(input_hw[1] / region.size_wh[0], input_hw[0] / region.size_wh[1])
-    angle_rad = np.deg2rad(angle_deg)
-    cos, sin = factor * np.cos(angle_rad), factor * np.sin(angle_rad)
-    linear = np.array([[cos, -sin], [sin, cos]])
-    if mirrored:
-        linear[0] = -linear[0]
-    input_centre = np.array([(input_hw[1] - 1) / 2, (input_hw[0] - 1) / 2])
-    return np.column_stack([linear, input_centre - linear @ np.array(region.centre_xy)])
+    angle_rad = float(np.deg2rad(angle_deg))
+    return turned_about(region.centre_xy, input_hw, factor, angle_rad=angle_rad, mirrored=mirrored)
 
 
 def half_body(keypoints_k3: Floats, keypoints: KeypointSet, rng: np.random.Generator) -> Floats | None:

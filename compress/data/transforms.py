@@ -45,7 +45,7 @@ NO_AUGMENTATION = Augmentation(rotation_deg=0.0, scale=(1.0, 1.0), translate_px=
 def fit_matrix(image_hw: tuple[int, int], input_hw: tuple[int, int]) -> Matrix:
     """The test-time matrix: the whole picture, its proportions kept, in the middle of the input."""
     factor = min(input_hw[0] / image_hw[0], input_hw[1] / image_hw[1])
-    return _about_centres(image_hw, input_hw, factor, angle_rad=0.0, mirrored=False, shift_xy=(0.0, 0.0))
+    return turned_about(_centre(image_hw), input_hw, factor)
 
 
 def augment_matrix(
@@ -59,8 +59,8 @@ def augment_matrix(
     low, high = augmentation.scale
     factor = min(input_hw) / min(image_hw) / (low + (high - low) * scale)
     reach = augmentation.translate_px * min(input_hw) / TRANSLATE_REFERENCE_PX
-    return _about_centres(
-        image_hw,
+    return turned_about(
+        _centre(image_hw),
         input_hw,
         factor,
         angle_rad=np.deg2rad(augmentation.rotation_deg) * (2 * rotation - 1),
@@ -106,20 +106,26 @@ def normalise(images_bhwc: Picture) -> torch.Tensor:
     return images.sub_(mean).div_(spread)
 
 
-def _about_centres(
-    image_hw: tuple[int, int],
+def turned_about(
+    centre_xy: tuple[float, float],
     input_hw: tuple[int, int],
     factor: float,
     *,
-    angle_rad: float,
-    mirrored: bool,
-    shift_xy: tuple[float, float],
+    angle_rad: float = 0.0,
+    mirrored: bool = False,
+    shift_xy: tuple[float, float] = (0.0, 0.0),
 ) -> Matrix:
-    """Scale, turn and perhaps mirror about the picture's centre, which lands on the input's centre plus the shift."""
+    """Scales, turns and perhaps mirrors about a point of the picture, which lands on the input's centre plus the shift.
+
+    A positive angle turns the picture clockwise.
+    """
     cos, sin = factor * np.cos(angle_rad), factor * np.sin(angle_rad)
     linear = np.array([[cos, -sin], [sin, cos]])
     if mirrored:
         linear[0] = -linear[0]
-    image_centre = np.array([(image_hw[1] - 1) / 2, (image_hw[0] - 1) / 2])
     input_centre = np.array([(input_hw[1] - 1) / 2 + shift_xy[0], (input_hw[0] - 1) / 2 + shift_xy[1]])
-    return np.column_stack([linear, input_centre - linear @ image_centre])
+    return np.column_stack([linear, input_centre - linear @ np.array(centre_xy)])
+
+
+def _centre(image_hw: tuple[int, int]) -> tuple[float, float]:
+    return (image_hw[1] - 1) / 2, (image_hw[0] - 1) / 2
