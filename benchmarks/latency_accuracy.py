@@ -9,8 +9,9 @@ then `count` other candidates are timed whole in one round robin and compared wi
 multiply-adds times a factor, linear regression on multiply-adds, bytes and number of units, and the sum of units that
 are each timed as a model of their own, with and without a factor (where the engine takes single units).
 
-Everything is timed a second time `--again-after` seconds after the first, with the same table. Finished families are
-kept in OUT/accuracy-ENGINE-FAMILY.json and not measured again; OUT/accuracy.md says what came out.
+When all are measured, everything unseen is timed a second time, at least `--again-after` seconds after the first, and
+compared with the same predictions. Finished steps are kept in OUT/accuracy-ENGINE-FAMILY.json and not measured again;
+OUT/accuracy.md says what came out.
 """
 
 import argparse
@@ -128,7 +129,7 @@ def compare(family: str, runtime: Engine, arguments: argparse.Namespace, folder:
     table_s = time.perf_counter() - start
 
     timings = measure({n: files[n] for n in [*fitted, *unseen]}, runtime, input_hw, arguments.rounds, progress)
-    first_at = time.monotonic()
+    measured_at = time.time()
     assert table.reference_ms is not None
     ms = {number: timing.ratio * table.reference_ms for number, timing in timings.items()}
     scale = fit_scale(table, [(Counter(units[n]), ms[n]) for n in fitted])
@@ -140,20 +141,34 @@ def compare(family: str, runtime: Engine, arguments: argparse.Namespace, folder:
     methods = {"units in networks x factor": {n: predictions[n].ms for n in unseen}}
     methods |= baselines(units, ms, fitted, unseen)
     methods |= isolated(runtime, units, ms, fitted, unseen, table.reference_ms, progress)
-    result = {
+    return {
         **asdict(table.identity), "family": family, "input_hw": list(input_hw), "scale": asdict(scale),
+        "measured_at": measured_at, "reference_ms": table.reference_ms,
         "table": {"units": len(table.units), "networks": len(chosen), "seconds": table_s}, "rows": rows,
         "methods": {name: summary(rows, values) for name, values in methods.items()},
     }  # fmt: skip
-    time.sleep(max(0.0, arguments.again_after - (time.monotonic() - first_at)))
-    again = measure({n: files[n] for n in unseen}, runtime, input_hw, arguments.rounds, progress)
-    for row in rows:
-        row["again_ms"] = again[row["network"]].ratio * table.reference_ms
-    second = [{**row, "measured_ms": row["again_ms"]} for row in rows]
+
+
+def measure_again(result: Row, runtime: Engine, arguments: argparse.Namespace, folder: Path, progress: Progress) -> Row:
+    """The result with a second measurement of its unseen networks, compared with the same predictions."""
+    space, input_hw = space_of(result["family"])
+    files = {
+        row["network"]: runtime.export(
+            build(space, row["pick"], runtime, row["network"]), input_hw, folder, f"net{row['network']}"
+        )[0]
+        for row in result["rows"]
+    }
+    time.sleep(max(0.0, result["measured_at"] + arguments.again_after - time.time()))
+    seconds_later = time.time() - result["measured_at"]
+    timings = measure(files, runtime, input_hw, arguments.rounds, progress)
+    rows = [{**row, "again_ms": timings[row["network"]].ratio * result["reference_ms"]} for row in result["rows"]]
     moved = [row["again_ms"] / row["measured_ms"] - 1 for row in rows]
-    result["again"] = {**accuracy(second), "seconds_later": time.monotonic() - first_at,
-                       "moved_mean": float(np.mean(moved)), "moved_worst": float(np.max(np.abs(moved)))}  # fmt: skip
-    return result
+    again = {
+        **accuracy([{**row, "measured_ms": row["again_ms"]} for row in rows]),
+        "seconds_later": seconds_later, "moved_mean": float(np.mean(moved)),
+        "moved_worst": float(np.max(np.abs(moved))),
+    }  # fmt: skip
+    return {**result, "rows": rows, "again": again}
 
 
 def measure(
@@ -257,6 +272,22 @@ def _mean(found: Sequence[Row], key: str) -> float:
     return float(np.average([one[key] for one in found], weights=[one["count"] for one in found]))
 
 
+def step(
+    path: Path, family: str, runtime: Engine, arguments: argparse.Namespace, progress: Progress, *, again: bool
+) -> None:
+    """One family on one engine, the first or the second time, unless that lies in the file."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if known is not None and (not again or "again" in known):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if known is None:
+            result = compare(family, runtime, arguments, Path(folder), progress)
+        else:
+            result = measure_again(known, runtime, arguments, Path(folder), progress)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
+
+
 def main() -> None:
     """Measures what has not been measured, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -267,18 +298,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/latency"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    progress, results = Terminal(), []
+    progress = Terminal()
     pairs = [(name, family) for name in arguments.engines for family in arguments.families]
-    with progress.phase("families on engines", len(pairs)) as phase, pinned():
-        for name, family in pairs:
-            path = arguments.out / f"accuracy-{name}-{family}.json"
-            if not path.exists():
-                with tempfile.TemporaryDirectory() as folder:
-                    found = compare(family, engine(name), arguments, Path(folder), progress)
-                arguments.out.mkdir(parents=True, exist_ok=True)
-                write_json(path, found)
-            results.append(json.loads(path.read_text(encoding="utf-8")))
-            phase.advance(1, f"{name} {family}")
+    with progress.phase("families on engines", 2 * len(pairs)) as phase, pinned():
+        for again in (False, True):
+            for name, family in pairs:
+                path = arguments.out / f"accuracy-{name}-{family}.json"
+                step(path, family, engine(name), arguments, progress, again=again)
+                phase.advance(1, f"{name} {family}")
+    results = [
+        json.loads((arguments.out / f"accuracy-{name}-{family}.json").read_text(encoding="utf-8"))
+        for name, family in pairs
+    ]
     write_text(arguments.out / "accuracy.md", markdown(results))
     progress.say(f"written to {arguments.out / 'accuracy.md'}")
 

@@ -12,7 +12,7 @@ import typer
 
 from compress import __version__
 from compress.errors import CompressError, RecipeError
-from compress.report.latency import print_built, print_checked, print_shown
+from compress.report.latency import print_built, print_checked, print_compared, print_shown
 from compress.report.terminal import Terminal, print_error, print_mapping, print_networks, print_profile, print_search
 
 if TYPE_CHECKING:
@@ -292,6 +292,40 @@ def latency_check(
         return jobs_latency.check(sources, settings, table, terminal)
 
     perform(job, print_checked, as_json=as_json, quiet=quiet)
+
+
+@latency.command("merge")
+def latency_merge(
+    tables: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tables of one device and engine.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one table with the units of several, such as colleagues measured on the same kind of machine."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.jobs import latency as jobs_latency
+
+        return jobs_latency.merge_files(tables, out)
+
+    perform(job, printer("Merged"), as_json=as_json, quiet=quiet)
+
+
+@latency.command("diff")
+def latency_diff(
+    first: Annotated[Path, typer.Argument(metavar="FIRST")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what tells two tables apart: devices, units, and how much the common units' times changed."""
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.jobs import latency as jobs_latency
+
+        return jobs_latency.compare_files(first, second)
+
+    perform(job, print_compared, as_json=as_json, quiet=quiet)
 
 
 @latency.command("pack")

@@ -7,9 +7,9 @@ import random
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from compress.engines import Runner, check_parity, engine
 from compress.engines.engine import Image, parity_limit
 from compress.errors import TableError
 from compress.files import write_bytes, write_json
+from compress.measure.harvest import cover, harvest
 from compress.measure.latency_table import FORMAT, Identity, LatencyTable, Scale, fill, fit_scale, open_table
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.measure.units import Unit, cut
@@ -34,7 +35,8 @@ from compress.space import Pick, Space
 
 SCALE_NETWORKS = 6
 """Whole networks that the table's scale is fitted on."""
-_COVERING_LIMIT = 400
+_CORNER_LIMIT = 400
+_RANDOM_PICKS = 32  # beside the corners
 
 
 # --- Exports ---------------------------------------------------------------------------------------------------------
@@ -91,7 +93,8 @@ def prepare_table(
 ) -> LatencyTable:
     """The table at `path` (a run's own), with every unit the space can produce and a scale fitted on whole networks.
 
-    Starts from what this machine's kept table knows, measures only what is missing, and adds it to the kept one.
+    Starts from what this machine's kept table knows, measures only what is missing, in whole candidates, and adds it
+    to the kept one.
     """
     identity = Identity.of(engine(settings.engine).describe(), settings.threads)
     kept = table_path(identity)
@@ -100,13 +103,15 @@ def prepare_table(
         write_bytes(path, kept.read_bytes())
     table = open_table(path, identity)
     known_scale = _kept_scale(kept, space, input_hw)
-    units = {unit for pick in covering_picks(space) for unit in _cut(space, pick, input_hw)}
-    missing = table.missing(units)
-    with progress.phase("latency table", len(missing) + SCALE_NETWORKS) as phase:
+    chosen = covering(space, input_hw, seed, progress, set(table.units))
+    with progress.phase("latency table", len(chosen) + SCALE_NETWORKS) as phase:
         table.scale = _read_scale(known_scale)
-        if missing:
-            with pinned(settings.threads):
-                fill(table, missing, _advancing(phase))
+        with pinned(settings.threads), tempfile.TemporaryDirectory() as exports:
+            files = {
+                f"candidate {number} of {len(chosen)}": _exporting(space, pick, settings, input_hw, Path(exports))
+                for number, pick in enumerate(chosen, 1)
+            }
+            harvest(table, engine(settings.engine), files, progress=lambda name: phase.advance(1, name))
         if table.scale is None:
             _fit(table, settings, space, input_hw, seed, phase)
             assert table.scale is not None
@@ -119,19 +124,36 @@ def prepare_table(
 
 
 def complete_table(table: LatencyTable, units: Iterable[Unit]) -> None:
-    """Measures units the covering picks have not met and adds them to the run's and to the kept table."""
+    """Measures units the covering picks have not met, in models of units; adds them to the run's and the kept table."""
     if table.missing(units):
         with pinned(table.identity.threads):
             fill(table, units)
         _keep(table)
 
 
-def covering_picks(space: Space) -> Iterator[Pick]:
-    """Picks that together contain almost every unit the space can produce.
+def covering(
+    space: Space, input_hw: tuple[int, int], seed: int, progress: Progress, known: Collection[str] = ()
+) -> list[Pick]:
+    """Few candidates that together have almost every unit the space can produce, but the known keys, several times.
 
-    Choices that differ only in an index (the branches' block kinds, say) take the same place in their lists at a time,
-    and every combination of places is met; of counts the first and the last. What combinations of different branches
-    alone produce is measured when it is met (complete_table).
+    Units are those of onnxruntime, which other engines' go along with. What combinations of different branches alone
+    produce may be missing.
+    """
+    rng = random.Random(seed)
+    asked = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
+    picks = list({repr(sorted(pick.items())): pick for pick in asked}.values())
+    units: dict[int, set[Unit]] = {}
+    with progress.phase("choosing candidates to time", len(picks)) as phase:
+        for number, pick in enumerate(picks):
+            units[number] = {unit for unit in _cut(space, pick, input_hw) if unit.key not in known}
+            phase.advance(1)
+    return [picks[number] for number in cover(units)]
+
+
+def _corner_picks(space: Space) -> Iterator[Pick]:
+    """Choices that differ only in an index (the branches' block kinds, say) take the same place in their lists.
+
+    Every combination of places is met; of counts the first and the last.
     """
     groups: dict[str, list[str]] = {}
     for path in space.choices:
@@ -141,14 +163,22 @@ def covering_picks(space: Space) -> Iterator[Pick]:
         longest = max(len(space.choices[path]) for path in paths)
         ends = sorted({0, longest - 1})
         places.append(ends if pattern.startswith("blocks") else list(range(longest)))
-    for number, combination in enumerate(product(*places)):
-        if number == _COVERING_LIMIT:
-            break
+    for combination in islice(product(*places), _CORNER_LIMIT):
         yield {
             path: space.choices[path][min(place, len(space.choices[path]) - 1)]
             for place, paths in zip(combination, groups.values(), strict=True)
             for path in paths
         }
+
+
+def _exporting(
+    space: Space, pick: Pick, settings: Measurement, input_hw: tuple[int, int], folder: Path
+) -> Callable[[], Path]:
+    def export() -> Path:
+        network = architecture_from_data(space.apply(pick), "search space").build()
+        return engine(settings.engine).export(network, input_hw, folder, "candidate")[0]
+
+    return export
 
 
 def _fit(
@@ -248,14 +278,3 @@ def _cut(space: Space, pick: Pick, input_hw: tuple[int, int]) -> Counter[Unit]:
 
 def _call(runner: Runner, image: Image) -> Callable[[], object]:
     return lambda: runner.run(image)
-
-
-def _advancing(phase: Phase) -> Callable[[int, int], None]:
-    last = 0
-
-    def advance(done: int, total: int) -> None:
-        nonlocal last
-        phase.advance(done - last, f"{done} of {total} units")
-        last = done
-
-    return advance

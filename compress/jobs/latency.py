@@ -1,4 +1,4 @@
-"""`compress latency build | show | check`: a table of what units take on this machine, and what it is worth.
+"""`compress latency build`, `show`, `check`, `merge`, `diff`: tables of what units take, and what they are worth.
 
 SOURCES are search spaces (a shipped name or a .yaml file) and networks (see compress.artefact). A space gives random
 candidates; networks give themselves.
@@ -10,23 +10,25 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import kendalltau
 from torch import nn
 
 from compress.artefact import Artefact, artefact_or_network
-from compress.deployment import covering_picks, table_path
+from compress.deployment import covering, table_path
 from compress.engines import Engine, engine
 from compress.errors import SpaceError, TableError
-from compress.measure.harvest import cover, harvest, units_of_file
+from compress.measure.harvest import harvest, units_of_file
 from compress.measure.latency_table import (
     Identity,
     LatencyTable,
+    difference,
     fit_scale,
+    load_table,
+    merge,
     open_table,
     predict,
 )
@@ -39,7 +41,6 @@ from compress.progress import Progress
 from compress.recipe import LatencyRecipe, find, shipped_folder
 from compress.space import Pick, Space, expand, read_space
 
-_RANDOM_PICKS = 32  # beside the covering ones, of a space
 _WORST = 2  # networks that `check` looks into
 _ROWS = 12  # units that `check` lists
 
@@ -65,7 +66,7 @@ def build(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
             remedy="name another file",
         )  # fmt: skip
     wholes = candidates(sources, recipe, recipe.networks, recipe.seed)
-    networks = [*covering(sources, recipe, progress), *wholes]
+    networks = [*covering_candidates(sources, recipe, progress), *wholes]
     before = len(table.units)
     with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
         files = {candidate.name: _exporting(candidate, runtime, recipe, Path(folder)) for candidate in networks}
@@ -163,6 +164,29 @@ def accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def merge_files(files: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Writes one table with all units of several. Returns its size. Raises TableError, also if `out` exists."""
+    if out.exists():
+        raise TableError("the merged table must be a new file", place=str(out), remedy="name another one")
+    merged = merge([load_table(file) for file in files], out)
+    merged.save()
+    return {**asdict(merged.identity), "table": str(out), "units": len(merged.units)}
+
+
+def compare_files(first: Path, second: Path) -> dict[str, Any]:
+    """What tells two tables apart: identity, units of only one, and how the ratios of the common ones changed."""
+    found = difference(load_table(first), load_table(second))
+    changes = sorted(found.change.items(), key=lambda item: -abs(item[1]))
+    return {
+        "identity": {name: list(values) for name, values in found.identity.items()},
+        "only_first": list(found.only_first),
+        "only_second": list(found.only_second),
+        "common": len(changes),
+        "median_change": median(abs(change) for _, change in changes) if changes else None,
+        "changes": dict(changes),
+    }
+
+
 # --- Networks --------------------------------------------------------------------------------------------------------
 
 
@@ -191,25 +215,14 @@ def space_named(source: str) -> Space | None:
     return expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
 
 
-def covering(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
-    """Few candidates that together have every unit of the spaces several times, as far as onnxruntime's units tell."""
-    found = []
-    for source in sources:
-        space = space_named(source)
-        if space is None:
-            continue
-        rng = random.Random(recipe.seed)
-        asked = [*covering_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
-        picks = list({repr(sorted(pick.items())): pick for pick in asked}.values())
-        units = {}
-        with progress.phase(f"choosing networks of {source}", len(picks)) as phase:
-            for number, pick in enumerate(picks):
-                with torch.device("meta"):
-                    network = architecture_from_data(space.apply(pick), "search space").build()
-                units[number] = set(cut(network, recipe.input_hw))
-                phase.advance(1)
-        found += [_of_space(f"{Path(source).stem}-cover-{n}", space, picks[n]) for n in cover(units)]
-    return found
+def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
+    """Of every space, few that together have its units several times."""
+    return [
+        _of_space(f"{Path(source).stem}-cover-{number}", space, pick)
+        for source in sources
+        if (space := space_named(source)) is not None
+        for number, pick in enumerate(covering(space, recipe.input_hw, recipe.seed, progress))
+    ]
 
 
 def _of_space(name: str, space: Space, pick: Pick) -> Candidate:

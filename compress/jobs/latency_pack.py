@@ -25,7 +25,7 @@ from compress.engines.onnxruntime_units import units_of_graph
 from compress.engines.unit import Unit
 from compress.errors import TableError
 from compress.files import write_json, write_text
-from compress.jobs.latency import candidates, covering
+from compress.jobs.latency import candidates, covering_candidates
 from compress.measure.harvest import units_of_file
 from compress.measure.latency_table import Entry, Identity, LatencyTable, add_in_situ, fit_scale
 from compress.measure.profiling import LEAST_RATIO, Profiled, correct
@@ -43,7 +43,10 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
     if folder.exists() and any(folder.iterdir()):
         raise TableError("the folder must be new", place=str(folder), remedy="name another one")
     runtime = engine(recipe.engine)
-    chosen = [*covering(sources, recipe, progress), *candidates(sources, recipe, recipe.networks, recipe.seed)]
+    chosen = [
+        *covering_candidates(sources, recipe, progress),
+        *candidates(sources, recipe, recipe.networks, recipe.seed),
+    ]
     reference = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1))
     entries, units = [], set()
     with progress.phase("exporting", len(chosen)) as phase:

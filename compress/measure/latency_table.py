@@ -173,10 +173,11 @@ def load_table(path: Path) -> LatencyTable:
 
 
 def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
-    """All units of these tables, on the clock of the first; the caller saves it. Fit its scale again.
+    """All units of these tables, on the clock of the first; the caller saves it.
 
-    A unit in several tables has the mean of its ratios, weighted by how often it was timed. Raises TableError unless
-    they are of one identity.
+    A unit in several tables has the mean of its ratios, weighted by how often it was timed. The scale is the tables'
+    scales' geometric mean, weighted by the networks they were fitted on; none if a table has none. Raises TableError
+    unless they are of one identity.
     """
     first = tables[0]
     for table in tables[1:]:
@@ -192,7 +193,17 @@ def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
         entries = [table.units[key] for table in tables if key in table.units]
         timing = _on_clock(_pooled([entry.timing for entry in entries]), merged.reference_ms)
         merged.units[key] = replace(entries[0], timing=timing, networks=sum(entry.networks for entry in entries))
+    merged.scale = _common_scale([table.scale for table in tables])
     return merged
+
+
+def _common_scale(scales: Sequence[Scale | None]) -> Scale | None:
+    known = [scale for scale in scales if scale is not None]
+    if len(known) < len(scales):
+        return None
+    networks = sum(scale.networks for scale in known)
+    factor = exp(sum(scale.networks * log(scale.factor) for scale in known) / networks)
+    return Scale(factor, networks, sum(scale.networks * scale.error for scale in known) / networks)
 
 
 @dataclass(frozen=True)

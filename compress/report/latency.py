@@ -79,6 +79,22 @@ def print_checked(result: Mapping[str, Any], console: Console | None = None) -> 
     console.print(units)
 
 
+def print_compared(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Two tables; of the common units those whose times changed most."""
+    console = console or stdout_console()
+    for name, (one, other) in result["identity"].items():
+        console.print(Text(printable(f"{name}: {one} and {other}"), style="yellow"))
+    alone = f"{len(result['only_first'])} units only in the first, {len(result['only_second'])} only in the second"
+    console.print(Text(f"{alone}, {result['common']} in both"))
+    if not result["common"]:
+        return
+    console.print(Text(f"their times differ by {percent(result['median_change'])} in the median"))
+    table = _table("unit", "second against first")
+    for key, change in list(result["changes"].items())[:_ROWS]:
+        table.add_row(Text(_unit(key)), percent(change, sign=True))
+    console.print(table)
+
+
 def _identity(result: Mapping[str, Any]) -> str:
     threads = f"{result['threads']} thread{'' if result['threads'] == 1 else 's'}"
     return f"{result['engine']} {result['version']}, {threads}, {result['device']}"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,23 @@ from compress.cli import app
 from compress.engines import engine
 from compress.engines.ncnn_units import replicate
 from compress.errors import TableError
-from compress.jobs.latency import accuracy, build, candidates, check, covering, show
+from compress.jobs.latency import (
+    accuracy,
+    build,
+    candidates,
+    check,
+    compare_files,
+    covering_candidates,
+    merge_files,
+    show,
+)
 from compress.jobs.latency_pack import pack, unpack
 from compress.measure import harvest
 from compress.measure.latency_table import load_table
 from compress.measure.units import cut, cut_by_engine
 from compress.progress import Silent
 from compress.recipe import LatencyRecipe
-from compress.report.latency import print_built, print_checked, print_shown
+from compress.report.latency import print_built, print_checked, print_compared, print_shown
 
 SPACE = {
     "family": "dir_bhrnet",
@@ -104,7 +114,7 @@ def test_a_killed_build_goes_on(space: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_covering_networks_have_every_unit(space: str) -> None:
-    covered = set().union(*(cut(c.build(), (64, 64)) for c in covering([space], recipe(), Silent())))
+    covered = set().union(*(cut(c.build(), (64, 64)) for c in covering_candidates([space], recipe(), Silent())))
     sampled = set().union(*(cut(c.build(), (64, 64)) for c in candidates([space], recipe(), 12, 5)))
     assert sampled <= covered
 
@@ -245,3 +255,26 @@ def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     unpack(Path(packed["folder"]), tmp_path / "there.json", None, Silent())
     assert len(load_table(tmp_path / "there.json").units) == packed["units"]
+
+
+def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
+    path, copy, out = tmp_path / "table.json", tmp_path / "copy.json", tmp_path / "merged.json"
+    build([space], recipe(), path, Silent())
+    table = load_table(path)
+    gone, changed = sorted(table.units)[:2]
+    entry = table.units[changed]
+    slower = replace(entry.timing, ratio=2 * entry.timing.ratio)
+    table.units = {**table.units, changed: replace(entry, timing=slower)}
+    del table.units[gone]
+    table.path = copy
+    table.save()
+    found = compare_files(path, copy)
+    assert (found["only_first"], found["only_second"], found["identity"]) == ([gone], [], {})
+    assert next(iter(found["changes"])) == changed
+    assert found["changes"][changed] == pytest.approx(1.0)
+    console = Console(record=True, width=160)
+    print_compared(found, console)
+    assert "1 units only in the first" in console.export_text()
+    assert merge_files([copy, path], out)["units"] == len(load_table(path).units) == len(load_table(out).units)
+    with pytest.raises(TableError, match="new file"):
+        merge_files([copy, path], out)

@@ -14,6 +14,7 @@ from compress.measure.latency_table import (
     UNSCALED_ERROR,
     Identity,
     LatencyTable,
+    Scale,
     add_in_situ,
     difference,
     fill,
@@ -205,6 +206,11 @@ def test_merging_weighs_by_count_on_the_clock_of_the_first(tmp_path: Path) -> No
     }  # fmt: skip
     assert merged.units[relu(24).key].timing.normalised_ms == 12.0
     assert not merged.path.exists()
+    assert merged.scale is None
+    first.scale, second.scale = Scale(1.0, 1, 0.02), Scale(8.0, 2, 0.05)
+    scale = merge([first, second], tmp_path / "merged.json").scale
+    assert scale is not None
+    assert (scale.factor, scale.networks, scale.error) == pytest.approx((4.0, 3, 0.04))
     second.identity = replace(HERE, threads=2)
     with pytest.raises(TableError, match=r"1\.json: threads.*keep them apart"):
         merge([first, second], tmp_path / "merged.json")

@@ -1,0 +1,99 @@
+"""How long a latency table of a space takes to build, on every engine, and how fast it then scores candidates.
+
+    python -m benchmarks.latency_speed [--space bhrnet] [--engines onnxruntime ncnn mnn] [--candidates 100000]
+        [--out reports/latency]
+
+Builds every table anew (`compress latency build`, one thread). Then learns what the space's candidates are made of and
+predicts random candidates, both on one core, with onnxruntime's table; a hundred of them are also cut and predicted one
+by one, and must come out the same. Writes OUT/speed.json.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.engines import ENGINES, engine
+from compress.files import write_json
+from compress.jobs.latency import build, space_named
+from compress.measure.batch import PartTable
+from compress.measure.latency_table import load_table, predict
+from compress.measure.timing import pinned
+from compress.measure.units import cut, cut_by_part
+from compress.networks import architecture_from_data
+from compress.recipe import LatencyRecipe
+from compress.report.terminal import Terminal
+from compress.space import Pick
+
+COMPARED = 100
+"""Candidates that are also predicted one by one."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="bhrnet")
+    parser.add_argument("--engines", nargs="+", default=["onnxruntime", "ncnn", "mnn"], choices=ENGINES)
+    parser.add_argument("--candidates", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, default=Path("reports/latency"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {"space": arguments.space, "tables": {}}
+    with tempfile.TemporaryDirectory() as folder, pinned():
+        tables = {name: Path(folder, f"{name}.json") for name in arguments.engines}
+        for name, path in tables.items():
+            results["tables"][name] = built(arguments.space, name, path)
+            write_json(arguments.out / "speed.json", results)
+        if "onnxruntime" in tables:
+            results["batch"] = batch(arguments.space, tables["onnxruntime"], arguments.candidates)
+            write_json(arguments.out / "speed.json", results)
+
+
+def built(space: str, name: str, path: Path) -> dict[str, Any]:
+    """The table's size and the seconds it took."""
+    start = time.perf_counter()
+    summary = build([space], LatencyRecipe(engine=name), path, Terminal())
+    return {**summary, "table": path.name, "seconds": time.perf_counter() - start}
+
+
+def batch(source: str, path: Path, count: int) -> dict[str, Any]:
+    """Seconds of one core for learning and for predicting; the largest relative difference from cutting."""
+    space = space_named(source)
+    assert space is not None
+    table, input_hw = load_table(path), LatencyRecipe().input_hw
+    cuts = 0
+
+    def network(pick: Pick) -> torch.nn.Module:
+        with torch.device("meta"):
+            return architecture_from_data(space.apply(pick), source).build()
+
+    def cut_pick(pick: Pick) -> Any:
+        nonlocal cuts
+        cuts += 1
+        return cut_by_part(network(pick), input_hw)
+
+    rng = random.Random(1)
+    picks = [space.sample(rng) for _ in range(count)]
+    start = time.perf_counter()
+    parts = PartTable(space, cut_pick)
+    learned = time.perf_counter()
+    milliseconds = parts.predict(table, picks)
+    done = time.perf_counter()
+    alone = [predict(table, cut(network(pick), input_hw)).ms for pick in picks[:COMPARED]]
+    differences = [abs(ms / one - 1) for ms, one in zip(milliseconds[:COMPARED], alone, strict=True)]
+    return {
+        "candidates": count,
+        "learning_s": learned - start,
+        "cuts": cuts,
+        "predicting_s": done - learned,
+        "one_by_one_s": (time.perf_counter() - done) / COMPARED,
+        "largest_difference": max(differences),
+        "device": engine("onnxruntime").describe().device,
+    }
+
+
+if __name__ == "__main__":
+    main()
