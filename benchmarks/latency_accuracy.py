@@ -179,7 +179,7 @@ def measure(
     runners = {str(n): runtime.load(file) for n, file in files.items()}
     calls = {name: lambda runner=runner: runner.run(image) for name, runner in runners.items()}
     with progress.phase(f"{runtime.name}: measuring networks", rounds) as phase:
-        timings = time_interleaved(calls, reference_convolution(), rounds, progress=lambda done, of: phase.advance(1))
+        timings = time_interleaved(calls, reference_convolution(), rounds, progress=phase.advance)
     return {int(name): timing for name, timing in timings.items()}
 
 

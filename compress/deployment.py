@@ -210,7 +210,7 @@ def time_runners(
     runners: Mapping[str, Runner],
     input_hw: tuple[int, int],
     settings: Measurement,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], None] = lambda rounds: None,
 ) -> dict[str, Timing]:
     """All networks in one interleaved run on the recipe's number of threads, on one random picture."""
     image: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
@@ -234,7 +234,7 @@ def measure_exports(
             {f"{name} {key}": runner for (name, key), runner in runners.items()},
             input_hw,
             settings,
-            lambda done, total: phase.advance(1),
+            phase.advance,
         )
     measured: dict[str, dict[str, dict[str, Any]]] = {}
     for name, key in runners:

@@ -265,9 +265,7 @@ def measure_whole(
             calls[candidate.name] = lambda runner=runner: runner.run(image)
             phase.advance(1, candidate.name)
     with progress.phase("measuring networks", recipe.rounds) as phase:
-        timings = time_interleaved(
-            calls, reference_convolution(), recipe.rounds, progress=lambda done, total: phase.advance(1)
-        )
+        timings = time_interleaved(calls, reference_convolution(), recipe.rounds, progress=phase.advance)
     return {name: Whole(files[name], units[name], timings[name]) for name in files}
 
 

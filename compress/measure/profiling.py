@@ -5,7 +5,7 @@ take). So the model is also timed whole, without it, and each node is corrected 
 nodes add up to the whole.
 
 Passes come in groups between two runs of the reference, and the first of each group are dropped: after something else
-has run, a network needs two passes until it is in its steady state (compress/measure/timing.py, PRIMING).
+has run, a network needs some passes until it is in its steady state (compress/measure/timing.py, PRIMING).
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from time import perf_counter
 
 from compress.engines.engine import Profile, Profiler
 from compress.engines.unit import Unit
-from compress.measure.timing import Timing, reference_convolution, summarise, time_interleaved
+from compress.measure.timing import GROUP, Timing, reference_convolution, summarise, time_interleaved
 
 ROUNDS = 40
 """Timed passes that count."""
-GROUP = 4
 DROPPED = 2
+"""Of each group; fewer than PRIMING, for only the reference runs between groups, not thirty networks."""
 LEAST_RATIO = 1e-3
 """No unit takes less than this part of the reference (0.08 us): below, an engine's clock says nothing."""
 

@@ -20,9 +20,12 @@ from onnx import TensorProto, helper
 SPREAD_LIMIT = 0.10
 """A wider spread than this makes a timing unreliable: an undisturbed machine stays under 0.05 (see Timing.spread)."""
 
-PRIMING = 3
-"""Untimed calls before each timed one. After something else has run, the first call of a network of 0.3-0.9 ms takes
-1.3-1.6 times its steady time (caches, branch prediction), the second 1.1, the third 1.02, the fourth 1.00."""
+PRIMING = 6
+"""Untimed calls after something else has run: caches, branch prediction and address translation settle. Candidates of
+DIR-BHRNet in one run of thirty took, against each run by itself (its own drift of 10 % left out): after 2 untimed calls
+networks of 0.2 ms 1.02, of 1.3 ms 1.17; after 6 calls 1.00 and 1.02, after 16 the same."""
+GROUP = 4
+"""Timed calls after that."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,15 @@ def time_interleaved(
     rounds: int = 50,
     warmup: int = 3,
     priming: int = PRIMING,
+    group: int = GROUP,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], None] = lambda rounds: None,
 ) -> dict[str, Timing]:
-    """Times every callable once per round, in its steady state, with the reference before and after it.
+    """Times every callable `rounds` times in its steady state, in groups with the reference before and after them.
 
-    priming: untimed calls before each timed one; 0 gives the time after other work has emptied the caches. Without a
-    reference, ratio is 1 and normalised_ms the median. clock: seconds. progress: rounds done, of how many.
+    priming: untimed calls before each group; with 0, and groups of 1, it is the time after other work has emptied the
+    caches. Without a reference, ratio is 1 and normalised_ms the median. clock: seconds. progress: told how many rounds
+    were done since it was told last.
     """
     for _ in range(warmup):
         for call in (*callables.values(), *([reference] if reference else [])):
@@ -74,19 +79,20 @@ def time_interleaved(
         call()
         return (clock() - start) * 1000
 
-    for done in range(rounds):
+    for first in range(0, rounds, group):
+        last = min(first + group, rounds)
         for name, call in callables.items():
             if reference:
                 reference()
                 references.append(timed(reference))
             for _ in range(priming):
                 call()
-            times[name].append(timed(call))
+            times[name] += [timed(call) for _ in range(first, last)]
             if reference:
                 reference()
                 references.append(timed(reference))
-                beside[name].append((references[-2] + references[-1]) / 2)
-        progress(done + 1, rounds)
+                beside[name] += [(references[-2] + references[-1]) / 2] * (last - first)
+        progress(last - first)
     overall = median(references) if references else None
     return {name: summarise(times[name], beside[name], overall) for name in callables}
 
