@@ -1,5 +1,10 @@
-"""One candidate on disk: `architecture.yaml` and `weights.safetensors`. Rebuilds bit-equal, without pickle."""
+"""One candidate on disk: `architecture.yaml` and `weights.safetensors`. Rebuilds bit-equal, without pickle.
 
+`edits`: what was done to the architecture since it was built, in order. `channels pruned`: layers have the sizes of
+the weights.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,8 +19,10 @@ from compress.errors import ArtefactError, NetworkError
 from compress.files import read_yaml_mapping, write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.own import is_own, own_network
+from compress.prune.structured import fit_shapes
 
 ARCHITECTURE, WEIGHTS = "architecture.yaml", "weights.safetensors"
+CHANNELS_PRUNED = "channels pruned"
 
 
 @dataclass(frozen=True)
@@ -25,15 +32,20 @@ class Artefact:
     architecture: Architecture
     network: nn.Module
     facts: dict[str, Any]
+    edits: tuple[str, ...] = ()
 
 
-def save_artefact(folder: Path, architecture: Architecture, network: nn.Module, facts: dict[str, Any]) -> None:
+def save_artefact(
+    folder: Path, architecture: Architecture, network: nn.Module, facts: dict[str, Any], edits: Sequence[str] = ()
+) -> None:
     """Writes the two files. facts: plain data; `input_hw` is what later commands take as the input size."""
     folder.mkdir(parents=True, exist_ok=True)
     # clone: safetensors refuses tensors that share their memory, as an own network's may
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     write_bytes(folder / WEIGHTS, save(tensors))
-    data = {"architecture": architecture_to_data(architecture), "facts": facts}
+    data: dict[str, Any] = {"architecture": architecture_to_data(architecture), "facts": facts}
+    if edits:
+        data["edits"] = list(edits)
     write_text(folder / ARCHITECTURE, yaml.safe_dump(data, sort_keys=False, default_flow_style=None))
 
 
@@ -51,15 +63,33 @@ def load_artefact(folder: Path) -> Artefact:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArtefactError("not valid YAML", place=str(path), value=str(error), remedy="restore the file") from None
-    if not isinstance(data, dict) or set(data) != {"architecture", "facts"} or not isinstance(data["facts"], dict):
+    if (
+        not isinstance(data, dict)
+        or set(data) - {"edits"} != {"architecture", "facts"}
+        or not isinstance(data["facts"], dict)
+    ):
         raise ArtefactError(
-            "the file holds 'architecture' and 'facts'", place=str(path), value=data, remedy="restore the file"
+            "the file holds 'architecture', 'facts' and perhaps 'edits'",
+            place=str(path),
+            value=data,
+            remedy="restore the file",
+        )
+    edits = data.get("edits", [])
+    if not isinstance(edits, list) or any(edit != CHANNELS_PRUNED for edit in edits):
+        raise ArtefactError(
+            "an edit must be one this version knows",
+            place=f"{path}: edits",
+            value=edits,
+            remedy=f"known: {CHANNELS_PRUNED}; a newer version may know more",
         )
     architecture = architecture_from_data(data["architecture"], f"{path}: architecture")
     network = architecture.build()
     weights = folder / WEIGHTS
     try:
-        network.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        if CHANNELS_PRUNED in edits:
+            fit_shapes(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        network.load_state_dict(tensors)
     except (OSError, SafetensorError) as error:
         raise ArtefactError(
             "the weights must be a safetensors file", place=str(weights), value=str(error), remedy="restore the file"
@@ -72,7 +102,7 @@ def load_artefact(folder: Path) -> Artefact:
             value=reason,
             remedy="keep architecture and weights of one candidate together",
         ) from None
-    return Artefact(architecture, network.eval(), data["facts"])
+    return Artefact(architecture, network.eval(), data["facts"], tuple(edits))
 
 
 def is_artefact(path: Path) -> bool:

@@ -141,6 +141,73 @@ def train(
 
 
 @app.command()
+def prune(
+    network: NetworkArgument,
+    ratio: Annotated[float | None, typer.Option(help="Share of the channels (or weights) that go, 0..1.")] = None,
+    macs: Annotated[float | None, typer.Option(help="Share of the multiply-adds that stays, 0..1.")] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(metavar="MS|R%", help="Measured time to reach, in milliseconds or of the network's own."),
+    ] = None,
+    scheme: Annotated[str | None, typer.Option(help="channel, block, pattern, nm or unstructured.")] = None,
+    criterion: Annotated[str | None, typer.Option(help="What matters: l2, taylor, fpgm, ...")] = None,
+    allocate: Annotated[str | None, typer.Option(help="uniform, global, sensitivity or latency.")] = None,
+    engine: Annotated[str | None, typer.Option(help="That milliseconds are of: onnxruntime, ncnn, mnn, ...")] = None,
+    analyse: Annotated[bool, typer.Option("--analyse", help="Only measure each layer's sensitivity.")] = False,
+    recipe: RecipeOption = None,
+    data: DataOption = None,
+    run: RunFolder = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune a network, fine-tune it with itself as teacher, export and measure it."""
+    asked = {"ratio": ratio, "macs": macs, "scheme": scheme, "criterion": criterion, "allocate": allocate}
+    chosen = [f"pruning.{key}={value}" for key, value in asked.items() if value is not None]
+    if ratio is not None or macs is not None or latency is not None:  # instead of the recipe's goal
+        chosen = [*(f"pruning.{goal}=null" for goal in ("ratio", "macs", "latency", "latency_ms")), *chosen]
+
+    def job(terminal: Terminal) -> dict[str, Any]:
+        from compress.recipe import PruneRecipe
+
+        goal = [] if latency is None else [latency_goal(latency)]
+        on = [] if engine is None else [f"engine={engine}"]
+        if engine not in (None, "onnxruntime", "ncnn"):
+            on.append(f"exports=[onnxruntime,ncnn,{engine}]")
+        settings = settings_of(PruneRecipe, recipe, [*chosen, *goal, *on, *(overrides or ())], data)
+        from compress.jobs import prune as jobs_prune
+        from compress.report.prune import write_analysed, write_pruned
+
+        folder = run or default_run(f"prune-{file_name(network)}")
+        if analyse:
+            result = jobs_prune.analyse(network, settings, folder, terminal)
+            write_analysed(result, folder)
+        else:
+            result = jobs_prune.prune(network, settings, folder, terminal)
+            write_pruned(result, folder)
+        return result
+
+    def show(result: dict[str, Any]) -> None:
+        from compress.report.prune import print_analysed, print_pruned
+
+        (print_analysed if analyse else print_pruned)(result)
+
+    perform(job, show, as_json=as_json, quiet=quiet)
+
+
+def latency_goal(text: str) -> str:
+    """`50%` or milliseconds, as an override of the recipe. Raises RecipeError."""
+    share = text.endswith("%")
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise RecipeError(
+            "it is milliseconds or a share such as 50%", place="--latency", value=text, remedy="write 5.2 or 50%"
+        ) from None
+    return f"pruning.latency={value / 100}" if share else f"pruning.latency_ms={value}"
+
+
+@app.command()
 def evaluate(
     artefact: ArtefactArgument,
     recipe: RecipeOption = None,

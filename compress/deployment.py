@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 import re
 import tempfile
@@ -23,7 +22,7 @@ from compress.data.picture import PictureSet
 from compress.engines import Runner, check_parity, engine
 from compress.engines.engine import Image, parity_limit
 from compress.errors import TableError
-from compress.files import write_bytes, write_json
+from compress.files import cache_folder, write_bytes, write_json
 from compress.measure.harvest import cover, harvest
 from compress.measure.latency_table import FORMAT, Identity, LatencyTable, Scale, fill, fit_scale, open_table
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
@@ -77,15 +76,11 @@ def sample_images(pictures: PictureSet, count: int, input_hw: tuple[int, int]) -
 
 
 def table_path(identity: Identity) -> Path:
-    """Where the table of this engine, version, device and thread count is kept between runs.
-
-    $COMPRESS_CACHE, else $XDG_CACHE_HOME/compress, else ~/.cache/compress.
-    """
-    root = os.environ.get("COMPRESS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "compress")
+    """Where the table of this engine, version, device and thread count is kept between runs, see cache_folder."""
     readable = re.sub(
         r"[^A-Za-z0-9.]+", "-", f"{identity.engine}-{identity.version}-{identity.threads}-{identity.device}"
     )
-    return Path(root).expanduser() / "latency" / f"{readable}-{FORMAT}.json"
+    return cache_folder() / "latency" / f"{readable}-{FORMAT}.json"
 
 
 def prepare_table(

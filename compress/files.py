@@ -13,6 +13,13 @@ import yaml
 from compress.errors import CompressError
 
 
+def cache_folder() -> Path:
+    """Where what was measured or scored once is kept between runs: $COMPRESS_CACHE, else $XDG_CACHE_HOME/compress, else
+    ~/.cache/compress."""
+    root = os.environ.get("COMPRESS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "compress")
+    return Path(root).expanduser()
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces the file as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +43,7 @@ def write_json(path: Path, data: Any) -> None:
 
 def append_line(path: Path, data: Any) -> None:
     """Adds one JSON line and waits until it is on disk. A last line cut off by a kill is removed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     read_lines(path)
     with path.open("ab") as file:
         file.write((json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))

@@ -430,6 +430,90 @@ class LatencyRecipe(Settings):
     allow_foreign: bool = False
 
 
+class Pruning(Settings):
+    """How much goes, and what.
+
+    One goal: ratio, the share of the channels (or weights) that go; macs, the share of the multiply-adds that stays;
+    latency_ms, or latency, the share of the measured time that stays. scheme: `channel` gives a smaller dense network;
+    the others set weights to zero: `block` (filters of 4 share a mask), `pattern` (4 of 9 positions), `nm` (2 of 4),
+    `unstructured`. criterion: see compress.prune.importance. allocate: `uniform`, the same for every layer; `global`,
+    one threshold for all; `sensitivity` and `latency`, least predicted loss per multiply-add or per millisecond.
+    multiple: channels that stay divide by it; None takes what the engine computes at a time. protect: patterns of
+    layers that keep all. steps: prune and tune so often, a part each time. ratios: that layers are analysed at.
+    threshold: a layer is pruned only from the ratio on at which it gains this share of its time ("high or not at all").
+    schedule: how weights get to zero while the network is tuned, see compress.prune.schedule; force: admm's rho, or the
+    strength of the reweighted group lasso.
+    pictures: that every point of a sensitivity curve, and data-driven criteria, are judged on.
+    """
+
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    macs: Annotated[float, Field(gt=0, lt=1)] | None = None
+    latency: Annotated[float, Field(gt=0, lt=1)] | None = None
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    scheme: Literal["channel", "block", "pattern", "nm", "unstructured"] = "channel"
+    criterion: Literal[
+        "l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"
+    ] = "l2"  # fmt: skip
+    allocate: Literal["uniform", "global", "sensitivity", "latency"] = "uniform"
+    multiple: Positive | None = None
+    protect: tuple[str, ...] = ()
+    steps: Positive = 1
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.625, 0.75, 0.875)
+    threshold: Probability = 0.1
+    pictures: Positive = 100
+    schedule: Literal["one_shot", "gradual", "admm", "reweighted"] = "one_shot"
+    force: Annotated[float, Field(gt=0)] = 1e-4
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> "Pruning":
+        goals = ("ratio", "macs", "latency", "latency_ms")
+        given = [name for name in goals if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"there must be one goal, not {' and '.join(given)}")
+        return self
+
+    @model_validator(mode="after")
+    def _zeros_have_a_ratio(self) -> "Pruning":
+        if self.scheme != "channel":
+            timed = self.latency is not None or self.latency_ms is not None
+            if self.steps > 1 or self.macs is not None or self.allocate != ("latency" if timed else "uniform"):
+                raise ValueError(
+                    "zeros come in one step: a ratio with uniform allocation, or a latency with allocation by latency"
+                )
+        if self.schedule != "one_shot" and self.scheme == "channel":
+            raise ValueError("schedule belongs to fine-grained schemes; channels go in steps")
+        if self.schedule == "gradual" and self.scheme in ("pattern", "nm"):
+            raise ValueError(f"{self.scheme} has no small ratios to rise from: take one_shot, admm or reweighted")
+        return self
+
+
+class PruneRecipe(Settings):
+    """`compress prune`: prune, fine-tune with the given network as teacher, export, measure.
+
+    seed, input_hw, data: None takes what the artefact was validated with; a network that is no artefact counts as
+    trained only where data is given. engine, threads: that milliseconds are of.
+    """
+
+    job: Literal["prune"] = "prune"
+    seed: Seed | None = None
+    input_hw: InputSize | None = None
+    data: Data | None = None
+    engine: EngineName = "onnxruntime"
+    threads: Positive = 1
+    rounds: Positive = 60
+    exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
+    parity_pictures: Positive = 4
+    pruning: Pruning = Pruning()
+    training: FineTuning = FineTuning()
+    decoding: Decoding = Decoding()
+
+    @model_validator(mode="after")
+    def _engine_is_exported_to(self) -> "PruneRecipe":
+        if self.engine not in self.exports:
+            raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
+        return self
+
+
 class PredictRecipe(Settings):
     """`compress predict`: pictures in, pictures with skeletons out. min_score: of a person to be drawn and listed."""
 

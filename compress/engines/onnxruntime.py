@@ -64,6 +64,7 @@ class OnnxRuntime:
                 warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
                 warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export.*")
                 warnings.filterwarnings("ignore", message=".*feature will be removed.*")
+                warnings.filterwarnings("ignore", message="Constant folding - Only steps=1.*")  # of uneven padding
                 torch.onnx.export(
                     shadow, (image,), raw, dynamo=False, opset_version=OPSET, input_names=[INPUT],
                     output_names=names,

@@ -66,14 +66,27 @@ def correct(profile: Profile, references_ms: Sequence[float], whole: Timing) -> 
     beside = [(references_ms[n // GROUP] + references_ms[n // GROUP + 1]) / 2 for n in range(len(kept))]
     overall = median(references_ms)
     ratios = [[ms / reference for ms in row] for row, reference in zip(kept, beside, strict=True)]
-    excess = (_middle_mean([sum(row) for row in ratios]) - whole.ratio) / len(profile.units)
+    # Some clocks tick in microseconds, so for small units the median is a step; the mean of the middle is not.
+    seen = [_middle_mean([row[column] for row in ratios]) for column in range(len(profile.units))]
     timings = []
-    for column in range(len(profile.units)):
+    for column, ratio in enumerate(without_excess(seen, whole.ratio)):
         timing = summarise([row[column] for row in kept], beside, overall)
-        # Some clocks tick in microseconds, so for small units the median is a step; the mean of the middle is not.
-        ratio = max(LEAST_RATIO, _middle_mean([row[column] for row in ratios]) - excess)
         timings.append(replace(timing, ratio=ratio, normalised_ms=ratio * overall))
     return Profiled(profile.units, profile.names, tuple(timings), whole, overall)
+
+
+def without_excess(seen: Sequence[float], whole: float) -> list[float]:
+    """The nodes' ratios so that they add up to the whole's: what is too much is taken from all alike, what is too
+    little is given in proportion. None gets below LEAST_RATIO, so more small nodes than the whole has room for keep it.
+    """
+    if sum(seen) <= whole:
+        return [ratio * whole / sum(seen) for ratio in seen]
+    low, high = 0.0, max(seen)
+    for _ in range(60):
+        excess = (low + high) / 2
+        left = sum(max(LEAST_RATIO, ratio - excess) for ratio in seen)
+        low, high = (excess, high) if left > whole else (low, excess)
+    return [max(LEAST_RATIO, ratio - low) for ratio in seen]
 
 
 def _middle_mean(values: Sequence[float]) -> float:

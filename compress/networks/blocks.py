@@ -4,7 +4,7 @@ Every convolution that batch norm follows has no bias. Activations are ReLU (not
 """
 
 from collections import OrderedDict
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,56 @@ def conv_bn(
     return nn.Sequential(layers)
 
 
-class ChannelShuffle(nn.Module):
+class Rearrangement(nn.Module):
+    """Puts channels into another order, each into one of several maps.
+
+    Networks as built follow a rule that needs equal parts. Without some channels the parts may differ: then `order`,
+    a buffer [2,C], names for every channel of the outputs the channel it was, and its map. Loading weights that have an
+    order sets it.
+    """
+
+    order: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", None)
+        self._runs: list[int] = []
+        self._taken: list[list[int]] = []
+
+    def rearranged(self, x: Tensor) -> list[Tensor]:
+        """[B,C,H,W] → the maps that `order` gives."""
+        pieces = torch.split(x, self._runs, 1)  # not an index: ncnn has none, and slices are faster in onnxruntime
+        return [torch.cat([pieces[n] for n in taken], 1) for taken in self._taken]
+
+    def follows_rule(self, order: Tensor) -> bool:
+        """Whether the network as built would put as many channels into this order, [2,C], by itself."""
+        return False
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        order = state_dict.get(f"{prefix}order")
+        if order is not None:
+            self.order = order.clone()
+            self._plan(order.tolist())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _plan(self, order: list[list[int]]) -> None:
+        """Runs of neighbours that stay neighbours: their lengths as they come, and the runs that each map takes."""
+        runs: list[tuple[int, int]] = []  # first channel, map
+        lengths: dict[int, int] = {}
+        for channel, target in zip(*order, strict=True):
+            if runs and runs[-1] == (channel - lengths[runs[-1][0]], target):
+                lengths[runs[-1][0]] += 1
+            else:
+                runs.append((channel, target))
+                lengths[channel] = 1
+        starts = sorted(lengths)
+        self._runs = [lengths[start] for start in starts]
+        self._taken = [
+            [starts.index(start) for start, of in runs if of == target] for target in range(1 + max(order[1]))
+        ]
+
+
+class ChannelShuffle(Rearrangement):
     """Interleaves the channels of `groups` equal groups (ShuffleNet, Zhang et al., CVPR 2018)."""
 
     def __init__(self, groups: int = 2) -> None:
@@ -64,10 +113,24 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,C,H,W] → [B,C,H,W], C a multiple of groups."""
+        """[B,C,H,W] → [B,C,H,W], C a multiple of groups unless there is an order."""
+        if self.order is not None:
+            return self.rearranged(x)[0]
         batch, channels, height, width = x.shape
         grouped = x.view(batch, self.groups, channels // self.groups, height, width)
         return torch.transpose(grouped, 1, 2).reshape(batch, channels, height, width)
+
+    def follows_rule(self, order: Tensor) -> bool:
+        """Interleaved, and equal groups."""
+        channels = order.shape[1]
+        if channels % self.groups:
+            return False
+        return bool((order[0] == torch.arange(channels).view(self.groups, -1).T.flatten()).all())
+
+
+def inputs_of(module: nn.Module) -> int:
+    """Channels that the first convolution of a module reads, as pruning may have left them."""
+    return next(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
 
 
 class ResidualBlock(nn.Module):

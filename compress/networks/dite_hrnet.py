@@ -16,6 +16,7 @@ ours are 0.7 % higher.
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.networks.architecture import check
-from compress.networks.blocks import ChannelShuffle, conv_bn, initialise
+from compress.networks.blocks import ChannelShuffle, conv_bn, initialise, inputs_of
 from compress.networks.lite_hrnet import BRANCHES, LiteNetwork, Spread, check_lite_layout
 
 _ATTENTION_REDUCTION = 4
@@ -35,21 +36,22 @@ class MixedConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, kernels: int) -> None:
         super().__init__()
-        self.outputs, self.stride, self.padding, self.groups = outputs, stride, kernel // 2, groups
-        self.kernels, self.shape = kernels, (inputs // groups, kernel, kernel)
-        self.weight = nn.Parameter(torch.empty(kernels, outputs, *self.shape))
+        self.kernel, self.stride, self.depthwise = kernel, stride, groups > 1
+        self.weight = nn.Parameter(torch.empty(kernels, outputs, inputs // groups, kernel, kernel))
         for one in self.weight:
             nn.init.kaiming_normal_(one, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, mixture: Tensor) -> Tensor:
         """[B,C,H,W] and [B,kernels] → [B,outputs,H/stride,W/stride]."""
         batch, channels, height, width = x.shape
-        flat = self.weight.reshape(self.kernels, -1)
-        weight = torch.matmul(mixture, flat).reshape(batch * self.outputs, *self.shape)
+        outputs, inputs = self.weight.shape[1], self.weight.shape[2]
+        flat = self.weight.reshape(self.weight.shape[0], -1)
+        weight = torch.matmul(mixture, flat).reshape(batch * outputs, inputs, self.kernel, self.kernel)
         # The images become groups of one image's convolution, so that each meets its own kernel.
         one = x.reshape(1, batch * channels, height, width)
-        y = F.conv2d(one, weight, None, self.stride, self.padding, groups=batch * self.groups)
-        return y.reshape(batch, self.outputs, y.shape[2], y.shape[3])
+        groups = batch * (outputs if self.depthwise else 1)
+        y = F.conv2d(one, weight, None, self.stride, self.kernel // 2, groups=groups)
+        return y.reshape(batch, outputs, y.shape[2], y.shape[3])
 
 
 class DynamicConv(nn.Module):
@@ -130,16 +132,24 @@ class DenseContext(nn.Module):
         self.masks = nn.ModuleList(SpatialSoftmax(width) for width in widths[:-1])
         self.pools = nn.ModuleList(nn.AvgPool2d(side) for side in self.sides)
         self.weigh = channel_weights(sum(widths), reduction)
-        self.spread = Spread(widths)
+        self.spread = Spread(len(widths))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """One map per branch → the same."""
         contexts = []
+        widths = [inputs_of(mask) for mask in self.masks]
+        widths.append(inputs_of(self.weigh) - sum(widths))
         for side, mask, pool, x in zip(self.sides, self.masks, self.pools, features[:-1], strict=True):
             batch, _, height, width = x.shape
             # side² turns the mean over a cell into the sum.
             contexts.append(pool(x * (side**2 * mask(x).reshape(batch, 1, height, width))))
-        return self.spread(features, self.weigh(torch.cat([*contexts, features[-1]], 1)))  # type: ignore[no-any-return]
+        return self.spread(features, self.weigh(torch.cat([*contexts, features[-1]], 1)), widths)  # type: ignore[no-any-return]
+
+
+def in_parts(modules: nn.ModuleList, x: Tensor) -> list[Tensor]:
+    """Every module on as many channels as it reads, one after the other."""
+    ends = list(accumulate(inputs_of(module) for module in modules))
+    return [module(x[:, a:b]) for module, a, b in zip(modules, [0, *ends], ends, strict=False)]
 
 
 class DynamicSplitConv(nn.Module):
@@ -147,18 +157,15 @@ class DynamicSplitConv(nn.Module):
 
     def __init__(self, width: int, groups: int, kernels: int) -> None:
         super().__init__()
-        self.width = width // groups
+        width //= groups
         self.convolutions = nn.ModuleList(
-            dynamic_conv_bn(self.width, self.width, 2 * i + 3, groups=self.width, kernels=kernels)
-            for i in range(groups)
+            dynamic_conv_bn(width, width, 2 * i + 3, groups=width, kernels=kernels) for i in range(groups)
         )
         self.shuffle = nn.Identity() if groups == 1 else ChannelShuffle(groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,C,H,W] → [B,C,H,W]."""
-        starts = range(0, self.width * len(self.convolutions), self.width)
-        parts = [conv(x[:, a : a + self.width]) for conv, a in zip(self.convolutions, starts, strict=True)]
-        return self.shuffle(torch.cat(parts, 1))  # type: ignore[no-any-return]
+        return self.shuffle(torch.cat(in_parts(self.convolutions, x), 1))  # type: ignore[no-any-return]
 
 
 class DynamicMultiScaleContext(nn.Module):
@@ -171,21 +178,22 @@ class DynamicMultiScaleContext(nn.Module):
         self, widths: Sequence[int], splits: Sequence[nn.Module], reductions: Sequence[int], dense_reduction: int
     ) -> None:
         super().__init__()
-        self.halves = [width // 2 for width in widths]
-        self.dense = DenseContext(self.halves, dense_reduction)
+        halves = [width // 2 for width in widths]
+        self.dense = DenseContext(halves, dense_reduction)
         self.splits = nn.ModuleList(splits)
         self.contexts = nn.ModuleList(
-            GlobalContext(half, reduction) for half, reduction in zip(self.halves, reductions, strict=False)
+            GlobalContext(half, reduction) for half, reduction in zip(halves, reductions, strict=False)
         )
-        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in self.halves)
+        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in halves)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """One map per branch → the same."""
-        weighted = self.dense([x[:, half:] for x, half in zip(features, self.halves, strict=True)])
+        halves = [sum(inputs_of(conv) for conv in split.convolutions) for split in self.splits]  # type: ignore[misc, union-attr]
+        weighted = self.dense([x[:, -half:] for x, half in zip(features, halves, strict=True)])
         outputs = []
-        for i, half in enumerate(self.halves):
+        for i, half in enumerate(halves):
             changed = self.contexts[i](self.splits[i](weighted[i]))
-            outputs.append(self.shuffle[i](torch.cat((features[i][:, :half], changed), 1)))
+            outputs.append(self.shuffle[i](torch.cat((features[i][:, :-half], changed), 1)))
         return outputs
 
 
@@ -198,7 +206,7 @@ class DynamicGlobalContextStem(nn.Module):
 
     def __init__(self, width: int, kernels: int, reduction: int, depthwise: Callable[[int, int], nn.Module]) -> None:
         super().__init__()
-        self.middle = half = width // 2
+        half = width // 2
         narrow = max(1, half // 4)
         self.conv = conv_bn(3, width, 3, 2)
         self.first = nn.Sequential(
@@ -218,8 +226,7 @@ class DynamicGlobalContextStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B,3,H,W] → [B,width,H/4,W/4]."""
         x = self.conv(images)
-        halves = (self.first(x[:, : self.middle]), self.second(x[:, self.middle :]))
-        return self.shuffle(torch.cat(halves, 1))  # type: ignore[no-any-return]
+        return self.shuffle(torch.cat(in_parts(nn.ModuleList((self.first, self.second)), x), 1))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

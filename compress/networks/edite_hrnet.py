@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.networks.architecture import check
-from compress.networks.blocks import ChannelShuffle, conv_bn
+from compress.networks.blocks import ChannelShuffle, conv_bn, inputs_of
 from compress.networks.dite_hrnet import (
     DenseContext,
     DynamicGlobalContextStem,
@@ -31,6 +31,7 @@ from compress.networks.dite_hrnet import (
     GlobalContext,
     check_dynamic,
     dynamic_conv_bn,
+    in_parts,
     initialise_dynamic,
 )
 from compress.networks.lite_hrnet import LiteNetwork, check_lite_layout
@@ -77,7 +78,6 @@ class EnhancedConv(nn.Module):
 
     def __init__(self, width: int, kernel: int, split: Split, stride: int = 1) -> None:
         super().__init__()
-        self.width = width
         made = (width + 1) // 2
         self.attention = LongRangeAttention(width, width if split == "ghost" else 1, enlarged=stride == 1)
         if split == "dense":
@@ -91,7 +91,7 @@ class EnhancedConv(nn.Module):
         """[B,C,H,W] → [B,C,H/stride,W/stride]."""
         features = self.primary(x)
         if self.cheap is not None:
-            features = torch.cat((features, self.cheap(features)), 1)[:, : self.width]
+            features = torch.cat((features, self.cheap(features)), 1)[:, : inputs_of(self.attention.rows)]
         return features * self.attention(x)  # type: ignore[no-any-return]
 
 
@@ -100,15 +100,12 @@ class EnhancedSplitConv(nn.Module):
 
     def __init__(self, width: int, groups: int, split: Split) -> None:
         super().__init__()
-        self.width = width // groups
-        self.convolutions = nn.ModuleList(EnhancedConv(self.width, 2 * i + 3, split) for i in range(groups))
+        self.convolutions = nn.ModuleList(EnhancedConv(width // groups, 2 * i + 3, split) for i in range(groups))
         self.shuffle = nn.Identity() if groups == 1 else ChannelShuffle(groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,C,H,W] → [B,C,H,W]."""
-        starts = range(0, self.width * len(self.convolutions), self.width)
-        parts = [conv(x[:, a : a + self.width]) for conv, a in zip(self.convolutions, starts, strict=True)]
-        return self.shuffle(torch.cat(parts, 1))  # type: ignore[no-any-return]
+        return self.shuffle(torch.cat(in_parts(self.convolutions, x), 1))  # type: ignore[no-any-return]
 
 
 def mix(width: int, mixing: Mixing) -> nn.Sequential:
@@ -133,27 +130,28 @@ class EnhancedMultiScaleContext(nn.Module):
         mixing: Mixing,
     ) -> None:
         super().__init__()
-        self.halves = [width // 2 for width in widths]
-        self.dense = DenseContext(self.halves, dense_reduction)
+        halves = [width // 2 for width in widths]
+        self.dense = DenseContext(halves, dense_reduction)
         self.splits = nn.ModuleList(splits)
         self.contexts = nn.ModuleList(
-            GlobalContext(half, reduction) for half, reduction in zip(self.halves, reductions, strict=False)
+            GlobalContext(half, reduction) for half, reduction in zip(halves, reductions, strict=False)
         )
         self.cheap = nn.ModuleList(
-            conv_bn(half, half, 1, groups=half if mixing == "depthwise" else 1, act=None) for half in self.halves
+            conv_bn(half, half, 1, groups=half if mixing == "depthwise" else 1, act=None) for half in halves
         )
-        self.mix = nn.ModuleList(mix(half, mixing) for half in self.halves)
-        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in self.halves)
+        self.mix = nn.ModuleList(mix(half, mixing) for half in halves)
+        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in halves)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """One map per branch → the same."""
-        weighted = self.dense([x[:, half:] for x, half in zip(features, self.halves, strict=True)])
+        passing = [inputs_of(cheap) for cheap in self.cheap]
+        weighted = self.dense([x[:, start:] for x, start in zip(features, passing, strict=True)])
         outputs = []
-        for i, half in enumerate(self.halves):
+        for i, start in enumerate(passing):
             convolved = self.splits[i](weighted[i])
             complete = self.contexts[i](convolved)
             steps = torch.cat((weighted[i], convolved, complete), 1)
-            simple = self.cheap[i](features[i][:, :half]) + self.mix[i](steps)
+            simple = self.cheap[i](features[i][:, :start]) + self.mix[i](steps)
             outputs.append(self.shuffle[i](torch.cat((simple, complete), 1)))
         return outputs
 

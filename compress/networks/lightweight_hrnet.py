@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.networks.architecture import check
-from compress.networks.blocks import ChannelShuffle, conv_bn, initialise
+from compress.networks.blocks import ChannelShuffle, Rearrangement, conv_bn, initialise, inputs_of
 from compress.networks.efficient_hrnet import Four, Seven, Stages, scaled_branch_widths, scaled_efficient_hrnet
 from compress.networks.heads import HigherHead
 
@@ -52,13 +52,13 @@ class LiteConvModule(nn.Module):
                 conv_bn(inputs, outputs - inputs, 1), _separable(outputs - inputs, outputs - inputs, 2)
             )
             self.deepen = nn.Sequential(conv_bn(half, half, 1), _separable(half, half, 1))
-        self.shuffle = ChannelShuffle(2)
+        self.shuffle, self.last_shuffle = ChannelShuffle(2), ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,inputs,H,W] → [B,outputs,H/2,W/2]."""
         widened = self.shuffle(torch.cat((self.keep(x), self.widen(x)), 1))
-        kept, rest = torch.chunk(widened, 2, 1)
-        return self.shuffle(torch.cat((kept, self.deepen(rest)), 1))  # type: ignore[no-any-return]
+        changed = inputs_of(self.deepen)
+        return self.last_shuffle(torch.cat((widened[:, :-changed], self.deepen(widened[:, -changed:])), 1))  # type: ignore[no-any-return]
 
 
 def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -66,7 +66,7 @@ def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(conv_bn(inputs, inputs, 3, stride, groups=inputs, act=None), conv_bn(inputs, outputs, 1))
 
 
-class ChannelExchange(nn.Module):
+class ChannelExchange(Rearrangement):
     """The channel exchange module (Sec. III-D) up to its convolutions, which are those before the branches.
 
     All features are upsampled to the highest resolution. Half of each one's channels stay. The other halves are cut
@@ -85,9 +85,11 @@ class ChannelExchange(nn.Module):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """A list of [B,widths[i],H/2^i,W/2^i] → a list of [B,widths[i],H,W]."""
+        enlarged = [upsample(x) for upsample, x in zip(self.upsample, features, strict=True)]
+        if self.order is not None:
+            return self.rearranged(torch.cat(enlarged, 1))
         parts = [  # per feature four quarters of one half, and the other half
-            torch.split(upsample(x), [width // 8] * 4 + [width // 2], 1)
-            for upsample, x, width in zip(self.upsample, features, self.widths, strict=True)
+            torch.split(x, [width // 8] * 4 + [width // 2], 1) for x, width in zip(enlarged, self.widths, strict=True)
         ]
         mixed = torch.cat([parts[i][quarter] for quarter in range(4) for i in self.ORDER], 1)
         taken = torch.split(mixed, [width // 2 for width in self.widths], 1)

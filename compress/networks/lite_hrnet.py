@@ -13,13 +13,14 @@ the lowest resolution, which is a function in the authors' code: counted, ours a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from compress.networks.architecture import check
-from compress.networks.blocks import ChannelShuffle, SqueezeExcite, conv_bn, initialise
+from compress.networks.blocks import ChannelShuffle, SqueezeExcite, conv_bn, initialise, inputs_of
 from compress.networks.fusion import upward
 from compress.networks.hrnet import check_layout
 
@@ -42,16 +43,17 @@ class Stem(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.middle = width // 2
+        middle = width // 2
         self.conv = conv_bn(3, width, 3, 2)
-        self.first = separable(self.middle, self.middle, 2)
-        self.second = nn.Sequential(conv_bn(self.middle, width, 1), separable(width, self.middle, 2))
+        self.first = separable(middle, middle, 2)
+        self.second = nn.Sequential(conv_bn(middle, width, 1), separable(width, middle, 2))
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B,3,H,W] → [B,width,H/4,W/4]."""
         x = self.conv(images)
-        halves = (self.first(x[:, : self.middle]), self.second(x[:, self.middle :]))
+        middle = inputs_of(self.first)
+        halves = (self.first(x[:, :middle]), self.second(x[:, middle:]))
         return self.shuffle(torch.cat(halves, 1))  # type: ignore[no-any-return]
 
 
@@ -74,14 +76,14 @@ class ToLowest(nn.ModuleList):
 class Spread(nn.ModuleList):
     """Multiplies every branch by its channels of a map of the lowest branch's size, enlarged to the branch's own."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        steps = range(len(widths) - 1, 0, -1)
+    def __init__(self, branches: int) -> None:
+        steps = range(branches - 1, 0, -1)
         super().__init__([*(nn.Upsample(scale_factor=2**n, mode="nearest") for n in steps), nn.Identity()])
-        self.starts = [sum(widths[:i]) for i in range(len(widths) + 1)]
 
-    def forward(self, features: list[Tensor], weights: Tensor) -> list[Tensor]:
-        """One map per branch and [B,sum of channels,h,w] → one map per branch."""
-        parts = [weights[:, a:b] for a, b in zip(self.starts, self.starts[1:], strict=False)]
+    def forward(self, features: list[Tensor], weights: Tensor, widths: Sequence[int]) -> list[Tensor]:
+        """One map [B,widths[i],H,W] per branch and [B,sum of widths,h,w] → one map per branch."""
+        starts = [sum(widths[:i]) for i in range(len(widths) + 1)]
+        parts = [weights[:, a:b] for a, b in pairwise(starts)]
         return [x * enlarge(part) for enlarge, x, part in zip(self, features, parts, strict=True)]
 
 
@@ -94,11 +96,11 @@ class CrossResolutionWeighting(nn.Module):
         squeezed = max(1, total // reduction)
         self.pool = ToLowest(len(widths))
         self.weigh = nn.Sequential(conv_bn(total, squeezed, 1), conv_bn(squeezed, total, 1, act="sigmoid"))
-        self.spread = Spread(widths)
+        self.spread = Spread(len(widths))
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """One map per branch → the same."""
-        return self.spread(features, self.weigh(self.pool(features)))  # type: ignore[no-any-return]
+    def forward(self, features: list[Tensor], widths: Sequence[int]) -> list[Tensor]:
+        """One map [B,widths[i],H,W] per branch → the same."""
+        return self.spread(features, self.weigh(self.pool(features)), widths)  # type: ignore[no-any-return]
 
 
 class ConditionalChannelWeighting(nn.Module):
@@ -109,19 +111,20 @@ class ConditionalChannelWeighting(nn.Module):
 
     def __init__(self, widths: Sequence[int], reduction: int, spatial_reduction: int) -> None:
         super().__init__()
-        self.halves = [width // 2 for width in widths]
-        self.cross = CrossResolutionWeighting(self.halves, reduction)
-        self.depthwise = nn.ModuleList(conv_bn(half, half, 3, groups=half, act=None) for half in self.halves)
-        self.spatial = nn.ModuleList(SqueezeExcite(half, spatial_reduction) for half in self.halves)
-        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in self.halves)
+        halves = [width // 2 for width in widths]
+        self.cross = CrossResolutionWeighting(halves, reduction)
+        self.depthwise = nn.ModuleList(conv_bn(half, half, 3, groups=half, act=None) for half in halves)
+        self.spatial = nn.ModuleList(SqueezeExcite(half, spatial_reduction) for half in halves)
+        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in halves)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """One map per branch → the same."""
-        weighted = self.cross([x[:, half:] for x, half in zip(features, self.halves, strict=True)])
+        halves = [inputs_of(depthwise) for depthwise in self.depthwise]
+        weighted = self.cross([x[:, -half:] for x, half in zip(features, halves, strict=True)], halves)
         outputs = []
-        for i, half in enumerate(self.halves):
+        for i, half in enumerate(halves):
             changed = self.spatial[i](self.depthwise[i](weighted[i]))
-            outputs.append(self.shuffle[i](torch.cat((features[i][:, :half], changed), 1)))
+            outputs.append(self.shuffle[i](torch.cat((features[i][:, :-half], changed), 1)))
         return outputs
 
 
@@ -130,16 +133,16 @@ class ShuffleUnits(nn.Module):
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.halves = [width // 2 for width in widths]
-        self.convolutions = nn.ModuleList(nn.Sequential(conv_bn(h, h, 1), separable(h, h)) for h in self.halves)
-        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in self.halves)
+        halves = [width // 2 for width in widths]
+        self.convolutions = nn.ModuleList(nn.Sequential(conv_bn(h, h, 1), separable(h, h)) for h in halves)
+        self.shuffle = nn.ModuleList(ChannelShuffle(2) for _ in halves)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """One map per branch → the same."""
         outputs = []
-        for i, half in enumerate(self.halves):
-            x = features[i]
-            outputs.append(self.shuffle[i](torch.cat((x[:, :half], self.convolutions[i](x[:, half:])), 1)))
+        for x, convolutions, shuffle in zip(features, self.convolutions, self.shuffle, strict=True):
+            half = inputs_of(convolutions)
+            outputs.append(shuffle(torch.cat((x[:, :-half], convolutions(x[:, -half:])), 1)))
         return outputs
 
 

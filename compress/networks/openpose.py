@@ -48,7 +48,9 @@ class HiddenConv(nn.Sequential):
 def initialise_paf(network: nn.Module) -> None:
     """`initialise`, which takes a bias for the sign of a head; then the hidden convolutions as He et al. 2015.
 
-    Scaled by the inputs, since most have no batch norm behind them.
+    Scaled by the inputs, since most have no batch norm behind them. The background starts at its answer for an empty
+    picture, 1: a start at 0 is wrong at every cell, which is most of the first loss, and its gradient makes the shared
+    features uniform before they have learned anything.
     """
     initialise(network)
     for module in network.modules():
@@ -56,6 +58,9 @@ def initialise_paf(network: nn.Module) -> None:
             conv: nn.Conv2d = module.conv  # type: ignore[assignment]
             if not conv.weight.is_meta:
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        elif isinstance(module, (Heads, Stage)):
+            bias: Tensor = module.heatmaps[-1].bias  # type: ignore[assignment]
+            nn.init.ones_(bias[-1:])
 
 
 class Heads(nn.Module):

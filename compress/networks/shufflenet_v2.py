@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from compress.networks.blocks import ChannelShuffle, conv_bn
+from compress.networks.blocks import ChannelShuffle, conv_bn, inputs_of
 from compress.networks.simple_baseline import MobileBackboneWithHead
 
 STEM = 24
@@ -33,14 +33,14 @@ class ShuffleUnit(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.passing = width // 2
-        self.branch = _branch(width - self.passing, width - self.passing, 1)
+        changed = width - width // 2
+        self.branch = _branch(changed, changed, 1)
         self.shuffle = ChannelShuffle()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,C,H,W] → [B,C,H,W]."""
-        kept, changed = x[:, : self.passing], x[:, self.passing :]
-        return self.shuffle(torch.cat((kept, self.branch(changed)), 1))  # type: ignore[no-any-return]
+        changed = inputs_of(self.branch)
+        return self.shuffle(torch.cat((x[:, :-changed], self.branch(x[:, -changed:])), 1))  # type: ignore[no-any-return]
 
 
 class DownsampleUnit(nn.Module):

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from compress.report.terminal import number, percent, print_mapping, printable, stdout_console
+from compress.report.terminal import number, percent, plain_table, print_mapping, printable, stdout_console
 
 _ROWS = 20
 _UNIT = 76  # characters of a unit that are shown
@@ -42,7 +40,7 @@ def print_shown(result: Mapping[str, Any], console: Console | None = None) -> No
     console.print(Text(f"{known}; the rest is estimated from similar units"))
     shares = ", ".join(f"{name} {percent(share)}" for name, share in list(result["operators"].items())[:8])
     console.print(Text(printable(shares)))
-    table = _table("unit", "times", "ms", "share", "")
+    table = plain_table("unit", "times", "ms", "share", "")
     for row in result["units"][:_ROWS]:
         mark = "estimated" if row["obtained"] == "estimated" else ""
         cells = (str(row["times"]), f"{row['ms']:.4f}", percent(row["share"]), mark)
@@ -57,7 +55,7 @@ def print_checked(result: Mapping[str, Any], console: Console | None = None) -> 
     console = console or stdout_console()
     console.print(Text(printable(f"Predicted against measured · {_identity(result)}"), style="bold"))
     _print_foreign(result["foreign"], console)
-    table = _table("network", "measured ms", "spread", "predicted ms", "interval", "error", "in the table")
+    table = plain_table("network", "measured ms", "spread", "predicted ms", "interval", "error", "in the table")
     for row in result["networks"]:
         table.add_row(
             Text(printable(row["network"])), f"{row['measured_ms']:.3f}", percent(row["spread"]), f"{row['ms']:.3f}",
@@ -72,7 +70,7 @@ def print_checked(result: Mapping[str, Any], console: Console | None = None) -> 
     unsteady = [row["network"] for row in result["networks"] if not row["reliable"]]
     if unsteady:
         console.print(Text(printable(f"timings too unsteady to judge by: {', '.join(unsteady)}"), style="yellow"))
-    units = _table("unit (of the worst networks)", "times", "in situ ms", "predicted ms")
+    units = plain_table("unit (of the worst networks)", "times", "in situ ms", "predicted ms")
     for row in result["worst_units"]:
         cells = (str(row["times"]), f"{row['in_situ_ms']:.4f}", f"{row['predicted_ms']:.4f}")
         units.add_row(Text(_unit(row["unit"])), *cells)
@@ -89,7 +87,7 @@ def print_compared(result: Mapping[str, Any], console: Console | None = None) ->
     if not result["common"]:
         return
     console.print(Text(f"their times differ by {percent(result['median_change'])} in the median"))
-    table = _table("unit", "second against first")
+    table = plain_table("unit", "second against first")
     for key, change in list(result["changes"].items())[:_ROWS]:
         table.add_row(Text(_unit(key)), percent(change, sign=True))
     console.print(table)
@@ -112,10 +110,3 @@ def _noisy(spread: float) -> str:
 def _unit(key: str) -> str:
     key = printable(key)
     return key if len(key) <= _UNIT else key[: _UNIT - 1] + "…"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left", no_wrap=True)
-    return table

@@ -197,7 +197,7 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
         )
     )
     for columns in ([*_ACCURACY, *_LATENCY], _SIZE) if console.width >= _WIDE else (_ACCURACY, _LATENCY, _SIZE):
-        table = _table("network", *columns)
+        table = plain_table("network", *columns)
         for network in networks:
             name, cells = ("* " if network["name"] in best else "  ") + network["name"], _search_cells(network)
             _add(table, name, *(cells[column] for column in columns))
@@ -243,7 +243,7 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
 def print_networks(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """One line per row of `compress networks`: ours, then ours/the paper's as the paper counts. Fits 100 columns."""
     console = console or stdout_console()
-    table = _table("network", "input", "params", "MACs", "params M", "FLOPs G", "as", "AP", "")
+    table = plain_table("network", "input", "params", "MACs", "params M", "FLOPs G", "as", "AP", "")
     table.collapse_padding = True
     family = None
     for row in rows:
@@ -291,7 +291,7 @@ def print_profile(result: Mapping[str, Any], console: Console | None = None) -> 
         (f"layer (the costliest {min(_FEW, len(layers))} of {len(layers)})", "path", layers[:_FEW]),
     ]
     for title, key, rows in parts:
-        table = _table(title, "params", "MACs", "share", "activations")
+        table = plain_table(title, "params", "MACs", "share", "activations")
         table.collapse_padding = True
         shown = sorted(rows, key=lambda row: -row["macs"])[:_MANY] if len(rows) > _MANY else rows
         for row in shown:
@@ -316,7 +316,7 @@ def print_profile(result: Mapping[str, Any], console: Console | None = None) -> 
 
 def _print_decoding(decoding: Mapping[str, Any], console: Console) -> None:
     title = f"decoding ({decoding['maps']} maps)"
-    table = _table(title, "ms", "quartiles", "people", "passes")
+    table = plain_table(title, "ms", "quartiles", "people", "passes")
     for row in decoding["rows"]:
         quartiles = f"{number(row['q1'], '.2f')} – {number(row['q3'], '.2f')}"
         people, passes = number(row["people"], ".1f"), "2" if row["mirrored"] else "1"
@@ -349,7 +349,7 @@ def _print_ptflops(result: Mapping[str, Any], console: Console) -> None:
     console.print(Text(f"ptflops counts {short(theirs['macs'])}, {share} against ours", style="bold"))
     if theirs["failure"]:
         console.print(Text(printable(f"modules only, as it fails on a function: {theirs['failure']}"), style="dim"))
-    table = _table("operator", "ptflops", "ours", "note")
+    table = plain_table("operator", "ptflops", "ours", "note")
     table.collapse_padding = True
     for row in theirs["differences"]:
         _add(table, row["operator"], short(row["ptflops"]), short(row["ours"]), row["cause"])
@@ -396,7 +396,8 @@ def _mapping_lines(data: Mapping[str, Any], depth: int) -> Iterator[Text]:
             yield Text.assemble((name + "  ", "dim"), value_text(value))
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """Words to the left, numbers to the right, no frame."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number_, column in enumerate(columns):
         left = number_ == 0 or column in ("role", "files", "name", "note")

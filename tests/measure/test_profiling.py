@@ -4,7 +4,7 @@ import pytest
 
 from compress.engines.engine import Profile
 from compress.engines.unit import Operand, Unit
-from compress.measure.profiling import DROPPED, GROUP, LEAST_RATIO, time_nodes
+from compress.measure.profiling import DROPPED, GROUP, LEAST_RATIO, time_nodes, without_excess
 
 TENSOR = (Operand((1, 8, 4, 4)),)
 UNITS = (Unit("Slow", TENSOR, TENSOR), Unit("Fast", TENSOR, TENSOR), Unit("Nothing", TENSOR, TENSOR))
@@ -42,3 +42,13 @@ def test_nodes_add_up_to_the_whole_and_the_first_passes_do_not_count() -> None:
     assert {timing.count for timing in found.timings} == {12}  # whole groups
     assert found.units == UNITS
     assert found.names == ("a", "b", "c")
+
+
+def test_nodes_add_up_exactly_whatever_timing_them_cost() -> None:
+    too_much = without_excess([5.0, 2.0, 0.5, 0.001], 4.0)
+    assert sum(too_much) == pytest.approx(4.0)
+    assert too_much == pytest.approx([3.499, 0.499, LEAST_RATIO, LEAST_RATIO], abs=1e-6)
+    assert without_excess([3.0, 1.0], 5.0) == pytest.approx(
+        [3.75, 1.25]
+    )  # spikes that the middle of a node's times drops
+    assert without_excess([0.002, 0.002], LEAST_RATIO) == pytest.approx([LEAST_RATIO, LEAST_RATIO])

@@ -1,0 +1,169 @@
+"""What halving the multiply-adds gains in measured time, ours beside torch-pruning's defaults; and `--latency 50%`.
+
+    python -m benchmarks.prune_speed [--networks hrnet_w32 ...] [--engines onnxruntime ncnn] [--out reports/prune_speed]
+
+Fresh weights, one thread, one interleaved run per network and engine: the network as it is; pruned by `compress prune
+--macs 0.5` (l2, uniform, and `--allocate latency`); by torch-pruning 1.6 (GroupMagnitudeImportance, one ratio for all
+layers, no rounding, the output layers left out), its ratio chosen for the same multiply-adds; and by `compress prune
+--latency 50% --allocate latency`. Finished networks are kept in OUT/results.json; OUT/README.md says what came out.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+import torch_pruning
+from torch import nn
+
+from compress.artefact import load_artefact
+from compress.deployment import time_runners
+from compress.engines import engine
+from compress.errors import CompressError
+from compress.files import write_json, write_text
+from compress.jobs.prune import prune
+from compress.measure.counting import count
+from compress.networks import network_named
+from compress.recipe import Measurement, PruneRecipe
+from compress.report.terminal import Terminal
+
+NETWORKS: dict[str, tuple[int, int]] = {
+    "mobileposenet": (256, 192),
+    "lightweight_openpose": (256, 256),
+    "dir_bhrnet_32": (256, 256),
+    "simple_baseline_r50": (256, 192),
+    "hrnet_w32": (256, 192),
+}
+"""Name → input size. Smaller than some papers': the time of a run counts."""
+HALF = 0.5
+_STEPS = 12  # bisections of torch-pruning's ratio
+OURS: dict[str, dict[str, Any]] = {
+    "ours, uniform, half the MACs": {"macs": HALF},
+    "ours, by latency, half the MACs": {"macs": HALF, "allocate": "latency"},
+    "ours, --latency 50%": {"latency": 0.5, "allocate": "latency"},
+}
+
+Row = dict[str, Any]
+
+
+def compare(name: str, engine_name: str, folder: Path) -> dict[str, Row]:
+    """Per variant: MACs, measured ratio to the given network, or why there is none."""
+    input_hw = NETWORKS[name]
+    torch.manual_seed(1)
+    given = network_named(name).build().eval()
+    variants: dict[str, Callable[[], nn.Module]] = {
+        "given": lambda: given,
+        "torch-pruning, half the MACs": lambda: by_torch_pruning(given, input_hw),
+        **{title: ours(name, engine_name, settings, input_hw, folder / str(n))
+           for n, (title, settings) in enumerate(OURS.items())},
+    }  # fmt: skip
+    rows: dict[str, Row] = {}
+    runners = {}
+    for title, build in variants.items():
+        try:
+            network = build()
+            file = engine(engine_name).export(network, input_hw, folder, f"net{len(rows)}")[0]
+        except (CompressError, RuntimeError, AssertionError, KeyError, IndexError, ValueError) as error:
+            rows[title] = {"failure": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            continue
+        runners[title] = engine(engine_name).load(file)
+        rows[title] = {"macs": count(network, input_hw).macs, "params": count(network, input_hw).params}
+    timings = time_runners(runners, input_hw, Measurement())
+    for title, timing in timings.items():
+        rows[title] |= {"ms": timing.median_ms, "q1_ms": timing.q1_ms, "q3_ms": timing.q3_ms, "spread": timing.spread,
+                        "speed_up": timings["given"].ratio / timing.ratio}  # fmt: skip
+    return rows
+
+
+def ours(
+    name: str, engine_name: str, settings: Mapping[str, Any], input_hw: tuple[int, int], run: Path
+) -> Callable[[], nn.Module]:
+    """`compress prune` with these settings; the seed gives the same fresh weights."""
+    recipe = PruneRecipe.model_validate({
+        "input_hw": input_hw, "engine": engine_name, "exports": [engine_name], "seed": 1, "rounds": 24,
+        "pruning": dict(settings),
+    })  # fmt: skip
+
+    def build() -> nn.Module:
+        prune(name, recipe, run, Terminal(quiet=True))
+        return load_artefact(run).network
+
+    return build
+
+
+def by_torch_pruning(given: nn.Module, input_hw: tuple[int, int]) -> nn.Module:
+    """Its group magnitude pruner at the ratio that leaves half the multiply-adds."""
+    wanted = HALF * count(given, input_hw).macs
+    low, high = 0.0, 0.9
+    best = given
+    for _ in range(_STEPS):
+        ratio = (low + high) / 2
+        best = pruned_by_torch_pruning(given, ratio, input_hw)
+        low, high = (ratio, high) if count(best, input_hw).macs > wanted else (low, ratio)
+    return best
+
+
+def pruned_by_torch_pruning(given: nn.Module, ratio: float, input_hw: tuple[int, int]) -> nn.Module:
+    """As its README shows it."""
+    network = deepcopy(given)
+    image = torch.randn(1, 3, *input_hw)
+    with torch.no_grad():
+        shapes = {output.shape[1] for output in network(image)}
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.out_channels in shapes]
+    pruner = torch_pruning.pruner.BasePruner(
+        network, image, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio,
+        ignored_layers=last, in_channel_groups={}, out_channel_groups={}, num_heads={},
+    )  # fmt: skip
+    pruner.step()
+    return network
+
+
+def text(results: Mapping[str, Mapping[str, Row]], device: str) -> str:
+    """The page."""
+    lines = [
+        "# Half the multiply-adds, and what that gains", "", "    python -m benchmarks.prune_speed", "",
+        f"Fresh weights, one thread, one interleaved run per network and engine; quartiles in brackets. {device}.", "",
+        "| network | engine | pruned by | MACs left | ms | speed-up |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for key, rows in results.items():
+        name, engine_name = key.split(" on ")
+        macs = rows["given"]["macs"]
+        for title, row in rows.items():
+            if "failure" in row:
+                lines.append(f"| {name} | {engine_name} | {title} | – | – | {row['failure'][:100]} |")
+                continue
+            ms = f"{row['ms']:.1f} ({row['q1_ms']:.1f} to {row['q3_ms']:.1f})"
+            lines.append(
+                f"| {name} | {engine_name} | {title} | {row['macs'] / macs:.1%} | {ms} | {row['speed_up']:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--engines", nargs="+", default=["onnxruntime", "ncnn"])
+    parser.add_argument("--out", type=Path, default=Path("reports/prune_speed"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    file = arguments.out / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for name in arguments.networks:
+        for engine_name in arguments.engines:
+            key = f"{name} on {engine_name}"
+            if key not in results:
+                with tempfile.TemporaryDirectory() as folder:
+                    results[key] = compare(name, engine_name, Path(folder))
+                write_json(file, results)
+                write_text(arguments.out / "README.md", text(results, engine("onnxruntime").describe().device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What `compress prune` says: tables on a terminal, a page (report.md) and the sensitivity curves in the run folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+from rich.console import Console
+from rich.text import Text
+
+from compress.files import write_bytes, write_text
+from compress.report.plots import png
+from compress.report.terminal import percent, plain_table, printable, stdout_console
+
+Data = Mapping[str, Any]
+
+_ROWS = 30  # sections on a terminal; the page has all
+_CURVES = 12  # curves in a picture, those of most loss
+
+
+def print_pruned(result: Data, console: Console | None = None) -> None:
+    """Both networks side by side, and what stays of each section."""
+    console = console or stdout_console()
+    console.print(Text(printable(f"Pruned {result['network']} → {result['folder']}"), style="bold"))
+    table = plain_table("", "given", "pruned", "pruned/given")
+    for row in network_rows(result):
+        table.add_row(*row)
+    console.print(table)
+    for line in remarks(result):
+        console.print(Text(printable(line)))
+    rows = section_rows(result)
+    sections = plain_table("section", "channels", "gone")
+    for cells in rows[:_ROWS]:
+        sections.add_row(*cells)
+    console.print(sections)
+    if len(rows) > _ROWS:
+        console.print(Text(f"… and {len(rows) - _ROWS} more, see report.md", style="dim"))
+
+
+def write_pruned(result: Data, folder: Path) -> None:
+    """report.md: what print_pruned says, whole, and how it was obtained."""
+    lines = [f"# {result['network']}, pruned", ""]
+    lines += _markdown(("", "given", "pruned", "pruned/given"), network_rows(result))
+    lines += ["", *(f"- {line}" for line in remarks(result)), ""]
+    rows = section_rows(result)
+    if rows:
+        lines += ["## What went", "", *_markdown(("section", "channels", "gone"), rows), ""]
+    untouched = {name: why for choice in result["choices"] for name, why in choice.get("untouched", {}).items()}
+    if untouched:
+        lines += ["## What could not go", "", *_markdown(("section", "why"), list(untouched.items())), ""]
+    environment = result["environment"]
+    lines += ["## How", "", f"`{' '.join(environment['command'])}`", ""]
+    lines += [
+        f"{name}: {described['version']} on {described['device']}" for name, described in result["engines"].items()
+    ]
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
+
+
+def network_rows(result: Data) -> list[tuple[str, str, str, str]]:
+    """Name, given, pruned, pruned over given: sizes, score, milliseconds per engine with quartiles."""
+    given, pruned = result["given"], result["pruned"]
+
+    def row(name: str, one: float, other: float, form: str) -> tuple[str, str, str, str]:
+        return name, format(one, form), format(other, form), f"{other / one:.3f}" if one else "–"
+
+    rows = [
+        row("params, M", given["params"] / 1e6, pruned["params"] / 1e6, ".3f"),
+        row("MACs, M", given["macs"] / 1e6, pruned["macs"] / 1e6, ".1f"),
+    ]
+    if result["trained"]:
+        figure = result["figure"]
+        scores = [(one["val"][figure] or 0.0, one["val"].get(f"{figure}_se") or 0.0) for one in (given, pruned)]
+        texts = [f"{score:.3f} ± {error:.3f}" for score, error in scores]
+        rows.append((f"{figure}, validation", *texts, f"{scores[1][0] - scores[0][0]:+.3f}"))  # type: ignore[arg-type]
+    for engine, speed_up in result["speed_up"].items():
+        texts = []
+        for one in (given, pruned):
+            timing = one["measured"][engine]
+            doubt = "" if timing["reliable"] else ", unsteady"
+            texts.append(f"{timing['median_ms']:.2f} ({timing['q1_ms']:.2f} to {timing['q3_ms']:.2f}{doubt})")
+        rows.append((f"{engine}, measured ms", *texts, f"{1 / speed_up:.3f} ({speed_up:.2f}x faster)"))  # type: ignore[arg-type]
+        sizes = [one["exports"][engine]["size_bytes"] / 1e6 for one in (given, pruned)]
+        rows.append(row(f"{engine}, file MB", sizes[0], sizes[1], ".2f"))
+    return rows
+
+
+def remarks(result: Data) -> list[str]:
+    """What must be known beside the figures."""
+    found = []
+    if not result["trained"]:
+        found.append("No trained weights: nothing was fine-tuned, and no accuracy is claimed.")
+    for number, choice in enumerate(result["choices"], 1):
+        if "goal" in choice:
+            found.append(
+                f"Step {number}: {percent(choice['goal'])} of the cost was asked to stay, {percent(choice['share'])} "
+                f"does, after {choice['tries']} tries; the layers' model said {percent(choice['predicted_share'])}."
+            )
+    parity = max(export["parity"] for one in ("given", "pruned") for export in result[one]["exports"].values())
+    found.append(f"Exports answer like torch within a relative error of {parity:.1e}.")
+    return found
+
+
+def section_rows(result: Data) -> list[tuple[str, str, str]]:
+    """Section or layer, its channels in the given network, and the share that went in all steps together."""
+    first = result["choices"][0]
+    if "ratios" in first:
+        return [(name, "weights", f"{ratio:.0%}") for name, ratio in first["ratios"].items()]
+    stays: dict[str, float] = {}
+    for choice in result["choices"]:
+        for name, of in choice["sections"].items():
+            stays[name] = stays.get(name, 1.0) * (1 - of["share"])
+    return [
+        (name, str(of["channels"]), f"{1 - stays[name]:.0%}" if stays[name] < 1 else "–")
+        for name, of in first["sections"].items()
+    ]
+
+
+# --- Sensitivity -----------------------------------------------------------------------------------------------------
+
+
+def print_analysed(result: Data, console: Console | None = None) -> None:
+    """One row per functional block and section: the score at every ratio."""
+    console = console or stdout_console()
+    console.print(
+        Text(printable(f"Sensitivity of {result['network']}, no fine-tuning → {result['folder']}"), style="bold")
+    )
+    head, rows = sensitivity_rows(result)
+    table = plain_table(*head)
+    for row in rows[:_ROWS]:
+        table.add_row(*row)
+    console.print(table)
+    if len(rows) > _ROWS:
+        console.print(Text(f"… and {len(rows) - _ROWS} more, see sensitivity.md", style="dim"))
+
+
+def write_analysed(result: Data, folder: Path) -> None:
+    """sensitivity.md, a table, and sensitivity.png, the curves of the blocks or, without any, of the worst sections."""
+    head, rows = sensitivity_rows(result)
+    lines = [f"# Sensitivity of {result['network']}", "", f"{result['figure']} on search pictures, no fine-tuning.", ""]
+    write_text(folder / "sensitivity.md", "\n".join([*lines, *_markdown(head, rows)]) + "\n")
+    write_bytes(
+        folder / "sensitivity.png",
+        png(_curves_chart(result), f"Sensitivity of {result['network']}", "each pruned alone, no fine-tuning"),
+    )
+
+
+def sensitivity_rows(result: Data) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows: blocks first, then sections, each by what it loses at its highest ratio."""
+    points = [point for point in result["points"] if point["ratio"] > 0]
+    dense = next(point["score"] for point in result["points"] if point["ratio"] == 0)
+    ratios = sorted({point["ratio"] for point in points})
+    scores: dict[str, dict[float, float]] = {}
+    for point in points:
+        scores.setdefault(point["target"], {})[point["ratio"]] = point["score"]
+    order = sorted(scores, key=lambda name: (name not in result["blocks"], scores[name][max(scores[name])]))
+    head = ("pruned alone", f"{result['figure']} dense", *(f"{ratio:.0%}" for ratio in ratios))
+    rows = [
+        (name, f"{dense:.3f}", *(f"{scores[name][r]:.3f}" if r in scores[name] else "–" for r in ratios))
+        for name in order
+    ]
+    return head, rows
+
+
+def _curves_chart(result: Data) -> alt.Chart:
+    _, rows = sensitivity_rows(result)
+    shown = set(result["blocks"]) or {row[0] for row in rows[:_CURVES]}
+    dense = next(point["score"] for point in result["points"] if point["ratio"] == 0)
+    values = [
+        {"of": point["target"], "gone": point["share"], "score": point["score"]}
+        for point in result["points"]
+        if point["target"] in shown
+    ]
+    values += [{"of": name, "gone": 0.0, "score": dense} for name in shown]
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=values), width=620, height=360)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("gone:Q", title="share of its channels gone", axis=alt.Axis(format="%")),
+            y=alt.Y("score:Q", title=result["figure"]),
+            color=alt.Color("of:N", title=None),
+        )
+    )
+    return chart
+
+
+def _markdown(head: tuple[str, ...], rows: list[Any]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return [*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)]

@@ -1,0 +1,90 @@
+"""A network that a job changes, and what it learned from, if it is trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.artefact import Artefact, artefact_or_network
+from compress.data.sets import Sets, picture_sets
+from compress.errors import DataError
+from compress.evaluation import check_metric, input_size, validation_data
+from compress.networks import Architecture
+from compress.networks.architecture import check_input
+from compress.objective import Objective, check_joints, objective_for
+from compress.people import Finder, LabelledBoxes, finder_for
+from compress.recipe import Data, PruneRecipe
+
+_DEFAULT_HW = (128, 128)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a trained network learned from, and is scored on."""
+
+    data: Data
+    sets: Sets
+    objective: Objective
+    finder: Finder
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The given network, in evaluation mode; nothing here changes it. learning: None without trained weights."""
+
+    name: str
+    architecture: Architecture
+    network: nn.Module
+    input_hw: tuple[int, int]
+    seed: int
+    edits: tuple[str, ...]
+    learning: Learning | None
+
+
+def read_subject(name: str, recipe: PruneRecipe) -> Subject:
+    """The network and, if it is trained, what it was trained on. Raises ArtefactError, NetworkError or DataError."""
+    source = artefact_or_network(name)
+    loaded = source if isinstance(source, Artefact) else None
+    architecture = loaded.architecture if loaded else source
+    assert not isinstance(architecture, Artefact)
+    facts = loaded.facts if loaded else {}
+    input_hw = recipe.input_hw or getattr(architecture, "input_hw", None)
+    if input_hw is None:
+        input_hw = input_size(facts, Path(name)) if loaded else _DEFAULT_HW
+    check_input(architecture, input_hw, "input_hw")
+    data, seed = validation_data(facts, recipe.data, recipe.seed)
+    own = architecture.family in ("python", "onnx")
+    if recipe.data and not (loaded or own):
+        raise DataError(
+            "a network taken by its name or architecture has fresh weights: there is nothing to score",
+            place="--data", value=name, remedy="train it first (compress train) and give the run's folder",
+        )  # fmt: skip
+    trained = loaded is not None or (own and recipe.data is not None)
+    torch.manual_seed(seed)  # fresh weights are the same in every run, and criteria go by weights
+    network = (loaded.network if loaded else architecture.build()).eval()
+    learning = read_learning(architecture, data, facts, input_hw, seed, recipe) if trained else None
+    return Subject(name, architecture, network, input_hw, seed, loaded.edits if loaded else (), learning)
+
+
+def read_learning(
+    architecture: Architecture, data: Data, facts: Mapping[str, Any], input_hw: tuple[int, int], seed: int,
+    recipe: PruneRecipe,
+) -> Learning:  # fmt: skip
+    """The data, and how the network reads it; Gaussians are decoded as it was trained."""
+    wanted = {"search": recipe.pruning.pictures}
+    parts = {"synthetic": data.synthetic.model_copy(update=wanted), "disk": data.disk.model_copy(update=wanted)}
+    sets = picture_sets(data.model_copy(update=parts), input_hw, seed)
+    keypoints = sets.train.keypoints
+    check_joints(architecture, keypoints, "data")
+    check_metric(architecture, data)
+    exact = bool(facts.get("exact", recipe.training.exact))
+    settings = recipe.training.model_copy(update={"exact": exact})
+    objective = objective_for(architecture, keypoints, input_hw, settings)
+    finder = finder_for(
+        architecture, keypoints, input_hw, exact=exact, decoding=recipe.decoding, boxes=LabelledBoxes()
+    )  # fmt: skip
+    return Learning(data, sets, objective, finder, exact)

@@ -1,0 +1,243 @@
+"""`compress prune` on networks of a few milliseconds; nothing here depends on how fast they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from typer.testing import CliRunner
+
+from compress import pruning
+from compress.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
+from compress.cli import app, latency_goal
+from compress.errors import ArtefactError, BudgetError, DataError, NetworkError, RecipeError
+from compress.jobs import prune as jobs_prune
+from compress.jobs.evaluate import evaluate
+from compress.jobs.prune import analyse, prune
+from compress.layer_costs import Known
+from compress.measure.counting import count, trace
+from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
+from compress.progress import Silent
+from compress.recipe import EvaluateRecipe, PruneRecipe
+from compress.report.prune import print_analysed, print_pruned, write_analysed, write_pruned
+
+HW = (64, 64)
+NETWORK = DirBHRNet(width=16, blocks=equal_blocks(0), head="single")
+
+
+def recipe(pruning: dict[str, Any], **changes: Any) -> PruneRecipe:
+    data = {
+        "data": {"synthetic": {"train": 8, "val": 4}},
+        "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
+        "exports": ["onnxruntime"],
+        "rounds": 4,
+        "pruning": {"multiple": 2, "pictures": 2, "ratios": [0.5], **pruning},
+    }
+    return PruneRecipe.model_validate({**data, **changes})
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("prune") / "start"
+    torch.manual_seed(0)
+    save_artefact(folder, NETWORK, NETWORK.build(), {"input_hw": list(HW), "seed": 1})
+    return str(folder)
+
+
+def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_path: Path) -> None:
+    before = load_file(Path(artefact) / "weights.safetensors")
+    result = prune(artefact, recipe({"macs": 0.5}), tmp_path / "run", Silent())
+    loaded = load_artefact(tmp_path / "run")
+    assert loaded.edits == (CHANNELS_PRUNED,)
+    assert count(loaded.network, HW).macs == result["pruned"]["macs"]
+    assert result["pruned"]["macs"] / result["given"]["macs"] == pytest.approx(0.5, abs=0.03)
+    assert result["choices"][0]["share"] == pytest.approx(result["pruned"]["macs"] / result["given"]["macs"])
+    assert result["pruned"]["exports"]["onnxruntime"]["parity"] < 1e-4
+    assert result["trained"]
+    assert result["speed_up"]["onnxruntime"] > 0
+    after = load_file(Path(artefact) / "weights.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    scored = evaluate(tmp_path / "run", EvaluateRecipe(decoding={"flip_test": True}), Silent())
+    assert scored["metrics"]["AP"] == result["pruned"]["val"]["AP"]
+    again = prune(str(tmp_path / "run"), recipe({"macs": 0.8}), tmp_path / "again", Silent())
+    assert again["pruned"]["macs"] < result["pruned"]["macs"]
+    assert load_artefact(tmp_path / "again").edits == (CHANNELS_PRUNED,)
+    write_pruned(result, tmp_path)
+    assert "onnxruntime, measured ms" in (tmp_path / "report.md").read_text()
+    print_pruned(result)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "batch_norm"])
+@pytest.mark.parametrize("allocate", ["global", "sensitivity"])
+def test_every_allocation_meets_its_goal(artefact: str, tmp_path: Path, allocate: str, criterion: str) -> None:
+    settings = recipe({"macs": 0.7, "allocate": allocate, "criterion": criterion})
+    result = prune(artefact, settings, tmp_path / "run", Silent())
+    assert result["pruned"]["macs"] / result["given"]["macs"] == pytest.approx(0.7, abs=0.06)
+
+
+def test_the_goal_in_time_is_measured_and_corrected(
+    artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = count(NETWORK.build(), HW).macs
+
+    def by_macs(network: nn.Module, weighted: set[str], gone: frozenset[int], *others: Any) -> tuple[Known, float]:
+        layers: dict[str, float] = {}
+        for layer in trace(network, HW).layers:
+            layers[layer.path] = layers.get(layer.path, 0.0) + layer.macs
+        return Known(gone, {path: layers[path] for path in layers if path in weighted}, sum(layers.values())), 1.0
+
+    # Layers' times say multiply-adds; the whole network's is their share squared, which no layer's time tells.
+    monkeypatch.setattr(pruning, "measured", by_macs)
+    monkeypatch.setattr(
+        pruning, "time_share", lambda task, network: (count(network, HW).macs / given) ** 2
+    )  # fmt: skip
+    settings = recipe(
+        {"latency": 0.5, "allocate": "latency", "threshold": 0.0, "ratios": [n / 16 for n in range(1, 16)]}
+    )
+    result = prune(artefact, settings, tmp_path / "run", Silent())
+    assert (result["pruned"]["macs"] / given) ** 2 == pytest.approx(0.5, abs=0.06)
+    assert result["choices"][0]["goal"] == 0.5
+
+
+def test_in_steps(artefact: str, tmp_path: Path) -> None:
+    result = prune(artefact, recipe({"ratio": 0.5, "steps": 2}), tmp_path / "run", Silent())
+    assert len(result["choices"]) == 2
+    shares = [choice["sections"]["stem.0.conv"]["share"] for choice in result["choices"]]
+    assert 0.2 < shares[0] < 0.45
+    weights = load_file(tmp_path / "run" / "weights.safetensors")
+    assert weights["stem.0.conv.weight"].shape[0] < load_artefact(Path(artefact)).network.state_dict()[
+        "stem.0.conv.weight"
+    ].shape[0]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheme", "schedule"),
+    [
+        ("block", "one_shot"), ("pattern", "one_shot"), ("nm", "one_shot"), ("unstructured", "gradual"),
+        ("block", "admm"), ("block", "reweighted"),
+    ],
+)  # fmt: skip
+def test_fine_grained_zeros_survive_tuning(artefact: str, tmp_path: Path, scheme: str, schedule: str) -> None:
+    settings = recipe({"ratio": 0.6, "scheme": scheme, "schedule": schedule})
+    result = prune(artefact, settings, tmp_path / "run", Silent())
+    ratios = result["choices"][0]["ratios"]
+    weights = load_file(tmp_path / "run" / "weights.safetensors")
+    before = load_file(Path(artefact) / "weights.safetensors")
+    assert ratios
+    for name in ratios:
+        zeros = float((weights[name] == 0).float().mean())
+        assert 0.3 < zeros < 0.8
+        assert weights[name].shape == before[name].shape
+        assert not torch.equal(weights[name], before[name])
+    assert load_artefact(tmp_path / "run").edits == ()
+
+
+def test_zeros_are_allocated_by_time(artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock by which zeros of 3x3 convolutions save their multiply-adds, those of others nothing."""
+    given = load_artefact(Path(artefact)).network
+
+    def time_of(network: nn.Module) -> dict[str, float]:
+        times: dict[str, float] = {}
+        for layer in trace(network, HW).layers:
+            if layer.macs:
+                weight = network.get_submodule(layer.path).weight
+                left = float((weight != 0).float().mean()) if weight.shape[-1] == 3 else 1.0
+                times[layer.path] = times.get(layer.path, 0.0) + layer.macs * left
+        return times
+
+    def measured(network: nn.Module, weighted: set[str], *others: Any) -> tuple[Known, float]:
+        times = time_of(network)
+        return Known(frozenset(), {p: t for p, t in times.items() if p in weighted}, sum(times.values())), 1.0
+
+    monkeypatch.setattr(pruning, "measured", measured)
+    monkeypatch.setattr(pruning, "for_engine", lambda network, name, recipe: network)
+    monkeypatch.setattr(
+        pruning, "time_share", lambda task, network: sum(time_of(network).values()) / sum(time_of(given).values())
+    )
+    ratios = [0.5, 0.6, 0.7, 0.8, 0.9]
+    settings = recipe({"latency": 0.9, "scheme": "block", "allocate": "latency", "ratios": ratios})
+    choice = prune(artefact, settings, tmp_path / "run", Silent())["choices"][0]
+    assert choice["share"] == pytest.approx(0.9, abs=0.02)
+    sparse = {name for name, ratio in choice["ratios"].items() if ratio}
+    assert sparse
+    assert all(given.get_parameter(name).shape[-1] == 3 for name in sparse)
+
+
+def test_a_killed_run_goes_on(artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = recipe({"ratio": 0.5})
+    whole = prune(artefact, settings, tmp_path / "whole", Silent())
+    real = jobs_prune.finish
+
+    def dying(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs_prune, "finish", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prune(artefact, settings, tmp_path / "run", Silent())
+    monkeypatch.setattr(jobs_prune, "finish", real)
+    resumed = prune(artefact, settings, tmp_path / "run", Silent())
+    assert resumed["pruned"]["val"] == whole["pruned"]["val"]
+    one, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_without_trained_weights_it_says_so(tmp_path: Path) -> None:
+    architecture = tmp_path / "net.yaml"
+    architecture.write_text("{family: dir_bhrnet, width: 16, blocks: [[0], [0, 0], [0, 0, 0], [0, 0, 0, 0]]}")
+    settings = recipe({"ratio": 0.5}, data=None, input_hw=HW)
+    result = prune(str(architecture), settings, tmp_path / "run", Silent())
+    assert not result["trained"]
+    assert result["pruned"]["val"] is None
+    with pytest.raises(DataError, match="nothing to score"):
+        prune(str(architecture), recipe({"ratio": 0.5}, input_hw=HW), tmp_path / "other", Silent())
+    with pytest.raises(DataError, match="trained network"):
+        analyse(str(architecture), settings, tmp_path / "third", Silent())
+
+
+def test_sensitivity_is_kept_and_shown(artefact: str, tmp_path: Path) -> None:
+    settings = recipe({"ratios": [0.5, 0.75]})
+    result = analyse(artefact, settings, tmp_path / "run", Silent())
+    assert {"backbone", "branch 4"} <= set(result["blocks"])
+    (file,) = (tmp_path / "cache" / "sensitivity").iterdir()
+    kept = file.read_text().splitlines()
+    assert [json.loads(line) for line in kept] == result["points"]
+    file.write_text("\n".join(kept[:3]) + "\n")
+    assert analyse(artefact, settings, tmp_path / "run", Silent())["points"] == result["points"]
+    write_analysed(result, tmp_path)
+    assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    assert "branch 4" in (tmp_path / "sensitivity.md").read_text()
+    print_analysed(result)
+
+
+def test_mistakes(artefact: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="--ratio"):
+        prune(artefact, recipe({}), tmp_path / "a", Silent())
+    with pytest.raises(NetworkError, match="protected layer"):
+        prune(artefact, recipe({"ratio": 0.5, "protect": ["haed"]}), tmp_path / "b", Silent())
+    with pytest.raises(BudgetError, match="least that pruning reaches"):
+        prune(artefact, recipe({"macs": 0.001}), tmp_path / "c", Silent())
+    with pytest.raises(ValueError, match="one goal"):
+        recipe({"ratio": 0.5, "macs": 0.5})
+    with pytest.raises(ValueError, match="in one step"):
+        recipe({"macs": 0.5, "scheme": "block"})
+    with pytest.raises(RecipeError, match="--latency"):
+        latency_goal("fast")
+    assert (latency_goal("50%"), latency_goal("2.5")) == ("pruning.latency=0.5", "pruning.latency_ms=2.5")
+    found = CliRunner().invoke(app, ["prune", artefact, "--run", str(tmp_path / "d")])
+    assert found.exit_code == 2
+    assert "give one of --ratio" in found.stderr
+
+
+def test_an_unknown_edit_is_refused(artefact: str, tmp_path: Path) -> None:
+    text = (Path(artefact) / "architecture.yaml").read_text()
+    (tmp_path / "architecture.yaml").write_text(text + "edits: [melted]\n")
+    with pytest.raises(ArtefactError, match="newer version"):
+        load_artefact(tmp_path)
