@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -201,10 +201,19 @@ def _fit(
 # --- Whole networks --------------------------------------------------------------------------------------------------
 
 
+class HowTimed(Protocol):
+    """What a recipe says of timing: threads of the engine, interleaved timings per network."""
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+
+
 def time_runners(
     runners: Mapping[str, Runner],
     input_hw: tuple[int, int],
-    settings: Measurement,
+    settings: HowTimed,
     progress: Callable[[int], None] = lambda rounds: None,
 ) -> dict[str, Timing]:
     """All networks in one interleaved run on the recipe's number of threads, on one random picture."""
@@ -215,7 +224,7 @@ def time_runners(
 
 
 def measure_exports(
-    folders: Mapping[str, Path], exports: Mapping[str, Mapping[str, Any]], settings: Measurement,
+    folders: Mapping[str, Path], exports: Mapping[str, Mapping[str, Any]], settings: HowTimed,
     input_hw: tuple[int, int], progress: Progress,
 ) -> dict[str, dict[str, dict[str, Any]]]:  # fmt: skip
     """Times every exported network of every engine. Returns network → engine → timing as plain data."""

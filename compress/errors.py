@@ -16,6 +16,8 @@ CompressError
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LISTED = 60  # names that a remedy lists
+
 
 class CompressError(Exception):
     """A mistake the user can repair: says the rule, the value, the place and the remedy in one line.
@@ -80,10 +82,11 @@ def _rebuild(kind: type[CompressError], rule: str, place: str, remedy: str, valu
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The remedy for an unknown name: the nearest known one if there is any, else all of them."""
+    """The remedy for an unknown name: the nearest known one if there is any, else the first of them."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names[:_LISTED])}{more}"
 
 
 def _short(value: object, limit: int = 120) -> str:

@@ -7,7 +7,8 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,7 +20,7 @@ from compress.data.loader import Batch as LabelledBatch
 from compress.data.loader import batches
 from compress.deployment import time_runners
 from compress.engines import engine
-from compress.errors import BudgetError, RecipeError
+from compress.errors import BudgetError, RecipeError, nearest
 from compress.evaluation import MAIN_FIGURE, score
 from compress.files import append_line, cache_folder, read_lines
 from compress.layer_costs import Known, LayerCosts, mac_costs, measured, weighted_layers
@@ -45,7 +46,7 @@ from compress.prune.sections import Section, layer_of, sections, whole
 from compress.prune.select import Scores, global_, to_budget, uniform
 from compress.prune.sensitivity import Curve, Point, curves, plan, sensitivity
 from compress.prune.structured import prunable_channels, without_channels
-from compress.recipe import Measurement, PruneRecipe
+from compress.recipe import PruneRecipe
 from compress.run import Run
 from compress.subject import Subject
 
@@ -70,23 +71,23 @@ class Task:
     progress: Progress
     fabric: Fabric
 
-    @cached_property
-    def measurement(self) -> Measurement:
-        """How exports are timed."""
-        recipe = self.recipe
-        return Measurement.model_construct(
-            engine=recipe.engine, threads=recipe.threads, rounds=recipe.rounds, exports=recipe.exports,
-            parity_pictures=recipe.parity_pictures,
-        )  # fmt: skip
 
-
-def check_goal(recipe: PruneRecipe) -> None:
-    """Raises RecipeError unless the recipe says how much shall go."""
+def check_request(subject: Subject, recipe: PruneRecipe) -> None:
+    """Raises RecipeError unless the recipe says how much shall go, and protects modules that the network has."""
     asked = recipe.pruning
     if asked.ratio is None and asked.macs is None and asked.latency is None and asked.latency_ms is None:
         raise RecipeError(
             "there must be a goal", place="compress prune", remedy="give one of --ratio R, --macs R, --latency MS|R%"
         )
+    modules = [path for path, _ in subject.network.named_modules() if path]
+    for pattern in asked.protect:
+        if not any(fnmatchcase(path, pattern) for path in modules):
+            raise RecipeError(
+                "a protected module must be one the network has",
+                place="recipe: pruning.protect",
+                value=pattern,
+                remedy=nearest(pattern, (path for path in modules if path.count(".") < 2)),
+            )
 
 
 # --- The goal --------------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def time_share(task: Task, network: nn.Module) -> float:
             name: runtime.load(runtime.export(one, subject.input_hw, Path(folder), name)[0], recipe.threads)
             for name, one in (("given", subject.network), ("pruned", for_engine(network, recipe.engine, recipe)))
         }
-        timings = time_runners(runners, subject.input_hw, task.measurement)
+        timings = time_runners(runners, subject.input_hw, task.recipe)
     return timings["pruned"].ratio / timings["given"].ratio
 
 
@@ -250,7 +251,7 @@ def time_given(task: Task) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = runtime.export(subject.network, subject.input_hw, Path(folder), "given")[0]
         runners = {"given": runtime.load(file, recipe.threads)}
-        return time_runners(runners, subject.input_hw, task.measurement)["given"].median_ms
+        return time_runners(runners, subject.input_hw, task.recipe)["given"].median_ms
 
 
 @dataclass(frozen=True)
@@ -352,6 +353,7 @@ def sensitivity_points(
     figure = MAIN_FIGURE[learning.data.kind]
 
     def judge(smaller: nn.Module) -> float:
+        smaller.to(task.fabric.device)
         found = score(smaller, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False)
         return float(found[figure] or 0.0)
 

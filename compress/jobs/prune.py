@@ -31,7 +31,7 @@ from compress.pruning import (
     Task,
     apply,
     channels_of,
-    check_goal,
+    check_request,
     choose,
     for_engine,
     prunable,
@@ -54,7 +54,7 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
     that pruning does not reach.
     """
     subject = read_subject(name, recipe)
-    check_goal(recipe)
+    check_request(subject, recipe)
     with open_run(folder, recipe, subject=name) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         if not subject.learning:
@@ -171,6 +171,8 @@ def tune(task: Task, network: nn.Module, choice: Mapping[str, Any], number: int)
         )
     zeros.hold()
     recalibrate(network, inputs(task))
+    for one in (network, teacher):  # what follows is done where the engines are
+        one.cpu()
 
 
 def inputs(task: Task) -> Iterator[Tensor]:
@@ -207,7 +209,7 @@ def measure(task: Task, given: Mapping[str, Any], pruned: Mapping[str, Any]) -> 
     """Both networks on every engine, in one interleaved run."""
     folders = {"given": task.run.path("given"), "pruned": task.run.folder}
     exports = {"given": given["exports"], "pruned": pruned["exports"]}
-    return measure_exports(folders, exports, task.measurement, task.subject.input_hw, task.progress)
+    return measure_exports(folders, exports, task.recipe, task.subject.input_hw, task.progress)
 
 
 def collect(

@@ -266,7 +266,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._over_space(followed[0], _first(result), name)
         elif name in ("_softmax", "_log_softmax"):
             self._softmax(args[0], args[1], result)
-        elif _tensors([result]) and result is not args[0]:
+        elif _tensors([result]):
             for tensor in followed:
                 self.channels.keep(self.channels_of(tensor), f"the operator {name} reads them")
 

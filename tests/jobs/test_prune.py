@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from compress import pruning
 from compress.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
 from compress.cli import app, latency_goal
-from compress.errors import ArtefactError, BudgetError, DataError, NetworkError, RecipeError
+from compress.errors import ArtefactError, BudgetError, DataError, RecipeError
 from compress.jobs import prune as jobs_prune
 from compress.jobs.evaluate import evaluate
 from compress.jobs.prune import analyse, prune
@@ -220,8 +220,9 @@ def test_sensitivity_is_kept_and_shown(artefact: str, tmp_path: Path) -> None:
 def test_mistakes(artefact: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="--ratio"):
         prune(artefact, recipe({}), tmp_path / "a", Silent())
-    with pytest.raises(NetworkError, match="protected layer"):
+    with pytest.raises(RecipeError, match="did you mean 'head'"):
         prune(artefact, recipe({"ratio": 0.5, "protect": ["haed"]}), tmp_path / "b", Silent())
+    assert not (tmp_path / "b").exists()
     with pytest.raises(BudgetError, match="least that pruning reaches"):
         prune(artefact, recipe({"macs": 0.001}), tmp_path / "c", Silent())
     with pytest.raises(ValueError, match="one goal"):
