@@ -83,6 +83,9 @@ def sections(channels: Channels, *, multiple: int = MULTIPLE, protected: Sequenc
             if use.made:
                 makers[member][use.name] = None
                 width[member] = max(width[member], count)
+    for number, part in enumerate(channels.parts):
+        for member in map(channels.class_of, part):
+            uses[member].add(("a slice", number))
     stays = {**_protected(channels, protected), **channels.kept}
     alike: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
     for member in makers:
