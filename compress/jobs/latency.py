@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -66,13 +67,14 @@ def build(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
             remedy="name another file",
         )  # fmt: skip
     wholes = candidates(sources, recipe, recipe.networks, recipe.seed)
-    networks = [*covering_candidates(sources, recipe, progress), *wholes]
+    covers = covering_candidates(sources, recipe, progress)
     before = len(table.units)
     with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
-        files = {candidate.name: _exporting(candidate, runtime, recipe, Path(folder)) for candidate in networks}
+        measured = measure_whole(wholes, recipe, runtime, Path(folder), progress)
+        files = {candidate.name: _exporting(candidate, runtime, recipe, Path(folder)) for candidate in covers}
+        files |= {name: partial(_given, whole.file) for name, whole in measured.items()}
         with progress.phase("timing units in networks", len(files)) as phase:
             harvest(table, runtime, files, recipe.rounds, lambda name: phase.advance(1, name))
-        measured = measure_whole(wholes, recipe, runtime, Path(folder), progress)
         assert table.reference_ms is not None
         scale = fit_scale(table, [(Counter(m.units), m.timing.ratio * table.reference_ms) for m in measured.values()])
         table.save()
@@ -271,6 +273,10 @@ def measure_whole(
 
 def _exporting(candidate: Candidate, runtime: Engine, recipe: LatencyRecipe, folder: Path) -> Callable[[], Path]:
     return lambda: runtime.export(candidate.build(), recipe.input_hw, folder, "network")[0]
+
+
+def _given(file: Path) -> Path:
+    return file
 
 
 def _worst_units(

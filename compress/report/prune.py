@@ -1,6 +1,6 @@
 """What `compress prune` says: tables on a terminal, a page (report.md) and the sensitivity curves in the run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,7 @@ def print_pruned(result: Data, console: Console | None = None) -> None:
     console.print(table)
     for line in remarks(result):
         console.print(Text(printable(line)))
-    rows = section_rows(result)
-    sections = plain_table("section", "channels", "gone")
-    for cells in rows[:_ROWS]:
-        sections.add_row(*cells)
-    console.print(sections)
-    if len(rows) > _ROWS:
-        console.print(Text(f"… and {len(rows) - _ROWS} more, see report.md", style="dim"))
+    _print_rows(console, ("section", "channels", "gone"), section_rows(result), "report.md")
 
 
 def write_pruned(result: Data, folder: Path) -> None:
@@ -125,12 +119,7 @@ def print_analysed(result: Data, console: Console | None = None) -> None:
         Text(printable(f"Sensitivity of {result['network']}, no fine-tuning → {result['folder']}"), style="bold")
     )
     head, rows = sensitivity_rows(result)
-    table = plain_table(*head)
-    for row in rows[:_ROWS]:
-        table.add_row(*row)
-    console.print(table)
-    if len(rows) > _ROWS:
-        console.print(Text(f"… and {len(rows) - _ROWS} more, see sensitivity.md", style="dim"))
+    _print_rows(console, head, rows, "sensitivity.md")
 
 
 def write_analysed(result: Data, folder: Path) -> None:
@@ -186,3 +175,13 @@ def _curves_chart(result: Data) -> alt.Chart:
 def _markdown(head: tuple[str, ...], rows: list[Any]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return [*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)]
+
+
+def _print_rows(console: Console, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], whole: str) -> None:
+    """The first rows, and which file has all of them."""
+    table = plain_table(*head)
+    for row in rows[:_ROWS]:
+        table.add_row(*row)
+    console.print(table)
+    if len(rows) > _ROWS:
+        console.print(Text(f"… and {len(rows) - _ROWS} more, see {whole}", style="dim"))
