@@ -5,7 +5,7 @@
 
 Builds every table anew (`compress latency build`, one thread). Then learns what the space's candidates are made of and
 predicts random candidates, both on one core, with onnxruntime's table; a hundred of them are also cut and predicted one
-by one, and must come out the same. Writes OUT/speed.json.
+by one, and must come out the same. Writes OUT/speed-SPACE.json.
 """
 
 import argparse
@@ -46,10 +46,10 @@ def main() -> None:
         tables = {name: Path(folder, f"{name}.json") for name in arguments.engines}
         for name, path in tables.items():
             results["tables"][name] = built(arguments.space, name, path)
-            write_json(arguments.out / "speed.json", results)
+            write_json(arguments.out / f"speed-{arguments.space}.json", results)
         if "onnxruntime" in tables:
             results["batch"] = batch(arguments.space, tables["onnxruntime"], arguments.candidates)
-            write_json(arguments.out / "speed.json", results)
+            write_json(arguments.out / f"speed-{arguments.space}.json", results)
 
 
 def built(space: str, name: str, path: Path) -> dict[str, Any]:

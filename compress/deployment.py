@@ -98,9 +98,12 @@ def prepare_table(
         write_bytes(path, kept.read_bytes())
     table = open_table(path, identity)
     known_scale = _kept_scale(kept, space, input_hw)
+    table.scale = _read_scale(known_scale)
+    if table.scale is not None and table.units:  # a scale is kept after the units it was fitted with
+        table.save()
+        return table
     chosen = covering(space, input_hw, seed, progress, set(table.units))
     with progress.phase("latency table", len(chosen) + SCALE_NETWORKS) as phase:
-        table.scale = _read_scale(known_scale)
         with pinned(settings.threads), tempfile.TemporaryDirectory() as exports:
             files = {
                 f"candidate {number} of {len(chosen)}": _exporting(space, pick, settings, input_hw, Path(exports))
@@ -109,12 +112,10 @@ def prepare_table(
             harvest(table, engine(settings.engine), files, progress=lambda name: phase.advance(1, name))
         if table.scale is None:
             _fit(table, settings, space, input_hw, seed, phase)
-            assert table.scale is not None
-            write_json(known_scale, asdict(table.scale))
-        else:
-            phase.advance(SCALE_NETWORKS, "scale known")
     table.save()
     _keep(table)
+    assert table.scale is not None
+    write_json(known_scale, asdict(table.scale))
     return table
 
 

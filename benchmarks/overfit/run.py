@@ -41,6 +41,8 @@ from compress.recipe import Data, Decoding, TrainRecipe, read_recipe
 
 HERE = Path(__file__).parent
 KINDS = {"ae": "associative embedding", "paf": "part affinity fields"}
+ROUNDS = {"ae": 1, "paf": 2}
+"""Trainings one after the other, each with its own warm-up and cosine from the weights of the one before."""
 
 
 def main() -> None:
@@ -58,9 +60,12 @@ def main() -> None:
     if not (padded / "person_keypoints_train.json").is_file():
         pad(arguments.data, padded)
     for kind in KINDS:
-        run = arguments.out / "runs" / kind
-        if not (run / "architecture.yaml").is_file() and not arguments.no_training:
-            train(kind, padded, run)
+        start = str(HERE / f"{kind}_network.yaml")
+        for number in range(1, ROUNDS[kind] + 1):
+            run = arguments.out / "runs" / f"{kind}_{number}"
+            if not (run / "architecture.yaml").is_file() and not arguments.no_training:
+                train(kind, start, padded, run)
+            start = str(run)
         results["networks"][kind] = scores(kind, padded, run)
         write_json(arguments.out / "results.json", results)
         write_text(arguments.out / "README.md", text(results))
@@ -95,8 +100,8 @@ def pad_mask(lengths: dict[str, Any], side: int) -> dict[str, Any]:
     return {"size": [side, side], "counts": encoded["counts"].decode("ascii")}
 
 
-def train(kind: str, data: Path, run: Path) -> None:
-    command = [sys.executable, "-m", "compress", "train", str(HERE / f"{kind}_network.yaml")]
+def train(kind: str, start: str, data: Path, run: Path) -> None:
+    command = [sys.executable, "-m", "compress", "train", start]
     command += ["--recipe", str(HERE / f"{kind}.yaml"), "--data", f"coco:{data}", "--run", str(run)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")})
 
@@ -124,7 +129,7 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
         "input_hw": list(recipe.input_hw),
         "params": counted.params,
         "macs": counted.macs,
-        "epochs": recipe.training.epochs,
+        "epochs": ROUNDS[kind] * recipe.training.epochs,
         "sets": {
             name: {
                 "pictures": len(part),

@@ -58,7 +58,9 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
     with open_run(folder, recipe, subject=name) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         if not subject.learning:
-            progress.say(f"{name} has no trained weights: it is pruned and measured, not tuned and not scored")
+            progress.say(
+                f"{name} has no trained weights, or no --data: it is pruned and measured, not tuned and not scored"
+            )
         given = run.once("given", partial(export_given, task))
         network, choices = subject.network, []
         for number in range(1, recipe.pruning.steps + 1):

@@ -82,7 +82,7 @@ def remarks(result: Data) -> list[str]:
     """What must be known beside the figures."""
     found = []
     if not result["trained"]:
-        found.append("No trained weights: nothing was fine-tuned, and no accuracy is claimed.")
+        found.append("No trained weights, or no data to judge them by: nothing was fine-tuned, no accuracy is claimed.")
     for number, choice in enumerate(result["choices"], 1):
         if "goal" in choice:
             found.append(
