@@ -210,7 +210,8 @@ metric agree. Perfect answers are the training targets, read by the same decoder
 |---|---|---|---|---|---|---|---|---|
 {lines}
 
-Part affinity fields join parts along a tree of limbs through the neck, the middle of both shoulders. A person with one
+Epochs of part affinity fields are of {ROUNDS["paf"]} trainings, the second from the weights of the first. These
+fields join parts along a tree of limbs through the neck, the middle of both shoulders. A person with one
 labelled shoulder has no neck, and falls into pieces even where every map is perfect.
 """
 
