@@ -8,6 +8,7 @@ import pytest
 from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
 from compress.jobs.search import read_baselines, read_search_space
 from compress.recipe import (
+    PruneRecipe,
     SearchRecipe,
     TrainRecipe,
     find,
@@ -29,9 +30,10 @@ def write(tmp_path: Path, text: str, name: str = "recipe.yaml") -> Path:
 
 @pytest.mark.parametrize("path", sorted(shipped_folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    if "\njob: train" in path.read_text():
-        read_recipe(path, TrainRecipe, ["data.disk.folder=somewhere"])
-        return
+    for job, kind in (("train", TrainRecipe), ("prune", PruneRecipe)):
+        if f"\njob: {job}" in path.read_text():
+            read_recipe(path, kind, ["data.disk.folder=somewhere"])
+            return
     recipe = read_recipe(path, SearchRecipe, ["data.disk.folder=somewhere"])
     space = read_search_space(recipe)
     assert len(read_baselines(recipe, space)) >= 2

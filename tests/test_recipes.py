@@ -10,7 +10,7 @@ from compress.keypoints import KEYPOINT_SETS
 from compress.networks import NETWORKS
 from compress.networks.architecture import check_input
 from compress.objective import objective_for
-from compress.recipe import SearchRecipe, TrainRecipe, read_recipe, to_data
+from compress.recipe import PruneRecipe, SearchRecipe, TrainRecipe, read_recipe, to_data
 from compress.training import learning_rate, optimizer_for
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -21,8 +21,9 @@ FOLDER = ["data.disk.folder=/somewhere"]
 def test_every_kind_of_recipe_is_here() -> None:
     assert len(TRAININGS) >= 10
     for path in set(RECIPES) - set(TRAININGS):
-        recipe = read_recipe(path, SearchRecipe, FOLDER)
-        assert SearchRecipe.model_validate(to_data(recipe)) == recipe
+        kind = PruneRecipe if path.stem.startswith("prune_") else SearchRecipe
+        recipe = read_recipe(path, kind, FOLDER)
+        assert kind.model_validate(to_data(recipe)) == recipe
 
 
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
