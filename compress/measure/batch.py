@@ -10,10 +10,12 @@ choices that an operation is known to depend on, and differ in it. Then a walk f
 time, meets the choice that was not known. What is learned is checked on random candidates.
 """
 
+import gc
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from math import prod
 
@@ -54,13 +56,8 @@ class PartTable:
         self._seen: dict[str, dict[_Values, tuple[int, _Values]]] = {}  # operation → its choices' values → row, whose
         self._families: dict[str, list[str]] = defaultdict(list)
         self._groups: list[_Group] = []
-        rng = random.Random(seed)
-        self._probe(rng)
-        self._fill(rng)
-        agreed = 0
-        while agreed < CHECKED:
-            agreed = agreed + 1 if self._note(self._values(space.sample(rng))) else 0
-        self._group()
+        with _settled_heap():
+            self._learn(random.Random(seed))
 
     def units(self, pick: Pick) -> Counter[Unit]:
         """What cutting the candidate gives."""
@@ -89,6 +86,14 @@ class PartTable:
         return milliseconds
 
     # --- Learning ----------------------------------------------------------------------------------------------------
+
+    def _learn(self, rng: random.Random) -> None:
+        self._probe(rng)
+        self._fill(rng)
+        agreed = 0
+        while agreed < CHECKED:
+            agreed = agreed + 1 if self._note(self._values(self._space.sample(rng))) else 0
+        self._group()
 
     def _probe(self, rng: random.Random) -> None:
         bases = [self._space.largest_of(rng) for _ in range(PROBED)] + [self._space.sample(rng) for _ in range(PROBED)]
@@ -258,6 +263,18 @@ class _Group:
         asked = values[:, self.choices] @ self._strides
         found = np.minimum(np.searchsorted(self._numbers, asked), len(self._numbers) - 1)
         return np.where(self._numbers[found] == asked, self._order[found], -1)
+
+
+@contextmanager
+def _settled_heap() -> Iterator[None]:
+    """Keeps the garbage collector off what exists already: cutting makes many cycles, and in a process that has built
+    latency tables, walking over these again and again took four fifths of the time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _family(operation: str) -> str:
