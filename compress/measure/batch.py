@@ -267,8 +267,8 @@ class _Group:
 
 @contextmanager
 def _settled_heap() -> Iterator[None]:
-    """Keeps the garbage collector off what exists already: cutting makes many cycles, and in a process that has built
-    latency tables, walking over these again and again took four fifths of the time."""
+    """Keeps the garbage collector off what exists already: cutting makes many cycles, and in a process that had built
+    three latency tables, learning DIR-BHRNet's large space took 114 s, and 34 s so."""
     gc.collect()
     gc.freeze()
     try:
