@@ -143,7 +143,7 @@ def choose(task: Task, network: nn.Module, number: int) -> dict[str, Any]:
     if asked.ratio is not None and asked.allocate in ("uniform", "global"):
         select_all = uniform if asked.allocate == "uniform" else global_
         return chosen(parts, select_all(parts, scores, ratio), {})
-    costs, true_share = costs_of(task, network, channels, parts, scores, number)
+    costs, true_share, unit = costs_of(task, network, channels, parts, scores, number)
     nothing = frozenset[int]()
     here = true_share(nothing)
     if asked.ratio is not None:
@@ -152,7 +152,9 @@ def choose(task: Task, network: nn.Module, number: int) -> dict[str, Any]:
         goal = (asked.macs or wanted_share(task)) ** (number / asked.steps)
     select = allocator(task, parts, scores, costs, curves_of(task, network, channels, parts, scores))
     gone, found = meet(task, goal, Try(nothing, costs(nothing), here), select, most(parts, scores), true_share)
-    return chosen(parts, gone, {**found, "predicted_share": here * costs(gone) / costs(nothing)})
+    if asked.macs is None or asked.allocate != "latency":  # the goal is in the unit of the prediction
+        found["predicted_share"] = here * costs(gone) / costs(nothing)
+    return chosen(parts, gone, {**found, "of": unit})
 
 
 def chosen(parts: list[Section], gone: frozenset[int], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,25 +175,30 @@ TrueShare = Callable[[frozenset[int]], float]
 
 def costs_of(
     task: Task, network: nn.Module, channels: Channels, parts: list[Section], scores: Scores, number: int
-) -> tuple[LayerCosts, TrueShare]:
-    """How cost is predicted, and how it is found out: multiply-adds, or milliseconds where the goal is in them."""
+) -> tuple[LayerCosts, TrueShare, str]:
+    """How cost is predicted, how the goal's is found out, and what that is: multiply-adds counted or time measured.
+
+    Moves are priced in milliseconds where they are allocated by latency, whatever the goal is in.
+    """
     asked, subject = task.recipe.pruning, task.subject
-    if asked.latency is None and asked.latency_ms is None and asked.allocate != "latency":
-        given = count(subject.network, subject.input_hw).macs
+    in_time = asked.latency is not None or asked.latency_ms is not None
+    by_time = asked.allocate == "latency"
+    given = count(subject.network, subject.input_hw).macs
 
-        def counted(gone: frozenset[int]) -> float:
-            return count(without_channels(network, channels, gone), subject.input_hw).macs / given
-
-        return mac_costs(network, channels, subject.input_hw), counted
-    known = [
-        Known(frozenset(one["gone"]), one["layers"], one["whole"])
-        for one in task.run.once(f"times_{number}", partial(time_layers, task, network, channels, parts, scores))
-    ]
+    def counted(gone: frozenset[int]) -> float:
+        return count(without_channels(network, channels, gone), subject.input_hw).macs / given
 
     def timed(gone: frozenset[int]) -> float:
         return time_share(task, without_channels(network, channels, gone))
 
-    return LayerCosts(channels, known), timed
+    if not (in_time or by_time):
+        return mac_costs(network, channels, subject.input_hw), counted, "multiply-adds"
+    known = [
+        Known(frozenset(one["gone"]), one["layers"], one["whole"])
+        for one in task.run.once(f"times_{number}", partial(time_layers, task, network, channels, parts, scores))
+    ]
+    costs = LayerCosts(channels, known)
+    return (costs, counted, "multiply-adds") if asked.macs is not None else (costs, timed, "time")
 
 
 def time_layers(
@@ -416,6 +423,7 @@ def choose_zeros(task: Task, network: nn.Module) -> dict[str, Any]:
         "ratios": ratios,
         "untouched": {**found.refused, **unseen},
         **met,
+        "of": "time",
         "predicted_share": start.share * predicted / times["dense"]["whole"],
     }
 

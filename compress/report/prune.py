@@ -85,9 +85,12 @@ def remarks(result: Data) -> list[str]:
         found.append("No trained weights, or no data to judge them by: nothing was fine-tuned, no accuracy is claimed.")
     for number, choice in enumerate(result["choices"], 1):
         if "goal" in choice:
+            said = (
+                f"; the layers' model said {percent(choice['predicted_share'])}" if "predicted_share" in choice else ""
+            )
             found.append(
-                f"Step {number}: {percent(choice['goal'])} of the cost was asked to stay, {percent(choice['share'])} "
-                f"does, after {choice['tries']} tries; the layers' model said {percent(choice['predicted_share'])}."
+                f"Step {number}: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
+                f"{percent(choice['share'])} does, after {choice['tries']} tries{said}."
             )
     parity = max(export["parity"] for one in ("given", "pruned") for export in result[one]["exports"].values())
     found.append(f"Exports answer like torch within a relative error of {parity:.1e}.")

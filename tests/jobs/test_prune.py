@@ -107,6 +107,14 @@ def test_the_goal_in_time_is_measured_and_corrected(
     assert result["choices"][0]["goal"] == 0.5
 
 
+def test_a_goal_in_multiply_adds_is_met_in_them_when_moves_are_priced_in_time(artefact: str, tmp_path: Path) -> None:
+    result = prune(artefact, recipe({"macs": 0.6, "allocate": "latency", "threshold": 0.0}), tmp_path / "run", Silent())
+    choice = result["choices"][0]
+    assert choice["of"] == "multiply-adds"
+    assert choice["share"] == pytest.approx(result["pruned"]["macs"] / result["given"]["macs"])
+    assert "predicted_share" not in choice
+
+
 def test_in_steps(artefact: str, tmp_path: Path) -> None:
     result = prune(artefact, recipe({"ratio": 0.5, "steps": 2}), tmp_path / "run", Silent())
     assert len(result["choices"]) == 2
