@@ -382,6 +382,7 @@ def points_file(task: Task, network: nn.Module) -> Path:
         learning.data.model_dump(mode="json"), list(task.subject.input_hw), task.subject.seed, learning.exact,
         recipe.decoding.model_dump(mode="json"), pruning.criterion, pruning.pictures,
         pruning.multiple or liked_multiple(recipe), list(pruning.protect),
+        recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(asked).encode())
     for name, tensor in network.state_dict().items():
