@@ -36,7 +36,7 @@ from compress.report.terminal import Terminal
 
 NETWORKS: dict[str, tuple[int, int]] = {
     "mobileposenet": (256, 192),
-    "lightweight_openpose": (256, 256),
+    "lightweight_openpose_1": (256, 256),
     "dir_bhrnet_32": (256, 256),
     "simple_baseline_r50": (256, 192),
     "hrnet_w32": (256, 192),
