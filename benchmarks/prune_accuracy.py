@@ -1,13 +1,14 @@
 """Does choosing layers by their measured time keep more accuracy than one ratio, or one threshold, for all?
 
-    python -m benchmarks.prune_accuracy GIVEN [--budgets 0.75 0.6 0.45] [--seeds 3] [--epochs 2] [--pictures 2048]
-        [--out reports/prune_accuracy]
+    python -m benchmarks.prune_accuracy GIVEN [--recipe prune_bhrnet] [--budgets 0.75 0.6 0.45] [--seeds 3]
+        [--epochs 2] [--set KEY=VALUE ...] [--out reports/prune_accuracy]
 
-GIVEN is a trained artefact, such as a finalist of `compress search recipes/bhrnet.yaml`. Every budget is a share of its
-measured time, met within a few percent by each of three allocations (`compress prune --recipe prune_bhrnet --latency B%
---allocate uniform | global | latency`); then all are fine-tuned alike, and scored on the same validation pictures. A
-seed stands for other pictures and another order of training; the same seed compares the same. Finished runs lie in
-OUT/runs and are not made again; OUT/README.md and OUT/results.json say what came out.
+GIVEN is a trained artefact, such as a finalist of `compress search recipes/bhrnet.yaml`, or, with `--recipe prune_lsp`,
+one that `benchmarks/lspet/run.py` trained on photographs. Every budget is a share of its measured time, met within a
+few percent by each of three allocations (`compress prune --latency B% --allocate uniform | global | latency`); then all
+are fine-tuned alike, and scored on the same validation pictures. A seed stands for another order of training and, of
+drawn people, other pictures; the same seed compares the same. --set goes to `compress prune` as it is. Finished runs
+lie in OUT/runs and are not made again; OUT/README.md and OUT/results.json say what came out.
 """
 
 import argparse
@@ -33,7 +34,8 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.75, 0.6, 0.45])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--pictures", type=int, default=2048)
+    parser.add_argument("--recipe", default="prune_bhrnet")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("reports/prune_accuracy"))
     arguments = parser.parse_args()
     rows: list[Row] = []
@@ -51,10 +53,10 @@ def one(arguments: argparse.Namespace, seed: int, budget: float, allocation: str
     run = arguments.out / "runs" / f"{allocation}_{budget:g}_{seed}"
     if not (run / "results.json").is_file():
         settings = [
-            f"seed={seed}", f"training.epochs={arguments.epochs}", f"data.synthetic.train={arguments.pictures}",
-            "exports=[onnxruntime]", f"pruning.latency={budget}", f"pruning.allocate={allocation}",
+            f"seed={seed}", f"training.epochs={arguments.epochs}", "exports=[onnxruntime]",
+            f"pruning.latency={budget}", f"pruning.allocate={allocation}", *arguments.overrides,
         ]  # fmt: skip
-        command = [sys.executable, "-m", "compress", "prune", str(arguments.given), "--recipe", "prune_bhrnet"]
+        command = [sys.executable, "-m", "compress", "prune", str(arguments.given), "--recipe", arguments.recipe]
         command += ["--run", str(run), "--quiet"]
         command += [part for setting in settings for part in ("--set", setting)]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

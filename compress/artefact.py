@@ -1,7 +1,7 @@
 """One candidate on disk: `architecture.yaml` and `weights.safetensors`. Rebuilds bit-equal, without pickle.
 
-`edits`: what was done to the architecture since it was built, in order. `channels pruned`: layers have the sizes of
-the weights.
+`edits`: what was done to the architecture since it was built, in order. `{rewrite: RULE, at: PATH}`: that module was
+replaced. `channels pruned`: layers have the sizes of the weights; they get them after all replacements.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from compress.errors import ArtefactError, NetworkError
+from compress.errors import ArtefactError, NetworkError, RecipeError
 from compress.files import read_yaml_mapping, write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.own import is_own, own_network
 from compress.prune.structured import fit_shapes
+from compress.rewrite.sites import Rewrite, rewrite_in_place
 
 ARCHITECTURE, WEIGHTS = "architecture.yaml", "weights.safetensors"
 CHANNELS_PRUNED = "channels pruned"
+
+Edit = str | Rewrite
+"""CHANNELS_PRUNED or a module replaced."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,11 @@ class Artefact:
     architecture: Architecture
     network: nn.Module
     facts: dict[str, Any]
-    edits: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
 
 
 def save_artefact(
-    folder: Path, architecture: Architecture, network: nn.Module, facts: dict[str, Any], edits: Sequence[str] = ()
+    folder: Path, architecture: Architecture, network: nn.Module, facts: dict[str, Any], edits: Sequence[Edit] = ()
 ) -> None:
     """Writes the two files. facts: plain data; `input_hw` is what later commands take as the input size."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,7 @@ def save_artefact(
     write_bytes(folder / WEIGHTS, save(tensors))
     data: dict[str, Any] = {"architecture": architecture_to_data(architecture), "facts": facts}
     if edits:
-        data["edits"] = list(edits)
+        data["edits"] = [{"rewrite": edit.rule, "at": edit.at} if isinstance(edit, Rewrite) else edit for edit in edits]
     write_text(folder / ARCHITECTURE, yaml.safe_dump(data, sort_keys=False, default_flow_style=None))
 
 
@@ -74,16 +78,16 @@ def load_artefact(folder: Path) -> Artefact:
             value=data,
             remedy="restore the file",
         )
-    edits = data.get("edits", [])
-    if not isinstance(edits, list) or any(edit != CHANNELS_PRUNED for edit in edits):
-        raise ArtefactError(
-            "an edit must be one this version knows",
-            place=f"{path}: edits",
-            value=edits,
-            remedy=f"known: {CHANNELS_PRUNED}; a newer version may know more",
-        )
+    edits = _edits_from_data(data.get("edits", []), f"{path}: edits")
     architecture = architecture_from_data(data["architecture"], f"{path}: architecture")
     network = architecture.build()
+    try:
+        rewrite_in_place(network, (edit for edit in edits if isinstance(edit, Rewrite)))
+    except (NetworkError, RecipeError) as error:
+        raise ArtefactError(
+            "the rewrites must be of this architecture", place=f"{path}: edits", value=str(error),
+            remedy="restore the file; a newer version may know more",
+        ) from None  # fmt: skip
     weights = folder / WEIGHTS
     try:
         tensors = load_file(weights)
@@ -102,7 +106,22 @@ def load_artefact(folder: Path) -> Artefact:
             value=reason,
             remedy="keep architecture and weights of one candidate together",
         ) from None
-    return Artefact(architecture, network.eval(), data["facts"], tuple(edits))
+    return Artefact(architecture, network.eval(), data["facts"], edits)
+
+
+def _edits_from_data(data: Any, place: str) -> tuple[Edit, ...]:
+    """Raises ArtefactError for what is no list of edits."""
+    known = isinstance(data, list) and all(edit == CHANNELS_PRUNED or _is_rewrite(edit) for edit in data)
+    if not known:
+        raise ArtefactError(
+            "an edit must be one this version knows", place=place, value=data,
+            remedy=f"known: {CHANNELS_PRUNED}; {{rewrite: RULE, at: MODULE}}; a newer version may know more",
+        )  # fmt: skip
+    return tuple(Rewrite(edit["rewrite"], edit["at"]) if isinstance(edit, dict) else edit for edit in data)
+
+
+def _is_rewrite(edit: Any) -> bool:
+    return isinstance(edit, dict) and set(edit) == {"rewrite", "at"} and all(isinstance(v, str) for v in edit.values())
 
 
 def is_artefact(path: Path) -> bool:

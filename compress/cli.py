@@ -97,6 +97,7 @@ def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet 
 @app.command()
 def profile(
     network: NetworkArgument,
+    engine: Annotated[str | None, typer.Option(help="Time what it handles badly: onnxruntime, ncnn or mnn.")] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Time the ways to read people from its maps.")] = False,
     data: DataOption = None,
     overrides: Overrides = None,
@@ -108,7 +109,7 @@ def profile(
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import ProfileRecipe
 
-        chosen = ["decode=true"] if decode else []
+        chosen = [*(["decode=true"] if decode else []), *([] if engine is None else [f"engine={engine}"])]
         settings = settings_of(ProfileRecipe, None, [*chosen, *(overrides or ())], data)
         from compress.jobs import profile as jobs_profile
 
@@ -171,9 +172,7 @@ def prune(
         from compress.recipe import PruneRecipe
 
         goal = [] if latency is None else [latency_goal(latency)]
-        on = [] if engine is None else [f"engine={engine}"]
-        if engine not in (None, "onnxruntime", "ncnn"):
-            on.append(f"exports=[onnxruntime,ncnn,{engine}]")
+        on = engine_settings(engine)
         settings = settings_of(PruneRecipe, recipe, [*chosen, *goal, *on, *(overrides or ())], data)
         from compress.jobs import prune as jobs_prune
         from compress.report.prune import write_analysed, write_pruned
@@ -193,6 +192,71 @@ def prune(
         (print_analysed if analyse else print_pruned)(result)
 
     perform(job, show, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def rewrite(
+    network: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NETWORK", help="A network's name, an artefact's folder, package.module:function or a .onnx file."
+        ),
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", metavar="NAME", help="Only this one; repeatable. Default: all.")
+    ] = None,
+    list_rules: Annotated[bool, typer.Option("--list", help="List the rules and leave.")] = False,
+    engine: Annotated[str | None, typer.Option(help="That milliseconds are of: onnxruntime, ncnn, mnn, ...")] = None,
+    min_gain: Annotated[
+        float | None, typer.Option(help="Share of the measured time that a replacement must save, 0..1.")
+    ] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="What all may lose of the score before fine-tuning, 0..1.")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Instead: so many layers at the same multiply-adds.")] = None,
+    recipe: RecipeOption = None,
+    data: DataOption = None,
+    run: RunFolder = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Replace operators that are slow on the engine, site by site where it pays; fine-tune, export and measure."""
+    asked = {"min_gain": min_gain, "max_loss": max_loss, "depth": depth}
+    chosen = [f"rewriting.{key}={value}" for key, value in asked.items() if value is not None]
+    chosen += [f"rewriting.rules={json.dumps(rule)}"] if rule else []
+
+    def job(terminal: Terminal) -> Any:
+        from compress.jobs import rewrite as jobs_rewrite
+
+        if list_rules:
+            return jobs_rewrite.list_rules()
+        if network is None:
+            raise RecipeError("a network must be given", place="compress rewrite", remedy="give NETWORK, or --list")
+        from compress.recipe import RewriteRecipe
+        from compress.report.rewrite import write_rewritten
+
+        on = engine_settings(engine)
+        settings = settings_of(RewriteRecipe, recipe, [*chosen, *on, *(overrides or ())], data)
+        folder = run or default_run(f"rewrite-{file_name(network)}")
+        result = jobs_rewrite.rewrite(network, settings, folder, terminal)
+        write_rewritten(result, folder)
+        return result
+
+    def show(result: Any) -> None:
+        from compress.report.rewrite import print_rewritten, print_rules
+
+        (print_rules if list_rules else print_rewritten)(result)
+
+    perform(job, show, as_json=as_json, quiet=quiet)
+
+
+def engine_settings(name: str | None) -> list[str]:
+    """Overrides that measure on this engine, and export to it beside the usual ones."""
+    if name is None:
+        return []
+    exports = [] if name in ("onnxruntime", "ncnn") else [f"exports=[onnxruntime,ncnn,{name}]"]
+    return [f"engine={name}", *exports]
 
 
 def latency_goal(text: str) -> str:

@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from compress import changing
 from compress.data.loader import Batch as LabelledBatch
 from compress.data.loader import batches
 from compress.deployment import time_runners
@@ -28,7 +28,7 @@ from compress.measure.counting import count
 from compress.measure.timing import pinned
 from compress.measure.units import channel_block
 from compress.objective import Objective
-from compress.progress import Progress
+from compress.people import first_inputs
 from compress.prune import fine_grained
 from compress.prune.allocate import (
     LayerChoice,
@@ -46,8 +46,8 @@ from compress.prune.sections import Section, layer_of, sections, whole
 from compress.prune.select import Scores, global_, to_budget, uniform
 from compress.prune.sensitivity import Curve, Point, curves, plan, sensitivity
 from compress.prune.structured import prunable_channels, without_channels
+from compress.recalibration import recalibrate
 from compress.recipe import PruneRecipe
-from compress.run import Run
 from compress.subject import Subject
 
 TRIES = 5
@@ -55,21 +55,14 @@ TRIES = 5
 CLOSE = 0.02
 _LEAST_CHANNELS = 8  # that engines compute at a time, where we cannot ask
 _TIMES_ROUNDS = 24
+_CALIBRATION = 64  # training pictures that a point's batch norms are recalibrated on
 _DATA_BATCHES = 8  # of 8 pictures, for criteria that need data
 _TIME_UNITS = 5000  # of the whole network's time, that the knapsack counts in
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Task:
-    """What every step of one run needs to know."""
-
-    recipe: PruneRecipe
-    subject: Subject
-    run: Run
-    progress: Progress
-    fabric: Fabric
+Task = changing.Task[PruneRecipe]
 
 
 def check_request(subject: Subject, recipe: PruneRecipe) -> None:
@@ -350,7 +343,10 @@ def sensitivity_points(
     targets: Mapping[str, list[Section]],
     scores: Scores,
 ) -> list[Point]:
-    """Scores every target at every ratio on the search pictures; each point is kept as soon as it is known."""
+    """Scores every target at every ratio on the search pictures; each point is kept as soon as it is known.
+
+    Batch norms are recalibrated first, the dense network's alike: their old statistics would be blamed on the channels.
+    """
     learning = task.subject.learning
     assert learning is not None
     file = points_file(task, network)
@@ -358,9 +354,11 @@ def sensitivity_points(
     asked = {(one.target, one.ratio) for one in planned}
     points = [point for point in (Point(**line) for line in read_lines(file)) if (point.target, point.ratio) in asked]
     figure = MAIN_FIGURE[learning.data.kind]
+    calibration = list(first_inputs(learning.finder, learning.sets.train, _CALIBRATION, task.fabric.device))
 
     def judge(smaller: nn.Module) -> float:
         smaller.to(task.fabric.device)
+        recalibrate(smaller, calibration)
         found = score(smaller, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False)
         return float(found[figure] or 0.0)
 
@@ -382,7 +380,7 @@ def points_file(task: Task, network: nn.Module) -> Path:
         learning.data.model_dump(mode="json"), list(task.subject.input_hw), task.subject.seed, learning.exact,
         recipe.decoding.model_dump(mode="json"), pruning.criterion, pruning.pictures,
         pruning.multiple or liked_multiple(recipe), list(pruning.protect),
-        recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None,
+        recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None, _CALIBRATION,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(asked).encode())
     for name, tensor in network.state_dict().items():

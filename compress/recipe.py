@@ -263,14 +263,19 @@ class Search(Settings):
 
     trials: candidates that are scored. pictures of the search set are scored after batch-norm recalibration on
     `calibration_pictures` training pictures. space: path, or name of one in the package. sampler: see compress.sampler;
-    `guided` needs the fewest trials where there are hand-made networks. population: of NSGA-II.
+    `guided` needs the fewest trials where there are hand-made networks. population: of NSGA-II. start: an artefact
+    whose edits are searched instead of a supernet's architectures; `supernet` is not read then. tuning_samples: the
+    first so many training samples, which every trial is tuned on once before it is scored, as finalists are, its own
+    network unedited being the teacher; most edits score next to nothing without it. 0: none.
     """
 
     space: str
+    start: Path | None = None
     sampler: Literal["nsga2", "tpe", "random", "guided"] = "nsga2"
     trials: Positive = 100
     population: Annotated[int, Field(ge=2)] = 20
     calibration_pictures: Positive = 96
+    tuning_samples: Annotated[int, Field(ge=0)] = 0
     budget: Budget = Budget()
 
 
@@ -396,12 +401,16 @@ class NetworksRecipe(Settings):
 class ProfileRecipe(Settings):
     """`compress profile`.
 
-    input_hw: None takes the artefact's, else the first that the network's paper prints. decode: times the ways to read
-    people from the maps, on the validation pictures of `data`, by default the artefact's or drawn ones.
+    input_hw: None takes the artefact's, else the first that the network's paper prints. engine: times the layers that
+    mobile engines handle badly on this one, with `threads`, in `rounds` passes. decode: times the ways to read people
+    from the maps, on the validation pictures of `data`, by default the artefact's or drawn ones.
     """
 
     job: Literal["profile"] = "profile"
     input_hw: InputSize | None = None
+    engine: EngineName | None = None
+    threads: Positive = 1
+    rounds: Positive = 40
     decode: bool = False
     data: Data | None = None
     seed: Seed | None = None
@@ -410,6 +419,13 @@ class ProfileRecipe(Settings):
     def _data_is_decoded(self) -> "ProfileRecipe":
         if self.data is not None and not self.decode:
             raise ValueError("data is read to time decoding only: ask for it with --decode, or leave data out")
+        return self
+
+    @model_validator(mode="after")
+    def _timing_has_an_engine(self) -> "ProfileRecipe":
+        unread = sorted({"threads", "rounds"} & changed(self))
+        if unread and self.engine is None:
+            raise ValueError(f"{unread[0]} is of the timing on an engine: name one with --engine, or leave it out")
         return self
 
 
@@ -509,6 +525,61 @@ class PruneRecipe(Settings):
 
     @model_validator(mode="after")
     def _engine_is_exported_to(self) -> "PruneRecipe":
+        if self.engine not in self.exports:
+            raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
+        return self
+
+
+class Rewriting(Settings):
+    """What is replaced, and when.
+
+    rules: names, see `compress rewrite --list`; empty: all of them. sites: patterns of modules' paths that may change.
+    min_gain: least share of the network's measured time that a replacement must save. max_loss: what all replacements
+    together may lose of the score before any fine-tuning, 0..1. groups: sites of a rule beyond so many are decided
+    together, by the part of the network they are in. calibration: training pictures that replacements are fitted on;
+    steps: of Adam for each. pictures: that a loss is judged on. depth: instead of replacing, another number of layers
+    at the same multiply-adds.
+    """
+
+    rules: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ("*",)
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    max_loss: Annotated[float, Field(ge=0, le=1)] = 0.02
+    groups: Positive = 12
+    calibration: Annotated[int, Field(ge=4)] = 64
+    steps: Annotated[int, Field(ge=0)] = 150
+    pictures: Positive = 100
+    depth: Positive | None = None
+
+    @model_validator(mode="after")
+    def _depth_stands_alone(self) -> "Rewriting":
+        if self.depth is not None and self.rules:
+            raise ValueError("depth makes another network with fresh weights: there is nothing yet for rules to keep")
+        return self
+
+
+class RewriteRecipe(Settings):
+    """`compress rewrite`: replace operators, fine-tune with the given network as teacher, export, measure.
+
+    seed, input_hw, data: None takes what the artefact was validated with; a network that is no artefact counts as
+    trained only where data is given. engine, threads: that milliseconds are of.
+    """
+
+    job: Literal["rewrite"] = "rewrite"
+    seed: Seed | None = None
+    input_hw: InputSize | None = None
+    data: Data | None = None
+    engine: EngineName = "onnxruntime"
+    threads: Positive = 1
+    rounds: Positive = 60
+    exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
+    parity_pictures: Positive = 4
+    rewriting: Rewriting = Rewriting()
+    training: FineTuning = FineTuning()
+    decoding: Decoding = Decoding()
+
+    @model_validator(mode="after")
+    def _engine_is_exported_to(self) -> "RewriteRecipe":
         if self.engine not in self.exports:
             raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
         return self

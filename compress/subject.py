@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.artefact import Artefact, artefact_or_network
+from compress.artefact import Artefact, Edit, artefact_or_network
 from compress.data.sets import Sets, picture_sets
 from compress.errors import DataError
 from compress.evaluation import check_metric, input_size, validation_data
@@ -16,7 +16,7 @@ from compress.networks import Architecture
 from compress.networks.architecture import check_input
 from compress.objective import Objective, check_joints, objective_for
 from compress.people import Finder, LabelledBoxes, finder_for
-from compress.recipe import Data, PruneRecipe
+from compress.recipe import Data, PruneRecipe, RewriteRecipe
 
 _DEFAULT_HW = (128, 128)
 
@@ -41,12 +41,15 @@ class Subject:
     network: nn.Module
     input_hw: tuple[int, int]
     seed: int
-    edits: tuple[str, ...]
+    edits: tuple[Edit, ...]
     learning: Learning | None
 
 
-def read_subject(name: str, recipe: PruneRecipe) -> Subject:
-    """The network and, if it is trained, what it was trained on. Raises ArtefactError, NetworkError or DataError."""
+def read_subject(name: str, recipe: PruneRecipe | RewriteRecipe, pictures: int) -> Subject:
+    """The network and, if it is trained, what it was trained on. pictures: of the search set.
+
+    Raises ArtefactError, NetworkError or DataError.
+    """
     source = artefact_or_network(name)
     loaded = source if isinstance(source, Artefact) else None
     architecture = loaded.architecture if loaded else source
@@ -66,16 +69,16 @@ def read_subject(name: str, recipe: PruneRecipe) -> Subject:
     trained = loaded is not None or (own and recipe.data is not None)
     torch.manual_seed(seed)  # fresh weights are the same in every run, and criteria go by weights
     network = (loaded.network if loaded else architecture.build()).eval()
-    learning = read_learning(architecture, data, facts, input_hw, seed, recipe) if trained else None
+    learning = read_learning(architecture, data, facts, input_hw, seed, recipe, pictures) if trained else None
     return Subject(name, architecture, network, input_hw, seed, loaded.edits if loaded else (), learning)
 
 
 def read_learning(
     architecture: Architecture, data: Data, facts: Mapping[str, Any], input_hw: tuple[int, int], seed: int,
-    recipe: PruneRecipe,
+    recipe: PruneRecipe | RewriteRecipe, pictures: int,
 ) -> Learning:  # fmt: skip
     """The data, and how the network reads it; Gaussians are decoded as it was trained."""
-    wanted = {"search": recipe.pruning.pictures}
+    wanted = {"search": pictures}
     parts = {"synthetic": data.synthetic.model_copy(update=wanted), "disk": data.disk.model_copy(update=wanted)}
     sets = picture_sets(data.model_copy(update=parts), input_hw, seed)
     keypoints = sets.train.keypoints

@@ -96,6 +96,9 @@ def test_profile(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "multiples of 32" in fails("profile", artefact, "--set", "input_hw=[100, 64]")
     assert "unknown key" in fails("profile", artefact, "--set", "size=[64, 64]")
     assert "compress networks" in fails("profile", "nothing")
+    timed = run("profile", artefact, "--engine", "onnxruntime", "--set", "rounds=4", "--json", "-q")
+    assert json.loads(timed.stdout)["timing"]["engine"] == "onnxruntime"
+    assert "'onnxruntime', 'ncnn'" in fails("profile", artefact, "--engine", "onnx")
     monkeypatch.chdir(tmp_path)
     Path("my_net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 17, 3, 4, 1)\n")
     own = json.loads(run("profile", "my_net:build", "--json", "-q").stdout)

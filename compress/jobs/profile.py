@@ -7,7 +7,7 @@ each resolution among the blocks of the stages, that is among what lies under a 
 module whose class name ends in `Fusion`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from compress.data.picture import PictureSet
 from compress.data.sets import validation_set
 from compress.errors import NetworkError
 from compress.evaluation import input_size, validation_data
+from compress.jobs.profile_sites import time_sites
 from compress.measure.counting import Layer, total, trace
 from compress.measure.cross_check import cross_check
 from compress.networks import NETWORKS, Architecture
@@ -61,10 +62,11 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
     share of each resolution among the stages' blocks. concerns: operators that mobile engines handle badly. ptflops:
     its count, and every difference to ours with its cause. uncounted: layers with an operator without a counting rule.
     decoding: if asked for, the ways to read people from the maps (rows: see decode_table), and whose maps they were.
+    timing: with an engine, of one pass; then concerns have their time, costliest first, and their sites theirs.
     """
     architecture, network, input_hw = _load(name, recipe)
     pictures = _pictures(name, architecture, input_hw, recipe) if recipe.decode else None
-    with progress.phase("profile", 3 if recipe.decode else 2) as phase:
+    with progress.phase("profile", 2 + recipe.decode + (recipe.engine is not None)) as phase:
         try:
             traced = trace(network, input_hw)
         except Exception as error:
@@ -78,6 +80,14 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
         decoding = _decoding(name, architecture, network, input_hw, pictures) if pictures else None
         if decoding:
             phase.advance(1, "decoding timed")
+        concerns = _concerns(traced.layers, _head_channels(architecture, traced.outputs))
+        timing: dict[str, Any] | None = None
+        costs: dict[str, dict[str, Any]] = {}
+        if recipe.engine:
+            timing, costs = time_sites(
+                network, traced.layers, concerns, input_hw, recipe.engine, recipe.threads, recipe.rounds
+            )
+            phase.advance(1, "layers timed")
     counted = total(network, traced.layers)
     layers, stage_of = traced.layers, _stages(network, traced.layers)
 
@@ -115,7 +125,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
             }
             for layer in layers
         ],
-        "concerns": _concerns(layers, _head_channels(architecture, traced.outputs), share),
+        "concerns": _concern_rows(layers, concerns, share, costs),
         "ptflops": {
             "macs": check.macs,
             "failure": check.failure,
@@ -130,6 +140,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
             if layer.uncounted
         ],
         **({"decoding": decoding} if decoding else {}),
+        **({"timing": timing} if timing else {}),
     }
 
 
@@ -160,7 +171,7 @@ def _load(name: str, recipe: ProfileRecipe) -> tuple[Architecture, nn.Module, tu
         input_hw = recipe.input_hw or input_size(source.facts, Path(name))
         check_input(source.architecture, input_hw, "input_hw")
         return source.architecture, source.network, input_hw
-    if name in NETWORKS:
+    if name in NETWORKS and recipe.engine is None:
         with torch.device("meta"):  # ours need no weights to be counted
             network = source.build()
     else:
@@ -244,23 +255,33 @@ def _balance(blocks: Sequence[Layer], resolution_of: Callable[[Layer], str]) -> 
 # --- What mobile engines handle badly --------------------------------------------------------------------------------
 
 
-def _concerns(layers: Sequence[Layer], head_channels: set[int], share: Callable[[int], float]) -> list[dict[str, Any]]:
-    found: dict[str, list[Layer]] = {concern: [] for concern in _REASONS}
-    for layer in layers:
+def _concerns(layers: Sequence[Layer], head_channels: set[int]) -> dict[str, list[int]]:
+    """Concern → numbers of its layers; without concerns of none."""
+    found: dict[str, list[int]] = {concern: [] for concern in _REASONS}
+    for number, layer in enumerate(layers):
         for concern in _concerns_of(layer, head_channels):
-            found[concern].append(layer)
-    return [
+            found[concern].append(number)
+    return {concern: members for concern, members in found.items() if members}
+
+
+def _concern_rows(
+    layers: Sequence[Layer], concerns: Mapping[str, Sequence[int]], share: Callable[[int], float],
+    costs: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """costs: of every concern, if it was timed; the costliest is the first then."""
+    rows = [
         {
             "operator": concern,
             "reason": _REASONS[concern],
-            "count": len(members),
-            "share": share(sum(layer.macs for layer in members)),
-            "activation_bytes": sum(layer.output_bytes for layer in members),
-            "layers": [layer.path for layer in members],
+            "count": len(numbers),
+            "share": share(sum(layers[n].macs for n in numbers)),
+            "activation_bytes": sum(layers[n].output_bytes for n in numbers),
+            "layers": [layers[n].path for n in numbers],
+            **costs.get(concern, {}),
         }
-        for concern, members in found.items()
-        if members
+        for concern, numbers in concerns.items()
     ]
+    return sorted(rows, key=lambda row: -row.get("ms", 0.0))
 
 
 def _head_channels(architecture: Architecture, outputs: Iterable[tuple[int, ...]]) -> set[int]:
@@ -275,7 +296,8 @@ def _concerns_of(layer: Layer, head_channels: set[int]) -> Iterable[str]:
     if _EXPONENTIALS & {name.rstrip("_") for name in layer.operators}:
         yield "exponential"
     shuffles = {"channel_shuffle", "native_channel_shuffle"} & set(layer.operators)
-    if shuffles or ("clone" in layer.operators and (len(layer.inputs) == 5 or "transpose" in layer.operators)):
+    moves = "clone" in layer.operators and (len(layer.inputs) == 5 or "transpose" in layer.operators)
+    if (shuffles or moves) and not layer.macs:
         yield "channel shuffle"
     module = layer.module
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

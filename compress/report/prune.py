@@ -23,25 +23,25 @@ def print_pruned(result: Data, console: Console | None = None) -> None:
     console = console or stdout_console()
     console.print(Text(printable(f"Pruned {result['network']} → {result['folder']}"), style="bold"))
     table = plain_table("", "given", "pruned", "pruned/given")
-    for row in network_rows(result):
+    for row in network_rows(result, "pruned"):
         table.add_row(*row)
     console.print(table)
     for line in remarks(result):
         console.print(Text(printable(line)))
-    _print_rows(console, ("section", "channels", "gone"), section_rows(result), "report.md")
+    print_rows(console, ("section", "channels", "gone"), section_rows(result), "report.md")
 
 
 def write_pruned(result: Data, folder: Path) -> None:
     """report.md: what print_pruned says, whole, and how it was obtained."""
     lines = [f"# {result['network']}, pruned", ""]
-    lines += _markdown(("", "given", "pruned", "pruned/given"), network_rows(result))
+    lines += markdown(("", "given", "pruned", "pruned/given"), network_rows(result, "pruned"))
     lines += ["", *(f"- {line}" for line in remarks(result)), ""]
     rows = section_rows(result)
     if rows:
-        lines += ["## What went", "", *_markdown(("section", "channels", "gone"), rows), ""]
+        lines += ["## What went", "", *markdown(("section", "channels", "gone"), rows), ""]
     untouched = {name: why for choice in result["choices"] for name, why in choice.get("untouched", {}).items()}
     if untouched:
-        lines += ["## What could not go", "", *_markdown(("section", "why"), list(untouched.items())), ""]
+        lines += ["## What could not go", "", *markdown(("section", "why"), list(untouched.items())), ""]
     environment = result["environment"]
     lines += ["## How", "", f"`{' '.join(environment['command'])}`", ""]
     lines += [
@@ -50,9 +50,9 @@ def write_pruned(result: Data, folder: Path) -> None:
     write_text(folder / "report.md", "\n".join(lines) + "\n")
 
 
-def network_rows(result: Data) -> list[tuple[str, str, str, str]]:
-    """Name, given, pruned, pruned over given: sizes, score, milliseconds per engine with quartiles."""
-    given, pruned = result["given"], result["pruned"]
+def network_rows(result: Data, changed: str) -> list[tuple[str, str, str, str]]:
+    """Name, given, changed, changed over given: sizes, score, milliseconds per engine with quartiles."""
+    given, pruned = result["given"], result[changed]
 
     def row(name: str, one: float, other: float, form: str) -> tuple[str, str, str, str]:
         return name, format(one, form), format(other, form), f"{other / one:.3f}" if one else "–"
@@ -122,14 +122,14 @@ def print_analysed(result: Data, console: Console | None = None) -> None:
         Text(printable(f"Sensitivity of {result['network']}, no fine-tuning → {result['folder']}"), style="bold")
     )
     head, rows = sensitivity_rows(result)
-    _print_rows(console, head, rows, "sensitivity.md")
+    print_rows(console, head, rows, "sensitivity.md")
 
 
 def write_analysed(result: Data, folder: Path) -> None:
     """sensitivity.md, a table, and sensitivity.png, the curves of the blocks or, without any, of the worst sections."""
     head, rows = sensitivity_rows(result)
     lines = [f"# Sensitivity of {result['network']}", "", f"{result['figure']} on search pictures, no fine-tuning.", ""]
-    write_text(folder / "sensitivity.md", "\n".join([*lines, *_markdown(head, rows)]) + "\n")
+    write_text(folder / "sensitivity.md", "\n".join([*lines, *markdown(head, rows)]) + "\n")
     write_bytes(
         folder / "sensitivity.png",
         png(_curves_chart(result), f"Sensitivity of {result['network']}", "each pruned alone, no fine-tuning"),
@@ -175,12 +175,13 @@ def _curves_chart(result: Data) -> alt.Chart:
     return chart
 
 
-def _markdown(head: tuple[str, ...], rows: list[Any]) -> list[str]:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """A Markdown table's lines."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return [*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)]
 
 
-def _print_rows(console: Console, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], whole: str) -> None:
+def print_rows(console: Console, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], whole: str) -> None:
     """The first rows, and which file has all of them."""
     table = plain_table(*head)
     for row in rows[:_ROWS]:

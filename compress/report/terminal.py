@@ -30,6 +30,7 @@ _SIZE = ("decoding ms", "params", "MACs", "files")  # the columns of a search's 
 _WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
 _NARROW = 100  # columns that every table fits
 _FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest
+_SITES = 6  # of a concern that are listed
 _PATH = 44  # longest path of a module that is shown whole
 _MARKS = {"exact": "=", "reconstruction": "~", "reference only": "ref"}
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
@@ -333,11 +334,41 @@ def _print_concerns(result: Mapping[str, Any], console: Console) -> None:
     for row in result["concerns"]:
         names = ", ".join(map(_path, row["layers"][:2])) + (", …" if row["count"] > 2 else "")
         layers = f"{row['count']} layer{'' if row['count'] == 1 else 's'}"
-        console.print(Text(printable(f"  {row['operator']}: {layers}, {percent(row['share'])} of the MACs ({names})")))
+        time = f", {row['ms']:.2f} ms or {percent(row['time_share'])} of the time" if "ms" in row else f" ({names})"
+        console.print(Text(printable(f"  {row['operator']}: {layers}, {percent(row['share'])} of the MACs{time}")))
         console.print(Text(printable(f"    {row['reason']}"), style="dim"))
+        if "sites" in row:
+            _print_sites(row["sites"], console)
     if not result["concerns"]:
         console.print("  nothing found")
+    if "timing" in result:
+        _print_timing(result["timing"], console)
     console.print()
+
+
+def _print_sites(sites: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The costliest, and what replaces each."""
+    for site in sites[:_SITES]:
+        cost = f"{number(site['ms'], '.2f'):>8} ms {percent(site['time_share']):>7}"
+        rules = f": {', '.join(site['rules'])}" if site["rules"] else ""
+        console.print(Text(printable(f"    {cost}  {_path(site['path'])}{rules}")), width=min(console.width, _NARROW))
+    if len(sites) > _SITES:
+        console.print(f"    … and {len(sites) - _SITES} more, see --json")
+
+
+def _print_timing(timing: Mapping[str, Any], console: Console) -> None:
+    threads = f"{timing['threads']} thread{'' if timing['threads'] == 1 else 's'}"
+    rest = ", ".join(f"{operator} {percent(share)}" for operator, share in list(timing["rest"].items())[:3])
+    lines = [
+        f"{timing['ms']:.2f} ms a pass (quartiles {timing['q1_ms']:.2f} – {timing['q3_ms']:.2f}"
+        f"{'' if timing['reliable'] else ', unreliable'}), measured on {timing['engine']} {timing['version']}, "
+        f"{threads}, {timing['device']}.",
+        "A layer's time has in it what the engine fuses into it; – is what it fuses into another layer.",
+        f"No layer's: {percent(timing['unattributed'])} of the time{f' ({rest})' if rest else ''}.",
+        "After the colon: what `compress rewrite --rule` has against it.",
+    ]
+    for line in lines:
+        console.print(Text(printable(line), style="dim"), width=min(console.width, _NARROW))
 
 
 def _print_ptflops(result: Mapping[str, Any], console: Console) -> None:

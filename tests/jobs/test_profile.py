@@ -5,18 +5,23 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress.artefact import save_artefact
-from compress.errors import NetworkError
+from compress.errors import EngineError, NetworkError
 from compress.jobs.profile import profile
+from compress.jobs.profile_sites import RULES_AGAINST
 from compress.measure.counting import trace
 from compress.measure.cross_check import cross_check
 from compress.networks import Architecture
+from compress.networks.blocks import ChannelShuffle
 from compress.networks.dir_bhrnet import DirBHRNet, balanced_blocks, equal_blocks
 from compress.networks.hrnet import HRNet
 from compress.recipe import ProfileRecipe
 from compress.report.terminal import Terminal
+from compress.rewrite.rules import RULES
+from compress.rewrite.sites import rewritten, sites
 
 
 def profiled(name: str, **settings: Any) -> dict[str, Any]:
@@ -107,6 +112,78 @@ def test_concerns_are_named_with_their_layers_and_reasons() -> None:
     }
     assert all(len(row["reason"]) > 20 for row in result["concerns"])
     assert [row["stage"] for row in result["stages"] if row["params"]] == ["large", "dilated", "up", "maps"]
+
+
+class Timed(Disliked):
+    """With what can be exported to ONNX and timed there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shuffle, self.friendly = ChannelShuffle(2), nn.ReLU()
+
+
+def test_sites_have_their_measured_cost_and_the_rules_against_them() -> None:
+    result = profiled(f"{__name__}:Timed", input_hw=(32, 32), engine="onnxruntime", rounds=4)
+    timing, concerns = result["timing"], {row["operator"]: row for row in result["concerns"]}
+    assert (timing["engine"], timing["threads"]) == ("onnxruntime", 1)
+    assert timing["q1_ms"] <= timing["ms"] <= timing["q3_ms"]
+    assert sum(timing["rest"].values()) == pytest.approx(timing["unattributed"])
+    assert 0 <= timing["unattributed"] < 1
+    rules = {row["operator"]: {site["path"]: site["rules"] for site in row["sites"]} for row in result["concerns"]}
+    assert rules == {
+        "exponential": {
+            "network.act": ["swish_to_hard_swish", "swish_to_hard_tanh", "swish_to_relu"], "network": [],
+        },
+        "large kernel": {"network.large": ["conv_to_3x3"]},
+        "dilation": {"network.dilated": ["dilated_to_3x3", "dilated_to_two_3x3"]},
+        "transposed convolution": {"network.up": ["transposed_to_separable", "transposed_to_upsample"]},
+        "channel shuffle": {"network": [], "network.shuffle": ["shuffle_to_pointwise"]},
+        "odd channels": {"network.dilated": []},
+    }  # fmt: skip
+    for row in concerns.values():
+        known = [site["ms"] for site in row["sites"] if site["ms"] is not None]
+        assert known == sorted(known, reverse=True)
+        assert row["ms"] == pytest.approx(sum(known)) == pytest.approx(row["time_share"] * timing["ms"])
+        assert set(row["layers"]) == {site["path"] for site in row["sites"]}
+    assert [row["ms"] for row in result["concerns"]] == sorted((row["ms"] for row in concerns.values()), reverse=True)
+    assert concerns["dilation"]["ms"] == concerns["odd channels"]["ms"] > 0  # the same layer
+
+
+def test_nothing_is_timed_without_an_engine() -> None:
+    result = profiled(f"{__name__}:disliked", input_hw=(32, 32))
+    assert "timing" not in result
+    assert not any({"ms", "sites"} & row.keys() for row in result["concerns"])
+    with pytest.raises(ValidationError, match="rounds is of the timing on an engine"):
+        ProfileRecipe(rounds=4)
+    with pytest.raises(EngineError, match="torch"):
+        profiled(f"{__name__}:disliked", input_hw=(32, 32), engine="torch")
+
+
+class Replaceable(nn.Sequential):
+    """One of everything that a rule replaces."""
+
+    def __init__(self) -> None:
+        convolutions = [nn.Conv2d(16, 16, 7, padding=3), nn.Conv2d(16, 16, 3, padding=2, dilation=2)]
+        up, maps = nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.Conv2d(16, 5, 1)
+        super().__init__(nn.Conv2d(3, 16, 3, 2, 1), *convolutions, nn.SiLU(), up, ChannelShuffle(2), maps)
+
+
+def replaced() -> nn.Module:
+    network: nn.Module = Replaceable()
+    for concern in ("large kernel", "exponential", "dilation", "transposed convolution", "channel shuffle"):
+        rule = RULES[RULES_AGAINST[concern][-1 if concern == "transposed convolution" else 0]]
+        found = sites(network, rule)
+        assert len(found) == 1, concern
+        network = rewritten(network, found)
+    return network
+
+
+def test_rules_against_concerns_are_known_and_remove_them() -> None:
+    assert {rule for rules in RULES_AGAINST.values() for rule in rules} <= RULES.keys()
+    assert {row["operator"] for row in profiled(f"{__name__}:Replaceable", input_hw=(32, 32))["concerns"]} == {
+        "large kernel", "exponential", "dilation", "transposed convolution", "channel shuffle",
+    }  # fmt: skip
+    assert profiled(f"{__name__}:replaced", input_hw=(32, 32))["concerns"] == []
 
 
 class Functional(nn.Module):

@@ -264,6 +264,24 @@ def test_profile():
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
     text = shown(print_profile, result | {"ptflops": {"macs": None, "failure": "it broke", "differences": []}})
     assert "ptflops cannot count this network: it broke" in text
+    sites = [
+        {"path": f"{'block.' * 9}{n}", "ms": 1.5, "time_share": 0.1, "rules": ["first", "second"]} for n in range(7)
+    ]
+    sites += [{"path": "fused", "ms": None, "time_share": None, "rules": []}]
+    engine = {"engine": "onnxruntime", "version": "1.2", "device": "a CPU, 2 cores", "threads": 1}
+    timing = engine | {"ms": 15.0, "q1_ms": 14.0, "q3_ms": 16.0, "reliable": False}
+    timing |= {"unattributed": 0.3, "rest": {"Reorder": 0.2, "Add": 0.1}}
+    timed = concern | {"ms": 10.5, "time_share": 0.7, "sites": sites}
+    text = shown(print_profile, result | {"concerns": [timed], "timing": timing})
+    for expected in (
+        "50.0 % of the MACs, 10.50 ms or 70.0 % of the time", "1.50 ms  10.0 %", "first, second", "… and 2 more",
+        "15.00 ms a pass (quartiles 14.00 – 16.00, unreliable), measured on onnxruntime 1.2, 1 thread",
+        "No layer's: 30.0 % of the time (Reorder 20.0 %, Add 10.0 %)",
+    ):  # fmt: skip
+        assert expected in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    text = shown(print_profile, result | {"concerns": [timed | {"sites": sites[-1:]}], "timing": timing})
+    assert "– ms       –  fused" in text
 
 
 def test_mapping():

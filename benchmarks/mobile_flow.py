@@ -1,0 +1,167 @@
+"""The flow of Shen et al. (IJCAI 2021) on an OpenPose-like network: replacement, reading the maps, pruning.
+
+    python -m benchmarks.mobile_flow START [--latency 0.6] [--out reports/mobile_flow]
+
+START is the run folder of a trained network with 7x7 convolutions, such as `compress train NETWORK` leaves.
+Steps: `compress rewrite START --recipe rewrite_openpose`; the coarsest reading of the maps that loses at most half a
+point; `compress prune --recipe prune_openpose` of what the rewriting gave. Every step's network is scored on the same
+validation pictures and timed in one interleaved run on onnxruntime, one thread; reading the maps is timed on the same
+pictures. As a control, START is trained on as long as both steps' fine-tuning together. Runs lie in OUT/runs and are
+not made again.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+from compress.artefact import load_artefact
+from compress.data.sets import validation_set
+from compress.deployment import time_runners
+from compress.engines import engine
+from compress.errors import RecipeError
+from compress.evaluation import RESAMPLES, decode_time, score
+from compress.files import write_json, write_text
+from compress.measure.counting import count
+from compress.measure.timing import pinned
+from compress.people import LabelledBoxes, finder_for
+from compress.recipe import Decoding, Measurement, PruneRecipe, RewriteRecipe, find, noted_data, read_recipe
+
+UPSAMPLING = (8, 4, 2, 1)
+_MOST_LOST = 0.005  # by reading the maps more coarsely
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("start", type=Path)
+    parser.add_argument("--latency", type=float, default=0.6)
+    parser.add_argument("--out", type=Path, default=Path("reports/mobile_flow"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = arguments.out / "runs"
+    rewritten, pruned, control = runs / "rewritten", runs / "pruned", runs / "control"
+    command(rewritten, "rewrite", str(arguments.start), "--recipe", "rewrite_openpose")
+    if not (rewritten / "architecture.yaml").is_file():
+        sys.exit(f"no replacement paid on this machine: see {rewritten / 'report.md'}")
+    command(pruned, "prune", str(rewritten), "--recipe", "prune_openpose", "--latency", f"{arguments.latency:.0%}")
+    train_on(control, arguments.start)
+    upsample, reading = coarsest(rewritten)
+    steps = [
+        ("start", arguments.start, 8), ("start, trained on as long", control, 8), ("7x7 replaced", rewritten, 8),
+        ("maps read more coarsely", rewritten, upsample), ("pruned", pruned, upsample),
+    ]  # fmt: skip
+    rows = measured(steps)
+    results = {"command": ["python", "-m", "benchmarks.mobile_flow", *sys.argv[1:]], "rows": rows, "reading": reading,
+               "device": engine("onnxruntime").describe().device}  # fmt: skip
+    write_json(arguments.out / "results.json", results)
+    write_text(arguments.out / "README.md", text(results))
+
+
+def command(run: Path, *arguments: str) -> None:
+    """A `compress` command as a user gives it, unless it has ended before."""
+    if not (run / "results.json").is_file():
+        subprocess.run([sys.executable, "-m", "compress", *arguments, "--run", str(run)], check=True)
+
+
+def train_on(run: Path, start: Path) -> None:
+    """`compress train` from START's weights, as many epochs as both steps tune, at their rate, without a teacher."""
+    tuned = [
+        read_recipe(find(name, "recipes", RecipeError), model).training
+        for name, model in (("rewrite_openpose", RewriteRecipe), ("prune_openpose", PruneRecipe))
+    ]
+    recipe = Path(tempfile.mkdtemp()) / "control.yaml"
+    kept = ("batch_size", "learning_rate", "warmup_steps", "sigma", "augment")
+    data = load_artefact(start).facts
+    write_json(recipe, {
+        "job": "train", "seed": 3, "input_hw": data["input_hw"], "data": data["data"], "decoding": {"flip_test": False},
+        "training": {key: tuned[0].model_dump(mode="json")[key] for key in kept}
+        | {"epochs": sum(one.epochs for one in tuned)},
+    })  # fmt: skip
+    if not (run / "architecture.yaml").is_file():
+        subprocess.run(
+            [sys.executable, "-m", "compress", "train", str(start), "--recipe", str(recipe), "--run", str(run)],
+            check=True,
+        )
+
+
+def scored(folder: Path, upsample: int) -> Row:
+    """AP on the validation pictures, one pass, and how long its maps take to be read."""
+    loaded = load_artefact(folder)
+    input_hw = (loaded.facts["input_hw"][0], loaded.facts["input_hw"][1])
+    pictures = validation_set(noted_data(loaded.facts["data"], str(folder)), input_hw, loaded.facts["seed"])
+    finder = finder_for(
+        loaded.architecture, pictures.keypoints, input_hw, exact=bool(loaded.facts.get("exact")),
+        decoding=Decoding(flip_test=False, upsample=upsample), boxes=LabelledBoxes(),
+    )  # fmt: skip
+    val = score(loaded.network, finder, pictures, kind="synthetic", flip_test=False, resamples=RESAMPLES)
+    with pinned(1):
+        decoding = decode_time(loaded.network, finder, pictures, flip_test=False)
+    counted = count(loaded.network, input_hw)
+    return {
+        "AP": val["AP"], "AP_se": val["AP_se"], "decode_ms": decoding, "macs": counted.macs, "params": counted.params,
+        "pictures": len(pictures),
+    }  # fmt: skip
+
+
+def coarsest(folder: Path) -> tuple[int, list[Row]]:
+    """The least upsampling that loses no more than _MOST_LOST of the finest's AP, and all that were tried."""
+    tried = [{"upsample": factor, **scored(folder, factor)} for factor in UPSAMPLING]
+    enough = [row["upsample"] for row in tried if row["AP"] >= tried[0]["AP"] - _MOST_LOST]
+    return min(enough), tried
+
+
+def measured(steps: list[tuple[str, Path, int]]) -> list[Row]:
+    """Every step scored, and all networks timed in one interleaved run."""
+    rows = [{"step": name, "upsample": upsample, **scored(folder, upsample)} for name, folder, upsample in steps]
+    runtime, runners = engine("onnxruntime"), {}
+    with tempfile.TemporaryDirectory() as files:
+        for number, (_, folder, _) in enumerate(steps):
+            loaded = load_artefact(folder)
+            input_hw = (loaded.facts["input_hw"][0], loaded.facts["input_hw"][1])
+            runners[str(number)] = runtime.load(runtime.export(loaded.network, input_hw, Path(files), f"n{number}")[0])
+        timings = time_runners(runners, input_hw, Measurement())
+    for number, row in enumerate(rows):
+        row["network_ms"] = asdict(timings[str(number)])
+    return rows
+
+
+def text(results: Row) -> str:
+    """The page."""
+    rows = results["rows"]
+    whole = [row["network_ms"]["median_ms"] + row["decode_ms"]["median"] for row in rows]
+    lines = [
+        "# OpenPose made mobile, step by step", "", f"    {' '.join(results['command'])}", "",
+        f"Measured: onnxruntime, one thread, {results['device']}; quartiles in brackets; {rows[0]['pictures']} drawn "
+        "validation pictures, one pass; ± is a bootstrap standard error over the pictures, one seed.", "",
+        "| step | MACs M | network ms | maps upsampled | reading ms | end to end ms | faster than the start | AP |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row, ms in zip(rows, whole, strict=True):
+        timing, decoding = row["network_ms"], row["decode_ms"]
+        lines.append(
+            f"| {row['step']} | {row['macs'] / 1e6:.0f} "
+            f"| {timing['median_ms']:.2f} ({timing['q1_ms']:.2f} to {timing['q3_ms']:.2f}) | {row['upsample']} "
+            f"| {decoding['median']:.2f} ({decoding['q1']:.2f} to {decoding['q3']:.2f}) | {ms:.2f} "
+            f"| {whole[0] / ms:.2f} | {row['AP']:.3f} ± {row['AP_se']:.3f} |"
+        )
+    lines += ["", "How coarsely the rewritten network's maps can be read:", "",
+              "| upsampled | reading ms | AP |", "|---|---|---|"]  # fmt: skip
+    lines += [
+        f"| {row['upsample']} | {row['decode_ms']['median']:.2f} | {row['AP']:.3f} ± {row['AP_se']:.3f} |"
+        for row in results["reading"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What surrounds every change of a given network: its state before, fine-tuning, its state after, both measured.
+
+The given network is the teacher and stays as it is. `compress prune` and `compress rewrite` differ in what they change.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from compress.artefact import Edit, save_artefact
+from compress.data.loader import Batch
+from compress.deployment import export_and_check, measure_exports, sample_images
+from compress.engines import engine
+from compress.evaluation import MAIN_FIGURE, RESAMPLES, score
+from compress.measure.counting import count
+from compress.networks import Architecture
+from compress.people import first_inputs
+from compress.progress import Progress
+from compress.prune.schedule import Sparsifier
+from compress.recalibration import PICTURES, recalibrate
+from compress.recipe import PruneRecipe, RewriteRecipe, to_data
+from compress.run import Run, environment
+from compress.subject import Subject
+from compress.training import batch_count, distilled_step, train
+
+AnyRecipe = TypeVar("AnyRecipe", PruneRecipe, RewriteRecipe)
+
+
+@dataclass(frozen=True)
+class Task(Generic[AnyRecipe]):
+    """What every step of one run needs to know."""
+
+    recipe: AnyRecipe
+    subject: Subject
+    run: Run
+    progress: Progress
+    fabric: Fabric
+
+
+ForEngine = Callable[[nn.Module, str], nn.Module]
+"""Network, engine's name → the same network in the form that this engine runs best."""
+
+
+Sparsify = Callable[[nn.Module, int], Sparsifier]
+"""Network, number of steps → what makes zeros during fine-tuning and keeps them; its state is kept with the run."""
+
+
+def as_it_is(network: nn.Module, engine_name: str) -> nn.Module:
+    """Every engine runs the network itself."""
+    return network
+
+
+def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForEngine = as_it_is) -> dict[str, Any]:
+    """Exports the network to `folder`; what it costs and, if it is trained, its validation score."""
+    recipe, subject, learning = task.recipe, task.subject, task.subject.learning
+    counted = count(network, subject.input_hw)
+    images = (
+        sample_images(learning.sets.val, recipe.parity_pictures, subject.input_hw)
+        if learning
+        else [torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0)).numpy()]
+    )
+    network.cpu()
+    exports: dict[str, Any] = {}
+    for name in recipe.exports:
+        exports |= export_and_check(for_engine(network, name), [name], images, subject.input_hw, folder)
+    val = None
+    if learning:
+        with task.progress.phase("scoring", len(learning.sets.val)) as phase:
+            val = score(
+                network.to(task.fabric.device), learning.finder, learning.sets.val, kind=learning.data.kind,
+                flip_test=recipe.decoding.flip_test, resamples=RESAMPLES, phase=phase,
+            )  # fmt: skip
+    return {"params": counted.params, "macs": counted.macs, "val": val, "exports": exports}
+
+
+def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, sparsify: Sparsify | None = None) -> None:
+    """Fine-tunes with the given network as teacher and recalibrates; does nothing without trained weights.
+
+    Changes the network. checkpoint: name of the file under steps/. sparsify: see Sparsify.
+    """
+    learning, subject = task.subject.learning, task.subject
+    if learning is None:
+        return
+    settings = task.recipe.training.model_copy(update={"exact": learning.exact})
+    samples = learning.objective.samples(learning.sets.train)
+    network.to(task.fabric.device)
+    teacher = subject.network.to(task.fabric.device)
+    steps = batch_count(settings, samples)
+    follow = distilled_step([network], teacher, learning.objective, settings.distillation, task.fabric)
+    zeros = sparsify(network, steps * settings.accumulate) if sparsify else None
+
+    def step(batch: Batch, rng: random.Random) -> float:
+        if zeros is None:
+            return follow(batch, rng)
+        zeros.begin_step()
+        loss = follow(batch, rng)
+        penalty = zeros.penalty()
+        if penalty is not None:
+            task.fabric.backward(penalty)
+        return loss
+
+    trained = nn.ModuleDict({"network": network})
+    if zeros is not None:
+        trained["zeros"] = zeros
+    with task.progress.phase(title, steps) as phase:
+        train(
+            trained,
+            [dict(network.named_parameters())],
+            step,
+            samples=samples,
+            settings=settings,
+            seed=subject.seed,
+            fabric=task.fabric,
+            workers=learning.data.workers,
+            checkpoint=task.run.path("steps", f"{checkpoint}.pt"),
+            phase=phase,
+        )
+    if zeros is not None:
+        zeros.hold()
+    recalibrate(network, first_inputs(learning.finder, learning.sets.train, PICTURES, task.fabric.device))
+    for one in (network, teacher):  # what follows is done where the engines are
+        one.cpu()
+
+
+def finish(
+    task: Task[Any], network: nn.Module, architecture: Architecture, edits: Sequence[Edit], obtained: str,
+    for_engine: ForEngine = as_it_is,
+) -> dict[str, Any]:  # fmt: skip
+    """The changed network's state; its artefact and exports lie in the run folder."""
+    subject, learning, folder = task.subject, task.subject.learning, task.run.folder
+    state = state_of(task, network, folder, for_engine)
+    facts: dict[str, Any] = {"network": subject.name, "input_hw": list(subject.input_hw), "seed": subject.seed}
+    if learning:
+        facts |= {
+            "keypoints": learning.sets.train.keypoints.name,
+            "exact": learning.exact,
+            "obtained": obtained,
+            "data": learning.data.model_dump(mode="json"),
+            "val": state["val"],
+        }
+    save_artefact(folder, architecture, network, facts, edits)
+    return state
+
+
+def measure(task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Both networks on every engine, in one interleaved run; the changed one under `name`."""
+    folders = {"given": task.run.path("given"), name: task.run.folder}
+    exports = {"given": given["exports"], name: changed["exports"]}
+    return measure_exports(folders, exports, task.recipe, task.subject.input_hw, task.progress)
+
+
+def both(
+    task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], timed: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """What a report shows of both networks, as plain data. speed_up: per engine, of the measured ratios."""
+    learning, recipe = task.subject.learning, task.recipe
+    return {
+        "network": task.subject.name,
+        "folder": str(task.run.folder),
+        "input_hw": list(task.subject.input_hw),
+        "recipe": to_data(recipe),
+        "environment": environment(),
+        "engines": {engine_name: engine_facts(engine_name) for engine_name in recipe.exports},
+        "trained": learning is not None,
+        "figure": MAIN_FIGURE[learning.data.kind] if learning else None,
+        "given": {**given, "measured": timed["given"]},
+        name: {**changed, "measured": timed[name]},
+        "speed_up": {key: timed["given"][key]["ratio"] / timed[name][key]["ratio"] for key in recipe.exports},
+    }
+
+
+def engine_facts(name: str) -> dict[str, str]:
+    """The engine's version and the device."""
+    described = engine(name).describe()
+    return {"version": described.version, "device": described.device}

@@ -1,0 +1,110 @@
+"""What `compress rewrite` says: both networks, every choice with its gain and loss, and why it was taken or not."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from compress.files import write_text
+from compress.report.prune import markdown, network_rows, print_rows
+from compress.report.terminal import plain_table, printable, stdout_console
+
+Data = Mapping[str, Any]
+
+_HEAD = ("rule", "site", "sites", "MACs", "predicted ms", "measured ms", "gain", "output error", "score", "decision")
+
+
+def print_rewritten(result: Data, console: Console | None = None) -> None:
+    """Both networks side by side, then the choices."""
+    console = console or stdout_console()
+    console.print(Text(printable(f"Rewritten {result['network']} → {result['folder']}"), style="bold"))
+    if result["rewritten"]:
+        table = plain_table("", "given", "rewritten", "rewritten/given")
+        for row in network_rows(result, "rewritten"):
+            table.add_row(*row)
+        console.print(table)
+    for line in remarks(result):
+        console.print(Text(printable(line)))
+    if "choices" in result:
+        print_rows(console, _HEAD, choice_rows(result), "report.md")
+
+
+def print_rules(rules: Sequence[Data], console: Console | None = None) -> None:
+    """A row per rule."""
+    console = console or stdout_console()
+    table = plain_table("rule", "what becomes what", "source", "exact")
+    for rule in rules:
+        table.add_row(rule["rule"], rule["does"], rule["source"], "yes" if rule["exact"] else "no")
+    console.print(table)
+
+
+def write_rewritten(result: Data, folder: Path) -> None:
+    """report.md: what print_rewritten says, whole, and how it was obtained."""
+    lines = [f"# {result['network']}, rewritten", ""]
+    if result["rewritten"]:
+        lines += [*markdown(("", "given", "rewritten", "rewritten/given"), network_rows(result, "rewritten")), ""]
+    lines += [*(f"- {line}" for line in remarks(result)), ""]
+    if "choices" in result:
+        lines += ["## Site by site", "", *markdown(_HEAD, choice_rows(result)), ""]
+        lines += [
+            "predicted: saved milliseconds by the latency table; measured: with this choice alone, beside the given "
+            "network in one interleaved run; gain: of the given network's time, measured, or predicted where the "
+            "timing was unsteady. Output error: of the replaced modules on held-out pictures, with fresh, carried-over "
+            "and reconstructed weights, over the variance of what the module answered; the mean of several sites. "
+            "Score: change with this choice alone, before fine-tuning.",
+            "",
+        ]
+    if "environment" in result:
+        lines += ["## How", "", f"`{' '.join(result['environment']['command'])}`", ""]
+        lines += [f"{name}: {about['version']} on {about['device']}" for name, about in result["engines"].items()]
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
+
+
+def remarks(result: Data) -> list[str]:
+    """What must be known beside the figures."""
+    found = []
+    if "depth" in result:
+        layers = result["depth"]["layers"]
+        found.append(f"{layers['given']} layers became {layers['rewritten']}, from fresh weights.")
+        if not result["trained"]:
+            found.append("No trained weights were given: the network is not trained, no accuracy is claimed.")
+        return found
+    if not result["choices"]:
+        found.append("No module of the network is one that these rules replace.")
+    elif not result["rewritten"]:
+        found.append("No replacement paid: the network stays as it is, and nothing was exported.")
+    if result["rewritten"] and not result["trained"]:
+        found.append("No trained weights, or no data to judge them by: decided by time alone, no accuracy is claimed.")
+    if result["joint_loss"] is not None:
+        taken = len(result["taken"])
+        found.append(f"The {taken} accepted together lose {result['joint_loss']:.3f} of the score before fine-tuning.")
+    return found
+
+
+def choice_rows(result: Data) -> list[tuple[str, ...]]:
+    """Choices in the order they were decided: taken ones first, then refused ones, each by gain."""
+    taken, refused = set(result["taken"]), result["refused"]
+    numbered = sorted(
+        enumerate(result["choices"]), key=lambda item: (item[0] not in taken, -item[1].get("measured_ms", -1e9))
+    )
+    return [_row(choice, "taken" if number in taken else refused[str(number)]) for number, choice in numbered]
+
+
+def _row(choice: Data, decision: str) -> tuple[str, ...]:
+    def shown(key: str, form: str) -> str:
+        return format(choice[key], form) if key in choice else "–"
+
+    errors = "–"
+    if "errors" in choice:
+        means = [
+            sum(one[key] for one in choice["errors"]) / len(choice["errors"])
+            for key in ("naive", "carried", "reconstructed")
+        ]
+        errors = " → ".join(f"{mean:.3f}" for mean in means)
+    macs = f"{choice['macs'] / 1e6:+.1f} M" if "macs" in choice else "–"
+    score = f"{-choice['loss']:+.3f}" if "loss" in choice else "–"
+    unsteady = "" if choice.get("reliable", True) else ", unsteady"
+    times = (shown("predicted_ms", "+.3f"), shown("measured_ms", "+.3f") + unsteady, shown("gain", ".1%"))
+    return choice["rule"], choice["name"], str(len(choice["at"])), macs, *times, errors, score, decision

@@ -1,0 +1,81 @@
+"""Where rules apply, and networks with modules replaced. A rewrite is plain data, and needs no weights to be redone."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from compress.errors import NetworkError, RecipeError, nearest
+from compress.rewrite.rules import RULES, Rule
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One module replaced. rule: its name in RULES. at: the module's dotted path."""
+
+    rule: str
+    at: str
+
+
+def rule_named(name: str) -> Rule:
+    """Raises RecipeError naming the nearest known rule."""
+    if name not in RULES:
+        raise RecipeError("no such rule", place="rule", value=name, remedy=nearest(name, RULES))
+    return RULES[name]
+
+
+def sites(network: nn.Module, rule: Rule) -> list[Rewrite]:
+    """Modules that the rule matches, outermost only, in the network's order; the network itself is none."""
+    found: list[Rewrite] = []
+    for path, module in network.named_modules():
+        inside = bool(found) and path.startswith(f"{found[-1].at}.")
+        if path and not inside and rule.matches(module):
+            found.append(Rewrite(rule.name, path))
+    return found
+
+
+def rewritten(network: nn.Module, rewrites: Iterable[Rewrite], *, carry: bool = True) -> nn.Module:
+    """A copy of the network, rewritten in this order. carry: replacements start near the given modules, else fresh.
+
+    Raises NetworkError naming the module if there is none at that path or the rule does not match it.
+    """
+    copied = copy.deepcopy(network)
+    for rewrite in rewrites:
+        _replace(copied, rewrite, carry=carry)
+    return copied
+
+
+def rewrite_in_place(network: nn.Module, rewrites: Iterable[Rewrite]) -> None:
+    """Rewrites the network itself, with fresh weights; also on the meta device. Raises NetworkError as `rewritten`."""
+    for rewrite in rewrites:
+        _replace(network, rewrite, carry=False)
+
+
+def _replace(network: nn.Module, rewrite: Rewrite, *, carry: bool) -> None:
+    """One rewrite, wherever its module stands, should several parents share it."""
+    rule = rule_named(rewrite.rule)
+    try:
+        given = network.get_submodule(rewrite.at)
+    except AttributeError:
+        paths = [path for path, _ in network.named_modules() if path]
+        raise NetworkError(
+            "no such module", place=f"rewrite {rule.name}", value=rewrite.at, remedy=nearest(rewrite.at, paths)
+        ) from None
+    if given is network or not rule.matches(given):
+        raise NetworkError(
+            f"the rule {rule.name} does not match this module ({rule.does})", place=rewrite.at or "the whole network",
+            value=type(given).__name__, remedy="take the sites that the rule finds",
+        )  # fmt: skip
+    new = rule.build(given)
+    if carry:
+        rule.carry(given, new)
+    place(network, given, new)
+
+
+def place(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts the new module wherever the old one stands. Changes the network."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, new)

@@ -1,0 +1,218 @@
+"""`compress rewrite` on networks of a few milliseconds; their times are said by hand, so nothing depends on a clock."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from typer.testing import CliRunner
+
+from compress import rewriting
+from compress.artefact import load_artefact, save_artefact
+from compress.cli import app
+from compress.errors import NetworkError, RecipeError
+from compress.jobs import rewrite as jobs_rewrite
+from compress.jobs.evaluate import evaluate
+from compress.jobs.prune import prune
+from compress.jobs.rewrite import rewrite
+from compress.networks.mobile_openpose import MobileOpenPose
+from compress.progress import Silent
+from compress.recipe import EvaluateRecipe, PruneRecipe, RewriteRecipe
+from compress.report.rewrite import print_rewritten, print_rules, write_rewritten
+from compress.rewrite.rules import RULES
+from compress.rewrite.sites import Rewrite
+
+HW = (64, 64)
+NETWORK = MobileOpenPose(blocks=(1, 1), width=4, features=8, refinement="one_7x7")
+SEVENS = [f"refinements.0.{n}.trunk.0.conv" for n in range(5)]
+
+
+def recipe(asked: Mapping[str, Any], **changes: Any) -> RewriteRecipe:
+    data = {
+        "data": {"synthetic": {"train": 8, "val": 4}},
+        "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
+        "exports": ["onnxruntime"],
+        "rounds": 4,
+        "rewriting": {"pictures": 2, "calibration": 4, "steps": 2, "max_loss": 1.0, **asked},
+    }
+    return RewriteRecipe.model_validate({**data, **changes})
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("rewrite") / "start"
+    torch.manual_seed(0)
+    save_artefact(folder, NETWORK, NETWORK.build(), {"input_hw": list(HW), "seed": 1})
+    return str(folder)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large kernel takes a millisecond in every network, all else one together."""
+
+    def large(network: nn.Module) -> int:
+        return sum(isinstance(m, nn.Conv2d) and m.kernel_size[0] > 3 for m in network.modules())
+
+    def timed(runners: Mapping[str, Any], hw: tuple[int, int], how: RewriteRecipe) -> dict[str, Any]:
+        return {name: SimpleNamespace(ratio=1.0 + large(networks[name]), reliable=True) for name in runners}
+
+    networks: dict[str, nn.Module] = {}
+    real = rewriting.engine
+
+    def noting(name: str) -> Any:
+        runtime = real(name)
+
+        def export(network: nn.Module, hw: tuple[int, int], folder: Path, file: str) -> list[Path]:
+            networks[file.removeprefix("net")] = network
+            return [folder / file]
+
+        return SimpleNamespace(export=export, load=lambda file, threads: file, describe=runtime.describe, name=name)
+
+    monkeypatch.setattr(rewriting, "engine", noting)
+    monkeypatch.setattr(rewriting, "table_for", lambda task, choices: SimpleNamespace(reference_ms=1.0))
+    monkeypatch.setattr(rewriting, "predicted_ms", lambda task, table, network: 1.0 + large(network))
+    monkeypatch.setattr(rewriting, "time_runners", timed)
+
+
+@pytest.mark.usefixtures("clock")
+def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_path: Path) -> None:
+    before = load_file(Path(artefact) / "weights.safetensors")
+    result = rewrite(
+        artefact, recipe({"rules": ["conv_to_3x3"], "sites": ["refinements.*"]}), tmp_path / "run", Silent()
+    )
+    assert [choice["at"] for choice in result["choices"]] == [[path] for path in SEVENS]
+    assert all(choice["measured_ms"] == 1.0 for choice in result["choices"])
+    assert result["choices"][0]["gain"] == pytest.approx(
+        1 / 7
+    )  # the stem's 7x7 stays, and one millisecond for the rest
+    assert result["taken"] == [0, 1, 2, 3, 4]
+    for choice in result["choices"]:
+        (errors,) = choice["errors"]
+        assert errors["reconstructed"] <= errors["carried"]
+    loaded = load_artefact(tmp_path / "run")
+    assert loaded.edits == tuple(Rewrite("conv_to_3x3", path) for path in SEVENS)
+    assert result["rewritten"]["macs"] < result["given"]["macs"]
+    assert result["rewritten"]["exports"]["onnxruntime"]["parity"] < 1e-4
+    after = load_file(Path(artefact) / "weights.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
+    assert scored["metrics"]["AP"] == result["rewritten"]["val"]["AP"]
+    write_rewritten(result, tmp_path)
+    assert "conv_to_3x3" in (tmp_path / "report.md").read_text()
+    print_rewritten(result)
+    pruned = prune(str(tmp_path / "run"), PruneRecipe.model_validate({
+        "data": {"synthetic": {"train": 8, "val": 4}}, "exports": ["onnxruntime"], "rounds": 4,
+        "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0}, "pruning": {"ratio": 0.5, "multiple": 1},
+    }), tmp_path / "pruned", Silent())  # fmt: skip
+    assert pruned["pruned"]["macs"] < result["rewritten"]["macs"]
+    assert load_artefact(tmp_path / "pruned").edits[:5] == loaded.edits
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_killed_run_goes_on_and_ends_the_same(artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = recipe({"rules": ["conv_to_3x3"], "sites": ["refinements.0.[01].*"]})
+    whole = rewrite(artefact, asked, tmp_path / "whole", Silent())
+    real = rewriting.fit
+    calls = 0
+
+    def dying(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(rewriting, "fit", dying)
+    with pytest.raises(KeyboardInterrupt):
+        rewrite(artefact, asked, tmp_path / "run", Silent())
+    again = rewrite(artefact, asked, tmp_path / "run", Silent())
+    assert calls == 1 + 1 + 1 + 2  # the first alone, the second dies, alone again, then both together
+    assert again["choices"] == whole["choices"]
+    assert again["rewritten"]["val"] == whole["rewritten"]["val"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_nothing_is_taken_beyond_the_limits(artefact: str, tmp_path: Path) -> None:
+    result = rewrite(
+        artefact, recipe({"rules": ["conv_to_3x3"], "min_gain": 0.9}), tmp_path / "run", Silent()
+    )  # fmt: skip
+    assert result["taken"] == []
+    assert result["rewritten"] is None
+    assert len(result["refused"]) == len(result["choices"]) > 0
+    write_rewritten(result, tmp_path)
+    print_rewritten(result)
+
+
+def test_a_rule_without_a_site_says_so(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["rewrite", "mobilenet_v2", "--rule", "swish_to_relu", "--run", str(tmp_path / "run"), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["choices"] == []
+    assert result["rewritten"] is None
+    assert "No module" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("clock")
+def test_fresh_weights_are_judged_by_time_alone(tmp_path: Path) -> None:
+    jobs_rewrite.write_json(tmp_path / "net.yaml", {"family": "mobile_openpose", "blocks": [1, 1], "width": 4,
+                                                    "features": 8, "refinement": "one_7x7"})  # fmt: skip
+    asked = recipe({"rules": ["conv_to_3x3"]}, data=None, input_hw=HW)
+    result = rewrite(str(tmp_path / "net.yaml"), asked, tmp_path / "run", Silent())
+    assert not result["trained"]
+    assert result["joint_loss"] is None
+    assert "conv_to_3x3" in {result["choices"][n]["rule"] for n in result["taken"]}
+    assert "no accuracy is claimed" in (write_rewritten(result, tmp_path) or (tmp_path / "report.md").read_text())
+
+
+def test_another_depth(tmp_path: Path) -> None:
+    jobs_rewrite.write_json(tmp_path / "net.yaml", {"family": "mobile_openpose", "blocks": [1, 1], "width": 16,
+                                                    "features": 8})  # fmt: skip
+    result = rewrite(
+        str(tmp_path / "net.yaml"), recipe({"depth": 15}, data=None, input_hw=HW), tmp_path / "run", Silent()
+    )
+    assert result["depth"]["layers"] == {"given": 9, "rewritten": 15}
+    assert result["rewritten"]["macs"] == pytest.approx(result["given"]["macs"], rel=0.1)
+    print_rewritten(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mobilenet_v2", "--rule", "swish_to_rely"], "swish_to_relu"),
+        (["mobilenet_v2", "--set", "rewriting.sites=[nothing.*]"], "pattern of sites"),
+        (["mobilenet_v2", "--max-loss", "2"], "max_loss"),
+        (["mobilenet_v2", "--depth", "24", "--rule", "swish_to_relu"], "depth"),
+        ([], "a network must be given"),
+        (["edite_hrnet_s", "--depth", "24"], "edite_hrnet"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["rewrite", *arguments, "--run", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_unknown_rule_and_module_are_named(artefact: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="conv_to_3x3"):
+        rewrite(artefact, recipe({"rules": ["conv_to_3x4"]}), tmp_path / "run", Silent())
+    with pytest.raises(NetworkError, match="nowhere"):
+        rewriting.rewritten(NETWORK.build(), [Rewrite("conv_to_3x3", "nowhere")])
+
+
+def test_every_rule_is_listed() -> None:
+    done = CliRunner().invoke(app, ["rewrite", "--list", "--json"])
+    assert {row["rule"] for row in json.loads(done.stdout)} == set(RULES)
+    print_rules(jobs_rewrite.list_rules())

@@ -1,0 +1,91 @@
+"""Where rules apply, and what becomes of the network."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.errors import NetworkError, RecipeError
+from compress.rewrite.rules import RULES
+from compress.rewrite.sites import Rewrite, rewrite_in_place, rewritten, rule_named, sites
+from tests.networks.small import SMALL
+
+
+class Shared(nn.Module):
+    """One activation, registered with two parents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.SiLU()
+        self.block = nn.Sequential(nn.Conv2d(3, 4, 1), self.act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.block(x))  # type: ignore[no-any-return]
+
+
+def test_every_convolution_of_the_size_is_a_site_in_the_networks_order() -> None:
+    network = SMALL["mobile_openpose_7x7"].build()
+    expected = ["features.0.conv", *(f"refinements.{s}.{b}.trunk.0.conv" for s in range(2) for b in range(5))]
+    assert sites(network, RULES["conv_to_3x3"]) == [Rewrite("conv_to_3x3", path) for path in expected]
+
+
+def test_no_site_lies_inside_another_and_the_network_itself_is_none() -> None:
+    chain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    rule = RULES["fold_batch_norm"]
+    assert [site.at for site in sites(chain, rule)] == ["2"]
+    assert [site.at for site in sites(nn.ModuleDict({"chain": chain}), rule)] == ["chain"]
+    with pytest.raises(NetworkError, match="the whole network"):
+        rewritten(chain, [Rewrite(rule.name, "")])
+
+
+def test_a_network_without_the_operator_has_no_site() -> None:
+    assert sites(SMALL["hrnet"].build(), RULES["conv_to_3x3"]) == []
+
+
+def test_an_unknown_rule_names_the_nearest() -> None:
+    assert rule_named("conv_to_3x3") is RULES["conv_to_3x3"]
+    with pytest.raises(RecipeError, match="did you mean 'swish_to_relu'"):
+        rule_named("swish_to_relo")
+
+
+def test_a_missing_module_and_one_that_does_not_match_are_named() -> None:
+    network = SMALL["mobile_openpose_7x7"].build()
+    with pytest.raises(NetworkError, match=r"features\.0\.konv.*did you mean 'features\.0\.conv'"):
+        rewritten(network, [Rewrite("conv_to_3x3", "features.0.konv")])
+    with pytest.raises(NetworkError, match=r"features\.0\.bn: the rule conv_to_3x3 does not match"):
+        rewritten(network, [Rewrite("conv_to_3x3", "features.0.bn")])
+    with pytest.raises(NetworkError, match="does not match"):
+        rewritten(network, [Rewrite("conv_to_3x3", "features.0.conv")] * 2)
+
+
+def test_a_shared_module_is_one_site_and_is_replaced_at_every_parent() -> None:
+    network = Shared()
+    found = sites(network, RULES["swish_to_relu"])
+    assert [site.at for site in found] == ["act"]
+    new = rewritten(network, found)
+    assert isinstance(new.get_submodule("act"), nn.ReLU)
+    assert new.get_submodule("act") is new.get_submodule("block.1")
+    assert isinstance(network.act, nn.SiLU)
+
+
+def test_without_carrying_weights_are_fresh_and_in_place_the_network_changes() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=2, dilation=2))
+    site = Rewrite("dilated_to_3x3", "0")
+    given = network[0].weight.clone()
+    carried, fresh = rewritten(network, [site]), rewritten(network, [site], carry=False)
+    assert torch.equal(carried.get_parameter("0.weight"), given)
+    assert not torch.equal(fresh.get_parameter("0.weight"), given)
+    assert network[0].dilation == (2, 2)
+    rewrite_in_place(network, [site])
+    assert network[0].dilation == (1, 1)
+
+
+def test_rewrites_may_follow_one_another() -> None:
+    network = SMALL["mobile_openpose_7x7"].build().eval()
+    first = Rewrite("conv_to_3x3", "features.0.conv")
+    inside = Rewrite("fold_batch_norm", "features.0.conv.0")
+    new = rewritten(network, [first, inside])
+    assert isinstance(new.get_submodule("features.0.conv.0.bn"), nn.Identity)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(new(image), rewritten(network, [first])(image), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
