@@ -94,13 +94,18 @@ def units_of_graph(graph: Path, events: Sequence[Mapping[str, Any]], place: Path
         model = onnx.load(graph)
     except Exception as error:  # protobuf's own
         raise missing_file(graph, "onnxruntime", "not an ONNX model") from error
-    nodes = {node.name: node for node in model.graph.node}
+    nodes = {node.name: node for node in model.graph.node if node.name}
+    unnamed = [node for node in model.graph.node if not node.name]  # of operators run by their definition: hard swish
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     # Not the profile's own list of inputs: weights that a node has packed for itself are missing there.
     shapes = {value.name: _declared(value) for value in model.graph.input}
     units = []
     for event, name in zip(events, _names(events), strict=True):
         node = nodes.get(name)
+        if node is None:
+            ready = (n for n in unnamed if all(i in shapes or i in constants for i in n.input))
+            node = next((n for n in ready if n.op_type == event["args"]["op_name"]), None)
+            unnamed = [other for other in unnamed if other is not node]
         if node is None or any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
             raise EngineError(
                 "a network with control flow cannot be cut into units", place=f"{place}: {name}",

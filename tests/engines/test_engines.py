@@ -155,6 +155,30 @@ def test_onnxruntime_refuses_graphs_within_the_graph(tmp_path: Path) -> None:
         profiler.finish()
 
 
+def test_a_hard_swish_that_runs_as_its_definition_is_told_apart(tmp_path: Path) -> None:
+    """onnxruntime names the parts of its definition in the profile, but not in the graph that it saves."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.shuffle, self.act = nn.Conv2d(3, 16, 3, padding=1), nn.PixelShuffle(2), nn.Hardswish()
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = self.shuffle(self.conv(x))
+            return self.act(y), self.act(self.pool(y))
+
+    runtime = ENGINES["onnxruntime"]
+    profiler = runtime.profiler(runtime.export(Two().eval(), (16, 16), tmp_path, "model")[0])
+    profiler.run_timed()
+    units = profiler.finish().units
+    of_parts = [unit for unit in units if unit.operator in ("HardSigmoid", "Mul")]
+    assert sorted((unit.operator, unit.outputs[0].shape) for unit in of_parts) == [
+        ("HardSigmoid", (1, 4, 16, 16)), ("HardSigmoid", (1, 4, 32, 32)),
+        ("Mul", (1, 4, 16, 16)), ("Mul", (1, 4, 32, 32)),
+    ]  # fmt: skip
+
+
 def test_mnn_takes_layers_pruned_in_blocks_for_its_sparse_kernels(tmp_path: Path) -> None:
     """Nine in ten blocks of four filters are zero; the layer of few zeros stays dense. Outputs are the same."""
     pytest.importorskip("MNN")
