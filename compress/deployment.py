@@ -5,9 +5,9 @@ import json
 import random
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +74,9 @@ def sample_images(pictures: PictureSet, count: int, input_hw: tuple[int, int]) -
 
 # --- The latency table -----------------------------------------------------------------------------------------------
 
+BuildPick = Callable[[Pick], nn.Module]
+"""A pick's network, of any weights, on torch's default device or on the CPU."""
+
 
 def table_path(identity: Identity) -> Path:
     """Where the table of this engine, version, device and thread count is kept between runs, see cache_folder."""
@@ -84,8 +87,9 @@ def table_path(identity: Identity) -> Path:
 
 
 def prepare_table(
-    path: Path, settings: Measurement, space: Space, input_hw: tuple[int, int], seed: int, progress: Progress
-) -> LatencyTable:
+    path: Path, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    progress: Progress,
+) -> LatencyTable:  # fmt: skip
     """The table at `path` (a run's own), with every unit the space can produce and a scale fitted on whole networks.
 
     Starts from what this machine's kept table knows, measures only what is missing, in whole candidates, and adds it
@@ -97,21 +101,23 @@ def prepare_table(
         open_table(kept, identity)  # a broken one is named by its own path
         write_bytes(path, kept.read_bytes())
     table = open_table(path, identity)
-    known_scale = _kept_scale(kept, space, input_hw)
+    known_scale = _kept_scale(kept, space, build, input_hw)
     table.scale = _read_scale(known_scale)
     if table.scale is not None and table.units:  # a scale is kept after the units it was fitted with
         table.save()
         return table
-    chosen = covering(space, input_hw, seed, progress, set(table.units))
+    chosen = covering(space, input_hw, seed, progress, set(table.units), build)
     with progress.phase("latency table", len(chosen) + SCALE_NETWORKS) as phase:
         with pinned(settings.threads), tempfile.TemporaryDirectory() as exports:
             files = {
-                f"candidate {number} of {len(chosen)}": _exporting(space, pick, settings, input_hw, Path(exports))
+                f"candidate {number} of {len(chosen)}": _exporting(
+                    partial(build, pick), settings, input_hw, Path(exports)
+                )
                 for number, pick in enumerate(chosen, 1)
             }
             harvest(table, engine(settings.engine), files, progress=lambda name: phase.advance(1, name))
         if table.scale is None:
-            _fit(table, settings, space, input_hw, seed, phase)
+            _fit(table, settings, space, build, input_hw, seed, phase)
     table.save()
     _keep(table)
     assert table.scale is not None
@@ -128,20 +134,24 @@ def complete_table(table: LatencyTable, units: Iterable[Unit]) -> None:
 
 
 def covering(
-    space: Space, input_hw: tuple[int, int], seed: int, progress: Progress, known: Collection[str] = ()
-) -> list[Pick]:
+    space: Space, input_hw: tuple[int, int], seed: int, progress: Progress, known: Collection[str] = (),
+    build: BuildPick | None = None,
+) -> list[Pick]:  # fmt: skip
     """Few candidates that together have almost every unit the space can produce, but the known keys, several times.
 
     Units are those of onnxruntime, which other engines' go along with. What combinations of different branches alone
-    produce may be missing.
+    produce may be missing. build: None takes the pick's architecture as it is, without edits.
     """
+    build = build or (lambda pick: architecture_from_data(space.apply(pick), "search space").build())
     rng = random.Random(seed)
     asked = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
     picks = list({repr(sorted(pick.items())): pick for pick in asked}.values())
     units: dict[int, set[Unit]] = {}
     with progress.phase("choosing candidates to time", len(picks)) as phase:
         for number, pick in enumerate(picks):
-            units[number] = {unit for unit in _cut(space, pick, input_hw) if unit.key not in known}
+            with torch.device("meta"):
+                network = build(pick)
+            units[number] = {unit for unit in cut(network, input_hw) if unit.key not in known}
             phase.advance(1)
     return [picks[number] for number in cover(units)]
 
@@ -149,10 +159,13 @@ def covering(
 def _corner_picks(space: Space) -> Iterator[Pick]:
     """Choices that differ only in an index (the branches' block kinds, say) take the same place in their lists.
 
-    Every combination of places is met; of counts the first and the last.
+    Every combination of places is met; of counts the first and the last. Edits come one at a time, at both ends.
     """
+    for pick in (space.smallest, space.largest):
+        for edit in space.edits:
+            yield from ({**pick, **space.unedited, edit.path: value} for value in edit.values)
     groups: dict[str, list[str]] = {}
-    for path in space.choices:
+    for path in space.architectures.choices:
         groups.setdefault(re.sub(r"\b\d+\b", "*", path), []).append(path)
     places = []
     for pattern, paths in groups.items():
@@ -164,29 +177,26 @@ def _corner_picks(space: Space) -> Iterator[Pick]:
             path: space.choices[path][min(place, len(space.choices[path]) - 1)]
             for place, paths in zip(combination, groups.values(), strict=True)
             for path in paths
-        }
+        } | space.unedited
 
 
 def _exporting(
-    space: Space, pick: Pick, settings: Measurement, input_hw: tuple[int, int], folder: Path
+    build: Callable[[], nn.Module], settings: Measurement, input_hw: tuple[int, int], folder: Path
 ) -> Callable[[], Path]:
-    def export() -> Path:
-        network = architecture_from_data(space.apply(pick), "search space").build()
-        return engine(settings.engine).export(network, input_hw, folder, "candidate")[0]
-
-    return export
+    return lambda: engine(settings.engine).export(build(), input_hw, folder, "candidate")[0]
 
 
 def _fit(
-    table: LatencyTable, settings: Measurement, space: Space, input_hw: tuple[int, int], seed: int, phase: Phase
-) -> None:
+    table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    phase: Phase,
+) -> None:  # fmt: skip
     rng = random.Random(seed)
     picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
     samples: list[tuple[Mapping[Unit, int], float]] = []
     with tempfile.TemporaryDirectory() as folder:
         runners, units = {}, {}
         for number, pick in enumerate(picks):
-            network = architecture_from_data(space.apply(pick), "search space").build()
+            network = build(pick)
             files = engine(settings.engine).export(network, input_hw, Path(folder), f"scale{number}")
             runners[str(number)] = engine(settings.engine).load(files[0], settings.threads)
             units[str(number)] = cut(network, input_hw)
@@ -260,10 +270,15 @@ def _keep(table: LatencyTable) -> None:
         kept.save()
 
 
-def _kept_scale(kept: Path, space: Space, input_hw: tuple[int, int]) -> Path:
-    """Where the scale for this space and input size is kept beside the table."""
-    asked = json.dumps([space.base, {path: list(values) for path, values in space.choices.items()}, list(input_hw)])
-    return kept.with_name(f"{kept.stem}-scale-{hashlib.sha256(asked.encode()).hexdigest()[:12]}.json")
+def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int, int]) -> Path:
+    """Where the scale for this space and input size is kept beside the table; where there are edits, for the shapes of
+    what they start from as well."""
+    asked = [space.base, {path: list(values) for path, values in space.choices.items()}, list(input_hw)]
+    if space.edits:
+        state = build({**space.largest, **space.unedited}).state_dict()
+        asked += [[asdict(edit) for edit in space.edits], {name: list(one.shape) for name, one in state.items()}]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    return kept.with_name(f"{kept.stem}-scale-{key}.json")
 
 
 def _read_scale(path: Path) -> Scale | None:
@@ -273,12 +288,6 @@ def _read_scale(path: Path) -> Scale | None:
         return Scale(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise TableError("not a latency scale", place=str(path), value=str(error), remedy="delete it") from None
-
-
-def _cut(space: Space, pick: Pick, input_hw: tuple[int, int]) -> Counter[Unit]:
-    with torch.device("meta"):
-        network = architecture_from_data(space.apply(pick), "search space").build()
-    return cut(network, input_hw)
 
 
 def _call(runner: Runner, image: Image) -> Callable[[], object]:

@@ -11,20 +11,58 @@ A space file names a family, fixes some of its fields and lists choices for othe
 
 A *pick* is one value per choice, {"width": 12, "blocks.0.0": 2, ...}. Values are listed from smallest to largest: the
 first of every list is the smallest candidate, the last of every list the largest.
+
+It may also name groups of edits, things that are done to a network once it is built:
+
+    edits:
+      large kernels: {sites: refinements, rewrite: [keep, conv_to_3x3]}   # names of rules; keep: as it is
+      trunk: {sites: features.*, channels: [0.5, 0.75, 1.0]}              # shares of the channels that stay
+
+They are choices like the others, with the paths `edits.large kernels` and `edits.trunk`; all sites of a group are
+edited alike. Every group offers the network as it is, `keep` or 1.0. Rewrites come first, in the order of the file,
+then channels go.
 """
 
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compress.errors import SpaceError, nearest
 from compress.files import read_yaml_mapping
 
 Pick = dict[str, Any]
 
-_KEYS = ("family", "fixed", "choices")
+KEEP = "keep"
+"""Of a rewrite: the modules stay as they are."""
+
+_EDITS = "edits."
+_KEYS = ("family", "fixed", "choices", "edits")
+_EDIT_KEYS = ("sites", "rewrite", "channels")
+
+
+@dataclass(frozen=True)
+class EditChoice:
+    """A group of edits. sites: pattern of the paths of modules, or of modules around them; `*` matches dots as well.
+
+    values: of a rewrite the names of rules, and KEEP; of channels the shares that stay, above 0 and up to 1.
+    """
+
+    name: str
+    sites: str
+    kind: Literal["rewrite", "channels"]
+    values: tuple[str | float, ...]
+
+    @property
+    def path(self) -> str:
+        """Of the choice in a pick."""
+        return f"{_EDITS}{self.name}"
+
+    @property
+    def nothing(self) -> str | float:
+        """The value that leaves the network as it is."""
+        return KEEP if self.kind == "rewrite" else 1.0
 
 
 @dataclass(frozen=True)
@@ -35,14 +73,29 @@ class SpaceFile:
     family: str
     fixed: dict[str, Any]
     choices: dict[str, tuple[Any, ...]]
+    edits: tuple[EditChoice, ...] = ()
 
 
 @dataclass(frozen=True)
 class Space:
-    """Choices over an architecture's plain data. base: the data every pick starts from. choices: path → values."""
+    """Choices over an architecture's plain data, and edits. base: the data every pick starts from.
+
+    choices: path → values, those of the edits among them.
+    """
 
     base: dict[str, Any]
     choices: dict[str, tuple[Any, ...]]
+    edits: tuple[EditChoice, ...] = ()
+
+    @property
+    def architectures(self) -> "Space":
+        """The same without edits."""
+        return Space(self.base, {p: values for p, values in self.choices.items() if not p.startswith(_EDITS)})
+
+    @property
+    def unedited(self) -> Pick:
+        """The values of all edits that leave a network as it is."""
+        return {edit.path: edit.nothing for edit in self.edits}
 
     @property
     def smallest(self) -> Pick:
@@ -97,10 +150,10 @@ class Space:
         return {**pick, path: values[rng.choice([i for i in near if 0 <= i < len(values)])]}
 
     def _fields(self) -> dict[str, list[str]]:
-        """The architecture's fields, and the paths of the choices in each."""
+        """The architecture's fields, and the paths of the choices in each; every edit is a field of its own."""
         fields: dict[str, list[str]] = {}
         for path in self.choices:
-            fields.setdefault(path.split(".")[0], []).append(path)
+            fields.setdefault(path if path.startswith(_EDITS) else path.split(".")[0], []).append(path)
         return fields
 
     def smallest_of(self, rng: random.Random) -> Pick:
@@ -127,15 +180,16 @@ class Space:
         return pick
 
     def apply(self, pick: Mapping[str, Any]) -> dict[str, Any]:
-        """The architecture's plain data with the pick's values in place."""
+        """The architecture's plain data with the pick's values in place; edits are not part of it."""
         data: dict[str, Any] = _copy(self.base)
         for path, value in pick.items():
-            _set(data, path.split("."), value)
+            if not path.startswith(_EDITS):
+                _set(data, path.split("."), value)
         return data
 
     def pick_of(self, data: Mapping[str, Any], place: str) -> Pick:
-        """The pick that gives this architecture. Raises SpaceError when the space does not contain it."""
-        pick = {path: _get(data, path.split(".")) for path in self.choices}
+        """The pick that gives this architecture, unedited. Raises SpaceError when the space does not contain it."""
+        pick = {path: _get(data, path.split(".")) for path in self.architectures.choices} | self.unedited
         for path, value in pick.items():
             if value not in self.choices[path]:
                 raise SpaceError(
@@ -156,41 +210,72 @@ class Space:
 
 
 def read_space(path: Path) -> SpaceFile:
-    """Reads a space file. Raises SpaceError for a missing or broken file, an unknown key or an empty choice."""
+    """Reads a space file. Raises SpaceError for a missing or broken file, an unknown key or an empty choice.
+
+    With edits, `fixed` and `choices` may be left out.
+    """
     data = read_yaml_mapping(path, SpaceError, "a search space")
     for key in data:
         if key not in _KEYS:
             raise SpaceError("unknown key", place=f"{path}: {key}", remedy=nearest(str(key), _KEYS))
-    for key, kind in (("family", str), ("fixed", dict), ("choices", dict)):
-        if not isinstance(data.get(key), kind):
+    if "edits" in data:
+        data = {"fixed": {}, "choices": {}, **data}
+    for key, kind in (("family", str), ("fixed", dict), ("choices", dict), ("edits", dict)):
+        if key in (*_KEYS[:3], *data) and not isinstance(data.get(key), kind):
             raise SpaceError(
                 f"'{key}' must be given as a {'name' if kind is str else 'mapping'}",
                 place=f"{path}: {key}",
                 value=data.get(key),
                 remedy="see compress/space.py for an example",
             )
-    choices = {}
-    for key, values in data["choices"].items():
-        if not isinstance(values, list) or not values:
+    choices = {str(key): _values(values, f"{path}: choices.{key}") for key, values in data["choices"].items()}
+    edits = tuple(_edit(str(name), given, f"{path}: edits.{name}") for name, given in data.get("edits", {}).items())
+    return SpaceFile(path, data["family"], data["fixed"], choices, edits)
+
+
+def _values(values: Any, place: str) -> tuple[Any, ...]:
+    """A choice's list. Raises SpaceError unless it holds different values, numbers from smallest to largest."""
+    if not isinstance(values, list) or not values:
+        raise SpaceError(
+            "a choice is a list of at least one value", place=place, value=values, remedy="write [value, value, ...]"
+        )
+    if len({repr(value) for value in values}) < len(values):
+        raise SpaceError("a choice lists a value twice", place=place, value=values, remedy="drop one")
+    if all(isinstance(value, int | float) for value in values) and sorted(values) != values:
+        raise SpaceError(
+            "numbers are listed from smallest to largest", place=place, value=values, remedy="sort them"
+        )  # fmt: skip
+    return tuple(values)
+
+
+def _edit(name: str, given: Any, place: str) -> EditChoice:
+    """A group of edits. Raises SpaceError unless it is one as the module's docstring has them."""
+    kinds = [key for key in _EDIT_KEYS[1:] if isinstance(given, dict) and key in given]
+    if len(kinds) != 1 or not isinstance(given.get("sites"), str):
+        raise SpaceError(
+            "a group of edits has 'sites', a pattern, and either 'rewrite' or 'channels', a list",
+            place=place, value=given, remedy="see compress/space.py for an example",
+        )  # fmt: skip
+    for key in given:
+        if key not in _EDIT_KEYS:
+            raise SpaceError("unknown key", place=f"{place}.{key}", remedy=nearest(str(key), _EDIT_KEYS))
+    kind: Literal["rewrite", "channels"] = "rewrite" if kinds == ["rewrite"] else "channels"
+    values = _values(given[kind], f"{place}.{kind}")
+    for value in values:
+        if kind == "rewrite" and not isinstance(value, str):
+            raise SpaceError("a rewrite is a rule's name", place=f"{place}.{kind}", value=value, remedy="correct it")
+        if kind == "channels" and not (isinstance(value, int | float) and 0 < value <= 1):
             raise SpaceError(
-                "a choice is a list of at least one value",
-                place=f"{path}: choices.{key}",
-                value=values,
-                remedy="write [value, value, ...]",
-            )
-        if len({repr(value) for value in values}) < len(values):
-            raise SpaceError(
-                "a choice lists a value twice", place=f"{path}: choices.{key}", value=values, remedy="drop one"
-            )
-        if all(isinstance(value, int | float) for value in values) and sorted(values) != values:
-            raise SpaceError(
-                "numbers are listed from smallest to largest",
-                place=f"{path}: choices.{key}",
-                value=values,
-                remedy="sort them",
-            )
-        choices[str(key)] = tuple(values)
-    return SpaceFile(path, data["family"], data["fixed"], choices)
+                "shares of the channels that stay are above 0 and at most 1", place=f"{place}.{kind}", value=value,
+                remedy="write 0.75 where a quarter shall go",
+            )  # fmt: skip
+    edit = EditChoice(name, given["sites"], kind, values if kind == "rewrite" else tuple(map(float, values)))
+    if edit.nothing not in edit.values:
+        raise SpaceError(
+            f"every group of edits must offer the network as it is, {edit.nothing}",
+            place=f"{place}.{kind}", value=list(values), remedy="add it",
+        )  # fmt: skip
+    return edit
 
 
 def expand(file: SpaceFile, base: dict[str, Any]) -> Space:
@@ -209,7 +294,8 @@ def expand(file: SpaceFile, base: dict[str, Any]) -> Space:
             )
         for path in paths:
             choices[".".join(path)] = file.choices[pattern]
-    return Space(base, dict(sorted(choices.items())))
+    edits = {edit.path: edit.values for edit in file.edits}
+    return Space(base, dict(sorted(choices.items())) | edits, file.edits)
 
 
 def _matches(data: Any, pattern: list[str]) -> list[list[str]]:

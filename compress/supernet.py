@@ -7,6 +7,9 @@ an elastic version of itself: a candidate's own network runs with slices in plac
 Trained by the sandwich rule with in-place distillation (Yu and Huang, "Universally Slimmable Networks", ICCV 2019):
 every step trains the largest candidate on the labels, and the smallest and some random ones on labels and on what the
 largest answered. Batch-norm statistics are not shared: they are recalibrated for a candidate before it is scored.
+
+A space's edits have no part in it: another operator has weights of another shape or meaning, which a slice cannot give.
+They are carried over from a candidate once it is cut.
 """
 
 import random

@@ -9,6 +9,7 @@ from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
 from compress.jobs.search import read_baselines, read_search_space
 from compress.recipe import (
     PruneRecipe,
+    RewriteRecipe,
     SearchRecipe,
     TrainRecipe,
     find,
@@ -30,13 +31,13 @@ def write(tmp_path: Path, text: str, name: str = "recipe.yaml") -> Path:
 
 @pytest.mark.parametrize("path", sorted(shipped_folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    for job, kind in (("train", TrainRecipe), ("prune", PruneRecipe)):
+    for job, kind in (("train", TrainRecipe), ("prune", PruneRecipe), ("rewrite", RewriteRecipe)):
         if f"\njob: {job}" in path.read_text():
             read_recipe(path, kind, ["data.disk.folder=somewhere"])
             return
     recipe = read_recipe(path, SearchRecipe, ["data.disk.folder=somewhere"])
     space = read_search_space(recipe)
-    assert len(read_baselines(recipe, space)) >= 2
+    assert read_baselines(recipe, space)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,55 @@ def test_mistakes_in_a_space(tmp_path: Path, text: str, parts: list[str]) -> Non
     assert str(path) in message
     assert "\n" not in message
     assert all(part in message for part in parts), message
+
+
+EDITS = """family: mobile_openpose
+edits: {k: {sites: refinements, rewrite: [keep, dilated_to_3x3]}, c: {sites: features, channels: [0.5, 1]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (EDITS.replace("sites: refinements, ", ""), ["edits.k", "'sites', a pattern"]),
+        (EDITS.replace("channels: [0.5, 1]", "rewrite: [keep], channels: [1]"), ["edits.c", "either"]),
+        (EDITS.replace("rewrite: [keep, dilated_to_3x3]", "keep: 1"), ["edits.k", "either"]),
+        (EDITS.replace("sites: features", "sites: features, stes: x"), ["edits.c.stes", "unknown key", "'sites'"]),
+        (EDITS.replace("keep, ", ""), ["edits.k.rewrite", "as it is, keep"]),
+        (EDITS.replace("0.5, 1]", "0.5]"), ["edits.c.channels", "as it is, 1.0"]),
+        (EDITS.replace("0.5, 1]", "1, 1.5]"), ["edits.c.channels", "at most 1", "1.5"]),
+        (EDITS.replace("0.5", "0"), ["edits.c.channels", "above 0"]),
+        (EDITS.replace("[0.5, 1]", "[1, 0.5]"), ["edits.c.channels", "smallest to largest"]),
+        (EDITS.replace("dilated_to_3x3", "3"), ["edits.k.rewrite", "a rule's name"]),
+        (EDITS.replace("edits: {", "edits: [").replace("}}", "}]"), ["edits", "mapping"]),
+    ],
+)
+def test_mistakes_in_edits(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = write(tmp_path, text, "space.yaml")
+    with pytest.raises(SpaceError) as caught:
+        read_space(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+def test_edits_are_choices_beside_the_architecture(tmp_path: Path) -> None:
+    base = {"family": "mobile_openpose", "refinements": 1}
+    space = expand(read_space(write(tmp_path, EDITS + "choices: {refinements: [0, 1]}\n")), base)
+    assert space.choices == {"refinements": (0, 1), "edits.k": ("keep", "dilated_to_3x3"), "edits.c": (0.5, 1.0)}
+    assert space.size == 8
+    assert space.unedited == {"edits.k": "keep", "edits.c": 1.0}
+    pick = {"refinements": 0, "edits.k": "dilated_to_3x3", "edits.c": 0.5}
+    assert space.apply(pick) == {**base, "refinements": 0}
+    assert space.pick_of(base, "test") == {"refinements": 1, **space.unedited}
+    assert space.architectures.choices == {"refinements": (0, 1)}
+    # Every edit is changed on its own, unlike the choices of one field of the architecture.
+    assert space.whole_changes(space.pick_of(base, "test")) == [
+        {"refinements": 0, "edits.k": "keep", "edits.c": 1.0},
+        {"refinements": 1, "edits.k": "dilated_to_3x3", "edits.c": 1.0},
+        {"refinements": 1, "edits.k": "keep", "edits.c": 0.5},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,24 @@ Read `search` from top to bottom: the order of lines is the order of events. Eve
 folder, and a killed run that is started again goes on from there.
 """
 
+import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from compress.artefact import load_artefact, save_artefact
+from compress.artefact import Artefact, load_artefact, save_artefact
+from compress.candidate import Candidate, Candidates
 from compress.cost import Cost
+from compress.data.samples import Sample, Samples
 from compress.data.sets import Sets, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
@@ -39,12 +43,13 @@ from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import Decoding, SearchRecipe, Training, find, to_data
 from compress.run import Run, environment, open_run
 from compress.sampler import Costs, Sampler
-from compress.space import Pick, Space, expand, read_space
+from compress.space import Pick, Space, SpaceFile, expand, read_space
 from compress.supernet import Supernet
 from compress.training import LossStep, batch_count, distilled_step, label_step, sandwich_step, train
 
 OBTAINED = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
+_RECONSTRUCTION = 100  # steps for every replaced module of a finalist; the trials' are solved for in one
 _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
 
 
@@ -53,26 +58,29 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
 
     Raises a CompressError before any work if the recipe, its space, its baselines or its data cannot be used.
     """
-    space = read_search_space(recipe)
+    start = read_start(recipe)
+    space = read_search_space(recipe, start)
     baselines = read_baselines(recipe, space)
     sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
-    check_joints(architecture_of(space, space.largest), sets.train.keypoints, recipe.search.space)
+    candidates = read_candidates(recipe, space, start)
+    check_tuning(recipe)
+    check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space)
 
     with open_run(folder, recipe) as run:
-        task = Task(recipe, space, sets, run, progress, launch("auto"))
+        task = Task(recipe, candidates, sets, run, progress, launch("auto"))
         with task.clock("latency table"):
             table = prepare_table(
-                run.path("latency_table.json"), recipe.measurement, space, recipe.input_hw, recipe.seed, progress
-            )
+                run.path("latency_table.json"), recipe.measurement, space, candidates.build, recipe.input_hw,
+                recipe.seed, progress,
+            )  # fmt: skip
         check_budget(task, table)
-        with task.clock("supernet"):
-            supernet, losses = train_supernet(task)
+        weights, losses = trained_weights(task)
         with task.clock("search"):
-            trials = search_loop(task, table, supernet, list(baselines.values()))
+            trials = search_loop(task, table, weights, list(baselines.values()))
             chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()))
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
-            tuned = run.once("tuned", lambda: tune_all(task, networks, supernet, trials))
+            tuned = run.once("tuned", lambda: tune_all(task, networks, weights, trials))
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
             decoded = run.once("decoded", lambda: decode_all(task, tuned))
@@ -86,21 +94,31 @@ class Task:
     """What every step of one search needs to know."""
 
     recipe: SearchRecipe
-    space: Space
+    candidates: Candidates
     sets: Sets
     run: Run
     progress: Progress
     fabric: Fabric
 
+    @property
+    def space(self) -> Space:
+        """What the candidates are picked from."""
+        return self.candidates.space
+
+    @property
+    def learned_with(self) -> Training:
+        """What the weights that trials are scored with were trained with; a given network as finalists are tuned."""
+        return self.recipe.finalists.training if self.candidates.start else self.recipe.supernet
+
     def objective(self, settings: Training) -> Objective:
         """What all candidates learn: they have the same outputs."""
-        largest = architecture_of(self.space, self.space.largest)
+        largest = self.candidates.architecture(self.space.largest)
         return objective_for(largest, self.sets.train.keypoints, self.recipe.input_hw, settings)
 
     def finder(self, settings: Training, flip_test: bool) -> Finder:
         """How the people that candidates see are read; top-down candidates look at the labelled boxes."""
         return finder_for(
-            architecture_of(self.space, self.space.largest),
+            self.candidates.architecture(self.space.largest),
             self.sets.train.keypoints,
             self.recipe.input_hw,
             exact=settings.exact,
@@ -126,22 +144,41 @@ class Task:
 # --- Before any work: the space and the hand-made networks -----------------------------------------------------------
 
 
-def read_search_space(recipe: SearchRecipe) -> Space:
+def read_start(recipe: SearchRecipe) -> Artefact | None:
+    """The network to start from, if the recipe names one. Raises ArtefactError, NetworkError or RecipeError."""
+    if recipe.search.start is None:
+        return None
+    start = load_artefact(recipe.search.start)
+    check_input(start.architecture, recipe.input_hw, "recipe: input_hw")
+    exact = bool(start.facts.get("exact", recipe.finalists.training.exact))
+    if exact != recipe.finalists.training.exact:
+        raise RecipeError(
+            "a given network is decoded and tuned as it was trained",
+            place="recipe: finalists.training.exact",
+            value=recipe.finalists.training.exact,
+            remedy=f"use {str(exact).lower()}",
+        )
+    return start
+
+
+def read_search_space(recipe: SearchRecipe, start: Artefact | None = None) -> Space:
     """The recipe's space, every single choice tried on the network. Raises SpaceError or NetworkError."""
     path = find(recipe.search.space, "search_spaces", SpaceError)
     file = read_space(path)
+    if start:
+        return space_around(start, file)
     if file.family not in FAMILIES:
         architecture_from_data({"family": file.family}, str(path))  # raises, naming the nearest family
     place = f"{path}: fixed"
     space = expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
     smallest = architecture_from_data(space.apply(space.smallest), f"{path}: choices")
-    for choice, values in space.choices.items():
+    for choice, values in space.architectures.choices.items():
         for value in values:
             architecture = architecture_from_data(
                 space.apply({**space.smallest, choice: value}), f"{path}: choices.{choice}"
             )
             check_input(architecture, recipe.input_hw, "recipe: input_hw")
-            if (architecture.keypoints, architecture.output_strides) != (smallest.keypoints, smallest.output_strides):
+            if answers_of(architecture) != answers_of(smallest):
                 raise SpaceError(
                     "all candidates must have the same outputs",
                     place=f"{path}: choices.{choice}",
@@ -151,16 +188,78 @@ def read_search_space(recipe: SearchRecipe) -> Space:
     return space
 
 
-def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
-    """Every hand-made network as a pick of the space. Raises SpaceError where the space does not contain one."""
-    if recipe.search.trials <= len(recipe.baselines):
+def answers_of(architecture: Architecture) -> tuple[int, tuple[int, ...]]:
+    """Joints, and the strides of the maps; part affinity networks give one map, any number of stages in turn."""
+    strides = architecture.output_strides
+    return architecture.keypoints, strides[-1:] if architecture.approach == "PAF" else strides
+
+
+def space_around(start: Artefact, file: SpaceFile) -> Space:
+    """Edits of a given network. Raises SpaceError unless the space has nothing but edits, of a network built so."""
+    base = architecture_to_data(start.architecture)
+    if file.choices or not file.edits:
+        raise SpaceError(
+            "a given network has edits to choose from, and no other choices",
+            place=f"{file.path}: choices",
+            value=list(file.choices),
+            remedy="write 'edits' alone, or leave search.start out of the recipe",
+        )
+    if file.family != base["family"]:
+        raise SpaceError(
+            "the space and the network to start from must be of one family",
+            place=f"{file.path}: family",
+            value=file.family,
+            remedy=f"write {base['family']} if its edits suit it",
+        )
+    fixed = architecture_to_data(architecture_from_data({**base, **file.fixed}, f"{file.path}: fixed"))
+    for key, value in fixed.items():
+        if value != base[key]:
+            raise SpaceError(
+                "the network to start from is built otherwise",
+                place=f"{file.path}: fixed.{key}",
+                value=value,
+                remedy=f"it has {base[key]}; leave the field out",
+            )
+    return expand(file, base)
+
+
+def read_candidates(recipe: SearchRecipe, space: Space, start: Artefact | None) -> Candidates:
+    """What the space's picks stand for, its edits tried on the ends of the space. Raises SpaceError."""
+    candidates = Candidates(space, recipe.input_hw, start)
+    candidates.check(recipe.search.space)
+    return candidates
+
+
+def check_tuning(recipe: SearchRecipe) -> None:
+    """Raises RecipeError if trials are tuned on less than a batch."""
+    batch = recipe.finalists.training.batch_size
+    if 0 < recipe.search.tuning_samples < batch:
         raise RecipeError(
-            "there must be more trials than hand-made networks, which are scored first",
+            "trials are tuned on at least one batch of finalists.training",
+            place="recipe: search.tuning_samples",
+            value=recipe.search.tuning_samples,
+            remedy=f"use at least {batch}, or 0 for none",
+        )
+
+
+def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
+    """Every hand-made network as a pick of the space, or the given one. Raises SpaceError where the space lacks one."""
+    if recipe.search.start and recipe.baselines:
+        raise RecipeError(
+            "the given network is the only baseline of a search that starts from one",
+            place="recipe: baselines",
+            value=list(recipe.baselines),
+            remedy="leave them out",
+        )
+    picks = {"given": space.unedited} if recipe.search.start else {}
+    scored_first = len(picks) + len(recipe.baselines)
+    if recipe.search.trials <= scored_first:
+        raise RecipeError(
+            "there must be more trials than baselines, which are scored first",
             place="recipe: search.trials",
             value=recipe.search.trials,
-            remedy=f"use at least {len(recipe.baselines) + 1}",
+            remedy=f"use at least {scored_first + 1}",
         )
-    picks = {}
     for name, fields in recipe.baselines.items():
         place = f"recipe: baselines.{name}"
         data = architecture_to_data(architecture_from_data({**space.base, **fields}, place))
@@ -168,19 +267,30 @@ def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
     return picks
 
 
-def architecture_of(space: Space, pick: Mapping[str, Any]) -> Architecture:
-    """The architecture that a pick stands for."""
-    return architecture_from_data(space.apply(pick), "search space")
+# --- The weights -----------------------------------------------------------------------------------------------------
+
+Weights = Callable[[Pick], nn.Module]
+"""A pick's unedited network with trained weights, a new copy every time."""
 
 
-# --- The supernet ----------------------------------------------------------------------------------------------------
+def trained_weights(task: Task) -> tuple[Weights, list[float]]:
+    """The given network, or what is cut from a supernet trained here. Returns the supernet's losses as well.
+
+    Edits have no part in the supernet: it holds the weights of the unedited operators, see carried_over.
+    """
+    start = task.candidates.start
+    if start:
+        return (lambda pick: copy.deepcopy(start.network).to(task.fabric.device)), []
+    with task.clock("supernet"):
+        supernet, losses = train_supernet(task)
+    return supernet.cut, losses
 
 
 def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
     """Trains the shared weights, or takes the trained ones of the run folder. Returns every epoch's loss as well."""
     recipe, settings = task.recipe, task.recipe.supernet
     torch.manual_seed(recipe.seed)
-    supernet = Supernet(task.space).to(task.fabric.device)
+    supernet = Supernet(task.space.architectures).to(task.fabric.device)
     objective = task.objective(settings)
     samples = objective.samples(task.sets.train)
     with task.progress.phase("supernet", batch_count(settings, samples)) as phase:
@@ -199,17 +309,22 @@ def train_supernet(task: Task) -> tuple[Supernet, list[float]]:
     return supernet, [entry.loss for entry in history]
 
 
-def cut_and_recalibrate(supernet: Supernet, pick: Pick, images: list[Tensor]) -> nn.Module:
-    """The candidate as a network of its own, its batch-norm statistics taken on training pictures."""
-    network = supernet.cut(pick)
-    recalibrate(network, images)
-    return network
+def carried_over(
+    task: Task, weights: Weights, pick: Pick, images: list[Tensor], steps: int
+) -> tuple[nn.Module, Candidate]:
+    """A pick's network unedited and edited, with batch-norm statistics of training pictures."""
+    unedited = weights(pick)
+    recalibrate(unedited, images)
+    candidate = task.candidates.edited(pick, unedited, images, steps, task.recipe.seed)
+    if task.candidates.is_edited(pick):
+        recalibrate(candidate.network, images)
+    return unedited, candidate
 
 
 # --- The search loop -------------------------------------------------------------------------------------------------
 
 
-def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: list[Pick]) -> list[dict[str, Any]]:
+def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: list[Pick]) -> list[dict[str, Any]]:
     """Asks, prices, scores and tells until recipe.search.trials candidates are scored. Returns them in order.
 
     Finished trials lie in `trials.jsonl`, one line each; they are told again on resuming, not scored again.
@@ -226,8 +341,8 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
         hand_made=hand_made,
         costs=all_costs(task, table) if settings.sampler == "guided" else None,
     )
-    images = list(task.inputs(recipe.supernet, settings.calibration_pictures))
-    finder = task.finder(recipe.supernet, False)
+    images = list(task.inputs(task.learned_with, settings.calibration_pictures))
+    finder = task.finder(task.learned_with, False)
     trials: dict[str, dict[str, Any]] = {}
     tightest: Cost | None = None
     with task.progress.phase("search", settings.trials) as phase:
@@ -237,19 +352,21 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
             if key in trials:  # asked before: the same answer
                 sampler.tell(trial, trials[key]["cost"]["predicted_ms"], trials[key]["ap"])
                 continue
-            cost = Cost(**done[key]["cost"]) if key in done else cost_of(task, table, pick)
-            if key not in done and over_budget(cost, recipe):
-                tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
-                sampler.refuse(trial)
-                continue
             if key not in done:
-                network = cut_and_recalibrate(supernet, pick, images)
+                cost = cost_of(task, table, structure_of(task, pick))
+                if over_budget(cost, recipe):
+                    tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
+                    sampler.refuse(trial)
+                    continue
+                network = trial_network(task, weights, pick, len(trials), images)
                 metrics = score(network, finder, task.sets.search, kind=recipe.data.kind, flip_test=False)
                 done[key] = {"number": len(trials), "pick": pick, "cost": asdict(cost), "ap": metrics["AP"] or 0.0}
                 append_line(run.path("trials.jsonl"), done[key])
+                trial_checkpoint(task, len(trials)).unlink(missing_ok=True)
             trials[key] = done[key]
-            sampler.tell(trial, cost.predicted_ms, trials[key]["ap"])
-            phase.advance(1, f"AP {trials[key]['ap']:.3f} at {cost.predicted_ms:.2f} ms")
+            predicted_ms = trials[key]["cost"]["predicted_ms"]
+            sampler.tell(trial, predicted_ms, trials[key]["ap"])
+            phase.advance(1, f"AP {trials[key]['ap']:.3f} at {predicted_ms:.2f} ms")
             if len(trials) == settings.trials:
                 break
     if not trials:
@@ -259,15 +376,60 @@ def search_loop(task: Task, table: LatencyTable, supernet: Supernet, hand_made: 
     return list(trials.values())
 
 
+def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> nn.Module:
+    """The candidate as it is scored; if the recipe says so, it has learned from labels and its unedited network."""
+    recipe, settings = task.recipe, task.recipe.finalists.training.model_copy(update={"epochs": 1})
+    unedited, candidate = carried_over(task, weights, pick, images, steps=0)
+    network = candidate.network
+    if recipe.search.tuning_samples:
+        objective = task.objective(settings)
+        samples = First(objective.samples(task.sets.train), recipe.search.tuning_samples)
+        with task.progress.phase(f"tuning candidate {number}", batch_count(settings, samples)) as phase:
+            train(
+                network,
+                [dict(network.named_parameters())],
+                distilled_step([network], unedited, objective, settings.distillation, task.fabric),
+                samples=samples,
+                settings=settings,
+                seed=recipe.seed,
+                fabric=task.fabric,
+                workers=recipe.data.workers,
+                checkpoint=trial_checkpoint(task, number),
+                phase=phase,
+            )
+        recalibrate(network, images)
+    return network
+
+
+@dataclass(frozen=True)
+class First:
+    """The first `count` samples."""
+
+    samples: Samples
+    count: int
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.samples))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """See Samples."""
+        return self.samples.sample(index, rng)
+
+
+def trial_checkpoint(task: Task, number: int) -> Path:
+    """Where a trial's tuned weights lie until it is scored."""
+    return task.run.path("steps", f"trial_{number}.pt")
+
+
 def all_costs(task: Task, table: LatencyTable) -> Costs | None:
     """Predicts the latency of many candidates at once; None if the space's networks have no fast way to be cut."""
     space, input_hw = task.space, task.recipe.input_hw
 
     def cut_pick(pick: Pick) -> Mapping[str, Mapping[Unit, int]]:
-        with torch.device("meta"):
-            network = architecture_of(space, pick).build()
-        return cut_by_part(network, input_hw)
+        return cut_by_part(structure_of(task, pick), input_hw)
 
+    if space.edits:  # a pruned network's channels are followed through all of it
+        return None
     try:
         cut_pick(space.largest)
     except UncutError:
@@ -275,10 +437,14 @@ def all_costs(task: Task, table: LatencyTable) -> Costs | None:
     return PartTable(space, cut_pick, task.recipe.seed).predictor(table)
 
 
-def cost_of(task: Task, table: LatencyTable, pick: Pick) -> Cost:
-    """Counted parameters and multiply-adds, and the latency predicted from the table."""
+def structure_of(task: Task, pick: Pick) -> nn.Module:
+    """The candidate's network without its weights, if it can do without."""
     with torch.device("meta"):
-        network = architecture_of(task.space, pick).build()
+        return task.candidates.build(pick)
+
+
+def cost_of(task: Task, table: LatencyTable, network: nn.Module) -> Cost:
+    """Counted parameters and multiply-adds, and the latency predicted from the table."""
     counted = count(network, task.recipe.input_hw)
     units = cut(network, task.recipe.input_hw)
     complete_table(table, units)
@@ -294,7 +460,7 @@ def check_budget(task: Task, table: LatencyTable) -> None:
         {**space.smallest, **{path: values[min(place, len(values) - 1)] for path, values in unsized.items()}}
         for place in places
     ]
-    costs = [cost_of(task, table, pick) for pick in picks]
+    costs = [cost_of(task, table, structure_of(task, pick)) for pick in picks]
     if all(over_budget(cost, task.recipe) for cost in costs):
         raise no_candidate(min(costs, key=lambda cost: cost.predicted_ms))
 
@@ -352,27 +518,30 @@ def choose_finalists(trials: list[dict[str, Any]], wanted: int, hand_made: list[
 
 
 def tune_all(
-    task: Task, networks: Mapping[str, Pick], supernet: Supernet, trials: list[dict[str, Any]]
+    task: Task, networks: Mapping[str, Pick], weights: Weights, trials: list[dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Fine-tunes, saves, scores and exports finalists and baselines alike. Returns name → what came of it.
 
-    The network with the best supernet score learns from the labels alone; tuned, it teaches all others side by side.
+    The network with the best score in the search learns from the labels alone; tuned, it teaches all others side by
+    side.
     """
     scores = {key_of(trial["pick"]): float(trial["ap"]) for trial in trials}
     best = max(networks, key=lambda name: scores.get(key_of(networks[name]), 0.0))
     recipe, settings = task.recipe, task.recipe.finalists.training
     images = list(task.inputs(settings, recipe.search.calibration_pictures))
-    cut_out = {name: cut_and_recalibrate(supernet, pick, images) for name, pick in networks.items()}
-    pupils = {name: network for name, network in cut_out.items() if name != best}
+    chosen = {
+        name: carried_over(task, weights, pick, images, _RECONSTRUCTION)[1] for name, pick in networks.items()
+    }  # fmt: skip
+    teacher, pupils = chosen[best].network, {name: one.network for name, one in chosen.items() if name != best}
     objective, fabric = task.objective(settings), task.fabric
-    tune(task, "teacher", {best: cut_out[best]}, objective, label_step(cut_out[best], objective, fabric))
+    tune(task, "teacher", {best: teacher}, objective, label_step(teacher, objective, fabric))
     if pupils:
-        step = distilled_step(list(pupils.values()), cut_out[best], objective, settings.distillation, fabric)
+        step = distilled_step(list(pupils.values()), teacher, objective, settings.distillation, fabric)
         tune(task, "finalists", pupils, objective, step)
     tuned = {}
     with task.progress.phase("scoring and exporting", len(networks)) as phase:
-        for name, network in cut_out.items():
-            tuned[name] = task.run.once(f"tuned_{name}", partial(finish, task, name, networks[name], network))
+        for name, candidate in chosen.items():
+            tuned[name] = task.run.once(f"tuned_{name}", partial(finish, task, name, networks[name], candidate))
             phase.advance(1, name)
     return tuned
 
@@ -398,9 +567,9 @@ def tune(task: Task, title: str, networks: Mapping[str, nn.Module], objective: O
         recalibrate(network, task.inputs(settings, PICTURES))
 
 
-def finish(task: Task, name: str, pick: Pick, network: nn.Module) -> dict[str, Any]:
+def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str, Any]:
     """A tuned network's validation score, its artefact and its checked exports."""
-    recipe, settings = task.recipe, task.recipe.finalists.training
+    network, recipe, settings = candidate.network, task.recipe, task.recipe.finalists.training
     folder = task.run.path("finalists", name)
     finder = task.finder(settings, True)
     val = score(network, finder, task.sets.val, kind=recipe.data.kind, flip_test=True, resamples=RESAMPLES)
@@ -413,7 +582,7 @@ def finish(task: Task, name: str, pick: Pick, network: nn.Module) -> dict[str, A
         "seed": recipe.seed,
         "val": val,
     }
-    save_artefact(folder, architecture_of(task.space, pick), network, facts)
+    save_artefact(folder, task.candidates.architecture(pick), network, facts, candidate.edits)
     images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
     exports = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)
     return {"val": val, "obtained": OBTAINED, "exports": exports}
@@ -502,13 +671,14 @@ def network_entry(
     assert table.reference_ms is not None
     measured_ms = latency["ratio"] * table.reference_ms
     known = {key_of(trial["pick"]): trial["ap"] for trial in trials}
-    cost = cost_of(task, table, pick)
+    cost = cost_of(task, table, load_artefact(task.run.path("finalists", name)).network)
     ncnn = measured.get("ncnn")
     return {
         "name": name,
-        "role": "baseline" if name in task.recipe.baselines else "finalist",
+        "role": "finalist" if name.startswith("finalist_") else "baseline",
         "architecture": task.space.apply(pick),
         "pick": pick,
+        "edits": {edit.name: pick[edit.path] for edit in task.space.edits if pick[edit.path] != edit.nothing},
         "cost": asdict(cost),
         "supernet_ap": known.get(key_of(pick)),
         "val": tuned["val"],
@@ -575,6 +745,7 @@ def seconds_per_phase(run: Run) -> dict[str, float]:
 def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
     """What the numbers do not tell."""
     recipe = task.recipe
+    tuned = recipe.search.tuning_samples
     said = [
         f"Fine-tuning was short ({recipe.finalists.training.epochs} epochs): the order of close networks may change "
         "after full training.",
@@ -585,6 +756,12 @@ def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
         "within two standard errors may be chance.",
     ]
+    if task.space.edits:
+        how = f"after a tuning on {tuned} samples" if tuned else "untuned"
+        said.append(
+            f"Edits are scored {how}: what a full fine-tuning would win back is not known to the search, so it favours "
+            "edits that do little harm at first."
+        )
     if recipe.data.kind == "synthetic":
         said.append("Drawn people are not photographs: accuracy ranks networks here, it does not transfer as a number.")
     said += [

@@ -49,7 +49,7 @@ def rows_of(results: Data) -> list[Row]:
     best = {timed[i]["name"] for i in front([(n["measured_ms"], ap_of(n) or 0.0) for n in timed])}
     return [
         *(_network_row(network, network["name"] in best) for network in networks),
-        *(_trial_row(trial) for trial in results["trials"]),
+        *(_trial_row(trial, _scored_with(results)) for trial in results["trials"]),
     ]
 
 
@@ -74,12 +74,12 @@ def _network_row(network: Data, on_front: bool) -> Row:
     )
 
 
-def _trial_row(trial: Data) -> Row:
+def _trial_row(trial: Data, scored_with: str) -> Row:
     cost = trial["cost"]
     return Row(
         role="trial",
         name=f"trial {trial['number']}",
-        obtained="supernet",
+        obtained=scored_with,
         ap=trial.get("ap"),
         predicted_ms=cost.get("predicted_ms"),
         measured_ms=None,
@@ -140,7 +140,7 @@ def page(results: Data, rows: Sequence[Row], picture: bytes | None) -> str:
     sections = [
         header(results),
         findings(results),
-        front_section(rows, picture),
+        front_section(results, rows, picture),
         networks_section(results, rows),
         composition_section(results),
         prediction_section(results),
@@ -227,7 +227,7 @@ def _joint_error(first: Data | None, second: Data | None) -> float | None:
     return math.hypot(*known) if len(known) == 2 else None
 
 
-def front_section(rows: Sequence[Row], picture: bytes | None) -> str:
+def front_section(results: Data, rows: Sequence[Row], picture: bytes | None) -> str:
     """The main chart and how to read it."""
     fallback = ""
     if picture is not None:
@@ -241,7 +241,7 @@ def front_section(rows: Sequence[Row], picture: bytes | None) -> str:
         "horizontal whiskers are the quartiles of their times, vertical ones one standard error of AP where it is "
         "known (hidden where smaller than the mark), and the line joins those that no other measured network beats "
         f"in both; (?) marks an unreliable timing. The {trials} small grey dots are trials: their latency is only "
-        "<b>predicted</b> and their AP is the <b>supernet score</b>, which orders candidates but is not the AP they "
+        f"<b>predicted</b> and their AP is the <b>{_score(results)}</b>, which orders them but is not the AP they "
         "would reach. Grey and coloured heights must not be compared.</p>",
     )
 
@@ -255,7 +255,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
         ("network", ""),
         ("AP", "short training"),
         *((metric, "") for metric in ("AP50", "AP75", "AR")),
-        ("AP", "supernet"),
+        ("AP", _scored_with(results)),
         ("latency ms", "measured, quartiles"),
         ("latency ms", "predicted, error"),
         ("decoding ms", "and end to end"),
@@ -322,7 +322,14 @@ def _composition(network: Data) -> str:
         grid, total = _grid(blocks, per_branch), f" · {sum(map(sum, blocks))} blocks"
         del architecture["blocks"]
     title = f"{_html(network['name'])}<small>{_html(network['role'])}{total}</small>"
-    return f"<div class=card><h3>{title}</h3>{grid}{_facts(architecture, 'fields')}</div>"
+    edits = _facts({name: _edit(value) for name, value in (network.get("edits") or {}).items()}, "fields")
+    edited = f"<p class=note>Edited</p>{edits}" if network.get("edits") else ""
+    return f"<div class=card><h3>{title}</h3>{grid}{_facts(architecture, 'fields')}{edited}</div>"
+
+
+def _edit(value: object) -> str:
+    """A rule's name, or the share of the channels that is left."""
+    return f"{percent(value)} of the channels" if isinstance(value, float) else _show(value)
 
 
 def _is_counts(stage: object) -> bool:
@@ -403,15 +410,17 @@ def search_section(results: Data, rows: Sequence[Row]) -> str:
     """Supernet, trials and whether its scores were worth something."""
     trials = [row for row in rows if row.role == "trial"]
     same, pairs = order_agreement(results["networks"])
-    agreement = f"Of {pairs} pairs of trained networks, the supernet score orders <b>{same}</b> as their AP does."
+    agreement = f"Of {pairs} pairs of trained networks, the {_score(results)} orders <b>{same}</b> as their AP does."
     choices, size = results["space"].get("choices") or {}, _big(results["space"].get("size"))
     lines = ([f"<code>{_html(path)}</code>", _html(values)] for path, values in choices.items())
+    trained = not _starts_from(results)
+    chart = "<div class=chart id=chart-loss style='--height:270px'></div>" if trained else ""
     return _section(
-        "Supernet and search",
-        f"<div class=chart id=chart-loss style='--height:270px'></div>{f'<p>{agreement}</p>' if pairs else ''}"
+        "Supernet and search" if trained else "Search",
+        f"{chart}{f'<p>{agreement}</p>' if pairs else ''}"
         f"<p>{len(trials)} candidates were scored; {sum(row.on_front for row in trials)} of them are on the front of "
-        f"supernet score against predicted latency.</p><details><summary>The space: {len(choices)} choices, {size} "
-        f"architectures</summary>{_table(('choice', 'values'), lines)}</details>",
+        f"{_score(results)} against predicted latency.</p><details><summary>The space: {len(choices)} choices, {size} "
+        f"candidates</summary>{_table(('choice', 'values'), lines)}</details>",
     )
 
 
@@ -433,7 +442,7 @@ def method_section(results: Data) -> str:
     methods = {
         "AP, validation": f"COCO average precision (OKS) on {_sample(results)}; it is an estimate from this sample. "
         f"Weights: {weights or '–'}. {doubt}",
-        "AP, supernet": "the same measure with weights that all candidates share, on "
+        f"AP, {_scored_with(results)}": f"the same measure with {_weights(results)}, on "
         f"{_count(data.get('search'))} search pictures. Good for ordering candidates only.",
         "Latency, measured": f"{_engine(results)} on {_show(engine.get('device'))}: the whole exported network, one "
         f"picture, {' or '.join(map(str, calls)) or 'an unknown number of'} timed calls per network. {timing}",
@@ -515,6 +524,29 @@ def _show(value: object) -> str:
 
 def _unreliable(networks: Iterable[Data]) -> list[str]:
     return [network["name"] for network in networks if (network.get("latency") or {}).get("reliable") is False]
+
+
+def _starts_from(results: Data) -> str | None:
+    """The network that was given to the search, if it trained no supernet."""
+    return ((results.get("recipe") or {}).get("search") or {}).get("start")
+
+
+def _scored_with(results: Data) -> str:
+    """Which weights trials have."""
+    return "given weights" if _starts_from(results) else "supernet"
+
+
+def _score(results: Data) -> str:
+    return f"{'search' if _starts_from(results) else 'supernet'} score"
+
+
+def _weights(results: Data) -> str:
+    """What the weights of trials are, in words."""
+    weights = "the weights of the given network" if _starts_from(results) else "weights that all candidates share"
+    edited = any(path.startswith("edits.") for path in results["space"].get("choices") or {})
+    samples = ((results.get("recipe") or {}).get("search") or {}).get("tuning_samples")
+    tuned = f", tuned on {_count(samples)} samples" if samples else ""
+    return weights + (", carried over to what was edited" if edited else "") + tuned
 
 
 def _family(results: Data) -> str:

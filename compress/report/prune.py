@@ -70,9 +70,9 @@ def network_rows(result: Data, changed: str) -> list[tuple[str, str, str, str]]:
         texts = []
         for one in (given, pruned):
             timing = one["measured"][engine]
-            doubt = "" if timing["reliable"] else ", unsteady"
-            texts.append(f"{timing['median_ms']:.2f} ({timing['q1_ms']:.2f} to {timing['q3_ms']:.2f}{doubt})")
-        rows.append((f"{engine}, measured ms", *texts, f"{1 / speed_up:.3f} ({speed_up:.2f}x faster)"))  # type: ignore[arg-type]
+            doubt = "" if timing["reliable"] else " (?)"
+            texts.append(f"{timing['median_ms']:.2f} ({timing['q1_ms']:.2f}–{timing['q3_ms']:.2f}){doubt}")
+        rows.append((f"{engine}, measured ms", *texts, f"{1 / speed_up:.3f}, {speed_up:.2f}x as fast"))  # type: ignore[arg-type]
         sizes = [one["exports"][engine]["size_bytes"] / 1e6 for one in (given, pruned)]
         rows.append(row(f"{engine}, file MB", sizes[0], sizes[1], ".2f"))
     return rows
@@ -92,9 +92,18 @@ def remarks(result: Data) -> list[str]:
                 f"Step {number}: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
                 f"{percent(choice['share'])} does, after {choice['tries']} tries{said}."
             )
+    found += unsteady(result, "pruned")
     parity = max(export["parity"] for one in ("given", "pruned") for export in result[one]["exports"].values())
     found.append(f"Exports answer like torch within a relative error of {parity:.1e}.")
     return found
+
+
+def unsteady(result: Data, changed: str) -> list[str]:
+    """What must be said if a timing is not to be relied on."""
+    timings = [timing for one in ("given", changed) for timing in result[one]["measured"].values()]
+    if all(timing["reliable"] for timing in timings):
+        return []
+    return ["(?) marks an unsteady timing: repeat it on a quieter machine."]
 
 
 def section_rows(result: Data) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.files import write_text
-from compress.report.prune import markdown, network_rows, print_rows
+from compress.report.prune import markdown, network_rows, print_rows, unsteady
 from compress.report.terminal import plain_table, printable, stdout_console
 
 Data = Mapping[str, Any]
@@ -28,16 +28,18 @@ def print_rewritten(result: Data, console: Console | None = None) -> None:
     for line in remarks(result):
         console.print(Text(printable(line)))
     if "choices" in result:
-        print_rows(console, _HEAD, choice_rows(result), "report.md")
+        short = ("decision", "gain", "score", "rule", "site")
+        rows = [tuple(row[_HEAD.index(name)] for name in short) for row in choice_rows(result)]
+        print_rows(console, short, [("taken" if row[0] == "taken" else "no", *row[1:]) for row in rows], "report.md")
 
 
 def print_rules(rules: Sequence[Data], console: Console | None = None) -> None:
-    """A row per rule."""
+    """Every rule: its name, what becomes what, and who says so."""
     console = console or stdout_console()
-    table = plain_table("rule", "what becomes what", "source", "exact")
     for rule in rules:
-        table.add_row(rule["rule"], rule["does"], rule["source"], "yes" if rule["exact"] else "no")
-    console.print(table)
+        console.print(Text(rule["rule"], style="bold"))
+        console.print(Text(f"    {rule['does']}"))
+        console.print(Text(f"    {rule['source']}{'; exact' if rule['exact'] else ''}", style="dim"))
 
 
 def write_rewritten(result: Data, folder: Path) -> None:
@@ -64,7 +66,7 @@ def write_rewritten(result: Data, folder: Path) -> None:
 
 def remarks(result: Data) -> list[str]:
     """What must be known beside the figures."""
-    found = []
+    found = unsteady(result, "rewritten") if result["rewritten"] else []
     if "depth" in result:
         layers = result["depth"]["layers"]
         found.append(f"{layers['given']} layers became {layers['rewritten']}, from fresh weights.")

@@ -262,3 +262,24 @@ def test_csv_leaves_unknown_empty():
     results["networks"][0] |= {"val": {"AP": None}, "latency": None, "measured_ms": None}
     (line,) = csv.DictReader(io.StringIO(table_text(rows_of(results))))
     assert [line[key] for key in ("ap", "measured_ms", "q1_ms", "q3_ms", "on_front")] == ["", "", "", "", "False"]
+
+
+def test_edits_are_shown_beside_the_architecture():
+    results = fake_results(trials=1)
+    results["networks"] = results["networks"][:1]
+    results["networks"][0]["edits"] = {"large kernels": "conv_to_3x3", "trunk": 0.5}
+    results["space"]["choices"]["edits.trunk"] = [0.5, 1.0]
+    text = Resources(html_of(results)).text
+    for shown in ("large kernels", "conv_to_3x3", "50.0 % of the channels", "carried over to what was edited"):
+        assert shown in text
+
+
+def test_a_search_around_a_given_network_has_no_supernet():
+    results = fake_results(trials=2)
+    results["recipe"]["search"] = {"start": "runs/given", "tuning_samples": 256}
+    results["supernet"] = {"loss": []}
+    text = Resources(html_of(results)).text
+    assert "the weights of the given network, tuned on 256 samples" in text
+    assert "Supernet" not in text
+    assert "supernet score" not in text
+    assert {row.obtained for row in rows_of(results) if row.role == "trial"} == {"given weights"}
