@@ -110,9 +110,11 @@ class _PartAffinity(_Objective):
         return part_affinity_loss(outputs, batch, self.settings.loss.heatmap)
 
     def imitation(self, pupil: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        # As in the loss: the stages' sums over channels and cells, halved, per picture.
+        # As in the loss: the stages' sums over channels and cells, halved, per picture. Stages are counted from the
+        # last, which is decoded; those that the teacher has not follow its first.
         per_picture = [self.settings.loss.heatmap * output[0].numel() / 2 for output in pupil]
-        return map_distillation(pupil, teacher, per_picture)
+        answers = [teacher[max(0, stage)] for stage in range(len(teacher) - len(pupil), len(teacher))]
+        return map_distillation(pupil, answers, per_picture)
 
 
 class _TopDown(_Objective):

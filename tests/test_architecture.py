@@ -46,6 +46,7 @@ FLOORS = {
     "compress.layer_costs": 3,
     "compress.subject": 3,
     "compress.candidate": 3,
+    "compress.search_request": 3,
     "compress.changing": 3,
     "compress.pruning": 3,
     "compress.rewriting": 3,

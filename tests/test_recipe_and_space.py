@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
-from compress.jobs.search import read_baselines, read_search_space
 from compress.recipe import (
     PruneRecipe,
     RewriteRecipe,
@@ -18,6 +17,7 @@ from compress.recipe import (
     shipped_folder,
     to_data,
 )
+from compress.search_request import read_baselines, read_search_space
 from compress.space import Space, expand, read_space
 
 RECIPE = "job: search\nsearch: {space: bhrnet_small}\n"

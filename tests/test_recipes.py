@@ -5,23 +5,29 @@ from pathlib import Path
 
 import pytest
 
+from compress.artefact import Artefact, artefact_or_network
+from compress.errors import RecipeError
+from compress.files import read_yaml_mapping
 from compress.jobs.train import with_joints
 from compress.keypoints import KEYPOINT_SETS
 from compress.networks import NETWORKS
 from compress.networks.architecture import check_input
 from compress.objective import objective_for
-from compress.recipe import PruneRecipe, SearchRecipe, TrainRecipe, read_recipe, to_data
+from compress.recipe import PruneRecipe, RewriteRecipe, SearchRecipe, TrainRecipe, read_recipe, to_data
 from compress.training import learning_rate, optimizer_for
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 TRAININGS = [path for path in RECIPES if path.stem.startswith("train_")]
+KINDS: dict[str, type[PruneRecipe | RewriteRecipe | SearchRecipe]] = {
+    "prune": PruneRecipe, "rewrite": RewriteRecipe, "search": SearchRecipe,
+}  # fmt: skip
 FOLDER = ["data.disk.folder=/somewhere"]
 
 
 def test_every_kind_of_recipe_is_here() -> None:
     assert len(TRAININGS) >= 10
     for path in set(RECIPES) - set(TRAININGS):
-        kind = PruneRecipe if path.stem.startswith("prune_") else SearchRecipe
+        kind = KINDS[read_yaml_mapping(path, RecipeError, "a recipe")["job"]]
         recipe = read_recipe(path, kind, FOLDER)
         assert kind.model_validate(to_data(recipe)) == recipe
 
@@ -36,7 +42,10 @@ def test_a_training_recipe_fits_its_network(path: Path) -> None:
     name = "dir_bhrnet_32" if command[1] == "NETWORK" else command[1]
     joints = {"synthetic": "coco_person", "coco": "coco_person"}.get(recipe.data.kind, recipe.data.kind)
     keypoints = KEYPOINT_SETS[joints]
-    architecture = with_joints(NETWORKS[name], keypoints)
+    written = Path(name).suffix == ".yaml"
+    architecture = artefact_or_network(str(RECIPES[0].parent.parent / name)) if written else NETWORKS[name]
+    assert not isinstance(architecture, Artefact)
+    architecture = with_joints(architecture, keypoints)
     check_input(architecture, recipe.input_hw, path.stem)
     objective_for(architecture, keypoints, recipe.input_hw, recipe.training)
     optimizer_for([dict(architecture.build().named_parameters())], recipe.training)
