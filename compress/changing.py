@@ -24,12 +24,12 @@ from compress.people import first_inputs
 from compress.progress import Progress
 from compress.prune.schedule import Sparsifier
 from compress.recalibration import PICTURES, recalibrate
-from compress.recipe import PruneRecipe, RewriteRecipe, to_data
+from compress.recipe import ChangeRecipe, to_data
 from compress.run import Run, environment
 from compress.subject import Subject
 from compress.training import batch_count, distilled_step, train
 
-AnyRecipe = TypeVar("AnyRecipe", PruneRecipe, RewriteRecipe)
+AnyRecipe = TypeVar("AnyRecipe", bound=ChangeRecipe)
 
 
 @dataclass(frozen=True)

@@ -503,14 +503,13 @@ class Pruning(Settings):
         return self
 
 
-class PruneRecipe(Settings):
-    """`compress prune`: prune, fine-tune with the given network as teacher, export, measure.
+class ChangeRecipe(Settings):
+    """What every change of a given network is told: fine-tuning with it as teacher, export, measurement.
 
     seed, input_hw, data: None takes what the artefact was validated with; a network that is no artefact counts as
     trained only where data is given. engine, threads: that milliseconds are of.
     """
 
-    job: Literal["prune"] = "prune"
     seed: Seed | None = None
     input_hw: InputSize | None = None
     data: Data | None = None
@@ -519,15 +518,21 @@ class PruneRecipe(Settings):
     rounds: Positive = 60
     exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
-    pruning: Pruning = Pruning()
     training: FineTuning = FineTuning()
     decoding: Decoding = Decoding()
 
     @model_validator(mode="after")
-    def _engine_is_exported_to(self) -> "PruneRecipe":
+    def _engine_is_exported_to(self) -> "ChangeRecipe":
         if self.engine not in self.exports:
             raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
         return self
+
+
+class PruneRecipe(ChangeRecipe):
+    """`compress prune`."""
+
+    job: Literal["prune"] = "prune"
+    pruning: Pruning = Pruning()
 
 
 class Rewriting(Settings):
@@ -558,31 +563,11 @@ class Rewriting(Settings):
         return self
 
 
-class RewriteRecipe(Settings):
-    """`compress rewrite`: replace operators, fine-tune with the given network as teacher, export, measure.
-
-    seed, input_hw, data: None takes what the artefact was validated with; a network that is no artefact counts as
-    trained only where data is given. engine, threads: that milliseconds are of.
-    """
+class RewriteRecipe(ChangeRecipe):
+    """`compress rewrite`."""
 
     job: Literal["rewrite"] = "rewrite"
-    seed: Seed | None = None
-    input_hw: InputSize | None = None
-    data: Data | None = None
-    engine: EngineName = "onnxruntime"
-    threads: Positive = 1
-    rounds: Positive = 60
-    exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
-    parity_pictures: Positive = 4
     rewriting: Rewriting = Rewriting()
-    training: FineTuning = FineTuning()
-    decoding: Decoding = Decoding()
-
-    @model_validator(mode="after")
-    def _engine_is_exported_to(self) -> "RewriteRecipe":
-        if self.engine not in self.exports:
-            raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
-        return self
 
 
 class PredictRecipe(Settings):

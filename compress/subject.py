@@ -16,7 +16,7 @@ from compress.networks import Architecture
 from compress.networks.architecture import check_input
 from compress.objective import Objective, check_joints, objective_for
 from compress.people import Finder, LabelledBoxes, finder_for
-from compress.recipe import Data, PruneRecipe, RewriteRecipe
+from compress.recipe import ChangeRecipe, Data
 
 _DEFAULT_HW = (128, 128)
 
@@ -45,7 +45,7 @@ class Subject:
     learning: Learning | None
 
 
-def read_subject(name: str, recipe: PruneRecipe | RewriteRecipe, pictures: int) -> Subject:
+def read_subject(name: str, recipe: ChangeRecipe, pictures: int) -> Subject:
     """The network and, if it is trained, what it was trained on. pictures: of the search set.
 
     Raises ArtefactError, NetworkError or DataError.
@@ -75,7 +75,7 @@ def read_subject(name: str, recipe: PruneRecipe | RewriteRecipe, pictures: int) 
 
 def read_learning(
     architecture: Architecture, data: Data, facts: Mapping[str, Any], input_hw: tuple[int, int], seed: int,
-    recipe: PruneRecipe | RewriteRecipe, pictures: int,
+    recipe: ChangeRecipe, pictures: int,
 ) -> Learning:  # fmt: skip
     """The data, and how the network reads it; Gaussians are decoded as it was trained."""
     wanted = {"search": pictures}

@@ -12,6 +12,8 @@ centres at whole numbers as in training. A part found there is at j / upsample c
 be some pixels off: there the upsampling has no cells on the other side to go by.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +28,14 @@ from compress.part_layout import PartLayout
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Complexes = NDArray[np.complex64]
 Integers = NDArray[np.intp]
-Limbs = tuple[Integers, Integers, Doubles]  # peak at either end, score
+Limb = tuple[int, int, float]  # peak at either end, score
 
 _LARGEST = 1e30  # what is larger, or no number, counts as 0: sums of what remains are finite
-_POINTS_AT_ONCE = 65536  # some 5 MB of work arrays
+_OVERSHOOT = 1.9  # no bicubic pixel is more than 1.375² times the largest cell
+_PIXELS_AT_ONCE = 400_000  # of upsampled heatmaps: 1.6 MB, which a cache holds
+_CHANNELS_AT_ONCE = 128  # OpenCV takes no more
+_POINTS_AT_ONCE = 1 << 15  # of limbs, some 2 MB of work arrays; OpenCV reads no more rows of points
 _PLACE = "part affinity"
 
 
@@ -112,19 +116,13 @@ def decode(heatmaps_khw: ArrayLike, fields_lhw: ArrayLike, layout: PartLayout, g
     DataError if the shapes do not fit each other or the layout.
     """
     heat_khw, field_lhw2 = _checked(heatmaps_khw, fields_lhw, layout)
-    peaks_kn3 = [_peaks(heat_hw, grouping) for heat_hw in heat_khw]
-    start_k = np.cumsum([0, *map(len, peaks_kn3)])
-    limbs = []
-    for (a, b), field_hw2 in zip(layout.limbs, field_lhw2, strict=True):
-        start_m, end_m, score_m = _limbs(field_hw2, peaks_kn3[a], peaks_kn3[b], grouping)
-        limbs.append((start_m + start_k[a], end_m + start_k[b], score_m))
-    peaks_n3 = np.concatenate(peaks_kn3)
-    part_n = np.repeat(np.arange(len(peaks_kn3)), np.diff(start_k))
-    found_pk, score_p = _people(limbs, peaks_n3[:, 2], part_n, layout)
+    peaks_n3, part_n = _peaks(heat_khw, grouping)
+    limbs = _limbs(field_lhw2, peaks_n3, part_n, layout, grouping)
+    found_pk, score_p = _people(limbs, peaks_n3[:, 2].tolist(), layout)
     count_p = (found_pk >= 0).sum(axis=1)
     kept_p = (count_p >= grouping.min_parts) & (score_p / count_p >= grouping.min_score)
     score_p, count_p = score_p[kept_p], count_p[kept_p]
-    found_pk = _completed(found_pk[kept_p], limbs, len(peaks_n3), layout)[:, list(layout.joint_parts)]
+    found_pk = _completed(found_pk[kept_p], limbs, layout)[:, list(layout.joint_parts)]
     in_cells_n3 = peaks_n3 / (grouping.upsample, grouping.upsample, 1)
     joints_pk3 = np.where(found_pk[:, :, None] >= 0, in_cells_n3[found_pk], 0)
     made_up = len(layout.names) - len(layout.keypoints)
@@ -180,126 +178,167 @@ def _sane(maps: NDArray[Any]) -> Floats:
 # --- maps to parts ---------------------------------------------------------------------------------------------------
 
 
-def _upsampled(map_hw: Floats, factor: int) -> Floats:
-    """Bicubic (OpenCV's: a = -0.75, the border repeated): [h·factor, w·factor], or [h,w,2] to [..., 2]."""
-    height, width = map_hw.shape[:2]
-    fine = cv2.resize(map_hw, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(fine, np.float32)
+def _peaks(heat_khw: Floats, grouping: PartGrouping) -> tuple[Doubles, Integers]:
+    """x, y in upsampled pixels and heat, [N,3], and parts [N] of all peaks, by part, from left to right, then down."""
+    part_k = np.flatnonzero(np.abs(heat_khw).max(axis=(1, 2)) * _OVERSHOOT >= grouping.heat_threshold)
+    step = min(max(1, _PIXELS_AT_ONCE // (heat_khw[0].size * grouping.upsample**2)), _CHANNELS_AT_ONCE)
+    blocks = [part_k[first : first + step] for first in range(0, len(part_k), step)]
+    tops_n4 = np.concatenate([np.empty((0, 4)), *(_tops(heat_khw, block_k, grouping) for block_k in blocks)])
+    tops_n4 = tops_n4[np.lexsort((tops_n4[:, 2], tops_n4[:, 1], tops_n4[:, 0]))]
+    peaks_n4 = tops_n4[_apart(tops_n4[:, :3], grouping.suppression_px)]
+    return peaks_n4[:, 1:], peaks_n4[:, 0].astype(np.intp)
 
 
-def _peaks(heat_hw: Floats, grouping: PartGrouping) -> Doubles:
-    """x, y in upsampled pixels and heat, [N,3], of one part's peaks, from left to right, then from top to bottom."""
-    beyond = grouping.upsample - 1  # of the repeated border one pixel stays, as the border's neighbour
-    padded_hw = np.asarray(cv2.copyMakeBorder(heat_hw, 1, 1, 1, 1, cv2.BORDER_REPLICATE), np.float32)
-    framed_hw = _upsampled(padded_hw, grouping.upsample)
-    framed_hw = framed_hw[beyond : len(framed_hw) - beyond, beyond : framed_hw.shape[1] - beyond]
-    y_n, x_n = np.divmod(np.flatnonzero(_tops(framed_hw)), framed_hw.shape[1] - 2)
-    heat_n = framed_hw[y_n + 1, x_n + 1]
-    peaks_n3 = np.stack([x_n, y_n, heat_n], axis=1, dtype=np.float64)[heat_n >= grouping.heat_threshold]
-    sorted_n3: Doubles = peaks_n3[np.lexsort((peaks_n3[:, 1], peaks_n3[:, 0]))]
-    return np.compress(_apart(sorted_n3[:, :2], grouping.suppression_px), sorted_n3, axis=0)
+def _tops(heat_khw: Floats, part_k: Integers, grouping: PartGrouping) -> Doubles:
+    """Part, x, y and heat, [N,4], of the pixels of these parts that are hot enough and tops in their row and column.
 
-
-def _tops(framed_hw: Floats) -> NDArray[np.bool_]:
-    """Where a pixel within the frame is above its left and upper and not below its right and lower neighbour.
-
-    A frame's pixel counts as below one inside that is equal.
+    A top is above its left and upper and not below its right and lower neighbour, with those beyond the border; of
+    these an equal one counts as below. The upsampling is bicubic (OpenCV's: a = -0.75).
     """
-    rises_x = framed_hw[1:-1, 1:] > framed_hw[1:-1, :-1]
-    rises_y = framed_hw[1:, 1:-1] > framed_hw[:-1, 1:-1]
-    rises_x[:, 0] = framed_hw[1:-1, 1] >= framed_hw[1:-1, 0]
-    rises_y[0] = framed_hw[1, 1:-1] >= framed_hw[0, 1:-1]
-    return (rises_x[:, :-1] > rises_x[:, 1:]) & (rises_y[:-1] > rises_y[1:])
+    factor, parts = grouping.upsample, len(part_k)
+    cells_hwk = np.ascontiguousarray(heat_khw[part_k].transpose(1, 2, 0))
+    framed_hwk = cv2.copyMakeBorder(cells_hwk, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    height, width = framed_hwk.shape[0] * factor, framed_hwk.shape[1] * factor
+    fine_hwk = cv2.resize(framed_hwk, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, parts)
+    hot_hwk = fine_hwk >= grouping.heat_threshold
+    for beyond in (slice(factor), slice(-factor, None)):
+        hot_hwk[beyond] = hot_hwk[:, beyond] = False
+    for border_nk in (fine_hwk[factor - 1], fine_hwk[:, factor - 1]):
+        np.nextafter(border_nk, np.float32(-np.inf), out=border_nk)
+    fine, top = fine_hwk.ravel(), hot_hwk.ravel()
+    for step in (parts, width * parts):
+        rises = fine[step:] > fine[:-step]
+        top[step:-step] &= rises[:-step] > rises[step:]
+    at_n = np.flatnonzero(top)
+    y_n, x_n, k_n = np.unravel_index(at_n, fine_hwk.shape)
+    return np.stack([part_k[k_n], x_n - factor, y_n - factor, fine[at_n]], axis=1)
 
 
-def _apart(xy_n2: Doubles, distance: float) -> NDArray[np.bool_]:
-    """Which places stay when each that stays removes those after it that are nearer than the distance."""
-    near_nn = np.triu(np.square(xy_n2[:, None] - xy_n2).sum(axis=2) < distance**2, 1)
-    stays_n = np.ones(len(xy_n2), np.bool_)
-    for n in np.flatnonzero(near_nn.any(axis=1)):
-        if stays_n[n]:
-            stays_n[near_nn[n]] = False
+def _apart(places_n3: Doubles, distance: float) -> NDArray[np.bool_]:
+    """Which places (part, x, y, whole numbers, sorted) stay.
+
+    Each that stays removes those after it that are of its part and nearer than the distance.
+    """
+    part_n, x_n, y_n = places_n3.T
+    reach, own_n = math.ceil(distance), np.arange(len(x_n))
+    along_n = x_n + part_n * (x_n.max(initial=0) + reach)  # parts side by side, out of each other's reach
+    after_n = np.maximum(np.searchsorted(along_n, along_n + reach) - own_n - 1, 0)
+    one_m = np.repeat(own_n, after_n)
+    other_m = np.arange(len(one_m)) + np.repeat(own_n + 1 - np.cumsum(after_n) + after_n, after_n)
+    near_m = np.square(x_n[one_m] - x_n[other_m]) + np.square(y_n[one_m] - y_n[other_m]) < distance**2
+    stays_n = np.ones(len(x_n), np.bool_)
+    for one, other in zip(one_m[near_m].tolist(), other_m[near_m].tolist(), strict=True):
+        stays_n[other] &= not stays_n[one]
     return stays_n
 
 
 # --- parts to limbs --------------------------------------------------------------------------------------------------
 
 
-def _limbs(field_hw2: Floats, starts_n3: Doubles, ends_n3: Doubles, grouping: PartGrouping) -> Limbs:
-    """The limbs of one kind, the best first, every peak in one at most: index of start and end, score."""
-    if not len(starts_n3) or not len(ends_n3):
-        return np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0)
-    fine_hw = _upsampled(field_hw2, grouping.upsample).view(np.complex64)[:, :, 0]
-    rows = max(1, _POINTS_AT_ONCE // (len(ends_n3) * grouping.points))
-    blocks = [starts_n3[first : first + rows] for first in range(0, len(starts_n3), rows)]
-    score_ab = np.concatenate([_limb_scores(fine_hw, block_n3, ends_n3, grouping) for block_n3 in blocks])
-    start_m, end_m = _matched(score_ab)
-    return start_m, end_m, score_ab[start_m, end_m]
+def _limbs(
+    field_lhw2: Floats, peaks_n3: Doubles, part_n: Integers, layout: PartLayout, grouping: PartGrouping
+) -> list[list[Limb]]:
+    """The limbs of each kind, the best first, every peak in one of a kind at most."""
+    xy_2n = np.ascontiguousarray(peaks_n3[:, :2].T)
+    found = [np.empty((0, 4))]
+    for kind_m, start_m, end_m in _pairs(part_n, layout, max(1, _POINTS_AT_ONCE // grouping.points)):
+        score_m = _scores(field_lhw2, kind_m, xy_2n[:, start_m], xy_2n[:, end_m], grouping)
+        found.append(np.stack([kind_m, start_m, end_m, score_m], axis=1)[score_m > 0])
+    found_m4 = np.concatenate(found)
+    found_m4 = found_m4[np.lexsort((-found_m4[:, 3], found_m4[:, 0]))]
+    limbs: list[list[Limb]] = [[] for _ in layout.limbs]
+    taken: set[tuple[int, int]] = set()
+    for (kind, start, end), score in zip(found_m4[:, :3].astype(np.intp).tolist(), found_m4[:, 3].tolist(), strict=True):
+        if (kind, start) not in taken and (kind, end) not in taken:
+            taken |= {(kind, start), (kind, end)}
+            limbs[kind].append((start, end, score))
+    return limbs
 
 
-def _matched(score_ab: Doubles) -> tuple[Integers, Integers]:
-    """Starts and ends of the positive scores, from the largest down, leaving out what is taken already."""
-    start_m, end_m = np.nonzero(score_ab > 0)
-    order_m = np.argsort(-score_ab[start_m, end_m], kind="stable")
-    chosen: dict[int, int] = {}
-    taken: set[int] = set()
-    for start, end in zip(start_m[order_m].tolist(), end_m[order_m].tolist(), strict=True):
-        if start not in chosen and end not in taken:
-            chosen[start] = end
-            taken.add(end)
-    return np.array(list(chosen.keys()), np.intp), np.array(list(chosen.values()), np.intp)
+def _pairs(part_n: Integers, layout: PartLayout, at_once: int) -> Iterator[tuple[Integers, Integers, Integers]]:
+    """Limb kind, start and end, each [M], of all pairs of peaks that may be limbs, in this order, so many at a time."""
+    first_k = np.searchsorted(part_n, np.arange(len(layout.names) + 1))
+    count_k = np.diff(first_k)
+    start_l, end_l = np.array(layout.limbs).T
+    pairs_l = count_k[start_l] * count_k[end_l]
+    until_l = np.cumsum(pairs_l)
+    for first in range(0, int(until_l[-1]), at_once):
+        pair_m = np.arange(first, min(first + at_once, int(until_l[-1])))
+        kind_m = np.searchsorted(until_l, pair_m, side="right")
+        nth_m, mth_m = np.divmod(pair_m - (until_l - pairs_l)[kind_m], count_k[end_l][kind_m])
+        yield kind_m, first_k[start_l][kind_m] + nth_m, first_k[end_l][kind_m] + mth_m
 
 
-def _limb_scores(fine_hw: Complexes, starts_n3: Doubles, ends_n3: Doubles, grouping: PartGrouping) -> Doubles:
-    """Mean field along the limb over the points that succeed, [A,B]; 0 where there is no limb."""
-    start_n, end_n = starts_n3[:, 0] + 1j * starts_n3[:, 1], ends_n3[:, 0] + 1j * ends_n3[:, 1]
-    step_ab = end_n - start_n[:, None]
-    unit_ab = step_ab / np.maximum(np.abs(step_ab), 1)  # of whole pixels: below 1 only 0
-    share_s = np.arange(grouping.points) / (grouping.points - 1)
-    at_abs = start_n[:, None, None] + step_ab[:, :, None] * share_s
-    x_abs, y_abs = np.rint(at_abs.real).astype(np.intp), np.rint(at_abs.imag).astype(np.intp)
-    field_abs = fine_hw.ravel().take(y_abs * fine_hw.shape[1] + x_abs)
-    along_abs = field_abs.real * unit_ab.real[:, :, None] + field_abs.imag * unit_ab.imag[:, :, None]
-    good_abs = along_abs > grouping.point_threshold
-    count_ab = good_abs.sum(axis=2)
-    score_ab = np.where(good_abs, along_abs, 0).sum(axis=2) / np.maximum(count_ab, 1)
-    return np.where(count_ab / grouping.points > grouping.success_ratio, score_ab, 0)
+def _scores(
+    field_lhw2: Floats, kind_m: Integers, start_2m: Doubles, end_2m: Doubles, grouping: PartGrouping
+) -> Doubles:
+    """Mean field along each limb of these kinds and ends (x, y) over the points that succeed; 0: it is no limb."""
+    step_2m = end_2m - start_2m
+    unit_2m = step_2m / np.maximum(np.hypot(*step_2m), 1)  # of whole pixels: below 1 only 0
+    share_s1 = np.arange(grouping.points)[:, None] / (grouping.points - 1)
+    pixel_2sm = np.rint(start_2m[:, None] + step_2m[:, None] * share_s1)
+    field_sm2 = _read(field_lhw2, kind_m, pixel_2sm, grouping.upsample)
+    along_sm = field_sm2[:, :, 0] * unit_2m[0] + field_sm2[:, :, 1] * unit_2m[1]
+    good_sm = along_sm > grouping.point_threshold
+    count_m = good_sm.sum(axis=0)
+    score_m = np.where(good_sm, along_sm, 0).sum(axis=0) / np.maximum(count_m, 1)
+    return np.where(count_m / grouping.points > grouping.success_ratio, score_m, 0)
+
+
+def _read(field_lhw2: Floats, kind_m: Integers, pixel_2sm: Doubles, factor: int) -> Floats:
+    """The fields [S,M,2] of the limb kinds, sorted, at pixels (x, y) of their upsampled maps, which are not made.
+
+    The kernel is the upsampling's; where the factor is no power of two, places differ from its by a float's rounding.
+    """
+    x_sm, y_sm = ((pixel_2sm + 0.5) / factor - 0.5).astype(np.float32)
+    field_sm2 = np.empty((*x_sm.shape, 2), np.float32)
+    bound_l = np.searchsorted(kind_m, np.arange(len(field_lhw2) + 1)).tolist()
+    for field_hw2, first, end in zip(field_lhw2, bound_l, bound_l[1:], strict=False):
+        if first < end:
+            x_sn, y_sn = x_sm[:, first:end], y_sm[:, first:end]
+            read = cv2.remap(field_hw2, x_sn, y_sn, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+            field_sm2[:, first:end] = read
+    return field_sm2
 
 
 # --- limbs to people -------------------------------------------------------------------------------------------------
 
 
-def _people(limbs: list[Limbs], heat_n: Doubles, part_n: Integers, layout: PartLayout) -> tuple[Integers, Doubles]:
+def _people(limbs: list[list[Limb]], heats: list[float], layout: PartLayout) -> tuple[Integers, Doubles]:
     """Peak that is part k of person p, [P,K], -1 where missing; and the sum of each person's heats and limb scores.
 
     A limb joins the person of its start, or starts one. The limbs are a tree from its root on: an end is in no person.
     """
-    owner_n = np.full(len(heat_n), -1)
-    gained_n = heat_n.copy()
-    people = 0
-    for start_m, end_m, score_m in (limbs[limb] for limb in layout.tree):
-        new_m = start_m[owner_n[start_m] < 0]
-        owner_n[new_m] = np.arange(people, people + len(new_m))
-        people += len(new_m)
-        owner_n[end_m] = owner_n[start_m]
-        gained_n[end_m] += score_m
-    member_n = np.flatnonzero(owner_n >= 0)
-    found_pk = np.full((people, len(layout.names)), -1)
-    found_pk[owner_n[member_n], part_n[member_n]] = member_n
-    return found_pk, np.asarray(np.bincount(owner_n[member_n], gained_n[member_n], people), np.float64)
+    found_pk: list[list[int]] = []
+    score_p: list[float] = []
+    owner: dict[int, int] = {}
+    for limb in layout.tree:
+        a, b = layout.limbs[limb]
+        for start, end, score in limbs[limb]:
+            if start not in owner:
+                owner[start] = len(found_pk)
+                found_pk.append([-1] * len(layout.names))
+                found_pk[-1][a] = start
+                score_p.append(heats[start])
+            person = owner[end] = owner[start]
+            found_pk[person][b] = end
+            score_p[person] += heats[end] + score
+    return np.array(found_pk, np.intp).reshape(-1, len(layout.names)), np.array(score_p, np.float64)
 
 
-def _completed(found_pk: Integers, limbs: list[Limbs], peaks: int, layout: PartLayout) -> Integers:
+def _completed(found_pk: Integers, limbs: list[list[Limb]], layout: PartLayout) -> Integers:
     """People with a missing part filled in where a completing limb leads to it from a part they have.
 
     Another person may have that peak too.
     """
-    found_pk = found_pk.copy()
+    people = found_pk.tolist()
     for limb in layout.completing:
-        (a, b), (start_m, end_m, _) = layout.limbs[limb], limbs[limb]
-        across_n = np.full(peaks + 1, -1)  # the last: from a missing part nowhere
-        across_n[start_m], across_n[end_m] = end_m, start_m
-        start_p, end_p = found_pk[:, a].copy(), found_pk[:, b].copy()
-        found_pk[:, a] = np.where(start_p < 0, across_n[end_p], start_p)
-        found_pk[:, b] = np.where(end_p < 0, across_n[start_p], end_p)
-    return found_pk
+        a, b = layout.limbs[limb]
+        end_of = {start: end for start, end, _ in limbs[limb]}
+        start_of = {end: start for start, end, _ in limbs[limb]}
+        for person in people:
+            if person[a] < 0:
+                person[a] = start_of.get(person[b], -1)
+            elif person[b] < 0:
+                person[b] = end_of.get(person[a], -1)
+    return np.array(people, np.intp).reshape(found_pk.shape)
