@@ -47,6 +47,7 @@ FLOORS = {
     "compress.subject": 3,
     "compress.candidate": 3,
     "compress.search_request": 3,
+    "compress.site_costs": 3,
     "compress.changing": 3,
     "compress.pruning": 3,
     "compress.rewriting": 3,

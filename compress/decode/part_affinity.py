@@ -248,7 +248,9 @@ def _limbs(
     found_m4 = found_m4[np.lexsort((-found_m4[:, 3], found_m4[:, 0]))]
     limbs: list[list[Limb]] = [[] for _ in layout.limbs]
     taken: set[tuple[int, int]] = set()
-    for (kind, start, end), score in zip(found_m4[:, :3].astype(np.intp).tolist(), found_m4[:, 3].tolist(), strict=True):
+    for (kind, start, end), score in zip(
+        found_m4[:, :3].astype(np.intp).tolist(), found_m4[:, 3].tolist(), strict=True
+    ):
         if (kind, start) not in taken and (kind, end) not in taken:
             taken |= {(kind, start), (kind, end)}
             limbs[kind].append((start, end, score))

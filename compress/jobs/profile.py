@@ -19,7 +19,6 @@ from compress.data.picture import PictureSet
 from compress.data.sets import validation_set
 from compress.errors import NetworkError
 from compress.evaluation import input_size, validation_data
-from compress.jobs.profile_sites import time_sites
 from compress.measure.counting import Layer, total, trace
 from compress.measure.cross_check import cross_check
 from compress.networks import NETWORKS, Architecture
@@ -29,6 +28,7 @@ from compress.objective import check_joints
 from compress.post_processing import decode_table
 from compress.progress import Progress
 from compress.recipe import ProfileRecipe
+from compress.site_costs import time_sites
 
 _DEFAULT_HW = (256, 256)
 _EXPONENTIALS = {

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from compress.artefact import save_artefact
 from compress.errors import EngineError, NetworkError
 from compress.jobs.profile import profile
-from compress.jobs.profile_sites import RULES_AGAINST
 from compress.measure.counting import trace
 from compress.measure.cross_check import cross_check
 from compress.networks import Architecture
@@ -22,6 +21,7 @@ from compress.recipe import ProfileRecipe
 from compress.report.terminal import Terminal
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import rewritten, sites
+from compress.site_costs import RULES_AGAINST
 
 
 def profiled(name: str, **settings: Any) -> dict[str, Any]:
