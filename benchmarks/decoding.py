@@ -113,7 +113,7 @@ def part_fields() -> Iterator[Case]:
     yield Case(f"part affinity fields: {len(decode())} people", decode, plain, 20)
     output = torch.cat([torch.from_numpy(heatmaps), torch.zeros(1, 46, 46), torch.from_numpy(fields)])
     yield Case("  before it: merge passes", lambda: paf.merge_outputs(output, output, layout))
-    yield Case("  maxima of all parts", lambda: [paf._peaks(heat, grouping) for heat in heatmaps])
+    yield Case("  maxima of all parts", lambda: paf._peaks(heatmaps, grouping))
 
 
 def suppression() -> Iterator[Case]:

@@ -35,7 +35,7 @@ _LARGEST = 1e30  # what is larger, or no number, counts as 0: sums of what remai
 _OVERSHOOT = 1.9  # no bicubic pixel is more than 1.375² times the largest cell
 _PIXELS_AT_ONCE = 400_000  # of upsampled heatmaps: 1.6 MB, which a cache holds
 _CHANNELS_AT_ONCE = 128  # OpenCV takes no more
-_POINTS_AT_ONCE = 1 << 15  # of limbs, some 2 MB of work arrays; OpenCV reads no more rows of points
+_POINTS_AT_ONCE = 1 << 15  # of limbs, some 2 MB of work arrays; OpenCV takes no longer rows of points
 _PLACE = "part affinity"
 
 
@@ -192,8 +192,8 @@ def _peaks(heat_khw: Floats, grouping: PartGrouping) -> tuple[Doubles, Integers]
 def _tops(heat_khw: Floats, part_k: Integers, grouping: PartGrouping) -> Doubles:
     """Part, x, y and heat, [N,4], of the pixels of these parts that are hot enough and tops in their row and column.
 
-    A top is above its left and upper and not below its right and lower neighbour, with those beyond the border; of
-    these an equal one counts as below. The upsampling is bicubic (OpenCV's: a = -0.75).
+    A top is above its left and upper and not below its right and lower neighbour; beyond the border an equal one
+    counts as below. The upsampling is bicubic (OpenCV's: a = -0.75, the border repeated).
     """
     factor, parts = grouping.upsample, len(part_k)
     cells_hwk = np.ascontiguousarray(heat_khw[part_k].transpose(1, 2, 0))
@@ -203,7 +203,7 @@ def _tops(heat_khw: Floats, part_k: Integers, grouping: PartGrouping) -> Doubles
     hot_hwk = fine_hwk >= grouping.heat_threshold
     for beyond in (slice(factor), slice(-factor, None)):
         hot_hwk[beyond] = hot_hwk[:, beyond] = False
-    for border_nk in (fine_hwk[factor - 1], fine_hwk[:, factor - 1]):
+    for border_nk in (fine_hwk[factor - 1], fine_hwk[:, factor - 1]):  # upper and left: an equal one is below
         np.nextafter(border_nk, np.float32(-np.inf), out=border_nk)
     fine, top = fine_hwk.ravel(), hot_hwk.ravel()
     for step in (parts, width * parts):
@@ -240,17 +240,15 @@ def _limbs(
 ) -> list[list[Limb]]:
     """The limbs of each kind, the best first, every peak in one of a kind at most."""
     xy_2n = np.ascontiguousarray(peaks_n3[:, :2].T)
-    found = [np.empty((0, 4))]
+    good = [np.empty((0, 4))]
     for kind_m, start_m, end_m in _pairs(part_n, layout, max(1, _POINTS_AT_ONCE // grouping.points)):
         score_m = _scores(field_lhw2, kind_m, xy_2n[:, start_m], xy_2n[:, end_m], grouping)
-        found.append(np.stack([kind_m, start_m, end_m, score_m], axis=1)[score_m > 0])
-    found_m4 = np.concatenate(found)
-    found_m4 = found_m4[np.lexsort((-found_m4[:, 3], found_m4[:, 0]))]
+        good.append(np.stack([kind_m, start_m, end_m, score_m], axis=1)[score_m > 0])
+    good_m4 = np.concatenate(good)
+    good_m4 = good_m4[np.argsort(-good_m4[:, 3], kind="stable")]
     limbs: list[list[Limb]] = [[] for _ in layout.limbs]
     taken: set[tuple[int, int]] = set()
-    for (kind, start, end), score in zip(
-        found_m4[:, :3].astype(np.intp).tolist(), found_m4[:, 3].tolist(), strict=True
-    ):
+    for (kind, start, end), score in zip(good_m4[:, :3].astype(np.intp).tolist(), good_m4[:, 3].tolist(), strict=True):
         if (kind, start) not in taken and (kind, end) not in taken:
             taken |= {(kind, start), (kind, end)}
             limbs[kind].append((start, end, score))
@@ -258,7 +256,7 @@ def _limbs(
 
 
 def _pairs(part_n: Integers, layout: PartLayout, at_once: int) -> Iterator[tuple[Integers, Integers, Integers]]:
-    """Limb kind, start and end, each [M], of all pairs of peaks that may be limbs, in this order, so many at a time."""
+    """Limb kind, start and end, [M] each, of all pairs of peaks that may be limbs, sorted, so many at a time."""
     first_k = np.searchsorted(part_n, np.arange(len(layout.names) + 1))
     count_k = np.diff(first_k)
     start_l, end_l = np.array(layout.limbs).T
@@ -267,8 +265,8 @@ def _pairs(part_n: Integers, layout: PartLayout, at_once: int) -> Iterator[tuple
     for first in range(0, int(until_l[-1]), at_once):
         pair_m = np.arange(first, min(first + at_once, int(until_l[-1])))
         kind_m = np.searchsorted(until_l, pair_m, side="right")
-        nth_m, mth_m = np.divmod(pair_m - (until_l - pairs_l)[kind_m], count_k[end_l][kind_m])
-        yield kind_m, first_k[start_l][kind_m] + nth_m, first_k[end_l][kind_m] + mth_m
+        nth_start_m, nth_end_m = np.divmod(pair_m - (until_l - pairs_l)[kind_m], count_k[end_l][kind_m])
+        yield kind_m, first_k[start_l][kind_m] + nth_start_m, first_k[end_l][kind_m] + nth_end_m
 
 
 def _scores(
@@ -288,9 +286,10 @@ def _scores(
 
 
 def _read(field_lhw2: Floats, kind_m: Integers, pixel_2sm: Doubles, factor: int) -> Floats:
-    """The fields [S,M,2] of the limb kinds, sorted, at pixels (x, y) of their upsampled maps, which are not made.
+    """The fields [S,M,2] of the limb kinds, which are sorted, at pixels (x, y) of their bicubic upsampling.
 
-    The kernel is the upsampling's; where the factor is no power of two, places differ from its by a float's rounding.
+    It is not made: the cells around each place are read by the same kernel. Places are exact where the factor is a
+    power of two, else within a float's rounding.
     """
     x_sm, y_sm = ((pixel_2sm + 0.5) / factor - 0.5).astype(np.float32)
     field_sm2 = np.empty((*x_sm.shape, 2), np.float32)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reference_part_affinity import figures, plain_decode, plain_upsample, scene
 
 from compress.data.part_affinity_targets import part_maps
+from compress.decode import part_affinity
 from compress.decode.part_affinity import PartGrouping, decode, merge_outputs
 from compress.decode.poses import Poses
 from compress.errors import DataError
@@ -132,6 +133,44 @@ def test_more_pairs_than_are_looked_at_together() -> None:
     heatmaps = rng.random((3, 30, 30)).astype(np.float32)
     fields = rng.normal(0.4, 0.5, (4, 30, 30)).astype(np.float32)
     assert len(assert_same(heatmaps, fields, SIMPLE, replace(EASY, upsample=3, suppression_px=0))) > 20
+
+
+@pytest.mark.parametrize("upsample", [1, 2, 3, 4, 5, 8, 16])
+def test_every_factor(upsample: int) -> None:
+    heatmaps, fields = scene(np.random.default_rng(0), 3, COCO, cells=24)
+    assert len(assert_same(heatmaps, fields, COCO, replace(PartGrouping(), upsample=upsample))) >= 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2000, 10000])
+def test_maps_are_upsampled_in_any_number_at_a_time(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_affinity, "_PIXELS_AT_ONCE", at_once)
+    rng = np.random.default_rng(3)
+    heatmaps = rng.random((6, 5, 6)).astype(np.float32)
+    assert len(assert_same(heatmaps, rng.normal(0.5, 0.3, (14, 5, 6)).astype(np.float32), BRIEF, EASY)) > 1
+
+
+def test_more_parts_than_opencv_has_channels() -> None:
+    """A hub and 140 spokes on small maps."""
+    names = ("hub", *(f"spoke{n}" for n in range(140)))
+    spokes = tuple((0, n) for n in range(1, 141))
+    wheel = layout_for(KeypointSet("wheel", names, ((1, 2),), spokes, (0.1,) * 141, tuple(range(141))))
+    rng = np.random.default_rng(4)
+    heatmaps = rng.random((141, 6, 6)).astype(np.float32) ** 3
+    fields = rng.normal(0, 1, (280, 6, 6)).astype(np.float32)
+    poses = assert_same(heatmaps, fields, wheel, replace(EASY, upsample=1, suppression_px=0))
+    assert (poses.keypoints_pk3[:, -10:, 2] > 0).any()
+
+
+def test_a_pixel_may_be_hotter_than_every_cell() -> None:
+    """Cells signed as the kernel between them is: none has 0.06, the pixel in their middle has more than 0.1."""
+    sign = np.array([-1, 1, 1, -1])
+    heatmaps = np.zeros((3, 12, 12), np.float32)
+    for part, x in ((0, 0), (1, 8)):
+        heatmaps[part, 4:8, x : x + 4] = 0.059 * sign[:, None] * sign
+        heatmaps[part, 5, x + 1] += 0.0005  # else four pixels are equal but for rounding
+    poses = assert_same(heatmaps, everywhere((1, 0), (0, 0), size=12), SIMPLE, replace(PartGrouping(), min_parts=2))
+    assert len(poses) == 1
+    assert poses.keypoints_pk3[0, :2, 2].min() > 0.1
 
 
 def test_the_upsampling_is_bicubic() -> None:
