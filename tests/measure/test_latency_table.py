@@ -240,5 +240,6 @@ def test_units_in_models_of_units(name: str, tmp_path: Path) -> None:
 
     table = LatencyTable(tmp_path / "table.json", Identity.of(runtime.describe()))
     fill(table, units[:6], measure=lambda units, threads: measure_units(name, units, threads, rounds=4))
-    assert all(entry.timing.ratio > 0 and entry.timing.count == 4 for entry in table.units.values())
+    assert len(table.units) == 6
+    assert all(entry.timing.count == 4 for entry in table.units.values())
     assert len(table.units) == 6
