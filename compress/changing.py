@@ -4,8 +4,9 @@ The given network is the teacher and stays as it is. `compress prune` and `compr
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from compress.artefact import Edit, save_artefact
 from compress.data.loader import Batch
 from compress.deployment import export_and_check, measure_exports, sample_images
 from compress.engines import engine
+from compress.errors import RecipeError, nearest
 from compress.evaluation import MAIN_FIGURE, RESAMPLES, score
 from compress.measure.counting import count
 from compress.networks import Architecture
@@ -49,6 +51,19 @@ ForEngine = Callable[[nn.Module, str], nn.Module]
 
 Sparsify = Callable[[nn.Module, int], Sparsifier]
 """Network, number of steps → what makes zeros during fine-tuning and keeps them; its state is kept with the run."""
+
+
+def check_patterns(network: nn.Module, patterns: Iterable[str], what: str, key: str) -> None:
+    """Raises RecipeError for a pattern that no module of the network has. what: is named so; key: of the recipe."""
+    modules = [path for path, _ in network.named_modules() if path]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in modules):
+            raise RecipeError(
+                f"{what} must be one the network has",
+                place=f"recipe: {key}",
+                value=pattern,
+                remedy=nearest(pattern, (path for path in modules if path.count(".") < 2)),
+            )
 
 
 def as_it_is(network: nn.Module, engine_name: str) -> nn.Module:

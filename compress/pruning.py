@@ -7,7 +7,6 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from compress.data.loader import Batch as LabelledBatch
 from compress.data.loader import batches
 from compress.deployment import time_runners
 from compress.engines import engine
-from compress.errors import BudgetError, RecipeError, nearest
+from compress.errors import BudgetError, RecipeError
 from compress.evaluation import MAIN_FIGURE, score
 from compress.files import append_line, cache_folder, read_lines
 from compress.layer_costs import Known, LayerCosts, mac_costs, measured, weighted_layers
@@ -72,15 +71,7 @@ def check_request(subject: Subject, recipe: PruneRecipe) -> None:
         raise RecipeError(
             "there must be a goal", place="compress prune", remedy="give one of --ratio R, --macs R, --latency MS|R%"
         )
-    modules = [path for path, _ in subject.network.named_modules() if path]
-    for pattern in asked.protect:
-        if not any(fnmatchcase(path, pattern) for path in modules):
-            raise RecipeError(
-                "a protected module must be one the network has",
-                place="recipe: pruning.protect",
-                value=pattern,
-                remedy=nearest(pattern, (path for path in modules if path.count(".") < 2)),
-            )
+    changing.check_patterns(subject.network, asked.protect, "a protected module", "pruning.protect")
 
 
 # --- The goal --------------------------------------------------------------------------------------------------------

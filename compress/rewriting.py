@@ -23,7 +23,7 @@ from torch import nn
 from compress import changing
 from compress.deployment import complete_table, table_path, time_runners
 from compress.engines import engine
-from compress.errors import EngineError, NetworkError, RecipeError, nearest
+from compress.errors import EngineError, NetworkError
 from compress.evaluation import MAIN_FIGURE, score
 from compress.files import write_bytes
 from compress.measure.counting import count
@@ -70,15 +70,7 @@ def check_request(subject: Subject, recipe: RewriteRecipe) -> None:
     """Raises RecipeError for an unknown rule, and for a pattern that no module has."""
     for name in recipe.rewriting.rules:
         rule_named(name)
-    modules = [path for path, _ in subject.network.named_modules() if path]
-    for pattern in recipe.rewriting.sites:
-        if not any(fnmatchcase(path, pattern) for path in modules):
-            raise RecipeError(
-                "a pattern of sites must be one that a module of the network has",
-                place="recipe: rewriting.sites",
-                value=pattern,
-                remedy=nearest(pattern, (path for path in modules if path.count(".") < 2)),
-            )
+    changing.check_patterns(subject.network, recipe.rewriting.sites, "a pattern of sites", "rewriting.sites")
 
 
 def choices_of(network: nn.Module, recipe: RewriteRecipe) -> list[Choice]:
@@ -134,6 +126,8 @@ def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
                 rows[number]["failure"] = str(error)
             phase.advance(1, choice.name)
     worth = [n for n, row in enumerate(rows) if row.get("predicted_ms", 0.0) > recipe.rewriting.min_gain * before / 2]
+    if not worth:
+        return rows
     with tempfile.TemporaryDirectory() as folder:
         runners = {"given": runtime.load(exported(task, given, Path(folder), "netgiven"), recipe.threads)}
         for number in worth:
@@ -249,8 +243,11 @@ def together(task: Task, taken: Sequence[Choice]) -> nn.Module:
 
     Without trained weights their weights are only carried over.
     """
-    network = rewritten(task.subject.network, [one for choice in taken for one in choice.rewrites])
-    if task.subject.learning is None:
+    untrained = task.subject.learning is None
+    network = rewritten(
+        task.subject.network, [one for choice in taken for one in choice.rewrites], carry=untrained
+    )  # fmt: skip
+    if untrained:
         return network
     names = repr([(choice.rule, choice.at) for choice in taken])
     path = task.run.path("steps", f"together_{hashlib.sha256(names.encode()).hexdigest()[:12]}.safetensors")
