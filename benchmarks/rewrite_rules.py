@@ -38,7 +38,7 @@ from compress.progress import Progress
 from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import RewriteRecipe, find, read_recipe, to_data
 from compress.report.terminal import Terminal
-from compress.rewrite.carry import Fitted, Seen, fit, listen
+from compress.rewrite.carry import Fitted, fit_sites
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import Rewrite, rewritten, rule_named, sites
 from compress.run import cpu_name
@@ -89,24 +89,14 @@ class Bench:
 
     def fitted(self, found: Sequence[Rewrite], steps: int) -> tuple[nn.Module, list[Fitted]]:
         """The network with fitted replacements, each on the inputs it gets from those before it; and their errors."""
-        given = self.subject.network
-        network, of_sites = copy.deepcopy(given), []
-        with self.progress.phase(f"fitting, {steps} steps", len(found)) as phase:
-            for one in found:
-                seen = Seen(self.listen(network, one.at).inputs, self.listen(given, one.at).outputs)
-                module, fitted = fit(
-                    RULES[one.rule], given.get_submodule(one.at), seen, steps=steps, seed=self.subject.seed
-                )  # fmt: skip
-                network.set_submodule(one.at, module)
-                of_sites.append(fitted)
-                phase.advance(1, f"{one.at}: {fitted.reconstructed:.3f}")
-        return network, of_sites
-
-    def listen(self, network: nn.Module, path: str) -> Seen:
-        """What one module sees and answers on the calibration pictures."""
         learning, wanted = self.learning, self.recipe.rewriting.calibration
-        pictures = first_inputs(learning.finder, learning.sets.train, wanted, self.fabric.device)
-        return listen(network, [path], pictures, limit=wanted)[path]
+        pictures = list(first_inputs(learning.finder, learning.sets.train, wanted, self.fabric.device))
+        with self.progress.phase(f"fitting, {steps} steps", len(found)) as phase:
+            network, errors = fit_sites(
+                self.subject.network, found, pictures, limit=wanted, steps=steps, seed=self.subject.seed,
+                progress=lambda path: phase.advance(1, path),
+            )  # fmt: skip
+        return network, list(errors.values())
 
     def tune(self, network: nn.Module) -> None:
         """Changes the network."""

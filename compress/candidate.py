@@ -22,9 +22,9 @@ from compress.prune.importance import importance
 from compress.prune.sections import Section, sections, whole
 from compress.prune.select import uniform
 from compress.prune.structured import prunable_channels, without_channels
-from compress.rewrite.carry import fit, listen
+from compress.rewrite.carry import fit_sites
 from compress.rewrite.rules import RULES
-from compress.rewrite.sites import Rewrite, rewrite_in_place, rewritten, sites
+from compress.rewrite.sites import Rewrite, rewrite_in_place, sites
 from compress.space import KEEP, EditChoice, Pick, Space
 
 _PICTURES = 32  # that replacements are fitted on: sites of wide early maps are many megabytes each
@@ -79,7 +79,8 @@ class Candidates:
         network, edits = copy.deepcopy(network).eval(), self.start.edits if self.start else ()
         for edit, rule in self._rewrites(pick):
             found = _at(edit, sites(network, RULES[rule]))
-            network, edits = _fitted(network, found, images, steps, seed), (*edits, *found)
+            network, _ = fit_sites(network, found, images, limit=_PICTURES, steps=steps, seed=seed)
+            edits = (*edits, *found)
         smaller = self._without_channels(pick, network)
         if smaller is not network and CHANNELS_PRUNED not in edits:
             edits = (*edits, CHANNELS_PRUNED)
@@ -170,17 +171,6 @@ def _check_shares(edit: EditChoice, parts: Sequence[Section], place: str) -> Non
                 "a share must take channels from some layer; what stays divides by 8", place=f"{place}: {edit.path}",
                 value=share, remedy="leave it out or make it smaller",
             )  # fmt: skip
-
-
-def _fitted(network: nn.Module, found: Sequence[Rewrite], images: Sequence[Tensor], steps: int, seed: int) -> nn.Module:
-    """A copy, rewritten; replacements that have weights are fitted to what the modules do in the network given."""
-    copied = rewritten(network, found)
-    weighty = [site for site in found if any(True for _ in copied.get_submodule(site.at).parameters())]
-    seen = listen(network, [site.at for site in weighty], images if weighty else (), limit=_PICTURES)
-    for site in weighty:
-        replacement, _ = fit(RULES[site.rule], network.get_submodule(site.at), seen[site.at], steps=steps, seed=seed)
-        copied.get_submodule(site.at).load_state_dict(replacement.state_dict())
-    return copied
 
 
 def _at(edit: EditChoice, found: list[Rewrite]) -> list[Rewrite]:

@@ -6,7 +6,6 @@ one; its weights are carried over and fitted to what the module answered; the sc
 what it loses. What is taken gains most per point lost, within the limit, and is tried together.
 """
 
-import copy
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,9 +33,9 @@ from compress.measure.units import cut
 from compress.people import first_inputs
 from compress.recalibration import recalibrate
 from compress.recipe import RewriteRecipe
-from compress.rewrite.carry import Seen, fit, listen
+from compress.rewrite.carry import fit_sites
 from compress.rewrite.rules import RULES
-from compress.rewrite.sites import Rewrite, place, rewritten, rule_named, sites
+from compress.rewrite.sites import Rewrite, rewritten, rule_named, sites
 from compress.subject import Subject
 
 Task = changing.Task[RewriteRecipe]
@@ -209,26 +208,18 @@ def alone(task: Task, choice: Choice) -> Row:
 
 
 def fitted(task: Task, choices: Sequence[Choice]) -> tuple[nn.Module, list[Row]]:
-    """The given network with these choices' replacements, recalibrated; and their output errors.
+    """The given network with these choices' replacements, fitted and recalibrated; and their output errors.
 
-    One site after the other, in the network's order, is fitted to what the given module answered from what reaches the
-    replacement behind those before it, so that it makes up for their errors. Raises NetworkError for a module that
-    cannot be listened to, or a replacement of another shape.
+    Raises NetworkError for a module that cannot be listened to, or a replacement of another shape.
     """
-    asked, given = task.recipe.rewriting, task.subject.network
+    asked = task.recipe.rewriting
     pictures = list(calibration(task))
-    order = {path: n for n, (path, _) in enumerate(given.named_modules())}
-    network = copy.deepcopy(given)
-    errors: list[Row] = []
-    for one in sorted((one for choice in choices for one in choice.rewrites), key=lambda one: order[one.at]):
-        outputs = listen(given, [one.at], pictures, limit=asked.calibration)[one.at].outputs
-        inputs = listen(network, [one.at], pictures, limit=asked.calibration)[one.at].inputs
-        old = network.get_submodule(one.at)
-        new, found = fit(RULES[one.rule], old, Seen(inputs, outputs), steps=asked.steps, seed=task.subject.seed)
-        place(network, old, new)
-        errors.append({"at": one.at, **asdict(found)})
+    network, errors = fit_sites(
+        task.subject.network, [one for choice in choices for one in choice.rewrites], pictures,
+        limit=asked.calibration, steps=asked.steps, seed=task.subject.seed,
+    )  # fmt: skip
     recalibrate(network, pictures)
-    return network, errors
+    return network, [{"at": path, **asdict(found)} for path, found in errors.items()]
 
 
 def calibration(task: Task) -> Iterable[torch.Tensor]:

@@ -99,7 +99,7 @@ def _row(choice: Data, decision: str) -> tuple[str, ...]:
         return format(choice[key], form) if key in choice else "–"
 
     errors = "–"
-    if "errors" in choice:
+    if choice.get("errors"):  # a replacement without weights has none
         means = [
             sum(one[key] for one in choice["errors"]) / len(choice["errors"])
             for key in ("naive", "carried", "reconstructed")

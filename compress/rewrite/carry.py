@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from compress.errors import DataError, NetworkError, nearest
 from compress.rewrite.rule import Rule
+from compress.rewrite.sites import Rewrite, place, rule_named
 
 _AT_ONCE = 16  # pictures that a module answers together
 _STATISTICS = 64  # pictures that batch-norm statistics are of, at most
@@ -109,6 +110,37 @@ def fit(rule: Rule, given: nn.Module, seen: Seen, *, steps: int, seed: int) -> t
             best.keep_better()
         _set_statistics(replacement, learned.inputs, keep_function=True)
     return replacement, _finite(rule, Fitted(naive, carried, best.error))
+
+
+def fit_sites(
+    network: nn.Module,
+    rewrites: Iterable[Rewrite],
+    pictures: Sequence[Tensor],
+    *,
+    limit: int,
+    steps: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda path: None,
+) -> tuple[nn.Module, dict[str, Fitted]]:
+    """A copy of the network with fitted replacements, and the errors of each that has weights: path → Fitted.
+
+    One site after the other, in the network's order, is fitted to what the given module answered, from what reaches it
+    behind those before it; see Seen. One by one, so that what many modules saw does not lie in memory together.
+    pictures: batches [B,3,H,W], of which `limit` pictures count. progress: told the path of every site that is done.
+    Raises what `listen` and `fit` do.
+    """
+    order = {path: number for number, (path, _) in enumerate(network.named_modules())}
+    copied, errors = copy.deepcopy(network), {}
+    for one in sorted(rewrites, key=lambda one: order[one.at]):
+        rule, old = rule_named(one.rule), copied.get_submodule(one.at)
+        new = rule.build(old)
+        if any(True for _ in new.parameters()):
+            inputs = listen(copied, [one.at], pictures, limit=limit)[one.at].inputs
+            outputs = listen(network, [one.at], pictures, limit=limit)[one.at].outputs
+            new, errors[one.at] = fit(rule, old, Seen(inputs, outputs), steps=steps, seed=seed)
+        place(copied, old, new)
+        progress(one.at)
+    return copied, errors
 
 
 # --- Listening -------------------------------------------------------------------------------------------------------

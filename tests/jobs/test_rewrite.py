@@ -24,6 +24,7 @@ from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import EvaluateRecipe, PruneRecipe, RewriteRecipe
 from compress.report.rewrite import print_rewritten, print_rules, write_rewritten
+from compress.rewrite import carry
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import Rewrite
 
@@ -122,7 +123,7 @@ def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tm
 def test_a_killed_run_goes_on_and_ends_the_same(artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe({"rules": ["conv_to_3x3"], "sites": ["refinements.0.[01].*"]})
     whole = rewrite(artefact, asked, tmp_path / "whole", Silent())
-    real = rewriting.fit
+    real = carry.fit
     calls = 0
 
     def dying(*arguments: Any, **named: Any) -> Any:
@@ -132,7 +133,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(artefact: str, tmp_path: Path, m
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(rewriting, "fit", dying)
+    monkeypatch.setattr(carry, "fit", dying)
     with pytest.raises(KeyboardInterrupt):
         rewrite(artefact, asked, tmp_path / "run", Silent())
     again = rewrite(artefact, asked, tmp_path / "run", Silent())
