@@ -132,7 +132,8 @@ def finder_for(
             return _TaggedFinder(keypoints, input_hw, Grouping(locate=locate, refine=decoding.refine))
         case "PAF":
             stride = architecture.output_strides[-1]
-            return _PartFinder(keypoints, input_hw, PartGrouping(upsample=decoding.upsample), stride)
+            grouping = PartGrouping(upsample=decoding.upsample, locate=decoding.locate or "peak")
+            return _PartFinder(keypoints, input_hw, grouping, stride)
         case _:
             suppressed = decoding if isinstance(boxes, DetectedBoxes) else None
             return _PersonFinder(keypoints, input_hw, locate, boxes, suppressed)

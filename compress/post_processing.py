@@ -54,7 +54,7 @@ def decode_table(
         for index, question in zip(indices, asked, strict=True)
     ]
     rows = []
-    for name, decoding in _choices(architecture.approach):
+    for name, decoding in choices(architecture.approach):
         boxes: Boxes = LabelledBoxes()
         if name.endswith("suppression"):
             boxes = DetectedBoxes([Detections(question.boxes_n4, question.scores_n) for question in asked])
@@ -75,6 +75,37 @@ def decode_table(
             {"choice": name, "mirrored": decoding.flip_test, "median": middle, "q1": q1, "q3": q3, "people": found}
         )
     return rows
+
+
+def choices(approach: str) -> list[tuple[str, Decoding]]:
+    """The ways to read maps that a user can choose from, by name."""
+    once = Decoding(flip_test=False, suppression="none")
+    match approach:
+        case "PAF":
+            whole = once.model_copy(update={"upsample": 8, "locate": "middle"})
+            found = [("upsampled 8 times, whole pixels", whole)]
+            found += [
+                (f"upsampled {factor} times", once.model_copy(update={"upsample": factor})) for factor in (8, 4, 2, 1)
+            ]
+            return [*found, ("upsampled 2 times, mirrored pass", once.model_copy(update={"flip_test": True}))]
+        case "top-down":
+            found = [(f"joints at the {at}", once.model_copy(update={"locate": at})) for at in ("quarter", "peak")]
+            found.append(("joints at the quarter, mirrored pass", once.model_copy(update={"flip_test": True})))
+            kinds = ("hard", "soft", "parallel")
+            return [
+                *found,
+                *((f"{kind} suppression", once.model_copy(update={"suppression": kind})) for kind in kinds),
+            ]
+        case _:
+            plain = once.model_copy(update={"refine": False, "locate": "middle"})
+            adjusted = plain.model_copy(update={"locate": "quarter"})
+            refined = adjusted.model_copy(update={"refine": True})
+            return [
+                ("grouping", plain),
+                ("grouping, adjust", adjusted),
+                ("grouping, adjust, refine", refined),
+                ("grouping, adjust, refine, mirrored pass", refined.model_copy(update={"flip_test": True})),
+            ]
 
 
 def perfect_answers(
@@ -160,31 +191,3 @@ def _network_answers(network: nn.Module, question: Question) -> tuple[Sequence[T
             inputs = normalise(np.ascontiguousarray(images))
             passes.append([output.float() for output in network(inputs)] if len(images) else [])
     return passes[0], passes[1]
-
-
-def _choices(approach: str) -> list[tuple[str, Decoding]]:
-    once = Decoding(flip_test=False, suppression="none")
-    match approach:
-        case "PAF":
-            choices = [
-                (f"upsampled {factor} times", once.model_copy(update={"upsample": factor})) for factor in (8, 4, 2)
-            ]
-            return [*choices, ("upsampled 8 times, mirrored pass", once.model_copy(update={"flip_test": True}))]
-        case "top-down":
-            choices = [(f"joints at the {at}", once.model_copy(update={"locate": at})) for at in ("quarter", "peak")]
-            choices.append(("joints at the quarter, mirrored pass", once.model_copy(update={"flip_test": True})))
-            kinds = ("hard", "soft", "parallel")
-            return [
-                *choices,
-                *((f"{kind} suppression", once.model_copy(update={"suppression": kind})) for kind in kinds),
-            ]
-        case _:
-            plain = once.model_copy(update={"refine": False, "locate": "middle"})
-            adjusted = plain.model_copy(update={"locate": "quarter"})
-            refined = adjusted.model_copy(update={"refine": True})
-            return [
-                ("grouping", plain),
-                ("grouping, adjust", adjusted),
-                ("grouping, adjust, refine", refined),
-                ("grouping, adjust, refine, mirrored pass", refined.model_copy(update={"flip_test": True})),
-            ]

@@ -209,16 +209,17 @@ class Training(Settings):
 class Decoding(Settings):
     """From a network's maps to people; each approach reads what concerns it.
 
-    flip_test: the mirrored picture is asked too and both answers are averaged. locate: where in its cell a joint lies;
-    None: `peak` for networks trained on exact Gaussians, else `quarter`. refine: associative embedding fills in missing
-    joints. upsample: of part affinity maps before they are read. suppression: of top-down people that lie on one
-    another, where they come from a detector's boxes; overlap: for hard and soft, the least OKS at which they do.
+    flip_test: the mirrored picture is asked too and both answers are averaged. locate: where in its cell, or upsampled
+    pixel of a part affinity map, a joint lies; None: `peak` for such maps and for networks trained on exact Gaussians,
+    else `quarter`. refine: associative embedding fills in missing joints. upsample: of part affinity maps before they
+    are read. suppression: of top-down people that lie on one another, where they come from a detector's boxes; overlap:
+    for hard and soft, the least OKS at which they do.
     """
 
     flip_test: bool = True
     locate: Literal["middle", "quarter", "peak"] | None = None
     refine: bool = True
-    upsample: Positive = 8
+    upsample: Positive = 2
     suppression: Literal["none", "hard", "soft", "parallel"] = "hard"
     overlap: Annotated[float, Field(gt=0, lt=1)] = 0.9
 
@@ -309,7 +310,8 @@ class Finalists(Settings):
 class SearchRecipe(Settings):
     """`compress search`: everything the job needs.
 
-    baselines: hand-made networks, name → architecture fields over the space's fixed ones.
+    baselines: hand-made networks, name → architecture fields over the space's fixed ones. decoding: of all networks;
+    candidates are asked once even where the mirrored picture is asked too.
     """
 
     job: Literal["search"]
@@ -320,6 +322,7 @@ class SearchRecipe(Settings):
     supernet: SupernetTraining = SupernetTraining()
     search: Search
     finalists: Finalists = Finalists()
+    decoding: Decoding = Decoding()
     baselines: dict[Name, dict[str, Any]] = {}
 
     @model_validator(mode="after")

@@ -7,9 +7,12 @@ are.
 merge_outputs → heatmaps and fields of one picture, flipped pass included
 decode        → people, in cells of the map
 
-The maps are upsampled by the network's stride: pixel j of the result is pixel j of the network's input, both with their
-centres at whole numbers as in training. A part found there is at j / upsample cells. Within a cell of the border it may
-be some pixels off: there the upsampling has no cells on the other side to go by.
+The maps are upsampled, in the code by the network's stride: then pixel j of the result is pixel j of the network's
+input, both with their centres at whole numbers as in training. A part found at pixel j is at j / upsample cells. Within
+a cell of the border it may be some pixels off: there the upsampling has no cells on the other side to go by.
+
+Beyond the code, a part's place is refined within its pixel (`locate`). So maps need not be upsampled so far, which is
+most of the work: reports/reading compares accuracy and time.
 """
 
 import math
@@ -22,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from compress.decode.location import Locate, located
 from compress.decode.poses import Poses
 from compress.errors import DataError
 from compress.part_layout import PartLayout
@@ -41,17 +45,20 @@ _PLACE = "part affinity"
 
 @dataclass(frozen=True)
 class PartGrouping:
-    """How maps become people (defaults: Lightweight OpenPose's code).
+    """How maps become people (defaults: Lightweight OpenPose's code, but for the first two).
 
-    upsample: the network's stride. heat_threshold: the least heat of a part, above 0. suppression_px: parts of a kind
-    are at least so far apart, in upsampled pixels. points: places on a limb where its field is read. point_threshold:
-    the field along the limb is above it, not negative, where a point succeeds. success_ratio: a limb needs more than
-    this part of its points, 0..1. min_parts: of a person, at least 2. min_score: a person's least score per part.
+    upsample: of the maps; the code's way is the network's stride, 8. locate: where in its upsampled pixel a part lies,
+    see `compress.decode.location`; the code's way is `middle`. heat_threshold: the least heat of a part, above 0.
+    suppression: parts of a kind are at least so far apart, in cells (6 pixels of the code's 8 to a cell). points:
+    places on a limb where its field is read. point_threshold: the field along the limb is above it, not negative, where
+    a point succeeds. success_ratio: a limb needs more than this part of its points, 0..1. min_parts: of a person, at
+    least 2. min_score: a person's least score per part.
     """
 
-    upsample: int = 8
+    upsample: int = 2
+    locate: Locate = "peak"
     heat_threshold: float = 0.1
-    suppression_px: float = 6.0
+    suppression: float = 0.75
     points: int = 10
     point_threshold: float = 0.05
     success_ratio: float = 0.8
@@ -62,7 +69,7 @@ class PartGrouping:
         for name, good, rule in (
             ("upsample", self.upsample >= 1, "must be at least 1"),
             ("heat_threshold", self.heat_threshold > 0, "must be positive"),
-            ("suppression_px", self.suppression_px >= 0, "must not be negative"),
+            ("suppression", self.suppression >= 0, "must not be negative"),
             ("points", self.points >= 2, "must be at least 2"),
             ("point_threshold", self.point_threshold >= 0, "must not be negative"),
             ("success_ratio", 0 <= self.success_ratio < 1, "must be at least 0 and below 1"),
@@ -109,10 +116,10 @@ def decode(heatmaps_khw: ArrayLike, fields_lhw: ArrayLike, layout: PartLayout, g
 
     Of peaks too near to each other the left one stays, of equal columns the upper one, whatever their heat, as in the
     code. Of equally good limbs that with the first start, then the first end, counts. Peaks at one place are no limb. A
-    cell that is no number or beyond 1e30 counts as 0. Two rules differ from the code: of equal neighbours the upper and
-    left one is the peak (the code drops both, and a part just between two pixels with them); and beyond the border the
-    map goes on as its border cells do (in the code nothing is there, and the dent that bicubic weights make beside a
-    part that is a cell or two from the border leaves a second peak on it).
+    cell that is no number or beyond 1e30 counts as 0. Beside `locate`, two rules differ from the code: of equal
+    neighbours the upper and left one is the peak (the code drops both, and a part just between two pixels with them);
+    and beyond the border the map goes on as its border cells do (in the code nothing is there, and the dent that
+    bicubic weights make beside a part that is a cell or two from the border leaves a second peak on it).
     DataError if the shapes do not fit each other or the layout.
     """
     heat_khw, field_lhw2 = _checked(heatmaps_khw, fields_lhw, layout)
@@ -183,14 +190,14 @@ def _peaks(heat_khw: Floats, grouping: PartGrouping) -> tuple[Doubles, Integers]
     part_k = np.flatnonzero(np.abs(heat_khw).max(axis=(1, 2)) * _OVERSHOOT >= grouping.heat_threshold)
     step = min(max(1, _PIXELS_AT_ONCE // (heat_khw[0].size * grouping.upsample**2)), _CHANNELS_AT_ONCE)
     blocks = [part_k[first : first + step] for first in range(0, len(part_k), step)]
-    tops_n4 = np.concatenate([np.empty((0, 4)), *(_tops(heat_khw, block_k, grouping) for block_k in blocks)])
-    tops_n4 = tops_n4[np.lexsort((tops_n4[:, 2], tops_n4[:, 1], tops_n4[:, 0]))]
-    peaks_n4 = tops_n4[_apart(tops_n4[:, :3], grouping.suppression_px)]
-    return peaks_n4[:, 1:], peaks_n4[:, 0].astype(np.intp)
+    tops_n6 = np.concatenate([np.empty((0, 6)), *(_tops(heat_khw, block_k, grouping) for block_k in blocks)])
+    tops_n6 = tops_n6[np.lexsort((tops_n6[:, 2], tops_n6[:, 1], tops_n6[:, 0]))]
+    peaks_n6 = tops_n6[_apart(tops_n6[:, :3], grouping.suppression * grouping.upsample)]
+    return peaks_n6[:, 3:], peaks_n6[:, 0].astype(np.intp)
 
 
 def _tops(heat_khw: Floats, part_k: Integers, grouping: PartGrouping) -> Doubles:
-    """Part, x, y and heat, [N,4], of the pixels of these parts that are hot enough and tops in their row and column.
+    """Part, pixel (x, y), place (x, y) and heat, [N,6], of these parts' hot pixels that are tops in row and column.
 
     A top is above its left and upper and not below its right and lower neighbour; beyond the border an equal one
     counts as below. The upsampling is bicubic (OpenCV's: a = -0.75, the border repeated).
@@ -199,7 +206,8 @@ def _tops(heat_khw: Floats, part_k: Integers, grouping: PartGrouping) -> Doubles
     cells_hwk = np.ascontiguousarray(heat_khw[part_k].transpose(1, 2, 0))
     framed_hwk = cv2.copyMakeBorder(cells_hwk, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     height, width = framed_hwk.shape[0] * factor, framed_hwk.shape[1] * factor
-    fine_hwk = cv2.resize(framed_hwk, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, parts)
+    resized = np.asarray(cv2.resize(framed_hwk, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+    fine_hwk = resized.reshape(height, width, parts)
     hot_hwk = fine_hwk >= grouping.heat_threshold
     for beyond in (slice(factor), slice(-factor, None)):
         hot_hwk[beyond] = hot_hwk[:, beyond] = False
@@ -209,9 +217,12 @@ def _tops(heat_khw: Floats, part_k: Integers, grouping: PartGrouping) -> Doubles
     for step in (parts, width * parts):
         rises = fine[step:] > fine[:-step]
         top[step:-step] &= rises[:-step] > rises[step:]
-    at_n = np.flatnonzero(top)
-    y_n, x_n, k_n = np.unravel_index(at_n, fine_hwk.shape)
-    return np.stack([part_k[k_n], x_n - factor, y_n - factor, fine[at_n]], axis=1)
+    y_n, x_n, k_n = np.unravel_index(np.flatnonzero(top), fine_hwk.shape)
+    inside_khw = fine_hwk[factor:-factor, factor:-factor].transpose(2, 0, 1)
+    x_n, y_n = x_n - factor, y_n - factor
+    found_n3 = located(inside_khw, k_n, y_n, x_n, grouping.locate)
+    found_n3[:, :2] -= 0.5  # the middle of pixel j is at j here
+    return np.column_stack([part_k[k_n], x_n, y_n, found_n3])
 
 
 def _apart(places_n3: Doubles, distance: float) -> NDArray[np.bool_]:
@@ -274,7 +285,8 @@ def _scores(
 ) -> Doubles:
     """Mean field along each limb of these kinds and ends (x, y) over the points that succeed; 0: it is no limb."""
     step_2m = end_2m - start_2m
-    unit_2m = step_2m / np.maximum(np.hypot(*step_2m), 1)  # of whole pixels: below 1 only 0
+    length_m = np.hypot(*step_2m)
+    unit_2m = step_2m / np.where(length_m > 0, length_m, 1)
     share_s1 = np.arange(grouping.points)[:, None] / (grouping.points - 1)
     pixel_2sm = np.rint(start_2m[:, None] + step_2m[:, None] * share_s1)
     field_sm2 = _read(field_lhw2, kind_m, pixel_2sm, grouping.upsample)

@@ -38,7 +38,7 @@ from compress.people import Finder, LabelledBoxes, finder_for, first_inputs
 from compress.processes import launch
 from compress.progress import Progress
 from compress.recalibration import PICTURES, recalibrate
-from compress.recipe import Decoding, SearchRecipe, Training, to_data
+from compress.recipe import SearchRecipe, Training, to_data
 from compress.run import Run, environment, open_run
 from compress.sampler import Costs, Sampler
 from compress.search_request import check_tuning, read_baselines, read_candidates, read_search_space, read_start
@@ -121,7 +121,7 @@ class Task:
             self.sets.train.keypoints,
             self.recipe.input_hw,
             exact=settings.exact,
-            decoding=Decoding(flip_test=flip_test),
+            decoding=self.recipe.decoding.model_copy(update={"flip_test": flip_test}),
             boxes=LabelledBoxes(),
         )
 
@@ -444,8 +444,9 @@ def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str,
     """A tuned network's validation score, its artefact and its checked exports."""
     network, recipe, settings = candidate.network, task.recipe, task.recipe.finalists.training
     folder = task.run.path("finalists", name)
-    finder = task.finder(settings, True)
-    val = score(network, finder, task.sets.val, kind=recipe.data.kind, flip_test=True, resamples=RESAMPLES)
+    flip_test = recipe.decoding.flip_test
+    finder = task.finder(settings, flip_test)
+    val = score(network, finder, task.sets.val, kind=recipe.data.kind, flip_test=flip_test, resamples=RESAMPLES)
     facts = {
         "input_hw": list(recipe.input_hw),
         "keypoints": task.sets.val.keypoints.name,

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.part_affinity_targets import part_maps
+from compress.decode.location import located
 from compress.decode.part_affinity import PartGrouping
 from compress.keypoints import COCO_PERSON
 from compress.part_layout import PartLayout
 
 Array = NDArray[Any]
-Peak = tuple[int, int, float]  # x, y, heat
+Peak = tuple[float, float, float]  # x, y, heat
 
 # COCO's joints of a standing figure, x to the right and y down, one unit high.
 FIGURE = np.array(
@@ -79,6 +80,7 @@ def plain_upsample(maps: Array, factor: int) -> Array:
 
 def plain_peaks(heatmap: Array, grouping: PartGrouping) -> list[Peak]:
     kept: list[Peak] = []
+    placed: list[Peak] = []
     factor = grouping.upsample
     height, width = heatmap.shape[0] * factor, heatmap.shape[1] * factor
     padded = plain_upsample(np.pad(heatmap, 1, mode="edge"), factor)
@@ -93,9 +95,14 @@ def plain_peaks(heatmap: Array, grouping: PartGrouping) -> list[Peak]:
         above, below = float(padded[row - 1, column]), float(padded[row + 1, column])
         if heat < max(left, right, above, below) or (heat == left and x > 0) or (heat == above and y > 0):
             continue
-        if all(math.hypot(x - other[0], y - other[1]) >= grouping.suppression_px for other in kept):
-            kept.append((x, y, heat))
-    return kept
+        if any(math.hypot(x - other[0], y - other[1]) < grouping.suppression * factor for other in kept):
+            continue
+        kept.append((x, y, heat))
+        # Places decide which pixels limbs are read at, where the last bit counts; test_top_down has a plain `located`.
+        at = np.array([0]), np.array([y]), np.array([x])
+        ((column, row, _),) = located(inside[None], *at, grouping.locate).tolist()
+        placed.append((column - 0.5, row - 0.5, heat))
+    return placed
 
 
 def plain_limbs(

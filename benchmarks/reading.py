@@ -1,0 +1,98 @@
+"""What the ways to read a network's maps cost and what they are worth: accuracy and time of each, on trained networks.
+
+    python -m benchmarks.reading ARTEFACT [ARTEFACT ...] [--out reports/reading]
+
+Every way of the network's approach that needs one pass and no detector's boxes. Scores are of the artefact's own
+validation pictures; times are of at most 64 of them, one thread.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+from compress.artefact import load_artefact
+from compress.data.sets import validation_set
+from compress.engines import engine
+from compress.evaluation import MAIN_FIGURE, RESAMPLES, decode_time, input_size, score
+from compress.files import write_json, write_text
+from compress.measure.timing import pinned
+from compress.people import LabelledBoxes, finder_for
+from compress.post_processing import choices
+from compress.recipe import noted_data
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefacts", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("reports/reading"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {
+        "command": ["python", "-m", "benchmarks.reading", *sys.argv[1:]],
+        "device": engine("onnxruntime").describe().device,
+        "networks": {},
+    }
+    for artefact in arguments.artefacts:
+        results["networks"][str(artefact)] = read_every_way(artefact)
+        write_json(arguments.out / "results.json", results)
+        write_text(arguments.out / "README.md", text(results))
+
+
+def read_every_way(artefact: Path) -> Row:
+    """The network's family, its data, and a row per way: choice, the main figure with its standard error, time."""
+    loaded = load_artefact(artefact)
+    data, input_hw = noted_data(loaded.facts["data"], str(artefact)), input_size(loaded.facts, artefact)
+    pictures = validation_set(data, input_hw, loaded.facts["seed"])
+    figure, rows = MAIN_FIGURE[data.kind], []
+    for name, decoding in choices(loaded.architecture.approach):
+        if decoding.flip_test or decoding.suppression != "none":
+            continue
+        finder = finder_for(
+            loaded.architecture, pictures.keypoints, input_hw, exact=bool(loaded.facts.get("exact")),
+            decoding=decoding, boxes=LabelledBoxes(),
+        )  # fmt: skip
+        val = score(loaded.network, finder, pictures, kind=data.kind, flip_test=False, resamples=RESAMPLES)
+        with pinned(1):
+            times = decode_time(loaded.network, finder, pictures, flip_test=False)
+        rows.append({"choice": name, "score": val[figure], "se": val[f"{figure}_se"], "decode_ms": times})
+        print(artefact, name, rows[-1]["score"], times["median"], flush=True)
+    return {
+        "family": loaded.architecture.family, "input_hw": list(input_hw), "data": data.kind, "figure": figure,
+        "pictures": len(pictures), "rows": rows,
+    }  # fmt: skip
+
+
+def text(results: Row) -> str:
+    """The page."""
+    lines = [
+        "# Ways to read maps", "", f"    {' '.join(results['command'])}", "",
+        f"Measured on one thread of {results['device']}; medians, quartiles in brackets. Scores on the validation",
+        "pictures, one pass, ± the bootstrap standard error. The ways of a network are compared on the same maps, so",
+        "that their differences are more certain than that.",
+    ]  # fmt: skip
+    for name, network in results["networks"].items():
+        size = "x".join(map(str, network["input_hw"]))
+        lines += [
+            "", f"## {name}", "",
+            f"{network['family']}, {size}, {network['pictures']} pictures ({network['data']})", "",
+            f"| maps | {network['figure']} | ms per picture | people found |", "|---|---|---|---|",
+        ]  # fmt: skip
+        for row in network["rows"]:
+            times = row["decode_ms"]
+            lines.append(
+                f"| {row['choice']} | {row['score']:.3f} ± {row['se']:.3f} "
+                f"| {times['median']:.2f} ({times['q1']:.2f} to {times['q3']:.2f}) | {times['people']:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
