@@ -16,9 +16,9 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from compress.engines import Engine
-from compress.measure.counting import Layer, trace
-from compress.measure.profiling import Profiled, time_nodes
-from compress.measure.units import channel_block
+from compress.measure.counting import trace
+from compress.measure.layer_shares import layer_shares
+from compress.measure.profiling import time_nodes
 from compress.prune.channels import Channels
 from compress.prune.sections import layer_of
 
@@ -102,42 +102,21 @@ def measured(
 ) -> tuple[Known, float]:
     """Times of the network, which is already without `gone`; also the reference they are told by, in milliseconds.
 
-    weighted: paths of the layers that are told apart; the others' times belong to the rest.
+    weighted: paths of the layers that are told apart; the others' times belong to the rest, and so does the time of a
+    node that is not known to be a layer's.
 
     reference_ms: of the first of several networks, so that all are on one clock. Raises EngineError.
     """
     file = runtime.export(network, input_hw, folder, "known")[0]
     profiled = time_nodes(runtime.profiler(file, threads), rounds)
     clock = reference_ms or profiled.reference_ms
-    layers = {path: ratio * clock for path, ratio in _ratios(network, profiled, input_hw, runtime.name).items()}
-    return Known(gone, {p: ms for p, ms in layers.items() if p in weighted}, profiled.whole.ratio * clock), clock
-
-
-def _ratios(network: nn.Module, profiled: Profiled, input_hw: tuple[int, int], engine_name: str) -> dict[str, float]:
-    """Time over the reference of every layer that one of the engine's nodes is told to be.
-
-    A node is a layer's if its multiply-adds are, in the order of both; onnxruntime's include channels padded to blocks.
-    """
-    nodes: dict[int, list[float]] = defaultdict(list)
-    for unit, timing in zip(profiled.units, profiled.timings, strict=True):
-        nodes[unit.macs].append(timing.ratio)
-    block = channel_block() if engine_name == "onnxruntime" else 1
-    found: dict[str, float] = defaultdict(float)
-    for layer in trace(network, input_hw).layers:
-        known = next((macs for macs in (_padded_macs(layer, block), layer.macs) if macs and nodes[macs]), None)
-        if known is not None:
-            found[layer.path] += nodes[known].pop(0)
-    return dict(found)
-
-
-def _padded_macs(layer: Layer, block: int) -> int:
-    """Multiply-adds of a convolution whose channels are filled up to whole blocks, but for fewer inputs than one."""
-    module = layer.module
-    if not isinstance(module, nn.Conv2d):
-        return layer.macs
-    outputs, inputs = module.out_channels, module.in_channels // module.groups
-    padded_inputs = inputs if inputs < block else -(-inputs // block) * block
-    return layer.macs * (-(-outputs // block) * block) * padded_inputs // (outputs * inputs)
+    nodes_ms = sum(timing.ratio for timing in profiled.timings) * clock
+    traced = trace(network, input_hw).layers
+    layers: dict[str, float] = defaultdict(float)
+    for layer, share in zip(traced, layer_shares(network, traced, profiled).layers, strict=True):
+        if layer.macs and layer.path in weighted and share is not None:
+            layers[layer.path] += share * nodes_ms
+    return Known(gone, layers, profiled.whole.ratio * clock), clock
 
 
 def weighted_layers(channels: Channels) -> set[str]:
