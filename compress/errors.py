@@ -65,6 +65,10 @@ class RunError(CompressError):
     """A run folder that cannot be used."""
 
 
+class DivergedError(CompressError):
+    """A training whose loss is no number any more."""
+
+
 class EngineError(CompressError):
     """An inference engine that is missing or refuses a model."""
 

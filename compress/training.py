@@ -22,7 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from compress.data.loader import Batch, batches, check_batch
 from compress.data.samples import Samples
 from compress.distill import FeatureDistillation
-from compress.errors import RecipeError, RunError
+from compress.errors import DivergedError, RecipeError, RunError
 from compress.files import write_bytes
 from compress.objective import Objective
 from compress.processes import average, is_first
@@ -74,8 +74,8 @@ def train(
 
     parameters: by name, one mapping per independent network; gradients are clipped within each, so that networks
     trained side by side come out as if each had been trained alone. observe: told of every finished epoch.
-    Raises RunError when the loss is no longer a number or the checkpoint is of another network, RecipeError when the
-    batch cannot be shared by the processes.
+    Raises DivergedError when the loss is no longer a number, RunError for another network's checkpoint, RecipeError
+    when the batch cannot be shared by the processes.
     """
     bare = check_training(parameters, samples, settings, fabric)
     optimizer = fabric.setup_optimizers(bare)
@@ -119,7 +119,7 @@ def train(
         average([summed, *_statistics(trained, parameters)], fabric)
         mean = float(summed) / steps_per_epoch
         if not math.isfinite(mean):
-            raise RunError(
+            raise DivergedError(
                 "the loss must stay a number",
                 place=f"training, epoch {epoch + 1}",
                 value=mean,

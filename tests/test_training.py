@@ -13,7 +13,7 @@ from torch import nn
 
 from compress.data.loader import batches
 from compress.data.synthetic import SyntheticPeople
-from compress.errors import RecipeError, RunError
+from compress.errors import DivergedError, RecipeError, RunError
 from compress.keypoints import COCO_PERSON
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.objective import objective_for
@@ -174,7 +174,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
     network = fresh()
     with torch.no_grad():
         next(network.parameters()).fill_(math.nan)
-    with pytest.raises(RunError, match="must stay a number"):
+    with pytest.raises(DivergedError, match="must stay a number"):
         run(tmp_path / "c.pt", network)
 
 

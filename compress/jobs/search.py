@@ -25,7 +25,7 @@ from compress.data.samples import Sample, Samples
 from compress.data.sets import Sets, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
-from compress.errors import BudgetError
+from compress.errors import BudgetError, DivergedError
 from compress.evaluation import RESAMPLES, decode_time, score
 from compress.files import append_line, read_lines, write_json
 from compress.measure.batch import PartTable
@@ -215,7 +215,6 @@ def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: li
         costs=all_costs(task, table) if settings.sampler == "guided" else None,
     )
     images = list(task.inputs(task.learned_with, settings.calibration_pictures))
-    finder = task.finder(task.learned_with, False)
     trials: dict[str, dict[str, Any]] = {}
     tightest: Cost | None = None
     with task.progress.phase("search", settings.trials) as phase:
@@ -231,9 +230,8 @@ def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: li
                     tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                     sampler.refuse(trial)
                     continue
-                network = trial_network(task, weights, pick, len(trials), images)
-                metrics = score(network, finder, task.sets.search, kind=recipe.data.kind, flip_test=False)
-                done[key] = {"number": len(trials), "pick": pick, "cost": asdict(cost), "ap": metrics["AP"] or 0.0}
+                ap = trial_score(task, weights, pick, len(trials), images)
+                done[key] = {"number": len(trials), "pick": pick, "cost": asdict(cost), "ap": ap}
                 append_line(run.path("trials.jsonl"), done[key])
                 trial_checkpoint(task, len(trials)).unlink(missing_ok=True)
             trials[key] = done[key]
@@ -247,6 +245,17 @@ def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: li
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
     return list(trials.values())
+
+
+def trial_score(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> float:
+    """AP on the search pictures; 0 for a candidate whose tuning diverges, as heavy edits may make it."""
+    try:
+        network = trial_network(task, weights, pick, number, images)
+    except DivergedError as error:
+        task.progress.say(f"candidate {number} counts as AP 0: {error}")
+        return 0.0
+    finder = task.finder(task.learned_with, False)
+    return score(network, finder, task.sets.search, kind=task.recipe.data.kind, flip_test=False)["AP"] or 0.0
 
 
 def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> nn.Module:

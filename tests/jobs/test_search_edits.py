@@ -1,6 +1,7 @@
 """Searches over edits, small: beside an architecture's choices, and around a given network; killed and resumed."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import torch
 import yaml
 
 from compress.artefact import load_artefact, save_artefact
-from compress.errors import ArtefactError, CompressError, RecipeError, SpaceError
+from compress.errors import ArtefactError, CompressError, DivergedError, RecipeError, SpaceError
+from compress.jobs import search as jobs_search
 from compress.jobs.search import search
 from compress.networks import architecture_from_data
 from compress.progress import Silent
@@ -140,6 +142,24 @@ def test_one_seed_gives_the_same_trials(searched: tuple[Path, dict[str, Any]], t
     run, _ = searched
     search(SearchRecipe.model_validate(recipe_data(tmp_path, SPACE)), tmp_path / "run", Silent())
     assert trials_of(tmp_path / "run") == trials_of(run)
+
+
+def test_a_candidate_that_diverges_counts_as_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = jobs_search.trial_network
+
+    def diverging(*arguments: Any) -> Any:
+        if arguments[3] == 1:
+            raise DivergedError("the loss must stay a number", place="training", value=math.nan, remedy="lower it")
+        return real(*arguments)
+
+    monkeypatch.setattr(jobs_search, "trial_network", diverging)
+    said: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", said.append)
+    results = search(SearchRecipe.model_validate(recipe_data(tmp_path, SPACE)), tmp_path / "run", progress)
+    assert [trial["ap"] for trial in results["trials"] if trial["number"] == 1] == [0.0]
+    assert len(results["trials"]) == 4
+    assert any("candidate 1 counts as AP 0" in line for line in said)
 
 
 def test_a_given_network_is_the_baseline(started: tuple[Path, dict[str, Any]], given: Path, tmp_path: Path) -> None:
