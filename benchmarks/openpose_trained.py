@@ -174,7 +174,9 @@ def curve(tables: Mapping[str, list[Row]]) -> bytes:
         for name, rows in tables.items() for row in rows
     ]  # fmt: skip
     x = alt.X("ms:Q", title="network, measured ms", scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=values), width=520, height=320).encode(x=x, color=alt.Color("table:N", title=None))
+    base = alt.Chart(alt.Data(values=values), width=520, height=320).encode(
+        x=x, color=alt.Color("table:N", title=None, legend=alt.Legend(labelLimit=400))
+    )
     ap = alt.Y("AP:Q", title="AP, validation", scale=alt.Scale(zero=False))
     points = base.mark_line(point=True).encode(y=ap, order="ms:Q")
     bars = base.mark_rule().encode(y=alt.Y("low:Q", title=""), y2="high:Q")

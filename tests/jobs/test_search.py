@@ -121,12 +121,14 @@ HAND = ("hand", 1.0, 0.5)
         (3, ["faster", "level", "best"]),  # no slower
         (4, ["faster_2", "faster", "level", "best"]),  # then the second of each
         (5, ["faster_2", "faster", "level_2", "level", "best"]),
-        (6, ["tiny", "faster_2", "faster", "level_2", "level", "best"]),  # then the front
+        (6, ["half", "faster_2", "faster", "level_2", "level", "best"]),  # of the hand-made one's time
+        (7, ["half", "two_thirds", "faster_2", "faster", "level_2", "level", "best"]),
+        (8, ["tiny", "half", "two_thirds", "faster_2", "faster", "level_2", "level", "best"]),  # then the front
     ],
 )
 def test_finalists_are_chosen_around_the_hand_made_networks(wanted: int, names: list[str]) -> None:
     trials = scored(
-        HAND, ("tiny", 0.2, 0.1), ("faster", 0.8, 0.45), ("faster_2", 0.7, 0.4), ("level", 0.95, 0.49),
+        HAND, ("tiny", 0.2, 0.1), ("half", 0.5, 0.3), ("two_thirds", 0.66, 0.35), ("faster", 0.8, 0.45), ("faster_2", 0.7, 0.4), ("level", 0.95, 0.49),
         ("level_2", 0.9, 0.48), ("best", 2.0, 0.6), ("slow", 1.9, 0.3),
     )  # fmt: skip
     chosen = choose_finalists(trials, wanted, [{"name": "hand"}])
