@@ -1,6 +1,6 @@
 """What depth at equal multiply-adds and what refinement stages are worth once trained, on drawn people.
 
-    python -m benchmarks.openpose_trained [--tables refinement depth] [--epochs 8] [--seed 1] [--out DIR]
+    python -m benchmarks.openpose_trained [--tables refinement depth] [--epochs 6] [--seed 1] [--out DIR]
 
 A narrow ResNet OpenPose at 192x192, trained from scratch by `recipes/train_openpose.yaml` for EPOCHS: with 0 to 3
 refinement stages; and with one stage at four depths, as wide as keeps the multiply-adds (compress.rewrite.depth).
@@ -60,7 +60,7 @@ TABLES: Mapping[str, Mapping[int, Architecture]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("reports/openpose_trained"))
     arguments = parser.parse_args()
