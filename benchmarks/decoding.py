@@ -3,9 +3,9 @@
     python benchmarks/decoding.py [--json FILE] [--seconds 1.0]
 
 Associative embedding decodes 30 people from 17 heatmaps of 128x128 with tags of one dimension and of two (of a mirrored
-pass); part affinity fields decode 30 people from 18 parts and 19 limbs at 46x46, upsampled 8 times. Suppression looks
-at 300 poses of 30 people. Scenes are drawn with a fixed seed. Times are medians with quartiles of as many runs as fit
-into the seconds (at least 5); the plain loops run 3 times.
+pass); part affinity fields decode 30 people from 18 parts and 19 limbs at 46x46, as by default and as in Lightweight
+OpenPose's code. Suppression looks at 300 poses of 30 people. Scenes are drawn with a fixed seed. Times are medians with
+quartiles of as many runs as fit into the seconds (at least 5); the plain loops run 3 times.
 """
 
 import os
@@ -105,15 +105,17 @@ def associative_embedding(dimensions: int, target_ms: float) -> Iterator[Case]:
 
 
 def part_fields() -> Iterator[Case]:
-    """Part affinity fields: the whole decoding and its stages."""
-    layout, grouping = layout_for(COCO_PERSON), paf.PartGrouping()
+    """Part affinity fields: the whole decoding and its stages, upsampled as by default and as in the code."""
+    layout = layout_for(COCO_PERSON)
     heatmaps, fields = scene(np.random.default_rng(0), 30, layout)
-    decode = partial(paf.decode, heatmaps, fields, layout, grouping)
-    plain = partial(paf_plain_decode, heatmaps, fields, layout, grouping)
-    yield Case(f"part affinity fields: {len(decode())} people", decode, plain, 20)
     output = torch.cat([torch.from_numpy(heatmaps), torch.zeros(1, 46, 46), torch.from_numpy(fields)])
+    for grouping in (paf.PartGrouping(), paf.PartGrouping(upsample=8, locate="middle")):
+        decode = partial(paf.decode, heatmaps, fields, layout, grouping)
+        plain = partial(paf_plain_decode, heatmaps, fields, layout, grouping)
+        name = f"part affinity fields, upsampled {grouping.upsample} times"
+        yield Case(f"{name}: {len(decode())} people", decode, plain, 20)
+        yield Case("  maxima of all parts", partial(paf._peaks, heatmaps, grouping))
     yield Case("  before it: merge passes", lambda: paf.merge_outputs(output, output, layout))
-    yield Case("  maxima of all parts", lambda: paf._peaks(heatmaps, grouping))
 
 
 def suppression() -> Iterator[Case]:
