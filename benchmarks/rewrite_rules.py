@@ -151,7 +151,7 @@ def text(results: dict[str, Row]) -> str:
         "(reconstructed - naive) / (given - naive), before any fine-tuning; – where fresh weights lose no more than",
         "the standard error, or a replacement has no weights. Tuned: fine-tuning with the given network as teacher.",
         "Error: mean over the sites of the squared output error, relative to the output's variance, on pictures",
-        "that nothing was fitted to.",
+        "that nothing was fitted to; beyond all measure where a site's output hardly varies.",
     ]  # fmt: skip
     for name, result in results.items():
         settings, figure = result["recipe"], result["figure"]
@@ -174,7 +174,7 @@ def line(before: list[float], rule: str, row: Row) -> str:
     if "failure" in row:
         return f"| {rule} | {row['sites']} | {row['failure']} |" + " |" * 8
     scores = [f"{value:.3f} ± {spread:.3f}" for value, spread in (before, *(row.get(s, row["naive"]) for s in STAGES))]
-    errors = [f"{row['errors'][stage]:.3f}" if row["errors"] else "–" for stage in STAGES[:3]]
+    errors = [f"{row['errors'][stage]:.3g}" if row["errors"] else "–" for stage in STAGES[:3]]
     return f"| {' | '.join([rule, str(row['sites']), *scores[:4], recovered(before[0], row), scores[4], *errors])} |"
 
 
