@@ -5,10 +5,10 @@
 START is the run folder of a trained network with 7x7 convolutions, such as `compress train NETWORK` leaves. Its maps
 are read as Lightweight OpenPose's code does: upsampled 8 times, parts at whole pixels.
 Steps: `compress rewrite START --recipe rewrite_openpose`; maps read as this toolkit does by default; `compress prune
---recipe prune_openpose` of what the rewriting gave. Every step's network is scored on the same validation pictures and
-timed in one interleaved run on onnxruntime, one thread; reading the maps is timed on the same pictures. As a control,
-START is trained on for as many epochs as the steps tune, without a teacher: what more training alone gives. Runs lie in
-OUT/runs and are not made again.
+--recipe prune_openpose` of what the rewriting gave, for onnxruntime. Every step's network is scored on the same
+validation pictures and timed in one interleaved run on onnxruntime and in one on ncnn, one thread; reading the maps is
+timed on the same pictures. As a control, START is trained on without a teacher, if for any epochs: what more training
+alone gives. Runs lie in OUT/runs and are not made again.
 """
 
 import argparse
@@ -29,13 +29,14 @@ from compress.data.sets import validation_set
 from compress.deployment import time_runners
 from compress.engines import engine
 from compress.errors import RecipeError
-from compress.evaluation import RESAMPLES, decode_time, score
+from compress.evaluation import RESAMPLES, decode_time, input_size, score
 from compress.files import write_json, write_text
 from compress.measure.counting import count
 from compress.measure.timing import pinned
 from compress.people import LabelledBoxes, finder_for
 from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_data, read_recipe
 
+ENGINES = ("onnxruntime", "ncnn")
 READINGS = {"code": Decoding(flip_test=False, upsample=8, locate="middle"), "default": Decoding(flip_test=False)}
 
 Row = dict[str, Any]
@@ -55,16 +56,17 @@ def main() -> None:
     if not (rewritten / "architecture.yaml").is_file():
         sys.exit(f"no replacement paid on this machine: see {rewritten / 'report.md'}")
     command(pruned, "prune", str(rewritten), "--recipe", "prune_openpose", "--latency", f"{arguments.latency:.0%}")
-    train_on(control, arguments.start, arguments.control_epochs)
+    if arguments.control_epochs:
+        train_on(control, arguments.start, arguments.control_epochs)
     steps = [
         ("start", arguments.start, "code"),
         ("7x7 replaced", rewritten, "code"),
         ("maps read by default", rewritten, "default"),
         ("pruned", pruned, "default"),
         ("beside: start, maps read by default", arguments.start, "default"),
-        (f"beside: start, trained on for {arguments.control_epochs} epochs", control, "code"),
-        ("beside: that, maps read by default", control, "default"),
     ]
+    if arguments.control_epochs:
+        steps.append((f"beside: that, trained on for {arguments.control_epochs} epochs", control, "default"))
     results = {"command": ["python", "-m", "benchmarks.mobile_flow", *sys.argv[1:]], "rows": measured(steps),
                "device": engine("onnxruntime").describe().device}  # fmt: skip
     write_json(arguments.out / "results.json", results)
@@ -98,7 +100,7 @@ def train_on(run: Path, start: Path, epochs: int) -> None:
 def scored(folder: Path, decoding: Decoding) -> Row:
     """AP on the validation pictures, one pass, and how long its maps take to be read."""
     loaded = load_artefact(folder)
-    input_hw = (loaded.facts["input_hw"][0], loaded.facts["input_hw"][1])
+    input_hw = input_size(loaded.facts, folder)
     pictures = validation_set(noted_data(loaded.facts["data"], str(folder)), input_hw, loaded.facts["seed"])
     finder = finder_for(
         loaded.architecture, pictures.keypoints, input_hw, exact=bool(loaded.facts.get("exact")),
@@ -115,40 +117,55 @@ def scored(folder: Path, decoding: Decoding) -> Row:
 
 
 def measured(steps: list[tuple[str, Path, str]]) -> list[Row]:
-    """Every step scored, and all networks timed in one interleaved run."""
+    """Every step scored, and all networks timed in one interleaved run per engine."""
     rows = [{"step": name, "reading": reading, **scored(folder, READINGS[reading])} for name, folder, reading in steps]
-    runtime, runners = engine("onnxruntime"), {}
-    with tempfile.TemporaryDirectory() as files:
-        for number, (_, folder, _) in enumerate(steps):
-            loaded = load_artefact(folder)
-            input_hw = (loaded.facts["input_hw"][0], loaded.facts["input_hw"][1])
-            runners[str(number)] = runtime.load(runtime.export(loaded.network, input_hw, Path(files), f"n{number}")[0])
-        timings = time_runners(runners, input_hw, Measurement())
-    for number, row in enumerate(rows):
-        row["network_ms"] = asdict(timings[str(number)])
+    for row in rows:
+        row["network_ms"] = {}
+    for name in ENGINES:
+        runtime, runners = engine(name), {}
+        with tempfile.TemporaryDirectory() as files:
+            for number, (_, folder, _) in enumerate(steps):
+                loaded = load_artefact(folder)
+                input_hw = input_size(loaded.facts, folder)
+                exported = runtime.export(loaded.network, input_hw, Path(files), f"n{number}")
+                runners[str(number)] = runtime.load(exported[0])
+            timings = time_runners(runners, input_hw, Measurement())
+        for number, row in enumerate(rows):
+            row["network_ms"][name] = asdict(timings[str(number)])
     return rows
 
 
 def text(results: Row) -> str:
     """The page."""
     rows = results["rows"]
-    whole = [row["network_ms"]["median_ms"] + row["decode_ms"]["median"] for row in rows]
     lines = [
         "# OpenPose made mobile, step by step", "", f"    {' '.join(results['command'])}", "",
-        f"Measured: onnxruntime, one thread, {results['device']}; quartiles in brackets; {rows[0]['pictures']} drawn "
-        "validation pictures, one pass; ± is a bootstrap standard error over the pictures, one seed.", "",
-        "| step | MACs M | network ms | reading ms | end to end ms | faster than the start | AP |",
-        "|---|---|---|---|---|---|---|",
+        f"Measured: one thread, {results['device']}; medians, quartiles in brackets. {rows[0]['pictures']} drawn",
+        "validation pictures, one pass; ± is a bootstrap standard error over the pictures, one seed. Faster: end to",
+        "end, the network and reading its maps. The start's maps are read as Lightweight OpenPose's code does.", "",
+        f"| step | MACs M | {' | '.join(f'{name} ms' for name in ENGINES)} | reading ms | "
+        f"{' | '.join(f'faster, {name}' for name in ENGINES)} | AP |",
+        "|" + "---|" * (4 + 2 * len(ENGINES)),
     ]  # fmt: skip
-    for row, ms in zip(rows, whole, strict=True):
-        timing, decoding = row["network_ms"], row["decode_ms"]
+    first = {name: end_to_end(rows[0], name) for name in ENGINES}
+    for row in rows:
+        networks = [quartiles(row["network_ms"][name], "median_ms", "q1_ms", "q3_ms") for name in ENGINES]
+        faster = [f"{first[name] / end_to_end(row, name):.2f}" for name in ENGINES]
         lines.append(
-            f"| {row['step']} | {row['macs'] / 1e6:.0f} "
-            f"| {timing['median_ms']:.2f} ({timing['q1_ms']:.2f} to {timing['q3_ms']:.2f}) "
-            f"| {decoding['median']:.2f} ({decoding['q1']:.2f} to {decoding['q3']:.2f}) | {ms:.2f} "
-            f"| {whole[0] / ms:.2f} | {row['AP']:.3f} ± {row['AP_se']:.3f} |"
+            f"| {row['step']} | {row['macs'] / 1e6:.0f} | {' | '.join(networks)} "
+            f"| {quartiles(row['decode_ms'], 'median', 'q1', 'q3')} | {' | '.join(faster)} "
+            f"| {row['AP']:.3f} ± {row['AP_se']:.3f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def end_to_end(row: Row, name: str) -> float:
+    """Milliseconds of the network on an engine and of reading its maps."""
+    return float(row["network_ms"][name]["median_ms"] + row["decode_ms"]["median"])
+
+
+def quartiles(timing: Row, middle: str, low: str, high: str) -> str:
+    return f"{timing[middle]:.2f} ({timing[low]:.2f} to {timing[high]:.2f})"
 
 
 if __name__ == "__main__":

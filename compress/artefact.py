@@ -1,10 +1,11 @@
 """One candidate on disk: `architecture.yaml` and `weights.safetensors`. Rebuilds bit-equal, without pickle.
 
-`edits`: what was done to the architecture since it was built, in order. `{rewrite: RULE, at: PATH}`: that module was
-replaced. `channels pruned`: layers have the sizes of the weights; they get them after all replacements.
+`edits`: what was done to the architecture since it was built, in order. `functions as modules`: an own network's calls
+of functions became modules, before all replacements. `{rewrite: RULE, at: PATH}`: that module was replaced. `channels
+pruned`: layers have the sizes of the weights; they get them after all replacements.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,20 +14,21 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from compress.errors import ArtefactError, NetworkError, RecipeError
 from compress.files import read_yaml_mapping, write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.own import is_own, own_network
 from compress.prune.structured import fit_shapes
+from compress.rewrite.functions import as_modules
 from compress.rewrite.sites import Rewrite, rewrite_in_place
 
 ARCHITECTURE, WEIGHTS = "architecture.yaml", "weights.safetensors"
-CHANNELS_PRUNED = "channels pruned"
+CHANNELS_PRUNED, FUNCTIONS_AS_MODULES = "channels pruned", "functions as modules"
 
 Edit = str | Rewrite
-"""CHANNELS_PRUNED or a module replaced."""
+"""CHANNELS_PRUNED, FUNCTIONS_AS_MODULES or a module replaced."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def load_artefact(folder: Path) -> Artefact:
     architecture = architecture_from_data(data["architecture"], f"{path}: architecture")
     network = architecture.build()
     try:
-        rewrite_in_place(network, (edit for edit in edits if isinstance(edit, Rewrite)))
+        network = edited(network, edits)
     except (NetworkError, RecipeError) as error:
         raise ArtefactError(
             "the rewrites must be of this architecture", place=f"{path}: edits", value=str(error),
@@ -90,10 +92,7 @@ def load_artefact(folder: Path) -> Artefact:
         ) from None  # fmt: skip
     weights = folder / WEIGHTS
     try:
-        tensors = load_file(weights)
-        if CHANNELS_PRUNED in edits:
-            fit_shapes(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        network.load_state_dict(tensors)
+        give_weights(network, edits, load_file(weights))
     except (OSError, SafetensorError) as error:
         raise ArtefactError(
             "the weights must be a safetensors file", place=str(weights), value=str(error), remedy="restore the file"
@@ -109,13 +108,35 @@ def load_artefact(folder: Path) -> Artefact:
     return Artefact(architecture, network.eval(), data["facts"], edits)
 
 
+def edited(network: nn.Module, edits: Sequence[Edit]) -> nn.Module:
+    """The fresh network, which changes, after these edits, but for the sizes of pruned layers. Weights mean nothing.
+
+    Raises NetworkError or RecipeError for rewrites of another network.
+    """
+    if FUNCTIONS_AS_MODULES in edits:
+        network, _ = as_modules(network)
+    rewrite_in_place(network, (edit for edit in edits if isinstance(edit, Rewrite)))
+    return network
+
+
+def give_weights(network: nn.Module, edits: Sequence[Edit], tensors: Mapping[str, Tensor]) -> None:
+    """Changes the edited network to these weights, and its layers to their sizes where it was pruned.
+
+    Raises RuntimeError for weights that do not fit.
+    """
+    if CHANNELS_PRUNED in edits:
+        fit_shapes(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    network.load_state_dict(tensors)
+
+
 def _edits_from_data(data: Any, place: str) -> tuple[Edit, ...]:
     """Raises ArtefactError for what is no list of edits."""
-    known = isinstance(data, list) and all(edit == CHANNELS_PRUNED or _is_rewrite(edit) for edit in data)
+    plain = (FUNCTIONS_AS_MODULES, CHANNELS_PRUNED)
+    known = isinstance(data, list) and all(edit in plain or _is_rewrite(edit) for edit in data)
     if not known:
         raise ArtefactError(
             "an edit must be one this version knows", place=place, value=data,
-            remedy=f"known: {CHANNELS_PRUNED}; {{rewrite: RULE, at: MODULE}}; a newer version may know more",
+            remedy=f"known: {'; '.join(plain)}; {{rewrite: RULE, at: MODULE}}; a newer version may know more",
         )  # fmt: skip
     return tuple(Rewrite(edit["rewrite"], edit["at"]) if isinstance(edit, dict) else edit for edit in data)
 

@@ -9,7 +9,7 @@ what it loses. What is taken gains most per point lost, within the limit, and is
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from compress import changing
+from compress.artefact import FUNCTIONS_AS_MODULES, edited, give_weights
 from compress.deployment import complete_table, table_path, time_runners
 from compress.engines import engine
 from compress.errors import EngineError, NetworkError
@@ -31,12 +32,16 @@ from compress.measure.latency_table import Identity, LatencyTable, open_table, p
 from compress.measure.timing import pinned
 from compress.measure.units import cut
 from compress.people import first_inputs
+from compress.prune.structured import difference
 from compress.recalibration import recalibrate
 from compress.recipe import RewriteRecipe
 from compress.rewrite.carry import fit_sites
+from compress.rewrite.functions import as_modules
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import Rewrite, rewritten, rule_named, sites
 from compress.subject import Subject
+
+_SAME = 1e-4  # relative: x·sigmoid(x) as one operator is rounded otherwise
 
 Task = changing.Task[RewriteRecipe]
 
@@ -63,6 +68,38 @@ class Choice:
 
 
 # --- What can be replaced --------------------------------------------------------------------------------------------
+
+
+def functions_as_modules(subject: Subject, recipe: RewriteRecipe) -> tuple[Subject, dict[str, str]]:
+    """An own network in Python with functions as modules, if the rules asked for then have more sites; else as it is.
+
+    Also path → why functions called there were not looked at, or stay as they are.
+    """
+    if subject.architecture.family != "python":
+        return subject, {}
+    changed, unread = as_modules(subject.network)
+    edits = (FUNCTIONS_AS_MODULES, *subject.edits)
+    if FUNCTIONS_AS_MODULES in subject.edits or _site_count(changed, recipe) <= _site_count(subject.network, recipe):
+        return subject, unread
+    network = edited(subject.architecture.build(), edits).eval()  # as the result will be loaded
+    give_weights(network, edits, subject.network.state_dict())
+    failure = _failure_of(network, subject)
+    return (subject, {**unread, "": failure}) if failure else (replace(subject, network=network, edits=edits), unread)
+
+
+def _failure_of(network: nn.Module, subject: Subject) -> str | None:
+    """Why the network does not do what the subject's does, on one picture of noise; None if it does."""
+    image = torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0))
+    try:
+        error = difference(subject.network, network, image)
+    except Exception as raised:  # a forward that was traced wrongly may raise anything
+        return f"as modules they would fail, {type(raised).__name__}: {raised}"
+    return None if error < _SAME else f"as modules they would change the outputs by {error:.2g}"
+
+
+def _site_count(network: nn.Module, recipe: RewriteRecipe) -> int:
+    """Modules that the rules asked for replace, over all rules."""
+    return sum(len(choice.at) for choice in choices_of(network, recipe))
 
 
 def check_request(subject: Subject, recipe: RewriteRecipe) -> None:

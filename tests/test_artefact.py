@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from compress.artefact import ARCHITECTURE, CHANNELS_PRUNED, load_artefact, save_artefact
+from compress.artefact import ARCHITECTURE, CHANNELS_PRUNED, FUNCTIONS_AS_MODULES, load_artefact, save_artefact
 from compress.errors import ArtefactError
+from compress.networks.own import own_network
+from compress.rewrite.functions import as_modules
 from compress.rewrite.sites import Rewrite, rewritten
 from tests.networks.small import SMALL
 
@@ -34,6 +37,30 @@ def test_rewrites_are_kept_in_order_as_plain_data(tmp_path: Path) -> None:
     assert isinstance(loaded.network.get_submodule("features.0.conv"), nn.Sequential)
     image = torch.randn(1, 3, 64, 64)
     assert all(torch.equal(a, b) for a, b in zip(network(image), loaded.network(image), strict=True))
+
+
+class Functional(nn.Sequential):
+    """Its swish is a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x))
+
+
+def functional() -> nn.Module:
+    return Functional(nn.Conv2d(3, 5, 3, 2, 1))  # other weights at every call
+
+
+def test_functions_are_modules_again_before_they_are_replaced(tmp_path: Path) -> None:
+    architecture = own_network(f"{__name__}:functional")
+    site = Rewrite("swish_to_relu", "network.silu")
+    plain = architecture.build().eval()
+    save_artefact(tmp_path, architecture, rewritten(as_modules(plain)[0], [site]), {}, (FUNCTIONS_AS_MODULES, site))
+    assert "edits:\n- functions as modules\n- {rewrite: swish_to_relu" in (tmp_path / ARCHITECTURE).read_text()
+    loaded = load_artefact(tmp_path)
+    assert loaded.edits == (FUNCTIONS_AS_MODULES, site)
+    image = torch.randn(1, 3, 64, 64)
+    expected = F.relu(plain.get_submodule("network.0")(image))
+    assert torch.equal(loaded.network(image)[0], expected)
 
 
 def test_an_artefact_without_edits_has_none(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from compress.progress import Progress
 from compress.recipe import RewriteRecipe
 from compress.rewrite.depth import at_depth, layers_of
 from compress.rewrite.rules import RULES
-from compress.rewriting import Task, check_request, choices_of, decide, price, together, weigh
+from compress.rewriting import Task, check_request, choices_of, decide, functions_as_modules, price, together, weigh
 from compress.run import open_run
 from compress.subject import Subject, read_subject
 
@@ -32,7 +32,7 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
     Raises a CompressError before any work if the recipe, the network or the data cannot be used. Without a site, or
     where no replacement pays, the result says so and there is nothing to export: `rewritten` is None.
     """
-    subject = read_subject(name, recipe, recipe.rewriting.pictures)
+    subject, unread = functions_as_modules(read_subject(name, recipe, recipe.rewriting.pictures), recipe)
     check_request(subject, recipe)
     other_depth = None if recipe.rewriting.depth is None else at_other_depth(subject, recipe.rewriting.depth)
     with open_run(folder, recipe, subject=name) as run:
@@ -46,7 +46,7 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
         if subject.learning:
             rows = weigh(task, choices, rows)
         decision = run.once("decision", partial(decide, task, choices, rows))
-        told = {"job": "rewrite", "choices": rows, **decision}
+        told = {"job": "rewrite", "choices": rows, "unread": unread, **decision}
         taken = [choices[number] for number in decision["taken"]]
         if not taken:
             return write(task, {**told, "network": name, "folder": str(folder), "rewritten": None})

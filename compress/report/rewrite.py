@@ -14,6 +14,7 @@ from compress.report.terminal import plain_table, printable, stdout_console
 Data = Mapping[str, Any]
 
 _HEAD = ("rule", "site", "sites", "MACs", "predicted ms", "measured ms", "gain", "output error", "score", "decision")
+_NAMED = 3  # modules whose functions are no sites
 
 
 def print_rewritten(result: Data, console: Console | None = None) -> None:
@@ -77,6 +78,10 @@ def remarks(result: Data) -> list[str]:
         found.append("No module of the network is one that these rules replace.")
     elif not result["rewritten"]:
         found.append("No replacement paid: the network stays as it is, and nothing was exported.")
+    unread = list(result["unread"].items())
+    found += [f"Functions called in {path or 'the network'} are no sites: {why}." for path, why in unread[:_NAMED]]
+    if len(unread) > _NAMED:
+        found.append(f"Nor are those of {len(unread) - _NAMED} more modules, see results.json.")
     if result["rewritten"] and not result["trained"]:
         found.append("No trained weights, or no data to judge them by: decided by time alone, no accuracy is claimed.")
     if result["joint_loss"] is not None:

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from compress import rewriting
-from compress.artefact import load_artefact, save_artefact
+from compress.artefact import CHANNELS_PRUNED, FUNCTIONS_AS_MODULES, load_artefact, save_artefact
 from compress.cli import app
+from compress.engines import check_parity, engine
 from compress.errors import NetworkError, RecipeError
 from compress.jobs import rewrite as jobs_rewrite
 from compress.jobs.evaluate import evaluate
@@ -31,6 +33,53 @@ from compress.rewrite.sites import Rewrite
 HW = (64, 64)
 NETWORK = MobileOpenPose(blocks=(1, 1), width=4, features=8, refinement="one_7x7")
 SEVENS = [f"refinements.0.{n}.trunk.0.conv" for n in range(5)]
+
+
+class Block(nn.Module):
+    """What other code bases write: activations as functions."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return x * torch.sigmoid(x)
+
+
+class Functional(nn.Module):
+    """Top-down, 17 joints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.maps = nn.Sequential(Block(3, 16), Block(16, 16)), nn.Conv2d(16, 17, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.maps(F.interpolate(F.silu(self.layers(x)), scale_factor=2, mode="bilinear"))
+
+
+def functional() -> nn.Module:
+    torch.manual_seed(0)
+    return Functional()
+
+
+class Unsure(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x if x.shape[2] > 8 else -x))
+
+
+class Lying(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(super().forward(x))
+        return y if isinstance(y, Tensor) else y + 1
+
+
+def unsure() -> nn.Module:
+    return nn.Sequential(Unsure(3, 17, 3, 2, 1))
+
+
+def lying() -> nn.Module:
+    return Lying(3, 17, 3, 2, 1)
 
 
 def recipe(asked: Mapping[str, Any], **changes: Any) -> RewriteRecipe:
@@ -59,10 +108,11 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large kernel takes a millisecond in every network, all else one together."""
+    """A large kernel or a swish takes a millisecond in every network, all else one together."""
 
     def large(network: nn.Module) -> int:
-        return sum(isinstance(m, nn.Conv2d) and m.kernel_size[0] > 3 for m in network.modules())
+        kernels = sum(isinstance(m, nn.Conv2d) and m.kernel_size[0] > 3 for m in network.modules())
+        return kernels + sum(isinstance(m, nn.SiLU) for m in network.modules())
 
     def timed(runners: Mapping[str, Any], hw: tuple[int, int], how: RewriteRecipe) -> dict[str, Any]:
         return {name: SimpleNamespace(ratio=1.0 + large(networks[name]), reliable=True) for name in runners}
@@ -163,6 +213,64 @@ def test_a_rule_without_a_site_says_so(tmp_path: Path) -> None:
     assert result["choices"] == []
     assert result["rewritten"] is None
     assert "No module" in (tmp_path / "run" / "report.md").read_text()
+
+
+SWISHES = ["network.layers.0.silu", "network.layers.1.silu", "network.silu"]
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("pruned_first", [False, True])
+def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Path) -> None:
+    data = {"data": {"synthetic": {"train": 8, "val": 4}}, "exports": ["onnxruntime"], "rounds": 4, "input_hw": HW,
+            "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0}}  # fmt: skip
+    pruning = PruneRecipe.model_validate({**data, "pruning": {"ratio": 0.5, "multiple": 1}})
+    start = f"{__name__}:functional"
+    if pruned_first:
+        prune(start, pruning, tmp_path / "start", Silent())
+        start = str(tmp_path / "start")
+    asked = recipe({"rules": ["swish_to_hard_swish"]}, input_hw=HW)
+    result = rewrite(start, asked, tmp_path / "run", Silent())
+    assert [choice["at"] for choice in result["choices"]] == [[path] for path in SWISHES]
+    assert result["taken"] == [0, 1, 2]
+    assert result["unread"] == {}
+    loaded = load_artefact(tmp_path / "run")
+    before = (CHANNELS_PRUNED,) if pruned_first else ()
+    assert loaded.edits == (FUNCTIONS_AS_MODULES, *before, *(Rewrite("swish_to_hard_swish", at) for at in SWISHES))
+    assert not any(isinstance(part, nn.SiLU) for part in loaded.network.modules())
+    exported = engine("onnxruntime").load(tmp_path / "run" / "model.onnx", 1)
+    assert check_parity(loaded.network, exported, [torch.randn(1, 3, *HW).numpy()], 1e-4) < 1e-4
+    scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
+    assert scored["metrics"]["AP"] == result["rewritten"]["val"]["AP"]
+    again = rewrite(str(tmp_path / "run"), recipe({"rules": ["bilinear_to_nearest"]}), tmp_path / "again", Silent())
+    assert [choice["at"] for choice in again["choices"]] == [["network.interpolate"]]
+    prune(str(tmp_path / "run"), pruning, tmp_path / "pruned", Silent())
+    last = load_artefact(tmp_path / "pruned")
+    assert last.edits == (loaded.edits if pruned_first else (*loaded.edits, CHANNELS_PRUNED))
+    assert last.network.get_submodule("network.layers.0.conv").weight.shape[0] < 16
+
+
+@pytest.mark.usefixtures("clock")
+def test_an_own_network_whose_functions_are_not_asked_for_stays_as_it_is(tmp_path: Path) -> None:
+    asked = recipe({"rules": ["conv_to_separable"]}, data=None, input_hw=HW)
+    result = rewrite(f"{__name__}:functional", asked, tmp_path / "run", Silent())
+    assert {choice["rule"] for choice in result["choices"]} == {"conv_to_separable"}
+    text = (tmp_path / "run" / "architecture.yaml").read_text() if result["rewritten"] else ""
+    assert FUNCTIONS_AS_MODULES not in text
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("unsure", "Functions called in network.0 are no sites: test_rewrite.py, line "),
+        ("lying", "Functions called in the network are no sites: as modules they would change the outputs by "),
+    ],
+)
+def test_functions_that_cannot_be_sites_say_why(function: str, said: str, tmp_path: Path) -> None:
+    asked = recipe({"rules": ["swish_to_relu"]}, data=None, input_hw=HW)
+    result = rewrite(f"{__name__}:{function}", asked, tmp_path / "run", Silent())
+    assert result["choices"] == []
+    write_rewritten(result, tmp_path)
+    assert said in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.usefixtures("clock")

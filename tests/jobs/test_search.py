@@ -128,8 +128,8 @@ HAND = ("hand", 1.0, 0.5)
 )
 def test_finalists_are_chosen_around_the_hand_made_networks(wanted: int, names: list[str]) -> None:
     trials = scored(
-        HAND, ("tiny", 0.2, 0.1), ("half", 0.5, 0.3), ("two_thirds", 0.66, 0.35), ("faster", 0.8, 0.45), ("faster_2", 0.7, 0.4), ("level", 0.95, 0.49),
-        ("level_2", 0.9, 0.48), ("best", 2.0, 0.6), ("slow", 1.9, 0.3),
+        HAND, ("tiny", 0.2, 0.1), ("half", 0.5, 0.3), ("two_thirds", 0.66, 0.35), ("faster", 0.8, 0.45),
+        ("faster_2", 0.7, 0.4), ("level", 0.95, 0.49), ("level_2", 0.9, 0.48), ("best", 2.0, 0.6), ("slow", 1.9, 0.3),
     )  # fmt: skip
     chosen = choose_finalists(trials, wanted, [{"name": "hand"}])
     assert [trial["pick"]["name"] for trial in chosen] == names
