@@ -45,17 +45,20 @@ def layers_of(architecture: Architecture) -> int:
     return _trade_of(architecture).layers(architecture)
 
 
-def at_depth(architecture: Architecture, layers: int, macs_of: Callable[[Architecture], int]) -> Architecture:
+def at_depth(
+    architecture: Architecture, layers: int, macs_of: Callable[[Architecture], int], macs: int | None = None
+) -> Architecture:
     """The architecture with the nearest possible number of layers, and the width of the nearest multiply-adds.
 
-    macs_of: counts a candidate at the input size of interest; it must rise with the width. Of two equally near numbers
-    of layers the smaller is taken; blocks are added in proportion. Raises NetworkError for a family of fixed depth, and
-    for layers that no width allows.
+    macs_of: counts a candidate at the input size of interest; it must rise with the width. macs: wanted; None: those of
+    the architecture. Of two equally near numbers of layers the smaller is taken; blocks are added in proportion. Raises
+    NetworkError for a family of fixed depth, and for layers that no width allows.
     """
     trade = _trade_of(architecture)
-    if trade.layers(architecture) == layers:
+    if macs is None and trade.layers(architecture) == layers:
         return architecture
-    return _as_costly(trade, _nearest_depth(trade, architecture, layers), macs_of, macs_of(architecture))
+    wanted = macs_of(architecture) if macs is None else macs
+    return _as_costly(trade, _nearest_depth(trade, architecture, layers), macs_of, wanted)
 
 
 def _trade_of(architecture: Architecture) -> Trade:

@@ -91,7 +91,7 @@ def _build_hard_sigmoid(module: nn.Module) -> nn.Module:
     for part in list(new.modules()):
         if isinstance(part, nn.Conv2d | nn.Linear):
             part.reset_parameters()
-        for name, child in part.named_children():
+        for name, child in part._modules.items():  # named_children leaves out what comes again
             if isinstance(child, nn.Sigmoid):
                 setattr(part, name, alike(nn.Hardsigmoid(), module))
     return new

@@ -140,27 +140,40 @@ def _build_pointwise(module: nn.Module) -> nn.Module:
 # --- Batch norm ------------------------------------------------------------------------------------------------------
 
 
+def _layers(chain: nn.Module) -> OrderedDict[str, nn.Module]:
+    """By name, and a layer that stands there again once more: named_children leaves it out."""
+    assert isinstance(chain, nn.Sequential)
+    return OrderedDict(zip(chain._modules, chain, strict=True))
+
+
 def _folds(conv: nn.Module, norm: nn.Module) -> bool:
     convolution = type(conv) in (nn.Conv2d, nn.ConvTranspose2d)
     return convolution and type(norm) is nn.BatchNorm2d and norm.track_running_stats
 
 
 def _has_norm_to_fold(module: nn.Module) -> bool:
-    return is_chain(module) and any(_folds(*pair) for pair in pairwise(module.children()))
+    """Not where a layer to fold stands in the chain again: it would become several."""
+    if not is_chain(module):
+        return False
+    standing = [part for _, part in module.named_modules(remove_duplicate=False)]
+    layers = _layers(module)
+    folded = [layers[name] for pair in _pairs(module) for name in pair]
+    return bool(folded) and all(standing.count(layer) == 1 for layer in folded)
 
 
 def _pairs(module: nn.Module) -> list[tuple[str, str]]:
     """Names of convolutions and of the batch norms behind them."""
-    named = pairwise(module.named_children())
+    named = pairwise(_layers(module).items())
     return [(name, norm_name) for (name, layer), (norm_name, norm) in named if _folds(layer, norm)]
 
 
 def _build_folded(module: nn.Module) -> nn.Module:
     """A chain of the same names; identities in the place of batch norms."""
-    layers = OrderedDict(copy.deepcopy(module).named_children())
+    layers = _layers(copy.deepcopy(module))
     for name, norm_name in _pairs(module):
         conv = layers[name]
         assert isinstance(conv, Convolution)
+        conv.weight = nn.Parameter(torch.empty_like(conv.weight))  # other layers may share the given one's
         conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
         conv.reset_parameters()
         layers[norm_name] = nn.Identity()

@@ -5,6 +5,7 @@ be near to a larger kernel. Between them is a ReLU: it passes the blurs of maps 
 a ReLU are. Where a stack has room for twice the channels it starts with the negated ones, too, and passes all maps.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TypeGuard
@@ -47,6 +48,17 @@ def is_same_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         and module.padding in ("same", (padding, padding))
         and (module.groups == 1 or module.groups == module.in_channels == module.out_channels)
     )
+
+
+def _count(given: nn.Conv2d) -> int:
+    """Of the fewest 3x3 convolutions that see no less: the first, which has the stride, sees 3 cells, others 2·stride.
+
+    So the field is the given one's at stride 1, and at stride 2 7 cells for 5 or 7, 11 for 9 or 11. With the stride in
+    the last convolution it would always be the given one's, but the others would run on four times the cells: as wide
+    as the given one, the stack would need more multiply-adds than that.
+    """
+    cells = given.dilation[0] * (given.kernel_size[0] - 1) + 1
+    return 1 + math.ceil((cells - 3) / (2 * given.stride[0]))
 
 
 def _stack(given: nn.Conv2d, count: int, middle: int) -> nn.Sequential:
@@ -146,7 +158,7 @@ def _is_large(module: nn.Module) -> bool:
 
 def _build_3x3_stack(module: nn.Module) -> nn.Module:
     assert isinstance(module, nn.Conv2d)
-    count = (module.kernel_size[0] - 1) // 2
+    count = _count(module)
     return _stack(module, count, _middle(module, count))
 
 
@@ -178,7 +190,7 @@ def _build_plain_3x3(module: nn.Module) -> nn.Module:
 
 def _build_two_3x3(module: nn.Module) -> nn.Module:
     assert isinstance(module, nn.Conv2d)
-    return _stack(module, 2, module.in_channels)
+    return _stack(module, _count(module), module.in_channels)
 
 
 # --- Separable convolutions ------------------------------------------------------------------------------------------
@@ -295,7 +307,8 @@ _UNFRIENDLY = "Shen et al., IJCAI 2021, Mobile-Unfriendly Operator Replacement"
 
 CONVOLUTION_RULES = (
     Rule(
-        "conv_to_3x3", "5x5, 7x7, 9x9 or 11x11 convolution → 3x3 convolutions of the same receptive field",
+        "conv_to_3x3",
+        "5x5, 7x7, 9x9 or 11x11 convolution → 3x3 of the same receptive field (at stride 2: 7 cells for 5, 11 for 9)",
         _UNFRIENDLY, False, _is_large, _build_3x3_stack, _carry_stack,
     ),
     Rule(
@@ -303,7 +316,8 @@ CONVOLUTION_RULES = (
         _is_dilated, _build_plain_3x3, carry_state,
     ),
     Rule(
-        "dilated_to_two_3x3", "3x3 convolution of dilation 2 → two plain 3x3 of the same receptive field",
+        "dilated_to_two_3x3",
+        "3x3 convolution of dilation 2 → two plain 3x3 of the same receptive field (at stride 2: 7 cells for 5)",
         _UNFRIENDLY, False, _is_dilated_by_2, _build_two_3x3, _carry_stack,
     ),
     Rule(

@@ -26,7 +26,10 @@ def rule_named(name: str) -> Rule:
 
 
 def sites(network: nn.Module, rule: Rule) -> list[Rewrite]:
-    """Modules that the rule matches, outermost only, in the network's order; the network itself is none."""
+    """Modules that the rule matches, outermost only, in the network's order; the network itself is none.
+
+    A module that stands at several places is one site, named by the first of them.
+    """
     found: list[Rewrite] = []
     for path, module in network.named_modules():
         inside = bool(found) and path.startswith(f"{found[-1].at}.")
@@ -53,7 +56,7 @@ def rewrite_in_place(network: nn.Module, rewrites: Iterable[Rewrite]) -> None:
 
 
 def _replace(network: nn.Module, rewrite: Rewrite, *, carry: bool) -> None:
-    """One rewrite, wherever its module stands, should several parents share it."""
+    """One rewrite, at every place of its module, should it have several."""
     rule = rule_named(rewrite.rule)
     try:
         given = network.get_submodule(rewrite.at)
@@ -74,8 +77,8 @@ def _replace(network: nn.Module, rewrite: Rewrite, *, carry: bool) -> None:
 
 
 def place(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts the new module wherever the old one stands. Changes the network."""
+    """Puts the new module at every place of the old one, of which one parent may have several. Changes the network."""
     for parent in list(network.modules()):
-        for name, child in parent.named_children():
+        for name, child in parent._modules.items():  # named_children leaves out what comes again
             if child is old:
                 setattr(parent, name, new)

@@ -25,6 +25,7 @@ EXAMPLES: list[tuple[str, Callable[[], nn.Module], int]] = [
     ("conv_to_3x3", lambda: nn.Conv2d(6, 4, 5, 2, 2, bias=False), 6),
     ("conv_to_3x3", lambda: nn.Conv2d(3, 8, 9, padding="same"), 3),
     ("conv_to_3x3", lambda: nn.Conv2d(20, 2, 11, 2, 5), 20),
+    ("conv_to_3x3", lambda: nn.Conv2d(3, 8, 7, 2, 3), 3),
     ("conv_to_3x3", lambda: nn.Conv2d(6, 6, 5, 2, 2, groups=6), 6),
     ("dilated_to_3x3", lambda: nn.Conv2d(6, 4, 3, 2, 3, 3), 6),
     ("dilated_to_3x3", lambda: nn.Conv2d(6, 6, 3, 1, 2, 2, 6, False), 6),
@@ -190,6 +191,20 @@ def test_what_only_looks_like_attention_or_a_block_does_not_match() -> None:
     assert not RULES["remove_block"].matches(Two())  # its two blocks are the sites
 
 
+def test_a_gate_of_two_names_is_replaced_by_both() -> None:
+    class TwoNames(SqueezeExcite):
+        def __init__(self) -> None:
+            super().__init__(6, 2)
+            self.named_again = self.gate
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.named_again(self.excite(self.act(self.squeeze(self.pool(x)))))  # type: ignore[no-any-return]
+
+    new = carried("se_to_hard_sigmoid", TwoNames().eval())
+    assert isinstance(new.named_again, nn.Hardsigmoid)
+    assert not RULES["se_to_hard_sigmoid"].matches(new)
+
+
 # --- Convolutions ----------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +219,9 @@ def response(module: nn.Module, inputs: int, reach: int, stride: int) -> Tensor:
     return outputs[:, :, middle, middle].T.view(-1, inputs, side, side)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 1, 1), (7, 1, 1), (7, 2, 1), (3, 1, 2), (3, 2, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(5, 1, 1), (7, 1, 1), (5, 2, 1), (7, 2, 1), (9, 2, 1), (3, 1, 2), (3, 2, 2)]
+)
 @pytest.mark.parametrize("groups", [1, 4])
 def test_no_last_convolution_behind_the_blurs_is_nearer(kernel: int, stride: int, dilation: int, groups: int) -> None:
     """The gradient of the weighted squared error, computed from the stack's own responses, vanishes."""
@@ -214,8 +231,8 @@ def test_no_last_convolution_behind_the_blurs_is_nearer(kernel: int, stride: int
     torch.set_default_dtype(torch.float64)
     try:
         last = [part for part in new.modules() if isinstance(part, nn.Conv2d)][-1]
-        reach = 1 + stride * (kernel // 2 - 1) if dilation == 1 else 1 + stride
-        reach = max(reach, padding)
+        count = len([part for part in new.modules() if isinstance(part, nn.Conv2d)])
+        reach = max(1 + stride * (count - 1), padding)
         far = (torch.arange(2 * reach + 1)[:, None] - torch.arange(2 * reach + 1)).abs()
         metric = CORRELATION**far
         rest = response(given, 4, reach, stride) - response(new, 4, reach, stride)
@@ -230,23 +247,63 @@ def test_no_last_convolution_behind_the_blurs_is_nearer(kernel: int, stride: int
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("kernel", [5, 7, 9, 11])
-def test_a_stack_sees_as_far_as_the_convolution(kernel: int) -> None:
-    new = RULES["conv_to_3x3"].build(nn.Conv2d(2, 2, kernel, padding="same", bias=False)).eval()
+SEEN = [
+    (5, 1, 2, 5),
+    (7, 1, 3, 7),
+    (9, 1, 4, 9),
+    (11, 1, 5, 11),
+    (5, 2, 2, 7),
+    (7, 2, 2, 7),
+    (9, 2, 3, 11),
+    (11, 2, 3, 11),
+]
+"""Kernel, stride, 3x3 convolutions, cells that they see: behind a stride of 2 every convolution adds 4."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "kernel", "stride", "dilation", "count", "cells"),
+    [*(("conv_to_3x3", k, s, 1, *seen) for k, s, *seen in SEEN),
+     ("dilated_to_two_3x3", 3, 1, 2, 2, 5), ("dilated_to_two_3x3", 3, 2, 2, 2, 7)],
+)  # fmt: skip
+def test_a_stack_sees_as_far_as_the_convolution(
+    rule: str, kernel: int, stride: int, dilation: int, count: int, cells: int
+) -> None:
+    given = nn.Conv2d(2, 2, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+    new = RULES[rule].build(given).eval()
     convolutions = [part for part in new.modules() if isinstance(part, nn.Conv2d)]
-    assert [conv.kernel_size for conv in convolutions] == [(3, 3)] * ((kernel - 1) // 2)
-    for conv in convolutions:
-        nn.init.ones_(conv.weight)
-    x = torch.ones(1, 2, 21, 21, requires_grad=True)
-    new(x)[0, 0, 10, 10].backward()
-    seen = x.grad[0, 0].nonzero()  # type: ignore[index]
-    reach = kernel // 2
-    assert (seen.min(0).values.tolist(), seen.max(0).values.tolist()) == ([10 - reach] * 2, [10 + reach] * 2)
+    assert [(conv.kernel_size, conv.stride[0]) for conv in convolutions] == [
+        ((3, 3), stride if n == 0 else 1) for n in range(count)
+    ]
+    reaches = []
+    for module in (given, new):
+        for conv in (part for part in module.modules() if isinstance(part, nn.Conv2d)):
+            nn.init.ones_(conv.weight)
+        x = torch.ones(1, 2, 33, 33, requires_grad=True)
+        module(x)[0, 0, 16 // stride, 16 // stride].backward()
+        seen = x.grad[0, 0].nonzero()  # type: ignore[index]
+        lowest, highest = seen.min(0).values.tolist(), seen.max(0).values.tolist()
+        assert lowest == [32 - high for high in highest]  # around the same cell
+        reaches.append(highest[0] - 16)
+    assert reaches == [dilation * (kernel // 2), cells // 2]
+    assert reaches[1] - stride < reaches[0] <= reaches[1]  # one convolution less would see too little
+
+
+@pytest.mark.parametrize("kernel", [5, 7, 9, 11])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("stride", "same"), [(1, False), (1, True), (2, False)])
+def test_a_stack_gives_the_convolutions_shapes(kernel: int, groups: int, stride: int, same: bool) -> None:
+    given = nn.Conv2d(4, 8 if groups == 1 else 4, kernel, stride, "same" if same else kernel // 2, groups=groups)
+    new = carried("conv_to_3x3", given).eval()
+    for height, width in ((1, 2), (7, 12), (12, 7)):
+        x = torch.randn(1, 4, height, width)
+        assert new(x).shape == given(x).shape
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "kernel"), [(8, 8, 5), (8, 8, 7), (20, 8, 7), (3, 64, 7), (50, 8, 9)])
-def test_a_stack_needs_no_more_multiply_adds(inputs: int, outputs: int, kernel: int) -> None:
-    new = RULES["conv_to_3x3"].build(nn.Conv2d(inputs, outputs, kernel, padding="same"))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_stack_needs_no_more_multiply_adds(inputs: int, outputs: int, kernel: int, stride: int) -> None:
+    """All its convolutions run at the size of the outputs, so that weights are multiply-adds per output."""
+    new = RULES["conv_to_3x3"].build(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2))
     weights = sum(part.weight.numel() for part in new.modules() if isinstance(part, nn.Conv2d))
     assert weights <= kernel**2 * inputs * outputs
     if inputs == outputs:
@@ -447,3 +504,23 @@ def test_a_folded_chain_keeps_the_names_and_has_no_batch_norm() -> None:
     assert [name for name, _ in new.named_children()] == ["conv", "bn", "act"]
     assert set(new.state_dict()) == {"conv.weight", "conv.bias"}
     assert_same(given, new, torch.randn(2, 3, 5, 6))
+
+
+def chain_of(*layers: nn.Module) -> nn.Sequential:
+    return awake(nn.Sequential(*layers))  # type: ignore[return-value]
+
+
+def test_a_chain_whose_layer_to_fold_stands_there_twice_does_not_match() -> None:
+    rule, conv, norm = RULES["fold_batch_norm"], nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    assert rule.matches(nn.Sequential(conv, norm, nn.ReLU()))
+    assert not rule.matches(nn.Sequential(conv, norm, nn.ReLU(), conv, nn.BatchNorm2d(4)))
+    assert not rule.matches(nn.Sequential(conv, norm, nn.ReLU(), conv))
+    assert not rule.matches(nn.Sequential(conv, norm, nn.Sequential(nn.ReLU(), conv)))
+    assert not rule.matches(nn.Sequential(conv, norm, nn.Conv2d(4, 4, 1), norm))
+
+
+def test_convolutions_that_share_their_weights_are_folded_apart() -> None:
+    one, other, third = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+    other.weight, third.weight = one.weight, one.weight
+    given = chain_of(one, nn.BatchNorm2d(4), nn.ReLU(), other, nn.BatchNorm2d(4), nn.ReLU(), third)
+    assert_same(given, carried("fold_batch_norm", given), torch.randn(2, 4, 5, 6))

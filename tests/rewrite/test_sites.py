@@ -1,10 +1,16 @@
 """Where rules apply, and what becomes of the network."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.artefact import load_artefact, save_artefact
 from compress.errors import NetworkError, RecipeError
+from compress.networks.blocks import ChannelShuffle
+from compress.networks.own import own_network
+from compress.prune.structured import random_weights
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import Rewrite, rewrite_in_place, rewritten, rule_named, sites
 from tests.networks.small import SMALL
@@ -20,6 +26,33 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.block(x))  # type: ignore[no-any-return]
+
+
+def one_swish_thrice() -> nn.Sequential:
+    """One activation at three places of one parent."""
+    swish = nn.SiLU()
+    layers = (nn.Conv2d(3, 4, 3, padding=1), swish, nn.Conv2d(4, 4, 1), swish, nn.Conv2d(4, 4, 1), swish)
+    return nn.Sequential(*layers)
+
+
+def one_relu_twice() -> nn.Module:
+    """A chain of two convolutions with their batch norms, and the same ReLU behind both."""
+    relu = nn.ReLU()
+    chain = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), relu, nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5), relu
+    )
+    return nn.Sequential(chain, nn.Conv2d(5, 4, 1))
+
+
+def one_shuffle_twice() -> nn.Module:
+    shuffle = ChannelShuffle(2)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), shuffle, nn.Conv2d(8, 8, 1), shuffle, nn.Conv2d(8, 4, 1))
+
+
+def one_chain_twice() -> nn.Module:
+    """One chain with a batch norm, at two places of one parent."""
+    chain = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+    return nn.Sequential(nn.Conv2d(3, 4, 1), chain, nn.ReLU(), chain)
 
 
 def test_every_convolution_of_the_size_is_a_site_in_the_networks_order() -> None:
@@ -65,6 +98,43 @@ def test_a_shared_module_is_one_site_and_is_replaced_at_every_parent() -> None:
     assert isinstance(new.get_submodule("act"), nn.ReLU)
     assert new.get_submodule("act") is new.get_submodule("block.1")
     assert isinstance(network.act, nn.SiLU)
+
+
+def test_a_module_used_again_in_one_parent_is_one_site_and_is_replaced_everywhere() -> None:
+    network = one_swish_thrice()
+    found = sites(network, RULES["swish_to_relu"])
+    assert [site.at for site in found] == ["1"]
+    new = rewritten(network, found)
+    assert isinstance(new[1], nn.ReLU)
+    assert new[1] is new[3] is new[5]
+    assert new[0] is not new[2]
+    again = rewritten(network, [Rewrite("swish_to_relu", "3")])  # by another of its places
+    assert [type(layer) for layer in again] == [type(layer) for layer in new]
+    rewrite_in_place(network, found)
+    assert [type(layer) for layer in network] == [type(layer) for layer in new]
+
+
+@pytest.mark.parametrize(
+    ("rule", "make", "at"),
+    [
+        ("fold_batch_norm", "one_relu_twice", "network.0"),
+        ("fold_batch_norm", "one_chain_twice", "network.1"),
+        ("shuffle_to_pointwise", "one_shuffle_twice", "network.1"),
+    ],
+)
+def test_exact_rules_are_exact_where_a_module_is_used_again(rule: str, make: str, at: str, tmp_path: Path) -> None:
+    architecture = own_network(f"{__name__}:{make}")
+    network = random_weights(architecture.build())
+    found = sites(network, RULES[rule])
+    assert found == [Rewrite(rule, at)]
+    new = rewritten(network, found)
+    assert sites(new, RULES[rule]) == []
+    save_artefact(tmp_path, architecture, new, {}, found)
+    image = torch.randn(2, 3, 16, 20)
+    with torch.no_grad():
+        (expected,), (after,), (loaded,) = (one(image) for one in (network, new, load_artefact(tmp_path).network))
+    torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(loaded, after)
 
 
 def test_without_carrying_weights_are_fresh_and_in_place_the_network_changes() -> None:
