@@ -5,15 +5,16 @@ and paths what they were. A call that a rule could replace becomes a child, `blo
 and so on, and the traced forward takes the place of the module's own. All else of it stays: parameters and their
 names, attributes, hooks and other methods.
 
-What cannot be traced by itself, since it reads a list or has optional arguments, is traced where it is called. What
-tracing would freeze or lose is left as it is, with the reason: what differs in training, tensors made from nothing,
-state that is kept, gradients that are switched off.
+What cannot be traced by itself, since it reads a list or has optional arguments, is traced where it is called, if that
+is in one module only. What tracing would freeze or lose is left as it is, with the reason: what differs in training,
+tensors made from nothing, state that is kept, gradients that are switched off.
 """
 
 import copy
 import inspect
 import operator
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from itertools import chain, count
 from pathlib import Path
@@ -34,6 +35,7 @@ def as_modules(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     changed = copy.deepcopy(network)
     unread: dict[str, str] = {}
     waiting: set[str] = set()  # to be traced in what is around them
+    shared = _of_several_parents(changed)
     for path, module in reversed(list(changed.named_modules())):
         if type(module).__module__.startswith("torch.nn") or type(module).forward is nn.Module.forward:
             continue
@@ -41,14 +43,23 @@ def as_modules(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
             graph, inlined = _traced(module, path, {one for one in waiting if _lies_in(one, path)})
         except _UntraceableError as failure:
             unread[path] = failure.reason
-            waiting.add(path)
+            waiting |= {path} - shared
             continue
         waiting -= inlined
         if not isinstance(graph.output_node().args[0], fx.Node):
-            waiting.add(path)  # what reads its list must see how long that is
+            waiting |= {path} - shared  # what reads its list must see how long that is
         unread = {one: reason for one, reason in unread.items() if one not in inlined}
         unread |= _replace_calls(module, path, graph, inlined)
     return changed, {path: unread[path] for path, _ in changed.named_modules() if path in unread}
+
+
+def _of_several_parents(network: nn.Module) -> set[str]:
+    """Modules that cannot become part of what is around them, for they are called elsewhere too."""
+    parents: dict[nn.Module, set[nn.Module]] = defaultdict(set)
+    for parent in network.modules():
+        for child in parent.children():
+            parents[child].add(parent)
+    return {path for path, module in network.named_modules() if len(parents[module]) > 1}
 
 
 # --- Tracing ---------------------------------------------------------------------------------------------------------

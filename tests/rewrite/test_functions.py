@@ -397,6 +397,18 @@ def test_optional_arguments_are_what_the_caller_gives() -> None:
     assert "optional arguments" in as_modules(Optional(None))[1][""]
 
 
+def test_what_two_modules_call_becomes_part_of_neither() -> None:
+    """Its forward has optional arguments: alone it cannot be traced, and of one caller it would be lost to the other."""
+    function = Optional(None)
+    function.conv = nn.Conv2d(4, 4, 3, 1, 1)
+    given = nn.Sequential(Calls(function), Calls(function)).eval()
+    given[1].conv = nn.Conv2d(4, 4, 1)
+    changed, unread = as_modules(given)
+    assert list(unread) == ["0.function"]
+    assert "optional arguments" in unread["0.function"]
+    check_same(given, changed)
+
+
 def test_the_line_is_named() -> None:
     _, unread = as_modules(Depends(None))
     line = Depends.forward.__code__.co_firstlineno + 2
