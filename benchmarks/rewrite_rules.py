@@ -149,7 +149,8 @@ def text(results: dict[str, Row]) -> str:
         "batch norms of the whole network are recalibrated in every column alike. Naive: fresh weights. Carried: the",
         "rule's own start and least squares. Reconstructed: then Adam on the output of each site in turn. Recovered:",
         "(reconstructed - naive) / (given - naive), before any fine-tuning; – where fresh weights lose no more than",
-        "the standard error, or a replacement has no weights. Tuned: fine-tuning with the given network as teacher.",
+        "the standard error. A replacement without weights has nothing to carry over: – too, what it loses is under",
+        "naive. Tuned: fine-tuning with the given network as teacher.",
         "Error: mean over the sites of the squared output error, relative to the output's variance, on pictures",
         "that nothing was fitted to; beyond all measure where a site's output hardly varies.",
     ]  # fmt: skip
@@ -173,7 +174,8 @@ def line(before: list[float], rule: str, row: Row) -> str:
     """One rule in the table."""
     if "failure" in row:
         return f"| {rule} | {row['sites']} | {row['failure']} |" + " |" * 8
-    scores = [f"{value:.3f} ± {spread:.3f}" for value, spread in (before, *(row.get(s, row["naive"]) for s in STAGES))]
+    known = [before, *(row.get(stage) for stage in STAGES)]
+    scores = ["–" if one is None else f"{one[0]:.3f} ± {one[1]:.3f}" for one in known]
     errors = [f"{row['errors'][stage]:.3g}" if row["errors"] else "–" for stage in STAGES[:3]]
     return f"| {' | '.join([rule, str(row['sites']), *scores[:4], recovered(before[0], row), scores[4], *errors])} |"
 
