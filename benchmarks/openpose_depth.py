@@ -88,9 +88,10 @@ def text(results: Mapping[str, Mapping[str, Any]], device: str) -> str:
     lines = [
         "# Depth against width, and the number of refinement stages", "", "    python -m benchmarks.openpose_depth", "",
         "MACs, parameters and milliseconds are ours (fresh weights, one thread, one interleaved run per table and "
-        "engine: medians and quartiles; time: relative to the first row). G and AP are the papers' (COCO val2017, "
-        "368x368): nothing was trained here. The paper's network of 24 layers has fewer multiply-adds than its others; "
-        "of refinement stages it says that accuracy saturates after the first or second, and prints no figures. "
+        "engine: medians and quartiles; time: over the first row, drift taken out). G and AP are the papers' (COCO "
+        "val2017, 368x368): nothing was trained here. The paper's network of 24 layers has fewer multiply-adds than "
+        "its others; of refinement stages it says that accuracy saturates after the first or second, and prints no "
+        "figures. "
         f"{device}.",
     ]  # fmt: skip
     for result in results.values():

@@ -3,28 +3,32 @@
 A *choice* is a rule and the sites that are decided together: one module, or all of a part of the network where a rule
 has very many. Every choice is first priced from the latency table, then timed as a network of its own beside the given
 one; its weights are carried over and fitted to what the module answered; the score with only this choice changed says
-what it loses. What is taken gains most per point lost, within the limit, and is tried together.
+what it loses. What is taken gains most in all within the limit, and is tried together.
 """
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
+from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
 from compress import changing
 from compress.artefact import FUNCTIONS_AS_MODULES, edited, give_weights
 from compress.deployment import complete_table, table_path, time_runners
 from compress.engines import engine
-from compress.errors import EngineError, NetworkError
-from compress.evaluation import MAIN_FIGURE, score
+from compress.errors import EngineError, NetworkError, RecipeError
+from compress.evaluation import MAIN_FIGURE, RESAMPLES, score
 from compress.files import write_bytes
 from compress.measure.counting import count
 from compress.measure.harvest import harvest
@@ -42,6 +46,7 @@ from compress.rewrite.sites import Rewrite, rewritten, rule_named, sites
 from compress.subject import Subject
 
 _SAME = 1e-4  # relative: x·sigmoid(x) as one operator is rounded otherwise
+_LOADED_AT_ONCE = 16  # networks that are timed beside one another
 
 Task = changing.Task[RewriteRecipe]
 
@@ -103,7 +108,12 @@ def _site_count(network: nn.Module, recipe: RewriteRecipe) -> int:
 
 
 def check_request(subject: Subject, recipe: RewriteRecipe) -> None:
-    """Raises RecipeError for an unknown rule, and for a pattern that no module has."""
+    """Raises RecipeError for an unknown rule, a pattern that no module has, and an engine that prices nothing."""
+    if recipe.engine == "torch" and recipe.rewriting.depth is None:
+        raise RecipeError(
+            "replacements are priced by the units of an engine's own graph; torch has none", place="engine",
+            value=recipe.engine, remedy="use onnxruntime, ncnn or mnn",
+        )  # fmt: skip
     for name in recipe.rewriting.rules:
         rule_named(name)
     changing.check_patterns(subject.network, recipe.rewriting.sites, "a pattern of sites", "rewriting.sites")
@@ -113,7 +123,7 @@ def choices_of(network: nn.Module, recipe: RewriteRecipe) -> list[Choice]:
     """Every rule's sites among those asked for, in the order of rules and modules; empty where no rule has one."""
     asked = recipe.rewriting
     found = []
-    for name in asked.rules or RULES:
+    for name in dict.fromkeys(asked.rules) or RULES:
         paths = [one.at for one in sites(network, rule_named(name))]
         paths = [path for path in paths if any(fnmatchcase(path, pattern) for pattern in asked.sites)]
         found += [Choice(name, group, tuple(at)) for group, at in grouped(paths, asked.groups).items()]
@@ -138,14 +148,11 @@ def grouped(paths: Sequence[str], at_most: int) -> dict[str, list[str]]:
 
 
 def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
-    """Per choice: macs, predicted_ms that it saves, and measured_ms where the prediction is worth a measurement.
+    """Per choice: macs, predicted_ms that it saves, and what `measured` adds where that is worth a measurement.
 
-    Times are on the latency table's clock. reliable: both timings were steady. gain: share of the given network's time
-    that is saved, as measured, or as predicted where the timings were not steady. failure: why a rewritten network
-    cannot run on the engine.
+    failure: why a replacement cannot be used.
     """
     recipe, subject = task.recipe, task.subject
-    runtime = engine(recipe.engine)
     given, macs = subject.network, count(subject.network, subject.input_hw).macs
     rows: list[Row] = [{"rule": choice.rule, "name": choice.name, "at": list(choice.at)} for choice in choices]
     with task.progress.phase("pricing replacements", len(choices)) as phase:
@@ -153,7 +160,7 @@ def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
         before = predicted_ms(task, table, given)
         for number, choice in enumerate(choices):
             try:
-                network = rewritten(given, choice.rewrites, carry=False)
+                network = tried(subject, choice)
                 rows[number] |= {
                     "macs": count(network, subject.input_hw).macs - macs,
                     "predicted_ms": before - predicted_ms(task, table, network),
@@ -162,22 +169,69 @@ def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
                 rows[number]["failure"] = str(error)
             phase.advance(1, choice.name)
     worth = [n for n, row in enumerate(rows) if row.get("predicted_ms", 0.0) > recipe.rewriting.min_gain * before / 2]
-    if not worth:
-        return rows
-    with tempfile.TemporaryDirectory() as folder:
-        runners = {"given": runtime.load(exported(task, given, Path(folder), "netgiven"), recipe.threads)}
-        for number in worth:
-            file = exported(task, rewritten(given, choices[number].rewrites), Path(folder), f"net{number}")
-            runners[str(number)] = runtime.load(file, recipe.threads)
-        timings = time_runners(runners, subject.input_hw, recipe)
     assert table.reference_ms is not None
-    for number in worth:
-        before_it, after_it = timings["given"], timings[str(number)]
-        saved = before_it.ratio - after_it.ratio
-        reliable = before_it.reliable and after_it.reliable
-        gain = saved / before_it.ratio if reliable else rows[number]["predicted_ms"] / before
-        rows[number] |= {"measured_ms": saved * table.reference_ms, "reliable": reliable, "gain": gain}
+    with task.progress.phase("timing replacements", len(worth)) as phase:
+        for first in range(0, len(worth), _LOADED_AT_ONCE):
+            batch = {number: choices[number] for number in worth[first : first + _LOADED_AT_ONCE]}
+            predicted = {number: rows[number]["predicted_ms"] / before for number in batch}
+            for number, found in measured(task, batch, predicted, table.reference_ms).items():
+                rows[number] |= found
+                phase.advance(1, choices[number].name)
     return rows
+
+
+def tried(subject: Subject, choice: Choice) -> nn.Module:
+    """The network with this choice, which has answered once. Raises NetworkError if it does not, or not as it must."""
+    rule = RULES[choice.rule]
+    image = torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0))
+    network = rewritten(subject.network, choice.rewrites, carry=rule.exact)
+    try:
+        error = difference(subject.network, network, image)
+    except Exception as raised:  # forwards of the user's may expect anything of the modules they call
+        raise NetworkError(
+            "the network must run with the replacement", place=f"{choice.rule} at {choice.name}",
+            value=f"{type(raised).__name__}: {raised}", remedy="leave this site out",
+        ) from raised  # fmt: skip
+    if rule.exact and not error < _SAME:
+        raise NetworkError(
+            "an exact replacement must not change the outputs", place=f"{choice.rule} at {choice.name}",
+            value=f"{error:.2g} relative", remedy="leave this site out",
+        )  # fmt: skip
+    return network
+
+
+def measured(
+    task: Task, choices: Mapping[int, Choice], predicted: Mapping[int, float], reference_ms: float
+) -> dict[int, Row]:
+    """Per choice measured_ms, reliable and gain: alone, beside the given network in one interleaved run; or failure.
+
+    measured_ms: saved, on the latency table's clock. reliable: both timings were steady; what is not is timed once
+    more. gain: share of the given network's time that is saved; where the timing stays unsteady, no more than predicted
+    (share by number).
+    """
+    recipe, subject = task.recipe, task.subject
+    runtime = engine(recipe.engine)
+    found: dict[int, Row] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        runners = {"given": runtime.load(exported(task, subject.network, Path(folder), "netgiven"), recipe.threads)}
+        for number, choice in choices.items():
+            try:
+                file = exported(task, rewritten(subject.network, choice.rewrites), Path(folder), f"net{number}")
+                runners[str(number)] = runtime.load(file, recipe.threads)
+            except (EngineError, NetworkError) as error:
+                found[number] = {"failure": str(error)}
+        for _ in range(2):
+            wanted = [n for n in choices if str(n) in runners and not found.get(n, {}).get("reliable")]
+            if not wanted:
+                break
+            timings = time_runners({n: runners[n] for n in ("given", *map(str, wanted))}, subject.input_hw, recipe)
+            for number in wanted:
+                before, after = timings["given"], timings[str(number)]
+                saved, reliable = before.ratio - after.ratio, before.reliable and after.reliable
+                gain = saved / before.ratio
+                gain = gain if reliable else min(gain, predicted[number])
+                found[number] = {"measured_ms": saved * reference_ms, "reliable": reliable, "gain": gain}
+    return found
 
 
 def table_for(task: Task, choices: Sequence[Choice]) -> LatencyTable:
@@ -241,7 +295,7 @@ def alone(task: Task, choice: Choice) -> Row:
         network, errors = fitted(task, [choice])
     except NetworkError as error:
         return {"failure": str(error)}
-    return {"errors": errors, "loss": score_given(task) - judged(task, network)}
+    return {"errors": errors, "loss": score_given(task)[0] - judged(task, network)[0]}
 
 
 def fitted(task: Task, choices: Sequence[Choice]) -> tuple[nn.Module, list[Row]]:
@@ -287,19 +341,28 @@ def together(task: Task, taken: Sequence[Choice]) -> nn.Module:
     return network.eval()
 
 
-def score_given(task: Task) -> float:
-    """The given network's score, found out once."""
-    return task.run.once("score_given", partial(judged, task, task.subject.network))
+def score_given(task: Task) -> list[float]:
+    """The given network's score and its standard error, found out once; recalibrated as every candidate is."""
+
+    def scored() -> list[float]:
+        network = copy.deepcopy(task.subject.network)
+        recalibrate(network, calibration(task))
+        return judged(task, network)
+
+    return task.run.once("score_given", scored)
 
 
-def judged(task: Task, network: nn.Module) -> float:
-    """The main figure on the search pictures."""
+def judged(task: Task, network: nn.Module) -> list[float]:
+    """The main figure on the search pictures and its standard error."""
     learning = task.subject.learning
     assert learning is not None
+    figure = MAIN_FIGURE[learning.data.kind]
     network.to(task.fabric.device)
-    found = score(network, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False)
+    found = score(
+        network, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False, resamples=RESAMPLES
+    )  # fmt: skip
     network.cpu()
-    return float(found[MAIN_FIGURE[learning.data.kind]] or 0.0)
+    return [float(found[figure] or 0.0), float(found[f"{figure}_se"] or 0.0)]
 
 
 # --- The decision ----------------------------------------------------------------------------------------------------
@@ -309,28 +372,35 @@ def decide(task: Task, choices: Sequence[Choice], rows: Sequence[Row]) -> Row:
     """What is taken, why the others are not, and what the taken ones lose together before fine-tuning.
 
     taken: numbers of choices. refused: number → reason. joint_loss: None without trained weights. Where the taken lose
-    more together than max_loss, the one of most loss per time saved goes, until they do not.
+    more together than max_loss, the one of most loss per time saved goes, and what it displaced may come, until they
+    do not. score_error: the standard error of the given network's score, on judged_on pictures.
     """
-    asked = task.recipe.rewriting
-    trained = task.subject.learning is not None
+    asked, learning = task.recipe.rewriting, task.subject.learning
     refused = refusals(rows, asked.min_gain, asked.max_loss)
-    taken, clashes = select(choices, rows, refused, asked.max_loss)
-    refused |= clashes
-    joint = None
-    before = score_given(task) if trained else 0.0
-    with task.progress.phase("trying them together", max(1, len(taken))) as phase:
-        while trained and taken:
-            joint = before - judged(task, together(task, [choices[n] for n in sorted(taken)]))
-            phase.advance(1, f"{joint:+.3f} lost by {len(taken)}")
-            if joint <= asked.max_loss:
-                break
-            worst = max(taken, key=lambda n: rate(rows[n]))
-            taken = [n for n in taken if n != worst]
-            refused[worst] = (
-                f"together the score lost {joint:.3f}, allowed {asked.max_loss:g}; this one most for its gain"
-            )
-            joint = None
-    return {"taken": sorted(taken), "refused": {str(n): why for n, why in sorted(refused.items())}, "joint_loss": joint}
+    open_to = sorted(set(range(len(rows))) - set(refused))
+    taken = select(choices, rows, open_to, asked.max_loss)
+    joint, before = None, score_given(task) if learning else [0.0, 0.0]
+    while learning and taken:
+        with task.progress.phase(f"trying {len(taken)} together", 1) as phase:
+            joint = before[0] - judged(task, together(task, [choices[n] for n in taken]))[0]
+            phase.advance(1, f"{joint:+.3f} lost")
+        if joint <= asked.max_loss:
+            break
+        worst = max(taken, key=lambda n: rate(rows[n]))
+        refused[worst] = f"together the score lost {joint:.3f}, allowed {asked.max_loss:g}; this one most for its gain"
+        open_to = [n for n in open_to if n != worst and (n in taken or choices[n].overlaps(choices[worst]))]
+        taken, joint = select(choices, rows, open_to, asked.max_loss), None
+    for number in set(range(len(rows))) - set(refused) - set(taken):
+        rival = next((n for n in taken if choices[n].overlaps(choices[number])), None)
+        refused[number] = (
+            f"with {choices[rival].rule} there more is gained in all"
+            if rival is not None
+            else f"it loses {rows[number].get('loss', 0.0):.3f} of the score, and others gain more for what is allowed"
+        )
+    return {
+        "taken": taken, "refused": {str(n): why for n, why in sorted(refused.items())}, "joint_loss": joint,
+        "score_error": before[1] if learning else None, "judged_on": len(learning.sets.search) if learning else 0,
+    }  # fmt: skip
 
 
 def refusals(rows: Sequence[Row], min_gain: float, max_loss: float) -> dict[int, str]:
@@ -348,27 +418,30 @@ def refusals(rows: Sequence[Row], min_gain: float, max_loss: float) -> dict[int,
     return refused
 
 
-def select(
-    choices: Sequence[Choice], rows: Sequence[Row], refused: Mapping[int, str], max_loss: float
-) -> tuple[list[int], dict[int, str]]:
-    """Choices by least loss per time saved, as long as their losses add up to no more; and why others are not.
+def select(choices: Sequence[Choice], rows: Sequence[Row], open_to: Sequence[int], max_loss: float) -> list[int]:
+    """The numbers, rising, of those choices that save most in all and lose no more than max_loss in all.
 
-    Of choices that lose nothing the one that saves most comes first. Overlapping ones exclude one another.
+    Gains and losses add up as they are of each alone; a gain in score counts as nothing lost. Overlapping choices
+    exclude one another. Of equal savings the least loss is taken. Exact, by SciPy's mixed-integer program (HiGHS).
     """
-    taken: list[int] = []
-    left_out: dict[int, str] = {}
-    spent = 0.0
-    for number in sorted(set(range(len(rows))) - set(refused), key=lambda n: (rate(rows[n]), -rows[n]["gain"])):
-        rival = next((n for n in taken if choices[n].overlaps(choices[number])), None)
-        loss = max(0.0, rows[number].get("loss", 0.0))
-        if rival is not None:
-            left_out[number] = f"{choices[rival].rule} is better there"
-        elif spent + loss > max_loss:
-            left_out[number] = f"with those before it {spent + loss:.3f} of the score would go, allowed {max_loss:g}"
-        else:
-            taken.append(number)
-            spent += loss
-    return taken, left_out
+    if not open_to:
+        return []
+    gain = np.array([rows[n]["gain"] for n in open_to])
+    loss = np.array([max(0.0, rows[n].get("loss", 0.0)) for n in open_to])
+    limits = [LinearConstraint(loss, ub=max_loss)]
+    clashes = [
+        (a, b) for (a, one), (b, other) in combinations(enumerate(open_to), 2) if choices[one].overlaps(choices[other])
+    ]
+    if clashes:
+        excluded = np.zeros((len(clashes), len(open_to)))
+        excluded[np.repeat(np.arange(len(clashes)), 2), np.ravel(clashes)] = 1
+        limits.append(LinearConstraint(excluded, ub=1))
+    found = milp(
+        1e-6 * loss - gain, integrality=np.ones(len(open_to), np.int64), bounds=Bounds(0, 1), constraints=limits
+    )
+    if found.x is None:
+        raise AssertionError(f"taking nothing is always possible, yet: {found.message}")
+    return [n for n, taken in zip(open_to, found.x, strict=True) if taken > 0.5]
 
 
 def rate(row: Row) -> float:

@@ -26,6 +26,7 @@ from compress.recipe import Settings, fingerprint, to_data
 T = TypeVar("T")
 
 RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
+_NETWORK = "# network "
 
 _PACKAGES = ("torch", "optuna", "onnx", "onnxruntime", "onnxsim", "ncnn", "pnnx", "pycocotools", "numpy")
 
@@ -55,12 +56,13 @@ class Run:
 
 
 @contextmanager
-def open_run(folder: Path, recipe: Settings, subject: str = "") -> Iterator[Run]:
+def open_run(folder: Path, recipe: Settings, subject: str = "", digest: str = "") -> Iterator[Run]:
     """Makes the folder or goes on in it, and keeps other processes out while it is open.
 
     subject: what the recipe is applied to (a network's name), if the recipe does not say.
+    digest: of the network that the run starts from, if it does; another network may come to lie where it lay.
 
-    Raises RunError if it cannot be written, belongs to another recipe, holds something else, or is in use.
+    Raises RunError if it cannot be written, belongs to another recipe or network, holds something else, or is in use.
     """
     existing = folder / RECIPE
     first_line = f"# fingerprint {fingerprint(recipe)} {subject}".rstrip()
@@ -72,7 +74,7 @@ def open_run(folder: Path, recipe: Settings, subject: str = "") -> Iterator[Run]
             remedy="choose another --run folder",
         )
     if resumed:
-        _check_recipe(existing, first_line)
+        _check_made_from(existing, first_line, digest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -95,7 +97,8 @@ def open_run(folder: Path, recipe: Settings, subject: str = "") -> Iterator[Run]
         if not resumed:
             write_json(folder / ENVIRONMENT, environment())
             text = yaml.safe_dump(to_data(recipe), sort_keys=False, default_flow_style=None, width=120)
-            write_text(existing, f"{first_line}\n{text}")
+            network = f"{_NETWORK}{digest}\n" if digest else ""
+            write_text(existing, f"{first_line}\n{network}{text}")
         yield Run(folder)
 
 
@@ -127,10 +130,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _check_recipe(path: Path, first_line: str) -> None:
-    if path.read_text(encoding="utf-8").partition("\n")[0] != first_line:
+def _check_made_from(path: Path, first_line: str, digest: str) -> None:
+    recipe, network = [*path.read_text(encoding="utf-8").splitlines(), "", ""][:2]
+    if recipe != first_line:
         raise RunError(
             "a run folder belongs to one recipe, and this one is another's",
             place=str(path),
             remedy="choose another --run folder, or run the recipe that lies in it",
+        )
+    if digest and network != _NETWORK + digest:
+        raise RunError(
+            "a run goes on with the very network it began with, and there is another now",
+            place=str(path),
+            value=f"digest {digest}, not {network.removeprefix(_NETWORK)}",
+            remedy="put the first one back, or choose another --run folder",
         )

@@ -1,6 +1,8 @@
 """A network that a job changes, and what it learned from, if it is trained."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from compress.artefact import Artefact, Edit, artefact_or_network
 from compress.data.sets import Sets, picture_sets
 from compress.errors import DataError
 from compress.evaluation import check_metric, input_size, validation_data
-from compress.networks import Architecture
+from compress.networks import Architecture, architecture_to_data
 from compress.networks.architecture import check_input
+from compress.networks.own import OWN_FAMILIES
 from compress.objective import Objective, check_joints, objective_for
 from compress.people import Finder, LabelledBoxes, finder_for
 from compress.recipe import ChangeRecipe, Data
@@ -44,6 +47,11 @@ class Subject:
     edits: tuple[Edit, ...]
     learning: Learning | None
 
+    @property
+    def digest(self) -> str:
+        """See network_digest."""
+        return network_digest(self.architecture, self.network, self.edits, trained=self.learning is not None)
+
 
 def read_subject(name: str, recipe: ChangeRecipe, pictures: int) -> Subject:
     """The network and, if it is trained, what it was trained on. pictures: of the search set.
@@ -60,7 +68,7 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int) -> Subject:
         input_hw = input_size(facts, Path(name)) if loaded else _DEFAULT_HW
     check_input(architecture, input_hw, "input_hw")
     data, seed = validation_data(facts, recipe.data, recipe.seed)
-    own = architecture.family in ("python", "onnx")
+    own = architecture.family in OWN_FAMILIES
     if recipe.data and not (loaded or own):
         raise DataError(
             "a network taken by its name or architecture has fresh weights: there is nothing to score",
@@ -91,3 +99,18 @@ def read_learning(
         architecture, keypoints, input_hw, exact=exact, decoding=recipe.decoding, boxes=LabelledBoxes()
     )  # fmt: skip
     return Learning(data, sets, objective, finder, exact)
+
+
+def network_digest(architecture: Architecture, network: nn.Module, edits: Sequence[Edit] = (), *, trained: bool) -> str:
+    """Short sha256 of what a network is: its record, its edits and the weights it came with.
+
+    Fresh weights of a known architecture are left out: they follow from the seed, and differ in the last bits between
+    kinds of CPUs. What an own network's Python code does is not in it.
+    """
+    record = [architecture_to_data(architecture), [str(edit) for edit in edits]]
+    found = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    if trained or architecture.family in OWN_FAMILIES:
+        for name, tensor in sorted(network.state_dict().items()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]

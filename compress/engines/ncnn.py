@@ -7,7 +7,6 @@ import copy
 import os
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from compress.engines.engine import (
     one_torch_thread,
 )
 from compress.engines.ncnn_units import NcnnProfiler, assemble, input_parameters, read_param, write_param
+from compress.engines.tracing import check_traceable, torchscript
 from compress.engines.unit import Unit
 from compress.errors import EngineError
 
@@ -50,10 +50,8 @@ class Ncnn:
         # Beside the target, so that moving the finished files there is atomic.
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
             traced = Path(work, "network.pt")
-            with torch.no_grad(), one_torch_thread(), warnings.catch_warnings():
-                # torch deprecates TorchScript as a whole; pnnx reads nothing else.
-                warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
-                warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated.*")
+            with torch.no_grad(), one_torch_thread(), torchscript():
+                check_traceable(shadow, input_hw)
                 trace = torch.jit.trace(shadow, torch.zeros(1, 3, *input_hw), check_trace=False)  # type: ignore[no-untyped-call]
                 trace.save(str(traced))
             shape = "[{}]".format(",".join(map(str, (1, 3, *input_hw))))

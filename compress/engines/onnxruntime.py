@@ -31,6 +31,7 @@ from compress.engines.engine import (
     one_torch_thread,
 )
 from compress.engines.onnxruntime_units import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
+from compress.engines.tracing import check_traceable, torchscript
 from compress.engines.unit import Unit
 from compress.errors import EngineError
 
@@ -52,16 +53,13 @@ class OnnxRuntime:
         folder.mkdir(parents=True, exist_ok=True)
         shadow = copy.deepcopy(network).cpu().eval()
         image = torch.zeros(1, 3, *input_hw)
-        with torch.no_grad(), one_torch_thread():
-            outputs = shadow(image)
-        count = len(outputs) if isinstance(outputs, tuple) else 1
-        names = [f"output{i}" for i in range(count)]
+        with one_torch_thread():
+            names = [f"output{i}" for i in range(check_traceable(shadow, input_hw))]
         work = tempfile.TemporaryDirectory()
         try:
-            with work, one_torch_thread(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            with work, one_torch_thread(), torchscript(), contextlib.redirect_stdout(io.StringIO()):
                 raw = Path(work.name, "raw.onnx")
                 # torch announces that the TorchScript exporter will go one day; the reason to keep it is above.
-                warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
                 warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export.*")
                 warnings.filterwarnings("ignore", message=".*feature will be removed.*")
                 warnings.filterwarnings("ignore", message="Constant folding - Only steps=1.*")  # of uneven padding

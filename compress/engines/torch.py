@@ -3,9 +3,7 @@
 import copy
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from compress.engines.engine import (
     missing_file,
     one_torch_thread,
 )
+from compress.engines.tracing import check_traceable, torchscript
 from compress.engines.unit import Unit
 from compress.errors import EngineError
 
@@ -43,9 +42,12 @@ class Torch:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
             part = Path(work, "network")
             try:
-                with torch.no_grad(), one_torch_thread(), _torchscript():
+                with torch.no_grad(), one_torch_thread(), torchscript():
+                    check_traceable(shadow, input_hw)
                     traced = torch.jit.trace(shadow, torch.zeros(1, 3, *input_hw), check_trace=False)  # type: ignore[no-untyped-call]
                     torch.jit.freeze(traced).save(str(part))
+            except EngineError:
+                raise
             except Exception as error:  # whatever the network raises, or torch's own
                 raise EngineError(
                     f"torch cannot trace the network: {error}", place=type(network).__name__,
@@ -59,7 +61,7 @@ class Torch:
         if not Path(path).is_file():
             raise missing_file(path, self.name, "no such file")
         try:
-            with _torchscript():
+            with torchscript():
                 return _Runner(torch.jit.load(str(path)), threads)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise missing_file(path, self.name, str(error).partition("\n")[0]) from error
@@ -78,15 +80,6 @@ def _no_units() -> EngineError:
         "torch cuts no network into units", place="engine", value=Torch.name,
         remedy="use onnxruntime, ncnn or mnn; whole networks can be timed with torch",
     )  # fmt: skip
-
-
-@contextmanager
-def _torchscript() -> Iterator[None]:
-    """torch deprecates TorchScript as a whole; it is what starts and runs fastest on a CPU."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
-        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated.*")
-        yield
 
 
 class _Runner:

@@ -47,7 +47,7 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
     """
     subject = read_subject(name, recipe, recipe.pruning.pictures)
     check_request(subject, recipe)
-    with open_run(folder, recipe, subject=name) as run:
+    with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         if not subject.learning:
             progress.say(
@@ -79,7 +79,7 @@ def analyse(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) ->
     if subject.learning is None:
         raise DataError("only a trained network has an accuracy to lose", place=name,
                         remedy="give an artefact, or your own network and --data")  # fmt: skip
-    with open_run(folder, recipe, subject=name) as run:
+    with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         channels, parts, scores = channels_of(task, subject.network)
         targets: dict[str, list[Section]] = {part.name: [part] for part in prunable(parts)}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from compress.changing import both, finish, measure, state_of, tune
+from compress.errors import RecipeError
 from compress.files import write_json
 from compress.measure.counting import count
 from compress.networks import Architecture, architecture_to_data
@@ -35,7 +36,7 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
     subject, unread = functions_as_modules(read_subject(name, recipe, recipe.rewriting.pictures), recipe)
     check_request(subject, recipe)
     other_depth = None if recipe.rewriting.depth is None else at_other_depth(subject, recipe.rewriting.depth)
-    with open_run(folder, recipe, subject=name) as run:
+    with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
         task: Task = Task(recipe, subject, run, progress, launch("auto"))
         if not subject.learning:
             progress.say(f"{name} has no trained weights, or no --data: replacements are judged by their time alone")
@@ -46,7 +47,7 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
         if subject.learning:
             rows = weigh(task, choices, rows)
         decision = run.once("decision", partial(decide, task, choices, rows))
-        told = {"job": "rewrite", "choices": rows, "unread": unread, **decision}
+        told = {"job": "rewrite", "rules": recipe.rewriting.rules, "choices": rows, "unread": unread, **decision}
         taken = [choices[number] for number in decision["taken"]]
         if not taken:
             return write(task, {**told, "network": name, "folder": str(folder), "rewritten": None})
@@ -60,17 +61,22 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
 
 
 def at_other_depth(subject: Subject, layers: int) -> Architecture:
-    """The architecture of so many layers, and of the width that keeps the multiply-adds.
+    """The architecture of so many layers, and of the width that keeps the multiply-adds of the network as it is given.
 
-    Raises NetworkError for a family that has no depth to change.
+    Raises NetworkError for a family that has no depth to change, RecipeError where there is nothing to do.
     """
+    if not subject.edits and layers == layers_of(subject.architecture):
+        raise RecipeError(
+            "the network has that many layers", place="--depth", value=layers, remedy="ask for another number"
+        )
 
     def macs_of(architecture: Architecture) -> int:
         with torch.device("meta"):
             network = architecture.build()
         return count(network, subject.input_hw).macs
 
-    return at_depth(subject.architecture, layers, macs_of)
+    kept = count(subject.network, subject.input_hw).macs if subject.edits else None
+    return at_depth(subject.architecture, layers, macs_of, kept)
 
 
 def change_depth(task: Task, architecture: Architecture) -> dict[str, Any]:
@@ -87,6 +93,7 @@ def change_depth(task: Task, architecture: Architecture) -> dict[str, Any]:
     depth = {
         "layers": {"given": layers_of(subject.architecture), "rewritten": layers_of(architecture)},
         "architecture": architecture_to_data(architecture),
+        "edited": bool(subject.edits),
     }
     return {"job": "rewrite", "depth": depth, **both(task, given, rewritten, timed, "rewritten")}
 

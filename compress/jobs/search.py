@@ -43,6 +43,7 @@ from compress.run import Run, environment, open_run
 from compress.sampler import Costs, Sampler
 from compress.search_request import check_tuning, read_baselines, read_candidates, read_search_space, read_start
 from compress.space import Pick, Space
+from compress.subject import network_digest
 from compress.supernet import Supernet
 from compress.training import LossStep, batch_count, distilled_step, label_step, sandwich_step, train
 
@@ -66,7 +67,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
     check_tuning(recipe)
     check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space)
 
-    with open_run(folder, recipe) as run:
+    begun = network_digest(start.architecture, start.network, start.edits, trained=True) if start else ""
+    with open_run(folder, recipe, digest=begun) as run:
         task = Task(recipe, candidates, sets, run, progress, launch("auto"))
         with task.clock("latency table"):
             table = prepare_table(

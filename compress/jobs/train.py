@@ -31,6 +31,7 @@ from compress.progress import Progress
 from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import TrainRecipe
 from compress.run import open_run
+from compress.subject import network_digest
 from compress.training import (
     EpochLoss,
     LossStep,
@@ -53,6 +54,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     keypoints = train_pictures.keypoints
     source = artefact_or_network(name)
     architecture = source.architecture if isinstance(source, Artefact) else with_joints(source, keypoints)
+    edits = source.edits if isinstance(source, Artefact) else ()
     check_input(architecture, recipe.input_hw, "recipe: input_hw")
     check_metric(architecture, recipe.data)
     objective = objective_for(architecture, keypoints, recipe.input_hw, recipe.training)
@@ -68,7 +70,8 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     parameters = {path.removeprefix("network."): parameter for path, parameter in trained.named_parameters()}
     check_training([parameters], samples, recipe.training, fabric)
 
-    with open_run(folder, recipe, subject=name) if is_first() else contextlib.nullcontext():
+    begun = network_digest(architecture, network, edits, trained=isinstance(source, Artefact))
+    with open_run(folder, recipe, subject=name, digest=begun) if is_first() else contextlib.nullcontext():
         with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
             history = train(
                 trained,
@@ -118,7 +121,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             "seed": recipe.seed,
             "val": metrics,
         }
-        save_artefact(folder, architecture, network, facts)
+        save_artefact(folder, architecture, network, facts, edits)
     last = history[-1]
     return {
         "artefact": str(folder),

@@ -92,18 +92,22 @@ def remarks(result: Data) -> list[str]:
                 f"Step {number}: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
                 f"{percent(choice['share'])} does, after {choice['tries']} tries{said}."
             )
-    found += unsteady(result, "pruned")
+    found += timing_remarks(result, "pruned")
     parity = max(export["parity"] for one in ("given", "pruned") for export in result[one]["exports"].values())
     found.append(f"Exports answer like torch within a relative error of {parity:.1e}.")
     return found
 
 
-def unsteady(result: Data, changed: str) -> list[str]:
-    """What must be said if a timing is not to be relied on."""
+def timing_remarks(result: Data, changed: str) -> list[str]:
+    """What the times are told by, where the network became slower, and whether a timing is not to be relied on."""
+    found = ["Milliseconds are as timed; the speed-up is told by a reference timed beside both, which takes drift out."]
+    slower = [engine for engine, speed_up in result["speed_up"].items() if speed_up < 1]
+    if slower:
+        found.append(f"The network became slower on {', '.join(slower)}.")
     timings = [timing for one in ("given", changed) for timing in result[one]["measured"].values()]
-    if all(timing["reliable"] for timing in timings):
-        return []
-    return ["(?) marks an unsteady timing: repeat it on a quieter machine."]
+    if not all(timing["reliable"] for timing in timings):
+        found.append("(?) marks an unsteady timing: repeat it on a quieter machine.")
+    return found
 
 
 def section_rows(result: Data) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.files import write_text
-from compress.report.prune import markdown, network_rows, print_rows, unsteady
+from compress.report.prune import markdown, network_rows, print_rows, timing_remarks
 from compress.report.terminal import plain_table, printable, stdout_console
 
 Data = Mapping[str, Any]
@@ -53,10 +53,10 @@ def write_rewritten(result: Data, folder: Path) -> None:
         lines += ["## Site by site", "", *markdown(_HEAD, choice_rows(result)), ""]
         lines += [
             "predicted: saved milliseconds by the latency table; measured: with this choice alone, beside the given "
-            "network in one interleaved run; gain: of the given network's time, measured, or predicted where the "
-            "timing was unsteady. Output error: of the replaced modules on held-out pictures, with fresh, carried-over "
-            "and reconstructed weights, over the variance of what the module answered; the mean of several sites. "
-            "Score: change with this choice alone, before fine-tuning.",
+            "network in one interleaved run; gain: of the given network's time, measured, and no more than predicted "
+            "where the timing was unsteady twice. Output error: of the replaced modules on held-out pictures, with "
+            "fresh, carried-over and reconstructed weights, over the variance of what the module answered; the mean of "
+            "several sites. Score: change with this choice alone, before fine-tuning.",
             "",
         ]
     if "environment" in result:
@@ -67,16 +67,19 @@ def write_rewritten(result: Data, folder: Path) -> None:
 
 def remarks(result: Data) -> list[str]:
     """What must be known beside the figures."""
-    found = unsteady(result, "rewritten") if result["rewritten"] else []
+    found = timing_remarks(result, "rewritten") if result["rewritten"] else []
     if "depth" in result:
         layers = result["depth"]["layers"]
         found.append(f"{layers['given']} layers became {layers['rewritten']}, from fresh weights.")
+        if result["depth"]["edited"]:
+            found.append("The given network's multiply-adds were kept, its edits (pruned, replaced) were not.")
         if not result["trained"]:
             found.append("No trained weights were given: the network is not trained, no accuracy is claimed.")
         return found
-    if not result["choices"]:
-        found.append("No module of the network is one that these rules replace.")
-    elif not result["rewritten"]:
+    siteless = [rule for rule in result["rules"] if all(choice["rule"] != rule for choice in result["choices"])]
+    if siteless or not result["choices"]:
+        found.append(f"No module of the network is one that {', '.join(siteless) or 'any rule'} replaces.")
+    if result["choices"] and not result["rewritten"]:
         found.append("No replacement paid: the network stays as it is, and nothing was exported.")
     unread = list(result["unread"].items())
     found += [f"Functions called in {path or 'the network'} are no sites: {why}." for path, why in unread[:_NAMED]]
@@ -87,6 +90,11 @@ def remarks(result: Data) -> list[str]:
     if result["joint_loss"] is not None:
         taken = len(result["taken"])
         found.append(f"The {taken} accepted together lose {result['joint_loss']:.3f} of the score before fine-tuning.")
+    if result["score_error"] is not None:
+        found.append(
+            f"Losses are told on {result['judged_on']} pictures, on which the given network's score has a standard "
+            f"error of {result['score_error']:.3f}: smaller ones may be chance."
+        )
     return found
 
 
@@ -112,6 +120,6 @@ def _row(choice: Data, decision: str) -> tuple[str, ...]:
         errors = " → ".join(f"{mean:.3f}" for mean in means)
     macs = f"{choice['macs'] / 1e6:+.1f} M" if "macs" in choice else "–"
     score = f"{-choice['loss']:+.3f}" if "loss" in choice else "–"
-    unsteady = "" if choice.get("reliable", True) else ", unsteady"
-    times = (shown("predicted_ms", "+.3f"), shown("measured_ms", "+.3f") + unsteady, shown("gain", ".1%"))
+    unsteady = "" if choice.get("reliable", True) else " (?)"
+    times = (shown("predicted_ms", "+.3f"), shown("measured_ms", "+.3f") + unsteady, shown("gain", ".1%") + unsteady)
     return choice["rule"], choice["name"], str(len(choice["at"])), macs, *times, errors, score, decision

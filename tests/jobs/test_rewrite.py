@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +23,13 @@ from compress.jobs import rewrite as jobs_rewrite
 from compress.jobs.evaluate import evaluate
 from compress.jobs.prune import prune
 from compress.jobs.rewrite import rewrite
+from compress.measure.counting import count
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import EvaluateRecipe, PruneRecipe, RewriteRecipe
 from compress.report.rewrite import print_rewritten, print_rules, write_rewritten
 from compress.rewrite import carry
+from compress.rewrite.depth import layers_of
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import Rewrite
 
@@ -133,6 +136,77 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewriting, "table_for", lambda task, choices: SimpleNamespace(reference_ms=1.0))
     monkeypatch.setattr(rewriting, "predicted_ms", lambda task, table, network: 1.0 + large(network))
     monkeypatch.setattr(rewriting, "time_runners", timed)
+
+
+@pytest.mark.usefixtures("clock")
+def test_an_unsteady_timing_is_taken_again_and_believed_no_further_than_the_prediction(
+    artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first site is measured as slower, the second as far faster than predicted; only the others are steady."""
+    asked = {name: [] for name in map(str, range(5))}
+
+    def timed(runners: Mapping[str, Any], hw: tuple[int, int], how: RewriteRecipe) -> dict[str, Any]:
+        ratios = {"given": 6.0, "0": 6.5, "1": 1.0}
+        for name in set(runners) - {"given"}:
+            asked[name].append(len(runners))
+        return {name: SimpleNamespace(ratio=ratios.get(name, 4.5), reliable=name not in ("0", "1")) for name in runners}
+
+    monkeypatch.setattr(rewriting, "time_runners", timed)
+    asked_for = {"rules": ["conv_to_3x3"], "sites": ["refinements.*"]}
+    result = rewrite(artefact, recipe(asked_for), tmp_path / "run", Silent())
+    assert asked == {"0": [6, 3], "1": [6, 3], "2": [6], "3": [6], "4": [6]}
+    gains = [row["gain"] for row in result["choices"]]
+    assert gains == pytest.approx([-0.5 / 6, 1 / 7, 1.5 / 6, 1.5 / 6, 1.5 / 6])
+    assert [row["reliable"] for row in result["choices"]] == [False, False, True, True, True]
+    assert "saves -8.3% of the time" in result["refused"]["0"]
+    write_rewritten(result, tmp_path)
+    assert "+5.000 (?) | 14.3% (?)" in (tmp_path / "report.md").read_text()
+
+
+class Reading(nn.Module):
+    """Reads what a replacement of `up` does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 4, 2, 1)
+        self.act, self.maps = nn.SiLU(), nn.Conv2d(8, 17, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.maps(self.act(self.up(self.down(x)) / self.up.weight.shape[0]))
+
+
+def reading() -> nn.Module:
+    torch.manual_seed(0)
+    return Reading()
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_replacement_that_the_network_cannot_run_with_is_refused(tmp_path: Path) -> None:
+    asked = {"rules": ["transposed_to_upsample", "swish_to_relu"]}
+    result = rewrite(f"{__name__}:reading", recipe(asked, input_hw=HW), tmp_path / "run", Silent())
+    assert [result["choices"][n]["rule"] for n in result["taken"]] == ["swish_to_relu"]
+    assert "transposed_to_upsample at network.up: the network must run with the replacement" in result["refused"]["0"]
+
+
+def test_depth_keeps_the_multiply_adds_of_the_network_as_it_is_given() -> None:
+    """Of one that was pruned: those of what is left."""
+    whole, left = replace(NETWORK, width=64), replace(NETWORK, width=40).build()
+    subject: Any = SimpleNamespace(architecture=whole, network=left, edits=(CHANNELS_PRUNED,), input_hw=HW)
+    found = jobs_rewrite.at_other_depth(subject, 14)
+    wanted = count(left, HW).macs
+    assert layers_of(found) > layers_of(whole)
+    assert count(found.build(), HW).macs == pytest.approx(wanted, rel=0.3)  # widths are whole numbers
+    assert count(whole.build(), HW).macs > 2 * wanted
+    same: Any = SimpleNamespace(architecture=whole, network=left, edits=(), input_hw=HW)
+    with pytest.raises(RecipeError, match="has that many layers"):
+        jobs_rewrite.at_other_depth(same, layers_of(whole))
+
+
+def test_an_engine_that_prices_nothing_is_refused_before_any_work(artefact: str, tmp_path: Path) -> None:
+    wrong = recipe({"rules": ["conv_to_3x3"]}, engine="torch", exports=["torch"])
+    with pytest.raises(RecipeError, match="torch has none"):
+        rewrite(artefact, wrong, tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("clock")

@@ -398,7 +398,7 @@ def test_optional_arguments_are_what_the_caller_gives() -> None:
 
 
 def test_what_two_modules_call_becomes_part_of_neither() -> None:
-    """Its forward has optional arguments: alone it cannot be traced, and of one caller it would be lost to the other."""
+    """Its forward has optional arguments: alone it cannot be traced; as part of one caller it would be lost to both."""
     function = Optional(None)
     function.conv = nn.Conv2d(4, 4, 3, 1, 1)
     given = nn.Sequential(Calls(function), Calls(function)).eval()
