@@ -155,8 +155,8 @@ def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
     recipe, subject = task.recipe, task.subject
     given, macs = subject.network, count(subject.network, subject.input_hw).macs
     rows: list[Row] = [{"rule": choice.rule, "name": choice.name, "at": list(choice.at)} for choice in choices]
+    table = table_for(task, choices)
     with task.progress.phase("pricing replacements", len(choices)) as phase:
-        table = table_for(task, choices)
         before = predicted_ms(task, table, given)
         for number, choice in enumerate(choices):
             try:
@@ -247,7 +247,11 @@ def table_for(task: Task, choices: Sequence[Choice]) -> LatencyTable:
     def export(rule: str) -> Path:
         return exported(task, rewritten(subject.network, everywhere[rule], carry=False), Path(folder), f"all_{rule}")
 
-    with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
+    with (
+        task.progress.phase("latency table", len(everywhere)) as phase,
+        pinned(recipe.threads),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         for rule in everywhere:
             try:
                 harvest(table, runtime, {rule: partial(export, rule)})
@@ -255,6 +259,7 @@ def table_for(task: Task, choices: Sequence[Choice]) -> LatencyTable:
                 if rule == "given":
                     raise
                 # else every choice of the rule is tried by itself and says why it fails
+            phase.advance(1, rule)
     table.save()
     return table
 
