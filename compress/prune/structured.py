@@ -1,6 +1,7 @@
 """Taking channels out of a network: a smaller dense network, the same as the given one without them."""
 
 import copy
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -48,11 +49,16 @@ def without_channels(network: nn.Module, channels: Channels, gone: Collection[in
     """
     lost = _lost(channels, gone)
     state = network.state_dict()
+    names: dict[int, list[str]] = defaultdict(list)  # several of a tensor whose module stands at several places
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        names[id(tensor)].append(name)
+    also = {name: others for others in names.values() for name in others}
     for use in channels.uses:
         stays = [n for n, channel in enumerate(use.channels) if channel not in lost]
         if len(stays) < len(use.channels):
             tensor = state[use.name]
-            state[use.name] = tensor.index_select(use.dim, torch.tensor(stays, device=tensor.device))
+            cut = tensor.index_select(use.dim, torch.tensor(stays, device=tensor.device))
+            state.update(dict.fromkeys(also[use.name], cut))
     for rearranged in channels.rearranged:
         if lost.intersection(rearranged.channels):
             order = _order(rearranged, lost)

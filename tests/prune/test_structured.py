@@ -197,3 +197,18 @@ def test_a_shuffle_that_stays_regular_has_no_order() -> None:
         assert difference(masked(network, channels, gone), pruned, image) < SAME
     # a0 a4 a1 a5 a2 a6 a3 a7 without a1, a2, a3; a4 to a7 are now 1 to 4
     assert pruned.state_dict()["1.order"].tolist() == [[0, 1, 2, 3, 4], [0] * 5]
+
+
+def test_a_layer_that_stands_twice_loses_the_same_channels_at_both_places() -> None:
+    again = nn.Conv2d(16, 16, 3, 1, 1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), again, nn.ReLU(), again, nn.ReLU(), nn.Conv2d(16, 4, 1)
+    )
+    network = random_weights(network)
+    channels = prunable_channels(network, (16, 16))
+    gone = some(channels, 0.5)
+    assert gone
+    pruned = without_channels(network, channels, gone)
+    assert pruned[2] is pruned[4]
+    assert pruned[2].in_channels == pruned[2].out_channels == pruned[0].out_channels == 8
+    assert difference(masked(network, channels, gone), pruned, torch.randn(1, 3, 16, 16)) < SAME
