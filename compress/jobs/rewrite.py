@@ -47,7 +47,8 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
         if subject.learning:
             rows = weigh(task, choices, rows)
         decision = run.once("decision", partial(decide, task, choices, rows))
-        told = {"job": "rewrite", "rules": recipe.rewriting.rules, "choices": rows, "unread": unread, **decision}
+        asked = {"engine": recipe.engine, "rules": recipe.rewriting.rules}
+        told = {"job": "rewrite", **asked, "choices": rows, "unread": unread, **decision}
         taken = [choices[number] for number in decision["taken"]]
         if not taken:
             return write(task, {**told, "network": name, "folder": str(folder), "rewritten": None})

@@ -160,7 +160,9 @@ def test_an_unsteady_timing_is_taken_again_and_believed_no_further_than_the_pred
     assert [row["reliable"] for row in result["choices"]] == [False, False, True, True, True]
     assert "saves -8.3% of the time" in result["refused"]["0"]
     write_rewritten(result, tmp_path)
-    assert "+5.000 (?) | 14.3% (?)" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text()
+    assert "+5.000 (?) | 14.3% (?)" in page
+    assert "Each alone, the accepted save 89.3% of the time in all on onnxruntime; together" in page
 
 
 class Reading(nn.Module):
