@@ -180,7 +180,7 @@ def curve(tables: Mapping[str, list[Row]]) -> bytes:
     ap = alt.Y("AP:Q", title="AP, validation", scale=alt.Scale(zero=False))
     points = base.mark_line(point=True).encode(y=ap, order="ms:Q")
     bars = base.mark_rule().encode(y=alt.Y("low:Q", title=""), y2="high:Q")
-    names = base.mark_text(align="left", dx=6, dy=-6, fontSize=10).encode(y=ap, text="choice:N")
+    names = base.mark_text(align="left", dx=8, dy=14, fontSize=11).encode(y=ap, text="choice:N")
     return png(points + bars + names, "Refinement stages and depth, trained", "drawn people, 192x192, onnxruntime")
 
 
