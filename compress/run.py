@@ -109,13 +109,14 @@ def _untouched(folder: Path) -> bool:
 
 def environment() -> dict[str, Any]:
     """What a number in a report depends on besides the recipe."""
+    program = Path(sys.argv[0]).name
     return {
         "compress": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["compress" if program == "__main__.py" else program, *sys.argv[1:]],
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
 
