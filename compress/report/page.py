@@ -463,6 +463,7 @@ def reproduce_section(results: Data) -> str:
     """Command, recipe, environment and time."""
     environment = dict(results.get("environment") or {})
     packages = environment.pop("packages", None) or {}
+    environment.pop("command", None)  # shown by itself
     facts = {**environment, "packages": ", ".join(f"{name} {version}" for name, version in packages.items()) or None}
     seconds = {phase: spent for phase, spent in (results.get("seconds") or {}).items() if spent is not None}
     total = sum(seconds.values())
