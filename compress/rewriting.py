@@ -94,12 +94,17 @@ def functions_as_modules(subject: Subject, recipe: RewriteRecipe) -> tuple[Subje
 
 def _failure_of(network: nn.Module, subject: Subject) -> str | None:
     """Why the network does not do what the subject's does, on one picture of noise; None if it does."""
-    image = torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0))
     try:
-        error = difference(subject.network, network, image)
+        error = _changed(subject, network)
     except Exception as raised:  # a forward that was traced wrongly may raise anything
         return f"as modules they would fail, {type(raised).__name__}: {raised}"
     return None if error < _SAME else f"as modules they would change the outputs by {error:.2g}"
+
+
+def _changed(subject: Subject, network: nn.Module) -> float:
+    """How far its outputs are from the subject's, relative, on one picture of noise. Raises what a forward raises."""
+    image = torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0))
+    return difference(subject.network, network, image)
 
 
 def _site_count(network: nn.Module, recipe: RewriteRecipe) -> int:
@@ -183,10 +188,9 @@ def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
 def tried(subject: Subject, choice: Choice) -> nn.Module:
     """The network with this choice, which has answered once. Raises NetworkError if it does not, or not as it must."""
     rule = RULES[choice.rule]
-    image = torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0))
     network = rewritten(subject.network, choice.rewrites, carry=rule.exact)
     try:
-        error = difference(subject.network, network, image)
+        error = _changed(subject, network)
     except Exception as raised:  # forwards of the user's may expect anything of the modules they call
         raise NetworkError(
             "the network must run with the replacement", place=f"{choice.rule} at {choice.name}",
@@ -300,7 +304,7 @@ def alone(task: Task, choice: Choice) -> Row:
         network, errors = fitted(task, [choice])
     except NetworkError as error:
         return {"failure": str(error)}
-    return {"errors": errors, "loss": score_given(task)[0] - judged(task, network)[0]}
+    return {"errors": errors, "loss": score_given(task)[0] - judged(task, network)}
 
 
 def fitted(task: Task, choices: Sequence[Choice]) -> tuple[nn.Module, list[Row]]:
@@ -352,22 +356,27 @@ def score_given(task: Task) -> list[float]:
     def scored() -> list[float]:
         network = copy.deepcopy(task.subject.network)
         recalibrate(network, calibration(task))
-        return judged(task, network)
+        return _scored(task, network, RESAMPLES)
 
     return task.run.once("score_given", scored)
 
 
-def judged(task: Task, network: nn.Module) -> list[float]:
-    """The main figure on the search pictures and its standard error."""
+def judged(task: Task, network: nn.Module) -> float:
+    """The main figure on the search pictures."""
+    return _scored(task, network, 0)[0]
+
+
+def _scored(task: Task, network: nn.Module, resamples: int) -> list[float]:
+    """The main figure on the search pictures and, of so many resamples, its standard error; 0 of none."""
     learning = task.subject.learning
     assert learning is not None
     figure = MAIN_FIGURE[learning.data.kind]
     network.to(task.fabric.device)
     found = score(
-        network, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False, resamples=RESAMPLES
+        network, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False, resamples=resamples
     )  # fmt: skip
     network.cpu()
-    return [float(found[figure] or 0.0), float(found[f"{figure}_se"] or 0.0)]
+    return [float(found[figure] or 0.0), float(found.get(f"{figure}_se") or 0.0)]
 
 
 # --- The decision ----------------------------------------------------------------------------------------------------
@@ -387,7 +396,7 @@ def decide(task: Task, choices: Sequence[Choice], rows: Sequence[Row]) -> Row:
     joint, before = None, score_given(task) if learning else [0.0, 0.0]
     while learning and taken:
         with task.progress.phase(f"trying {len(taken)} together", 1) as phase:
-            joint = before[0] - judged(task, together(task, [choices[n] for n in taken]))[0]
+            joint = before[0] - judged(task, together(task, [choices[n] for n in taken]))
             phase.advance(1, f"{joint:+.3f} lost")
         if joint <= asked.max_loss:
             break

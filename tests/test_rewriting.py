@@ -101,7 +101,7 @@ def test_what_a_choice_displaced_comes_when_it_goes(monkeypatch: pytest.MonkeyPa
     lost = {("relu", "conv"): 0.05, ("hard swish", "conv"): 0.015}
     monkeypatch.setattr(rewriting, "score_given", lambda task: [0.8, 0.014])
     monkeypatch.setattr(rewriting, "together", lambda task, taken: tuple(one.rule for one in taken))
-    monkeypatch.setattr(rewriting, "judged", lambda task, rules: [0.8 - lost[rules], 0.014])
+    monkeypatch.setattr(rewriting, "judged", lambda task, rules: 0.8 - lost[rules])
     task: Any = SimpleNamespace(
         recipe=SimpleNamespace(rewriting=SimpleNamespace(min_gain=0.01, max_loss=0.02)),
         subject=SimpleNamespace(learning=SimpleNamespace(sets=SimpleNamespace(search=range(160)))),

@@ -61,10 +61,18 @@ class _Watch(TorchFunctionMode):
 def check_traceable(network: nn.Module, input_hw: tuple[int, int]) -> int:
     """Runs the network on one picture; returns the number of its outputs.
 
-    Raises EngineError if its steps depend on the picture's values.
+    Raises EngineError if its steps depend on the picture's values, or if it fails.
     """
-    with torch.no_grad(), _Watch():
-        outputs = network(torch.zeros(1, 3, *input_hw).as_subclass(_FromPicture))
+    try:
+        with torch.no_grad(), _Watch():
+            outputs = network(torch.zeros(1, 3, *input_hw).as_subclass(_FromPicture))
+    except EngineError:
+        raise
+    except Exception as error:  # a forward may raise anything
+        raise EngineError(
+            f"the network must run on a picture of {input_hw[0]}x{input_hw[1]}", place=type(network).__name__,
+            value=f"{type(error).__name__}: {error}", remedy="repair it, or what was replaced in it",
+        ) from error  # fmt: skip
     return len(outputs) if isinstance(outputs, tuple) else 1
 
 

@@ -28,7 +28,7 @@ def print_rewritten(result: Data, console: Console | None = None) -> None:
         console.print(table)
     for line in remarks(result):
         console.print(Text(printable(line)))
-    if "choices" in result:
+    if result.get("choices"):
         short = ("decision", "gain", "score", "rule", "site")
         rows = [tuple(row[_HEAD.index(name)] for name in short) for row in choice_rows(result)]
         print_rows(console, short, [("taken" if row[0] == "taken" else "no", *row[1:]) for row in rows], "report.md")
@@ -49,7 +49,7 @@ def write_rewritten(result: Data, folder: Path) -> None:
     if result["rewritten"]:
         lines += [*markdown(("", "given", "rewritten", "rewritten/given"), network_rows(result, "rewritten")), ""]
     lines += [*(f"- {line}" for line in remarks(result)), ""]
-    if "choices" in result:
+    if result.get("choices"):
         lines += ["## Site by site", "", *markdown(_HEAD, choice_rows(result)), ""]
         lines += [
             "predicted: saved milliseconds by the latency table; measured: with this choice alone, beside the given "
@@ -78,7 +78,7 @@ def remarks(result: Data) -> list[str]:
         return found
     siteless = [rule for rule in result["rules"] if all(choice["rule"] != rule for choice in result["choices"])]
     if siteless or not result["choices"]:
-        found.append(f"No module of the network is one that {', '.join(siteless) or 'any rule'} replaces.")
+        found.append(f"No module of the network is one that {' or '.join(siteless) or 'any rule'} replaces.")
     if result["choices"] and not result["rewritten"]:
         found.append("No replacement paid: the network stays as it is, and nothing was exported.")
     unread = list(result["unread"].items())
