@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from compress.errors import ArtefactError, NetworkError, RecipeError
-from compress.files import read_yaml_mapping, write_bytes, write_text
+from compress.files import read_yaml, read_yaml_mapping, write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.own import is_own, own_network
 from compress.prune.structured import fit_shapes
@@ -59,7 +59,7 @@ def load_artefact(folder: Path) -> Artefact:
     """Rebuilds the candidate. Raises ArtefactError for missing or broken files and weights that do not fit."""
     path = folder / ARCHITECTURE
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtefactError(
             f"an artefact is a folder with {ARCHITECTURE} and {WEIGHTS}",

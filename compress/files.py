@@ -5,12 +5,15 @@ A file is written beside its place, flushed, and renamed into it.
 
 import json
 import os
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from compress.errors import CompressError
+from compress.errors import CompressError, RunError
+
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -21,14 +24,22 @@ def cache_folder() -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces the file as a whole or not at all."""
+    """Replaces the file as a whole or not at all. Raises OSError that names the file; nothing is left beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(
+            error, OSError
+        ):  # a write on a full disk names no file, and the one beside means nothing to a user
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def write_text(path: Path, content: str) -> None:
@@ -42,24 +53,77 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def append_line(path: Path, data: Any) -> None:
-    """Adds one JSON line and waits until it is on disk. A last line cut off by a kill is removed first."""
+    """Adds one JSON line and waits until it is on disk. A last line cut off by a kill is removed first.
+
+    Raises OSError that names the file, which then is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    read_lines(path)
-    with path.open("ab") as file:
-        file.write((json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    _cut_to_whole_lines(path)
+    length = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write((json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if path.exists():
+            os.truncate(path, length)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def read_lines(path: Path) -> list[Any]:
-    """The JSON lines of a file; none if it does not exist. A last line cut off by a kill is removed from the file."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
+def read_lines(path: Path, parse: Callable[[Any], T]) -> list[T]:
+    """What `parse` makes of the JSON lines of a file; nothing if it does not exist. A last line cut off by a kill is
+    removed.
+
+    parse: raises ValueError, KeyError, TypeError or AttributeError for what it cannot use. Raises RunError naming the
+    file and the first line that is no JSON or cannot be used.
+    """
+    records = []
+    for number, line in enumerate(_cut_to_whole_lines(path).splitlines(), start=1):
+        try:
+            records.append(parse(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"the line cannot be used: {type(error).__name__}: {error}",
+                place=f"{path}, line {number}",
+                value=line.decode("utf-8", "replace"),
+                remedy="delete this line: what it held is done again",
+            ) from None
+    return records
+
+
+def _cut_to_whole_lines(path: Path) -> bytes:
+    """The file's whole lines. A last line without an end is removed from the file."""
+    content = path.read_bytes() if path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         write_bytes(path, whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    return whole
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """yaml.SafeLoader takes the last of several equal keys; here they are an error that names both lines."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See SafeLoader. Keys that `<<` merges in may be repeated: that is how they are overridden."""
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} is given twice, in line {seen[key]} and in line {line}"
+                )
+            if isinstance(key, Hashable):
+                seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain data of YAML text. Raises yaml.YAMLError, also where a mapping has a key twice."""
+    return yaml.load(text, _UniqueKeys)
 
 
 def read_yaml_mapping(path: Path, error: type[CompressError], what: str) -> dict[str, Any]:
@@ -68,7 +132,7 @@ def read_yaml_mapping(path: Path, error: type[CompressError], what: str) -> dict
     what: the file's part in the job, such as "a recipe".
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise error(
             f"{what} must be a readable file", place=str(path), value=problem.strerror, remedy="check the path"

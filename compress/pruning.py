@@ -343,7 +343,7 @@ def sensitivity_points(
     file = points_file(task, network)
     planned = plan(targets, scores, task.recipe.pruning.ratios)
     asked = {(one.target, one.ratio) for one in planned}
-    points = [point for point in (Point(**line) for line in read_lines(file)) if (point.target, point.ratio) in asked]
+    points = [point for point in read_lines(file, lambda line: Point(**line)) if (point.target, point.ratio) in asked]
     figure = MAIN_FIGURE[learning.data.kind]
     calibration = list(first_inputs(learning.finder, learning.sets.train, _CALIBRATION, task.fabric.device))
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.errors import ArtefactError, CompressError, RecipeError, nearest
-from compress.files import read_yaml_mapping
+from compress.files import read_yaml, read_yaml_mapping
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -645,7 +645,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not separator or not path:
         raise RecipeError("an override is key.sub=value", place="--set", value=override, remedy="write it so")
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(
             "the value is not valid YAML", place=f"--set {path}", value=str(error), remedy="quote it"

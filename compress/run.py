@@ -51,8 +51,13 @@ class Run:
             write_json(path, work())
         try:
             return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        except json.JSONDecodeError as error:
-            raise RunError("a step's result is JSON", place=str(path), value=str(error), remedy="delete it") from None
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise RunError(
+                "a step's result is JSON",
+                place=str(path),
+                value=str(error),
+                remedy="delete the file: the step is done again",
+            ) from None
 
 
 @contextmanager

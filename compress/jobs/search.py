@@ -69,6 +69,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
 
     begun = network_digest(start.architecture, start.network, start.edits, trained=True) if start else ""
     with open_run(folder, recipe, digest=begun) as run:
+        read_trials(run), seconds_per_phase(run)  # a broken line is told before any work
         task = Task(recipe, candidates, sets, run, progress, launch("auto"))
         with task.clock("latency table"):
             table = prepare_table(
@@ -206,7 +207,7 @@ def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: li
     Finished trials lie in `trials.jsonl`, one line each; they are told again on resuming, not scored again.
     """
     recipe, settings, run = task.recipe, task.recipe.search, task.run
-    done = {key_of(trial["pick"]): trial for trial in read_lines(run.path("trials.jsonl"))}
+    done = {key_of(trial["pick"]): trial for trial in read_trials(run)}
     if done:
         task.progress.say(f"{len(done)} finished trials are taken from {run.path('trials.jsonl')}")
     sampler = Sampler(
@@ -248,6 +249,16 @@ def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: li
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
     return list(trials.values())
+
+
+def read_trials(run: Run) -> list[dict[str, Any]]:
+    """The finished trials. Raises RunError for a broken line."""
+
+    def trial(line: Any) -> dict[str, Any]:
+        cost = asdict(Cost(**line["cost"]))
+        return {"number": int(line["number"]), "pick": dict(line["pick"]), "cost": cost, "ap": float(line["ap"])}
+
+    return read_lines(run.path("trials.jsonl"), trial)
 
 
 def trial_score(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> float:
@@ -624,8 +635,9 @@ def data_facts(task: Task) -> dict[str, Any]:
 def seconds_per_phase(run: Run) -> dict[str, float]:
     """Wall-clock seconds, over all the times a run was resumed."""
     seconds: dict[str, float] = {}
-    for line in read_lines(run.path("seconds.jsonl")):
-        seconds[line["phase"]] = round(seconds.get(line["phase"], 0.0) + line["seconds"], 2)
+    spent = read_lines(run.path("seconds.jsonl"), lambda line: (str(line["phase"]), float(line["seconds"])))
+    for phase, lasted in spent:
+        seconds[phase] = round(seconds.get(phase, 0.0) + lasted, 2)
     return seconds
 
 

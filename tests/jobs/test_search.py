@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,18 @@ def test_a_finished_run_is_not_run_again(undisturbed: tuple[Path, dict[str, Any]
     again = search(small_recipe(), folder, Silent())
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert again["networks"] == results["networks"]
+
+
+@pytest.mark.parametrize("name", ["trials.jsonl", "seconds.jsonl"])
+def test_a_broken_line_is_told_before_any_work(
+    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed[0], folder)
+    first, *rest = (folder / name).read_text().splitlines()
+    (folder / name).write_text("\n".join([first, "{broken", *rest]) + "\n")
+    with pytest.raises(RunError, match=rf"{name}, line 2: .*delete this line"):
+        search(small_recipe(), folder, Silent())
 
 
 def test_run_folder_of_another_recipe(undisturbed: tuple[Path, dict[str, Any]]) -> None:

@@ -1,0 +1,140 @@
+"""Files are written whole or not at all, and errors name the file, the line and what to do."""
+
+import json
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from compress.errors import RecipeError, RunError
+from compress.files import append_line, read_lines, read_yaml_mapping, write_bytes, write_json
+from compress.run import Run
+
+
+@contextmanager
+def full_disk(size_bytes: int) -> Iterator[None]:
+    """No file can grow beyond that size, as on a disk that is full: the write fails half way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "weights.safetensors"
+    for before in (None, b"old"):
+        if before is not None:
+            write_bytes(file, before)
+        with full_disk(1000), pytest.raises(OSError, match="too large") as caught:
+            write_bytes(file, b"x" * 5000)
+        assert caught.value.filename == str(file)
+        assert [path.name for path in file.parent.iterdir()] == ([] if before is None else [file.name])
+        assert before is None or file.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_lines_there_were(tmp_path: Path) -> None:
+    file = tmp_path / "trials.jsonl"
+    append_line(file, {"number": 1})
+    with full_disk(100), pytest.raises(OSError, match="too large") as caught:
+        append_line(file, {"number": 2, "long": "x" * 500})
+    assert caught.value.filename == str(file)
+    assert file.read_text() == '{"number": 1}\n'
+
+
+def test_a_write_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(number: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "a.json", [1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def number_of(line: dict[str, int]) -> int:
+    return int(line["number"])
+
+
+def test_a_last_line_cut_off_by_a_kill_is_removed(tmp_path: Path) -> None:
+    file = tmp_path / "trials.jsonl"
+    file.write_text('{"number": 1}\n{"num')
+    assert read_lines(file, number_of) == [1]
+    assert file.read_text() == '{"number": 1}\n'
+    assert read_lines(tmp_path / "none.jsonl", number_of) == []
+
+
+def test_any_broken_line_is_named(tmp_path: Path) -> None:
+    """Bytes of a good file changed, removed and put in at random: what is read is right, or one line says where."""
+    rng = random.Random(1)
+    good = "".join(json.dumps({"number": number, "name": "n" * number}) + "\n" for number in range(5)).encode()
+    file = tmp_path / "trials.jsonl"
+    mistakes = []
+    for _ in range(300):
+        content = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(content))
+            match rng.randrange(3):
+                case 0:
+                    content[place] = rng.randrange(256)
+                case 1:
+                    del content[place]
+                case _:
+                    content.insert(place, rng.randrange(256))
+        file.write_bytes(content)
+        try:
+            read_lines(file, number_of)
+        except RunError as error:
+            mistakes.append(str(error))
+    assert len(mistakes) > 100
+    for mistake in mistakes:
+        assert f"{file}, line " in mistake
+        assert "delete this line" in mistake
+        assert "\n" not in mistake
+
+
+@pytest.mark.parametrize("line", ["3", "null", "[]", "{}", '{"number": {}}', '{"number": "x"}', "", "nonsense"])
+def test_lines_that_are_json_but_not_what_is_kept_there(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "trials.jsonl"
+    file.write_text(f'{{"number": 1}}\n{line}\n{{"number": 2}}\n')
+    with pytest.raises(RunError, match=r"trials.jsonl, line 2: .*delete this line"):
+        read_lines(file, number_of)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"{'a': 1}"])
+def test_a_broken_step_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "steps" / "given.json"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    with pytest.raises(RunError, match=r"given\.json: .*delete the file"):
+        Run(tmp_path).once("given", lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "first", "second"),
+    [
+        ("seed: 1\ndata: {}\nseed: 2\n", "seed", 1, 3),
+        ("data:\n  kind: coco\n  disk:\n    folder: a\n    train: b\n    folder: c\n", "folder", 4, 6),
+        ("data: {kind: coco, workers: 1,\n kind: lsp}\n", "kind", 1, 2),
+        ("- {a: 1}\n- {b: 1, b: 1}\n", "b", 2, 2),
+        ("1: a\n1: b\n", "1", 1, 2),
+    ],
+)
+def test_a_yaml_key_given_twice_is_an_error(tmp_path: Path, text: str, key: str, first: int, second: int) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        read_yaml_mapping(file, RecipeError, "a recipe")
+    assert str(file) in str(caught.value)
+    assert f"in line {first} and in line {second}" in str(caught.value)
+    assert key in str(caught.value)
+
+
+def test_merged_yaml_keys_may_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("base: &base {a: 1, b: 2}\nmine: {<<: *base, b: 3}\n")
+    assert read_yaml_mapping(file, RecipeError, "a recipe")["mine"] == {"a": 1, "b": 3}
