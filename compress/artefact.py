@@ -7,7 +7,6 @@ pruned`: layers have the sizes of the weights; they get them after all replaceme
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from compress.errors import ArtefactError, NetworkError, RecipeError
+from compress.errors import ArtefactError, NetworkError, RecipeError, no_artefact, unknown_network
 from compress.files import read_yaml, read_yaml_mapping, write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.own import is_own, own_network
@@ -61,12 +60,7 @@ def load_artefact(folder: Path) -> Artefact:
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ArtefactError(
-            f"an artefact is a folder with {ARCHITECTURE} and {WEIGHTS}",
-            place=str(folder),
-            value=error.strerror,
-            remedy="give a finalist's folder of a search, or a training's run folder",
-        ) from None
+        raise no_artefact(folder, error.strerror) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArtefactError("not valid YAML", place=str(path), value=str(error), remedy="restore the file") from None
     if (
@@ -165,10 +159,4 @@ def artefact_or_network(name: str) -> Artefact | Architecture:
         return load_artefact(Path(name))
     if is_own(name):
         return own_network(name)
-    close = get_close_matches(name, NETWORKS, n=1)
-    raise ArtefactError(
-        "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function or an ONNX file",
-        place="NETWORK",
-        value=name,
-        remedy=(f"did you mean {close[0]!r}? " if close else "") + "`compress networks` lists the names",
-    )
+    raise unknown_network(name, NETWORKS)

@@ -1,19 +1,31 @@
 """The command line. Imports nothing heavy until a command runs, so that help answers at once."""
 
+import contextlib
+import itertools
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from compress import __version__
-from compress.errors import CompressError, RecipeError
+from compress.errors import CompressError, RecipeError, no_artefact, unknown_network
+from compress.files import check_writable
 from compress.report.latency import print_built, print_checked, print_compared, print_shown
-from compress.report.terminal import Terminal, print_error, print_mapping, print_networks, print_profile, print_search
+from compress.report.terminal import (
+    Terminal,
+    print_error,
+    print_mapping,
+    print_networks,
+    print_note,
+    print_profile,
+    print_search,
+)
 
 if TYPE_CHECKING:
     from compress.recipe import AnyRecipe
@@ -33,9 +45,18 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a recipe key; the value is YAML. Repeatable."),
 ]
 RunFolder = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="Run folder; a killed run goes on from there.")
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        help="Run folder; a killed run goes on from there.",
+        show_default="reports/NAME-TIME",
+    ),
 ]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", metavar="FILE", help="Recipe by path or by name.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="FILE", help="Recipe by path or by name.", show_default="the defaults"),
+]
 NetworkArgument = Annotated[
     str,
     typer.Argument(
@@ -48,7 +69,12 @@ DataOption = Annotated[
         "--data",
         metavar="KIND[:FOLDER]",
         help="synthetic, or coco, crowdpose, mpii, lsp with their folder; short for data.kind and data.disk.folder.",
+        show_default="the artefact's, else synthetic",
     ),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(help="That milliseconds are of: onnxruntime, ncnn, mnn, ...", show_default="onnxruntime"),
 ]
 ArtefactArgument = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network.")]
 
@@ -71,7 +97,7 @@ def search(
         from compress.jobs import search as jobs_search
         from compress.report.page import write_report
 
-        folder = run or default_run(path.stem)
+        folder = output_folder(run, path.stem)
         results = jobs_search.search(settings, folder, terminal)
         write_report(results, folder)
         return results
@@ -89,7 +115,7 @@ def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet 
         settings = read_recipe(None, NetworksRecipe, overrides or ())
         from compress.jobs.networks import list_networks
 
-        return list_networks(settings.names, terminal)
+        return list_networks(settings.names)
 
     perform(job, print_networks, as_json=as_json, quiet=quiet)
 
@@ -109,8 +135,10 @@ def profile(
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import ProfileRecipe
 
-        chosen = [*(["decode=true"] if decode else []), *([] if engine is None else [f"engine={engine}"])]
-        settings = settings_of(ProfileRecipe, None, [*chosen, *(overrides or ())], data)
+        options = {"--decode": ["decode=true"] if decode else []}
+        options["--engine"] = [] if engine is None else [f"engine={engine}"]
+        check_network(network)
+        settings = settings_of(ProfileRecipe, None, overrides, data, options)
         from compress.jobs import profile as jobs_profile
 
         return jobs_profile.profile(network, settings, terminal)
@@ -133,10 +161,11 @@ def train(
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import TrainRecipe
 
+        check_network(network)
         settings = settings_of(TrainRecipe, recipe, overrides, data)
         from compress.jobs.train import train_network
 
-        return train_network(network, settings, run or default_run(f"train-{file_name(network)}"), terminal)
+        return train_network(network, settings, output_folder(run, f"train-{file_name(network)}"), terminal)
 
     perform(job, printer("Trained"), as_json=as_json, quiet=quiet)
 
@@ -150,10 +179,16 @@ def prune(
         str | None,
         typer.Option(metavar="MS|R%", help="Measured time to reach, in milliseconds or of the network's own."),
     ] = None,
-    scheme: Annotated[str | None, typer.Option(help="channel, block, pattern, nm or unstructured.")] = None,
-    criterion: Annotated[str | None, typer.Option(help="What matters: l2, taylor, fpgm, ...")] = None,
-    allocate: Annotated[str | None, typer.Option(help="uniform, global, sensitivity or latency.")] = None,
-    engine: Annotated[str | None, typer.Option(help="That milliseconds are of: onnxruntime, ncnn, mnn, ...")] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="channel, block, pattern, nm or unstructured.", show_default="channel")
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="What matters: l2, taylor, fpgm, ...", show_default="l2")
+    ] = None,
+    allocate: Annotated[
+        str | None, typer.Option(help="uniform, global, sensitivity or latency.", show_default="uniform")
+    ] = None,
+    engine: EngineOption = None,
     analyse: Annotated[bool, typer.Option("--analyse", help="Only measure each layer's sensitivity.")] = False,
     recipe: RecipeOption = None,
     data: DataOption = None,
@@ -163,21 +198,24 @@ def prune(
     quiet: Quiet = False,
 ) -> None:
     """Prune a network, fine-tune it with itself as teacher, export and measure it."""
-    asked = {"ratio": ratio, "macs": macs, "scheme": scheme, "criterion": criterion, "allocate": allocate}
-    chosen = [f"pruning.{key}={value}" for key, value in asked.items() if value is not None]
-    if ratio is not None or macs is not None or latency is not None:  # instead of the recipe's goal
-        chosen = [*(f"pruning.{goal}=null" for goal in ("ratio", "macs", "latency", "latency_ms")), *chosen]
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import PruneRecipe
 
-        goal = [] if latency is None else [latency_goal(latency)]
-        on = engine_settings(engine)
-        settings = settings_of(PruneRecipe, recipe, [*chosen, *goal, *on, *(overrides or ())], data)
+        check_network(network)
+        goals = {"ratio": ratio, "macs": macs, "latency": latency}
+        options: dict[str, list[str]] = {}
+        if any(goal is not None for goal in goals.values()):  # instead of the recipe's goal
+            options["the recipe's goal"] = [f"pruning.{goal}=null" for goal in (*goals, "latency_ms")]
+        asked = {"ratio": ratio, "macs": macs, "scheme": scheme, "criterion": criterion, "allocate": allocate}
+        options |= {f"--{key}": [f"pruning.{key}={value}"] for key, value in asked.items() if value is not None}
+        options |= {} if latency is None else {"--latency": [latency_goal(latency)]}
+        options |= {"--engine": engine_settings(engine)}
+        settings = settings_of(PruneRecipe, recipe, overrides, data, options)
         from compress.jobs import prune as jobs_prune
         from compress.report.prune import write_analysed, write_pruned
 
-        folder = run or default_run(f"prune-{file_name(network)}")
+        folder = output_folder(run, f"prune-{file_name(network)}")
         if analyse:
             result = jobs_prune.analyse(network, settings, folder, terminal)
             write_analysed(result, folder)
@@ -203,15 +241,18 @@ def rewrite(
         ),
     ] = None,
     rule: Annotated[
-        list[str] | None, typer.Option("--rule", metavar="NAME", help="Only this one; repeatable. Default: all.")
+        list[str] | None,
+        typer.Option("--rule", metavar="NAME", help="Only this one; repeatable.", show_default="all"),
     ] = None,
     list_rules: Annotated[bool, typer.Option("--list", help="List the rules and leave.")] = False,
-    engine: Annotated[str | None, typer.Option(help="That milliseconds are of: onnxruntime, ncnn, mnn, ...")] = None,
+    engine: EngineOption = None,
     min_gain: Annotated[
-        float | None, typer.Option(help="Share of the measured time that a replacement must save, 0..1.")
+        float | None,
+        typer.Option(help="Share of the measured time that a replacement must save, 0..1.", show_default="0.01"),
     ] = None,
     max_loss: Annotated[
-        float | None, typer.Option(help="What all may lose of the score before fine-tuning, 0..1.")
+        float | None,
+        typer.Option(help="What all may lose of the score before fine-tuning, 0..1.", show_default="0.02"),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="Instead: so many layers at the same multiply-adds.")] = None,
     recipe: RecipeOption = None,
@@ -222,23 +263,30 @@ def rewrite(
     quiet: Quiet = False,
 ) -> None:
     """Replace operators that are slow on the engine, site by site where it pays; fine-tune, export and measure."""
-    asked = {"min_gain": min_gain, "max_loss": max_loss, "depth": depth}
-    chosen = [f"rewriting.{key}={value}" for key, value in asked.items() if value is not None]
-    chosen += [f"rewriting.rules={json.dumps(rule)}"] if rule else []
 
     def job(terminal: Terminal) -> Any:
-        from compress.jobs import rewrite as jobs_rewrite
-
         if list_rules:
-            return jobs_rewrite.list_rules()
+            from compress.jobs.rewrite import list_rules as known_rules
+
+            return known_rules()
         if network is None:
             raise RecipeError("a network must be given", place="compress rewrite", remedy="give NETWORK, or --list")
         from compress.recipe import RewriteRecipe
+
+        check_network(network)
+        asked = {"min_gain": min_gain, "max_loss": max_loss, "depth": depth}
+        options = {
+            f"--{key.replace('_', '-')}": [f"rewriting.{key}={value}"]
+            for key, value in asked.items()
+            if value is not None
+        }
+        options |= {"--rule": [f"rewriting.rules={json.dumps(rule)}"]} if rule else {}
+        options |= {"--engine": engine_settings(engine)}
+        settings = settings_of(RewriteRecipe, recipe, overrides, data, options)
+        from compress.jobs import rewrite as jobs_rewrite
         from compress.report.rewrite import write_rewritten
 
-        on = engine_settings(engine)
-        settings = settings_of(RewriteRecipe, recipe, [*chosen, *on, *(overrides or ())], data)
-        folder = run or default_run(f"rewrite-{file_name(network)}")
+        folder = output_folder(run, f"rewrite-{file_name(network)}")
         result = jobs_rewrite.rewrite(network, settings, folder, terminal)
         write_rewritten(result, folder)
         return result
@@ -285,6 +333,7 @@ def evaluate(
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import EvaluateRecipe
 
+        check_artefact(artefact)
         settings = settings_of(EvaluateRecipe, recipe, overrides, data)
         from compress.jobs import evaluate as jobs_evaluate
 
@@ -296,7 +345,15 @@ def evaluate(
 @app.command()
 def export(
     network: NetworkArgument,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: an artefact's folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where the exports go.",
+            show_default="an artefact's folder, else reports/export-NAME-TIME",
+        ),
+    ] = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -307,11 +364,13 @@ def export(
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import ExportRecipe
 
+        check_network(network)
         settings = settings_of(ExportRecipe, recipe, overrides)
         from compress.jobs import export as jobs_export
 
-        beside = Path(network) if Path(network).is_dir() else default_run(f"export-{file_name(network)}")
-        return jobs_export.export(network, settings, out or beside, terminal)
+        beside = out or (Path(network) if Path(network).is_dir() else None)
+        folder = output_folder(beside, f"export-{file_name(network)}")
+        return jobs_export.export(network, settings, folder, terminal)
 
     perform(job, printer("Exported"), as_json=as_json, quiet=quiet)
 
@@ -321,7 +380,13 @@ def predict(
     artefact: ArtefactArgument,
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files or folders of them.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where drawn pictures and people.json go.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where drawn pictures and people.json go.",
+            show_default="reports/predict-TIME",
+        ),
     ] = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
@@ -333,10 +398,11 @@ def predict(
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import PredictRecipe
 
+        check_artefact(artefact)
         settings = settings_of(PredictRecipe, recipe, overrides)
         from compress.jobs import predict as jobs_predict
 
-        return jobs_predict.predict(artefact, pictures, settings, out or default_run("predict"), terminal)
+        return jobs_predict.predict(artefact, pictures, settings, output_folder(out, "predict"), terminal)
 
     def show(result: dict[str, Any]) -> None:
         people = {entry["file"]: f"{len(entry['people'])} people → {entry['drawn']}" for entry in result["pictures"]}
@@ -357,7 +423,10 @@ Sources = Annotated[
     ),
 ]
 TableOption = Annotated[
-    Path | None, typer.Option("--table", metavar="FILE", help="Default: the one kept for this engine and machine.")
+    Path | None,
+    typer.Option(
+        "--table", metavar="FILE", help="The latency table.", show_default="the one kept for this engine and machine"
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The packed folder.")]
 
@@ -435,6 +504,7 @@ def latency_merge(
     """Write one table with the units of several, such as colleagues measured on the same kind of machine."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
+        check_writable(out.parent)
         from compress.jobs import latency as jobs_latency
 
         return jobs_latency.merge_files(tables, out)
@@ -473,6 +543,7 @@ def latency_pack(
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
+        check_writable(out)
         from compress.jobs import latency_pack as jobs_pack
 
         return jobs_pack.pack(sources, settings, out, terminal)
@@ -501,9 +572,16 @@ def latency_unpack(
 
 
 def settings_of(
-    model: "type[AnyRecipe]", recipe: str | None, overrides: list[str] | None, data: str | None = None
+    model: "type[AnyRecipe]",
+    recipe: str | None,
+    overrides: list[str] | None,
+    data: str | None = None,
+    options: Mapping[str, Sequence[str]] | None = None,
 ) -> "AnyRecipe":
-    """The recipe of that path or name, or all defaults, with `--data` and the overrides applied. Raises RecipeError."""
+    """The recipe of that path or name, or all defaults, with `--data`, the options and the overrides applied.
+
+    options: the overrides that each option stands for. Raises RecipeError.
+    """
     from compress.recipe import find, read_recipe
 
     path = find(recipe, "recipes", RecipeError) if recipe else None
@@ -518,11 +596,30 @@ def settings_of(
     chosen = [f"data.kind={kind}"] if kind else []
     if folder:
         chosen.append(f"data.disk.folder={json.dumps(folder)}")
-    return read_recipe(path, model, [*chosen, *(overrides or ())])
+    return read_recipe(path, model, overrides or (), {**(options or {}), "--data": chosen})
+
+
+def check_network(name: str) -> None:
+    """Raises ArtefactError for a NETWORK that nothing can be, before anything heavy is imported to read it."""
+    known = json.loads(_COUNTS.read_text(encoding="utf-8"))
+    if name in known or ":" in name or Path(name).suffix in (".yaml", ".yml", ".onnx"):
+        return
+    if not (Path(name) / "architecture.yaml").is_file():
+        raise unknown_network(name, known)
+
+
+def check_artefact(folder: Path) -> None:
+    """Raises ArtefactError for a folder without an architecture, before anything heavy is imported to read it."""
+    if not (folder / "architecture.yaml").is_file():
+        raise no_artefact(folder)
+
+
+_COUNTS = Path(__file__).parent / "networks" / "counts.json"
 
 
 def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_json: bool, quiet: bool) -> None:
-    """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2.
+    """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2, also
+    as JSON where that is asked for; Ctrl-C with 130, and with the command that goes on.
 
     Of several processes that torchrun started only the first one prints results; each prints its own mistake, which
     may be of a picture that no other process read.
@@ -533,12 +630,24 @@ def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_j
     try:
         result = job(Terminal(quiet=quiet or not speaks))
     except CompressError as error:
-        print_error(f"{whose}{error}")
-        raise typer.Exit(2) from None
+        fail(f"{whose}{error}", as_json and speaks, type(error).__name__, error)
     except OSError as error:
         what = f"{error.filename or 'file system'}: {error.strerror or error}"
-        print_error(f"{whose}{what}; check the path, its rights and the disk")
-        raise typer.Exit(2) from None
+        fail(f"{whose}{what}; check the path, its rights and the disk", as_json and speaks, type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        asked = str(error).partition("you tried to")[2].strip() or "more than there is"
+        text = f"out of memory: {asked}; ask for a smaller input size, batch or network"
+        fail(f"{whose}{text}", as_json and speaks, "MemoryError")
+    except KeyboardInterrupt as stopped:
+        if speaks:
+            print_note(f"stopped; {how_to_go_on(getattr(stopped, 'folder', None))}")
+        raise typer.Exit(130) from None
+    finally:
+        while _MADE:
+            with contextlib.suppress(OSError):  # something lies there
+                _MADE.pop().rmdir()
     if not speaks:
         return
     if as_json:
@@ -547,14 +656,61 @@ def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_j
         show(result)
 
 
+def fail(message: str, as_json: bool, kind: str, error: CompressError | None = None) -> NoReturn:
+    """Ends with exit code 2 and the mistake on one line of stderr; as JSON on stdout too."""
+    print_error(message)
+    if as_json:
+        parts = {"rule": error.rule, "place": error.place, "remedy": error.remedy} if error else {}
+        value = {} if error is None or error.value is None else {"value": str(error.value)}
+        mistake = {"kind": kind, "message": message, **parts, **value}
+        sys.stdout.write(json.dumps({"error": mistake}, ensure_ascii=False) + "\n")
+    raise typer.Exit(2)
+
+
+def how_to_go_on(folder: Path | None) -> str:
+    """What to type after Ctrl-C. folder: the run's, if one was open."""
+    if folder is None:
+        return "no run folder was open yet: nothing is kept but finished files and timings"
+    arguments = sys.argv[1:]
+    named = any(argument == "--run" or argument.startswith("--run=") for argument in arguments)
+    return "go on with: " + shlex.join(["compress", *arguments, *([] if named else ["--run", str(folder)])])
+
+
 def printer(title: str) -> Callable[[dict[str, Any]], None]:
     """Prints a small result as a table."""
     return lambda result: print_mapping(title, result)
 
 
+def output_folder(given: Path | None, name: str) -> Path:
+    """The folder that was asked for, else a new one of that name and the time. Raises RunError or OSError where nothing
+    can be written, before any work."""
+    if given is None:
+        return default_run(name)
+    check_writable(given)
+    return given
+
+
 def default_run(name: str) -> Path:
-    """`reports/NAME-TIME` below the current folder."""
-    return Path("reports", f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+    """A new folder `reports/NAME-TIME` below the current one, which no other process gets; removed if it stays empty.
+
+    Raises OSError where it cannot be made.
+    """
+    reports = Path("reports")
+    if not reports.exists():
+        reports.mkdir(exist_ok=True)
+        _MADE.append(reports)
+    wanted = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        folder = reports / (wanted if number == 1 else f"{wanted}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            _MADE.append(folder)
+            return folder
+    raise AssertionError
+
+
+_MADE: list[Path] = []
+"""Folders that default_run made."""
 
 
 def file_name(network: str) -> str:
@@ -580,4 +736,12 @@ def options(
 
 def main() -> None:
     """The console command."""
-    app()
+    if "--json" not in sys.argv:
+        app()
+    usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which Typer does not export
+    try:  # whoever reads JSON gets it for a mistyped option too
+        sys.exit(app(standalone_mode=False))
+    except usage_error as error:
+        with contextlib.suppress(typer.Exit):
+            fail(error.format_message(), True, "UsageError")
+        sys.exit(2)

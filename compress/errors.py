@@ -15,6 +15,7 @@ CompressError
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 _LISTED = 60  # names that a remedy lists
 
@@ -79,6 +80,35 @@ class ParityError(CompressError):
 
 class TableError(CompressError):
     """A latency table that cannot be used."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C while a run was open. folder: the run's, from which it goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__()
+
+
+def no_artefact(folder: Path, reason: str | None = None) -> ArtefactError:
+    """The folder is no artefact. reason: why its files cannot be read."""
+    return ArtefactError(
+        "an artefact is a folder with architecture.yaml and weights.safetensors",
+        place=str(folder),
+        value=reason or ("no architecture.yaml" if folder.is_dir() else "no such folder"),
+        remedy="give a finalist's folder of a search, or a training's run folder",
+    )
+
+
+def unknown_network(name: str, known: Iterable[str]) -> ArtefactError:
+    """No NETWORK is called that. known: the networks' names."""
+    close = get_close_matches(name, known, n=1)
+    return ArtefactError(
+        "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function or an ONNX file",
+        place="NETWORK",
+        value=name,
+        remedy=(f"did you mean {close[0]!r}? " if close else "") + "`compress networks` lists the names",
+    )
 
 
 def _rebuild(kind: type[CompressError], rule: str, place: str, remedy: str, value: str | None) -> CompressError:

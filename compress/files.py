@@ -5,6 +5,7 @@ A file is written beside its place, flushed, and renamed into it.
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,19 @@ def cache_folder() -> Path:
     ~/.cache/compress."""
     root = os.environ.get("COMPRESS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "compress")
     return Path(root).expanduser()
+
+
+def check_writable(folder: Path) -> None:
+    """Raises RunError unless files can be written to that folder, or it can be made. Leaves nothing there."""
+    place = folder.absolute()
+    nearest_there = next(one for one in (place, *place.parents) if one.exists() or one.is_symlink())
+    try:
+        with tempfile.TemporaryFile(dir=nearest_there):
+            return
+    except OSError as error:
+        raise RunError(
+            "the output folder must be writable", place=str(folder), value=error.strerror, remedy="choose another one"
+        ) from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -230,8 +230,10 @@ def wanted_share(task: Task) -> float:
     given_ms = task.run.once("given_ms", partial(time_given, task))
     assert asked.latency_ms is not None
     if asked.latency_ms >= given_ms:
-        raise BudgetError("the network meets the goal as it is", place="latency_ms", value=asked.latency_ms,
-                          remedy=f"it takes {given_ms:.3f} ms here; ask for less")  # fmt: skip
+        share = f", or did you mean {asked.latency_ms:g}% of its time?" if 1 < asked.latency_ms < 100 else ""
+        raise BudgetError("the network meets the goal as it is", place="--latency (pruning.latency_ms)",
+                          value=f"{asked.latency_ms:g} ms",
+                          remedy=f"it takes {given_ms:.3f} ms here: ask for less{share}")  # fmt: skip
     return asked.latency_ms / given_ms
 
 

@@ -6,24 +6,46 @@ command line with `--set key.sub=value`, where the value is YAML; a mapping repl
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.errors import ArtefactError, CompressError, RecipeError, nearest
 from compress.files import read_yaml, read_yaml_mapping
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10_000_000)]
+"""Of pictures, samples, epochs, rounds: at most far more than anyone waits for, and few enough for a list."""
+Persons = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # of a teacher; the labels always have some
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 EngineName = Literal["onnxruntime", "ncnn", "mnn", "mnn_sparse", "torch"]
-InputSize = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
+Side = Annotated[int, Field(ge=32, le=4096)]
+InputSize = tuple[Side, Side]
+
+
+def _on_this_machine(threads: int) -> int:
+    if threads > (cores := len(os.sched_getaffinity(0))):
+        raise ValueError(f"this machine gives {cores} cores: times of {threads} threads would be of their waiting")
+    return threads
+
+
+def check_threads(threads: int) -> None:
+    """Raises RecipeError for more threads than this machine has cores."""
+    try:
+        _on_this_machine(threads)
+    except ValueError as error:
+        raise RecipeError(str(error), place="threads", value=threads, remedy="correct the value") from None
+
+
+Threads = Annotated[Positive, AfterValidator(_on_this_machine)]
+"""That something is timed on here."""
 
 
 class Settings(BaseModel):
@@ -49,9 +71,9 @@ class SyntheticData(Settings):
     train: Positive = 4096
     search: Positive = 160
     val: Positive = 256
-    people: tuple[Positive, Positive] = (1, 2)
+    people: tuple[Persons, Persons] = (1, 2)
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.98)
-    clutter: Annotated[float, Field(ge=0)] = 3.0
+    clutter: Annotated[float, Field(ge=0, le=1000)] = 3.0
     pose_spread: Annotated[float, Field(ge=0)] = 0.5
     tumble: Probability = 0.0
     truncation: Probability = 0.05
@@ -84,7 +106,7 @@ class Data(Settings):
     kind: Literal["synthetic", "coco", "crowdpose", "mpii", "lsp"] = "synthetic"
     synthetic: SyntheticData = SyntheticData()
     disk: DiskData = DiskData()
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
 
     @model_validator(mode="after")
     def _disk_needs_a_folder(self) -> "Data":
@@ -219,7 +241,7 @@ class Decoding(Settings):
     flip_test: bool = True
     locate: Literal["middle", "quarter", "peak"] | None = None
     refine: bool = True
-    upsample: Positive = 2
+    upsample: Annotated[int, Field(ge=1, le=32)] = 2
     suppression: Literal["none", "hard", "soft", "parallel"] = "hard"
     overlap: Annotated[float, Field(gt=0, lt=1)] = 0.9
 
@@ -255,8 +277,8 @@ class Budget(Settings):
     """Upper limits for a candidate; None is no limit. latency_ms is the predicted one on the recipe's engine."""
 
     latency_ms: Annotated[float, Field(gt=0)] | None = None
-    macs: Positive | None = None
-    params: Positive | None = None
+    macs: Annotated[int, Field(ge=1)] | None = None
+    params: Annotated[int, Field(ge=1)] | None = None
 
 
 class Search(Settings):
@@ -288,7 +310,7 @@ class Measurement(Settings):
     """
 
     engine: Literal["onnxruntime"] = "onnxruntime"
-    threads: Positive = 1
+    threads: Threads = 1
     rounds: Positive = 100
     exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
@@ -412,7 +434,7 @@ class ProfileRecipe(Settings):
     job: Literal["profile"] = "profile"
     input_hw: InputSize | None = None
     engine: EngineName | None = None
-    threads: Positive = 1
+    threads: Threads = 1
     rounds: Positive = 40
     decode: bool = False
     data: Data | None = None
@@ -517,7 +539,7 @@ class ChangeRecipe(Settings):
     input_hw: InputSize | None = None
     data: Data | None = None
     engine: EngineName = "onnxruntime"
-    threads: Positive = 1
+    threads: Threads = 1
     rounds: Positive = 60
     exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
@@ -557,7 +579,7 @@ class Rewriting(Settings):
     calibration: Annotated[int, Field(ge=4)] = 64
     steps: Annotated[int, Field(ge=0)] = 150
     pictures: Positive = 100
-    depth: Positive | None = None
+    depth: Annotated[int, Field(ge=1, le=1000)] | None = None
 
     @model_validator(mode="after")
     def _depth_stands_alone(self) -> "Rewriting":
@@ -605,16 +627,35 @@ def shipped_folder(folder: str) -> Path:
     return Path(__file__).resolve().parent.parent / folder
 
 
-def read_recipe(path: Path | None, model: type[AnyRecipe], overrides: Sequence[str] = ()) -> AnyRecipe:
-    """The recipe in a file (None: all defaults), with `key.sub=value` overrides applied. Raises RecipeError."""
-    place = "--set" if path is None else str(path)
+def read_recipe(
+    path: Path | None,
+    model: type[AnyRecipe],
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Sequence[str]] | None = None,
+) -> AnyRecipe:
+    """The recipe in a file (None: all defaults), with `key.sub=value` overrides applied. Raises RecipeError.
+
+    options: overrides that come from other options of the command line than `--set`, such as `--ratio`, by the
+    option; they come before `overrides`. An error names what was typed: the option, `--set KEY`, or the file.
+    """
     data = {} if path is None else read_yaml_mapping(path, RecipeError, "a recipe")
-    for override in overrides:
-        _override(data, override)
+    given = [(option, one) for option, several in (options or {}).items() for one in several]
+    given += [(f"--set {one.partition('=')[0]}", one) for one in overrides]
+    typed: dict[str, str] = {}
+    for option, override in given:
+        _override(data, override, option)
+        typed[override.partition("=")[0]] = option
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _first_mistake(error, data, model, place) from None
+        raise _first_mistake(error, data, model, typed, shown_recipe(path)) from None
+
+
+def shown_recipe(path: Path | None) -> str:
+    """How an error names the recipe: a shipped one by its name, wherever it is installed."""
+    if path is None:
+        return "recipe"
+    return f"recipe {path.stem}" if path.parent == shipped_folder("recipes") else str(path)
 
 
 def noted_data(noted: Any, place: str) -> Data:
@@ -640,35 +681,50 @@ def fingerprint(recipe: Settings) -> str:
     return hashlib.sha256(json.dumps(to_data(recipe), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _override(data: dict[str, Any], override: str, option: str) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise RecipeError("an override is key.sub=value", place="--set", value=override, remedy="write it so")
     try:
         value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise RecipeError(
-            "the value is not valid YAML", place=f"--set {path}", value=str(error), remedy="quote it"
-        ) from None
+        raise RecipeError("the value is not valid YAML", place=option, value=str(error), remedy="quote it") from None
     *parents, last = path.split(".")
     for key in parents:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
-            raise RecipeError(f"{key} has no sub-keys", place=f"--set {path}", value=data, remedy="set it whole")
+            raise RecipeError(f"{key} has no sub-keys", place=option, value=data, remedy="set it whole")
     data[last] = value
 
 
-def _first_mistake(error: ValidationError, data: Any, model: type[BaseModel], place: str) -> RecipeError:
-    mistake = error.errors()[0]
+def _first_mistake(
+    error: ValidationError, data: Any, model: type[BaseModel], typed: Mapping[str, str], file: str
+) -> RecipeError:
+    """typed: key → the option that gave its value."""
+    mistakes = error.errors()  # what another job's recipe lacks for this one says less than that it is another's
+    mistake = next((one for one in mistakes if one["loc"] == ("job",)), mistakes[0])
     location = [str(part) for part in mistake["loc"]]
     key = ".".join(location)
-    if mistake["type"] == "extra_forbidden":
-        return RecipeError("unknown key", place=f"{place}: {key}", remedy=nearest(location[-1], _keys(model, location)))
-    if mistake["type"] == "missing":
-        return RecipeError("this key is required", place=f"{place}: {key}", remedy="add it")
     rule = mistake["msg"].removeprefix("Value error, ")
+    place = _typed_as(key, rule, typed) or f"{file}: {key or 'recipe'}".removesuffix(": recipe")
+    if mistake["type"] == "extra_forbidden":
+        return RecipeError("unknown key", place=place, remedy=nearest(location[-1], _keys(model, location)))
+    if mistake["type"] == "missing":
+        return RecipeError("this key is required", place=place, remedy="add it")
     value = None if mistake["type"] == "value_error" else mistake["input"]
-    return RecipeError(rule, place=f"{place}: {key or 'recipe'}", value=value, remedy="correct the value")
+    return RecipeError(rule, place=place, value=value, remedy="correct the value")
+
+
+def _typed_as(key: str, rule: str, typed: Mapping[str, str]) -> str:
+    """The options that the mistake at that key is about, if any: those that gave its value, a part of it, or what it is
+    a part of. Of a section's rule, which is about some of its keys, those that the rule names."""
+    exact = [option for name, option in typed.items() if key == name or key.startswith(f"{name}.")]
+    if exact:
+        return exact[-1] if key in typed or not exact[-1].startswith("--set") else f"{exact[-1]}: {key}"
+    inside = {name: option for name, option in typed.items() if not key or name.startswith(f"{key}.")}
+    words = set(re.findall(r"[a-z_]+", rule))
+    named = [option for name, option in inside.items() if name.rpartition(".")[2] in words]
+    return ", ".join(dict.fromkeys(named))
 
 
 def _keys(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 
 from compress import __version__
-from compress.errors import RunError
+from compress.errors import RunError, Stopped
 from compress.files import write_json, write_text
 from compress.recipe import Settings, fingerprint, to_data
 
@@ -67,6 +67,8 @@ def open_run(folder: Path, recipe: Settings, subject: str = "", digest: str = ""
     subject: what the recipe is applied to (a network's name), if the recipe does not say.
     digest: of the network that the run starts from, if it does; another network may come to lie where it lay.
 
+    Ctrl-C leaves it as Stopped.
+
     Raises RunError if it cannot be written, belongs to another recipe or network, holds something else, or is in use.
     """
     existing = folder / RECIPE
@@ -104,7 +106,10 @@ def open_run(folder: Path, recipe: Settings, subject: str = "", digest: str = ""
             text = yaml.safe_dump(to_data(recipe), sort_keys=False, default_flow_style=None, width=120)
             network = f"{_NETWORK}{digest}\n" if digest else ""
             write_text(existing, f"{first_line}\n{network}{text}")
-        yield Run(folder)
+        try:
+            yield Run(folder)
+        except KeyboardInterrupt:
+            raise Stopped(folder) from None
 
 
 def _untouched(folder: Path) -> bool:

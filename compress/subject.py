@@ -53,8 +53,9 @@ class Subject:
         return network_digest(self.architecture, self.network, self.edits, trained=self.learning is not None)
 
 
-def read_subject(name: str, recipe: ChangeRecipe, pictures: int) -> Subject:
-    """The network and, if it is trained, what it was trained on. pictures: of the search set.
+def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: str = "data.disk.search") -> Subject:
+    """The network and, if it is trained, what it was trained on. pictures: of the search set; pictures_key: the
+    recipe's key that says so.
 
     Raises ArtefactError, NetworkError or DataError.
     """
@@ -77,18 +78,20 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int) -> Subject:
     trained = loaded is not None or (own and recipe.data is not None)
     torch.manual_seed(seed)  # fresh weights are the same in every run, and criteria go by weights
     network = (loaded.network if loaded else architecture.build()).eval()
-    learning = read_learning(architecture, data, facts, input_hw, seed, recipe, pictures) if trained else None
+    learning = (
+        read_learning(architecture, data, facts, input_hw, seed, recipe, pictures, pictures_key) if trained else None
+    )
     return Subject(name, architecture, network, input_hw, seed, loaded.edits if loaded else (), learning)
 
 
 def read_learning(
     architecture: Architecture, data: Data, facts: Mapping[str, Any], input_hw: tuple[int, int], seed: int,
-    recipe: ChangeRecipe, pictures: int,
+    recipe: ChangeRecipe, pictures: int, pictures_key: str,
 ) -> Learning:  # fmt: skip
     """The data, and how the network reads it; Gaussians are decoded as it was trained."""
     wanted = {"search": pictures}
     parts = {"synthetic": data.synthetic.model_copy(update=wanted), "disk": data.disk.model_copy(update=wanted)}
-    sets = picture_sets(data.model_copy(update=parts), input_hw, seed)
+    sets = picture_sets(data.model_copy(update=parts), input_hw, seed, pictures_key)
     keypoints = sets.train.keypoints
     check_joints(architecture, keypoints, "data")
     check_metric(architecture, data)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
 from compress.artefact import save_artefact
-from compress.cli import app
+from compress.cli import app, default_run
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
+from compress.recipe import PruneRecipe, RewriteRecipe
 
 ARCHITECTURE = DirBHRNet(width=8, blocks=equal_blocks(1), head="single")
 
@@ -31,7 +33,10 @@ def fails(*arguments: object) -> str:
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
-    assert result.stdout == ""
+    if "--json" in arguments:
+        assert f"error: {json.loads(result.stdout)['error']['message']}" == lines[0]
+    else:
+        assert result.stdout == ""
     return lines[0]
 
 
@@ -59,6 +64,176 @@ def test_help_imports_nothing_heavy() -> None:
     heavy = "('torch', 'onnx', 'optuna', 'numpy', 'altair')"
     code = f"import sys, compress.cli; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+HEAVY = ("torch", "onnx", "onnxruntime", "optuna", "numpy", "altair", "cv2", "pycocotools")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["prune", "--help"],
+        ["prune", "hrnet_w32", "--ratio", "1.5"],
+        ["prune", "hrnet_w32", "--ratio", "0.5", "--set", "pruning.ration=0.5"],
+        ["prune", "hrnet_w32", "--recipe", "nothing"],
+        ["rewrite"],
+        ["rewrite", "hrnet_w32", "--min-gain", "2"],
+        ["train", "hrnet_w23"],
+        ["train", "hrnet_w32", "--bogus"],
+        ["profile", "nothing"],
+        ["export", "nothing"],
+        ["evaluate", "/nonexistent"],
+        ["predict", "/nonexistent", "a.png"],
+        ["search", "nothing"],
+        ["search", "bhrnet", "--set", "seed=x"],
+        ["latency", "build", "bhrnet_small", "--set", "engine=nothing"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_in_the_arguments_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = f"""
+import sys
+sys.argv = ["compress", *{arguments!r}]
+from compress.cli import main
+try:
+    main()
+except SystemExit as end:
+    print(end.code, [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == ("0 []" if "--help" in arguments else "2 []"), result.stderr
+
+
+def test_mistakes_are_json_where_json_is_asked_for(artefact: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ["train", "hrnet_w23"],
+        ["evaluate", tmp_path],
+        ["prune", artefact, "--ratio", "2"],
+        ["predict", artefact, tmp_path / "none.png"],
+        ["search", "bhrnet", "--set", "sead=2"],
+    ):
+        fails(*arguments, "--json")
+    mistyped = [sys.executable, "-m", "compress", "profile", "hrnet_w32", "--json", "--bogus"]
+    result = subprocess.run(mistyped, capture_output=True, text=True, check=False)
+    assert (result.returncode, json.loads(result.stdout)["error"]["kind"]) == (2, "UsageError")
+    assert "--bogus" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--ratio", "1.5"], ["error: --ratio: ", "1.5"]),
+        (["--ratio", "0.5", "--macs", "0.5"], ["error: --ratio, --macs: ", "one goal"]),
+        (["--ratio", "0.5", "--set", "pruning.macs=0.5"], ["error: --ratio, --set pruning.macs: ", "one goal"]),
+        (["--latency", "1e3%"], ["error: --latency: ", "less than 1"]),
+        (["--latency", "fast"], ["error: --latency: ", "50%"]),
+        (["--scheme", "filters"], ["error: --scheme: ", "'unstructured'"]),
+        (["--scheme", "[filters"], ["error: --scheme: ", "YAML"]),
+        (["--scheme", "nm", "--macs", "0.5"], ["error: ", "zeros come in one step"]),
+        (["--criterion", "l3"], ["error: --criterion: "]),
+        (["--allocate", "all"], ["error: --allocate: "]),
+        (["--engine", "tvm"], ["error: --engine: "]),
+        (["--data", "imagenet:x"], ["error: --data: ", "'crowdpose'"]),
+        (["--data", "coco"], ["error: --data: ", "disk.folder"]),
+        (["--set", "pruning.ration=0.5"], ["error: --set pruning.ration: ", "did you mean 'ratio'"]),
+        (["--set", "pruning={ratio: 2}"], ["error: --set pruning: pruning.ratio: "]),
+        (["--recipe", "prune_bhrnet", "--ratio", "0"], ["error: --ratio: "]),
+        (["--recipe", "prune_bhrnet", "--set", "seed=-1"], ["error: --set seed: "]),
+        (["--recipe", "train_hrnet"], ["error: recipe train_hrnet: ", "job"]),
+        (["--set", "threads=1000000"], ["error: --set threads: ", "cores"]),
+        (["--set", "input_hw=[100000000, 100000000]"], ["error: --set input_hw: ", "4096"]),
+        (["--set", "data={synthetic: {train: 10000000000}}"], ["error: --set data: ", "data.synthetic.train"]),
+        (["--set", "training.batch_size=100000000"], ["error: --set training.batch_size: "]),
+    ],
+)
+def test_a_mistake_names_what_was_typed(artefact: Path, arguments: list[str], parts: list[str]) -> None:
+    line = fails("prune", artefact, *arguments)
+    assert all(part in line for part in parts), line
+    assert "site-packages" not in line
+    assert str(Path(__file__).parents[1]) not in line
+
+
+def test_how_many_pictures_are_held_out_is_said_by_the_key_that_says_so(artefact: Path, coco: Path) -> None:
+    line = fails("prune", artefact, "--ratio", "0.5", "--data", f"coco:{coco}")
+    assert "pruning.pictures must leave pictures to train on (found '100 of" in line
+    assert "--set pruning.pictures=" in line
+    assert "rewriting.pictures" in fails("rewrite", artefact, "--data", f"coco:{coco}")
+
+
+def test_a_goal_in_milliseconds_that_was_meant_as_a_share(artefact: Path, tmp_path: Path) -> None:
+    line = fails("prune", artefact, "--latency", "50", "--run", tmp_path / "run", "--set", "rounds=3",
+                 "--set", "exports=[onnxruntime]", "--set", "data.synthetic={train: 8, val: 2}",
+                 "--set", "pruning.pictures=4", "-q")  # fmt: skip
+    assert "did you mean 50% of its time?" in line
+    assert "--latency" in line
+
+
+def test_defaults_shown_in_the_help_are_the_recipes() -> None:
+    help_of = {name: " ".join(run(name, "--help").stdout.split()) for name in ("prune", "rewrite", "train")}
+    for command, recipe, section, names in (
+        ("prune", PruneRecipe(), PruneRecipe().pruning, ("scheme", "criterion", "allocate")),
+        ("rewrite", RewriteRecipe(), RewriteRecipe().rewriting, ("min_gain", "max_loss")),
+    ):
+        assert f"[default: ({recipe.engine})]" in help_of[command]
+        for name in names:
+            assert f"[default: ({getattr(section, name)})]" in help_of[command], name
+    assert "[default: (reports/NAME-TIME)]" in help_of["train"]
+
+
+def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [default_run("train-a") for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert all(folder.is_dir() for folder in folders)
+    (folders[0] / "recipe.yaml").write_text("")
+    fails("evaluate", tmp_path)  # every command clears up: empty folders go
+    assert list(Path("reports").iterdir()) == folders[:1]
+
+
+def test_a_mistake_leaves_no_folder(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails("predict", artefact, tmp_path / "none.png")
+    assert not Path("reports").exists()
+
+
+def test_outputs_that_cannot_be_written_are_noticed_before_the_work(artefact: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "out"
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    for command in (
+        ["predict", artefact, tmp_path / "a.png", "--out", below],
+        ["export", artefact, "--out", below],
+        ["latency", "build", artefact, "--table", below / "table.json"],
+        ["latency", "pack", artefact, "--out", below],
+        ["latency", "merge", tmp_path / "a.json", tmp_path / "b.json", "--out", below / "c.json"],
+    ):
+        assert "the output folder must be writable" in fails(*command)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "artefact", "file"]
+
+
+def test_ctrl_c_says_how_to_go_on(coco: Path, artefact: Path, tmp_path: Path) -> None:
+    """At the first step of a training; the command that is printed goes on there."""
+    code = f"""
+import sys
+sys.argv = ["compress", "train", {str(artefact)!r}, "--data", {f"coco:{coco}"!r}, "--set", "input_hw=[64, 64]",
+            "--set", "training={{epochs: 1, batch_size: 4}}"]
+import compress.jobs.train
+def stopped(*arguments, **settings):
+    raise KeyboardInterrupt
+compress.jobs.train.train = stopped
+from compress.cli import main
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
+    *arguments, folder = shlex.split(result.stderr.strip().splitlines()[-1].partition("go on with: compress ")[2])
+    assert (arguments[0], arguments[-1], Path(folder).parent.name) == ("train", "--run", "reports")
+    assert (tmp_path / folder / "recipe.yaml").is_file()
 
 
 def test_help_names_every_command() -> None:
@@ -177,7 +352,7 @@ def test_run_folder_that_is_something_else(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     assert "new, empty, or one that a run left" in fails("search", "bhrnet", "--run", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    assert "a run folder is new" in fails("search", "bhrnet", "--run", tmp_path / "mine.txt")
+    assert "writable" in fails("search", "bhrnet", "--run", tmp_path / "mine.txt")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

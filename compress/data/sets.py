@@ -68,8 +68,11 @@ def _labelled(pictures: CocoPeople | MpiiPeople) -> set[tuple[str, ...]]:
     return {(paths[a["image_id"]], *map(str, a["bbox"])) for a in pictures.coco["annotations"]}
 
 
-def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
-    """The recipe's three sets; on disk, training pictures are held out to search with. Raises DataError."""
+def picture_sets(data: Data, input_hw: tuple[int, int], seed: int, held_out_by: str = "data.disk.search") -> Sets:
+    """The recipe's three sets; on disk, training pictures are held out to search with. Raises DataError.
+
+    held_out_by: the key that says how many.
+    """
     train, val = train_and_val(data, input_hw, seed)
     if data.kind == "synthetic":
         return Sets(train, _drawn(data, data.synthetic.search, 1, input_hw, seed), val)
@@ -77,10 +80,10 @@ def picture_sets(data: Data, input_hw: tuple[int, int], seed: int) -> Sets:
     held_out = data.disk.search
     if held_out >= len(train):
         raise DataError(
-            "data.disk.search must leave pictures to train on",
+            f"{held_out_by} must leave pictures to train on",
             place=str(data.disk.folder),
             value=f"{held_out} of {len(train)}",
-            remedy=f"use at most {len(train) // 4}",
+            remedy=f"--set {held_out_by}={max(1, len(train) // 4)}",
         )
     # Evenly spaced, so that both parts are alike whatever the file's order.
     every = len(train) // held_out
@@ -133,7 +136,11 @@ def disk_split(
     folder = disk.folder
     assert folder is not None  # the recipe checked it
     if not folder.is_dir():
-        raise DataError("the dataset folder must exist", place=str(folder), remedy="correct data.disk.folder")
+        raise DataError(
+            "the dataset folder must exist",
+            place=str(folder),
+            remedy="correct the folder of --data or data.disk.folder",
+        )
     layout = _LAYOUTS[kind]
     wanted = names if split is None else (split,)
     for name in wanted:

@@ -22,6 +22,7 @@ from compress.artefact import Artefact, artefact_or_network
 from compress.deployment import covering, table_path
 from compress.engines import Engine, engine
 from compress.errors import SpaceError, TableError
+from compress.files import check_writable
 from compress.measure.harvest import harvest, units_of_file
 from compress.measure.latency_table import (
     Identity,
@@ -39,7 +40,7 @@ from compress.measure.units import Unit, cut
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.progress import Progress
-from compress.recipe import LatencyRecipe, find, shipped_folder
+from compress.recipe import LatencyRecipe, check_threads, find, shipped_folder
 from compress.space import Pick, Space, expand, read_space
 
 _WORST = 2  # networks that `check` looks into
@@ -59,8 +60,10 @@ def build(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
 
     path: of the table; this machine's kept one if not given. A killed build goes on where it was.
     """
+    check_threads(recipe.threads)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
+    check_writable(table.path.parent)
     if table.foreign:
         raise TableError(
             "a table of something else cannot be built on", place=str(table.path), value=table.foreign[0],
@@ -128,6 +131,7 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
     mape, within_5, within_10, tau: of the predictions; coverage: shares of units and of time that were in the table.
     worst_units: of the networks predicted worst, the units whose times in situ differ most from the table's.
     """
+    check_threads(recipe.threads)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     # Another seed than that of the networks that the scale was fitted on.

@@ -1,19 +1,24 @@
-"""`compress networks`: our counts beside the papers', each in the paper's own convention."""
+"""`compress networks`: our counts beside the papers', each in the paper's own convention.
 
+Counting all networks takes a minute, so the counts lie in `networks/counts.json`; a test counts again and compares.
+`python -m compress.jobs.networks` writes the file anew, after a network or a rule of counting has changed.
+"""
+
+import json
 from collections.abc import Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from compress.measure.counting import count
-from compress.networks import network_named
+from compress.files import write_text
+from compress.measure.counting import Count, count
+from compress.networks import NETWORKS, network_named
 from compress.networks.published import PUBLISHED, Published
-from compress.progress import Progress
 
 
-def list_networks(names: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
+def list_networks(names: Sequence[str]) -> list[dict[str, Any]]:
     """One row per published figure, networks of one way to find people together.
 
     name, family (the way), input_hw, params, macs: ours. params_m, flops_g: ours, counted as the paper does;
@@ -25,30 +30,56 @@ def list_networks(names: Sequence[str], progress: Progress) -> list[dict[str, An
         if name not in references:
             network_named(name)
     wanted = [row for row in PUBLISHED if not names or row.network in names]
-    rows = []
-    built: dict[tuple[str, int], nn.Module] = {}
-    with progress.phase("counting", len(wanted)) as phase:
-        for row in wanted:
-            rows.append(_reference(row) if row.mark == "reference only" else _counted(row, built))
-            phase.advance(1, row.network)
+    kept = kept_counts()
+    rows = [_reference(row) if row.mark == "reference only" else _counted(row, kept) for row in wanted]
     order = list(dict.fromkeys(str(row["family"]) for row in rows))
     return sorted(rows, key=lambda row: order.index(str(row["family"])))
 
 
-def _counted(row: Published, built: dict[tuple[str, int], nn.Module]) -> dict[str, Any]:
+_COUNTS = Path(__file__).parent.parent / "networks" / "counts.json"
+
+
+def kept_counts() -> dict[str, dict[str, Count]]:
+    """Of every known network, by what `size_key` says of a published row."""
+    data = json.loads(_COUNTS.read_text(encoding="utf-8"))
+    return {
+        name: {key: Count(**{**one, "uncounted": tuple(one["uncounted"])}) for key, one in sizes.items()}
+        for name, sizes in data.items()
+    }
+
+
+def size_key(row: Published) -> str:
+    """Input size and number of joints that a row's network is counted with, such as `256x192, 17 joints`."""
     assert row.input_hw is not None
+    return f"{row.input_hw[0]}x{row.input_hw[1]}, {row.keypoints} joints"
+
+
+def counted_anew(row: Published) -> Count:
+    """The count of the row's network, which is built for it."""
     architecture = network_named(row.network)
-    key = (row.network, row.keypoints)
-    if key not in built:
-        assert is_dataclass(architecture)
-        with torch.device("meta"):
-            built[key] = replace(architecture, keypoints=row.keypoints).build()
-    counted = count(built[key], row.input_hw)
+    assert row.input_hw is not None
+    assert is_dataclass(architecture)
+    with torch.device("meta"):
+        network = replace(architecture, keypoints=row.keypoints).build()
+    return count(network, row.input_hw)
+
+
+def write_counts() -> None:
+    """Counts every published network again and writes `networks/counts.json`."""
+    counts: dict[str, dict[str, Any]] = {name: {} for name in NETWORKS}
+    for row in PUBLISHED:
+        if row.mark != "reference only":
+            counts[row.network].setdefault(size_key(row), asdict(counted_anew(row)))
+    write_text(_COUNTS, json.dumps(counts, indent=1) + "\n")
+
+
+def _counted(row: Published, kept: dict[str, dict[str, Count]]) -> dict[str, Any]:
+    counted = kept[row.network][size_key(row)]
     params = counted.params if row.params_convention == "plain" else counted.params_by_class_name
     flops = counted.flops(row.convention) / (2**30 if row.gib else 1e9)
     return {
         **_reference(row),
-        "family": architecture.approach,
+        "family": network_named(row.network).approach,
         "params": counted.params,
         "macs": counted.macs,
         "params_m": round(params / 1e6, 4),
@@ -78,3 +109,7 @@ def _reference(row: Published) -> dict[str, Any]:
         "note": row.note,
         "uncounted": [],
     }
+
+
+if __name__ == "__main__":
+    write_counts()

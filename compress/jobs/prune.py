@@ -31,6 +31,7 @@ from compress.pruning import (
     prunable,
     scheme_of,
     sensitivity_points,
+    wanted_share,
 )
 from compress.recipe import PruneRecipe
 from compress.run import open_run
@@ -45,7 +46,7 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
     Raises a CompressError before any work if the recipe, the network or the data cannot be used, BudgetError for a goal
     that pruning does not reach.
     """
-    subject = read_subject(name, recipe, recipe.pruning.pictures)
+    subject = read_subject(name, recipe, recipe.pruning.pictures, "pruning.pictures")
     check_request(subject, recipe)
     with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
@@ -53,6 +54,8 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
             progress.say(
                 f"{name} has no trained weights, or no --data: it is pruned and measured, not tuned and not scored"
             )
+        if recipe.pruning.latency_ms is not None:
+            wanted_share(task)  # a goal that is met already is refused before any other work
         as_run = partial(for_engine, recipe=recipe)
         given = run.once("given", lambda: state_of(task, subject.network, run.path("given"), as_run))
         network, choices = subject.network, []
@@ -75,7 +78,7 @@ def analyse(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) ->
 
     Points are kept as they come, and a killed analysis goes on. Raises DataError for a network without trained weights.
     """
-    subject = read_subject(name, recipe, recipe.pruning.pictures)
+    subject = read_subject(name, recipe, recipe.pruning.pictures, "pruning.pictures")
     if subject.learning is None:
         raise DataError("only a trained network has an accuracy to lose", place=name,
                         remedy="give an artefact, or your own network and --data")  # fmt: skip

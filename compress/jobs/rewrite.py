@@ -33,7 +33,9 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
     Raises a CompressError before any work if the recipe, the network or the data cannot be used. Without a site, or
     where no replacement pays, the result says so and there is nothing to export: `rewritten` is None.
     """
-    subject, unread = functions_as_modules(read_subject(name, recipe, recipe.rewriting.pictures), recipe)
+    subject, unread = functions_as_modules(
+        read_subject(name, recipe, recipe.rewriting.pictures, "rewriting.pictures"), recipe
+    )
     check_request(subject, recipe)
     other_depth = None if recipe.rewriting.depth is None else at_other_depth(subject, recipe.rewriting.depth)
     with open_run(folder, recipe, subject=name, digest=subject.digest) as run:

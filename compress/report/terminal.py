@@ -411,6 +411,11 @@ def print_error(message: object) -> None:
     print(f"error: {printable(str(message))}", file=sys.stderr)
 
 
+def print_note(message: str) -> None:
+    """One line on stderr that is no mistake."""
+    print(printable(message), file=sys.stderr)
+
+
 def stdout_console() -> Console:
     """Where results go: as wide as the terminal; wide enough for every column into a file or a pipe."""
     return Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, force_terminal=False, color_system=None)
