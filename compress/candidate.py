@@ -21,7 +21,7 @@ from compress.prune.channels import Channels
 from compress.prune.importance import importance
 from compress.prune.sections import Section, sections, whole
 from compress.prune.select import uniform
-from compress.prune.structured import prunable_channels, without_channels
+from compress.prune.structured import checked, prunable_channels, without_channels
 from compress.rewrite.carry import fit_sites
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import Rewrite, rewrite_in_place, sites
@@ -64,7 +64,7 @@ class Candidates:
         with torch.device("cpu"):  # some rules try what a module does; what they build comes to the module's device
             for edit, rule in self._rewrites(pick):
                 rewrite_in_place(network, _at(edit, sites(network, RULES[rule])))
-            return self._without_channels(pick, network)
+            return without_channels(network, *lost) if (lost := self._lost(pick, network)) else network
 
     def is_edited(self, pick: Pick) -> bool:
         """Whether the pick asks for any edit, be there a site for it or not."""
@@ -74,17 +74,18 @@ class Candidates:
         """The candidate from the pick's unedited network, which is left as it is, in evaluation mode.
 
         images: batches [B,3,H,W], the first 32 pictures of which replacements are fitted on. steps: of reconstruction,
-        see compress.rewrite.carry.fit.
+        see compress.rewrite.carry.fit. Raises NetworkError if without channels it does not do what the masked one does.
         """
         network, edits = copy.deepcopy(network).eval(), self.start.edits if self.start else ()
         for edit, rule in self._rewrites(pick):
             found = _at(edit, sites(network, RULES[rule]))
             network, _ = fit_sites(network, found, images, limit=_PICTURES, steps=steps, seed=seed)
             edits = (*edits, *found)
-        smaller = self._without_channels(pick, network)
-        if smaller is not network and CHANNELS_PRUNED not in edits:
-            edits = (*edits, CHANNELS_PRUNED)
-        return Candidate(smaller, edits)
+        lost = self._lost(pick, network)
+        if lost is None:
+            return Candidate(network, edits)
+        smaller = checked(network, *lost, self._input_hw)
+        return Candidate(smaller, edits if CHANNELS_PRUNED in edits else (*edits, CHANNELS_PRUNED))
 
     def check(self, place: str) -> None:
         """Raises SpaceError for an unknown rule, and for edits without a site in the smallest and the largest pick.
@@ -124,18 +125,21 @@ class Candidates:
         channels = [edit for edit in self.space.edits if edit.kind == "channels"]
         return [(edit, pick[edit.path]) for edit in channels if pick[edit.path] != edit.nothing]
 
-    def _without_channels(self, pick: Pick, network: nn.Module) -> nn.Module:
-        """The rewritten network, or a smaller copy. Of two groups around one section the smaller share counts."""
+    def _lost(self, pick: Pick, network: nn.Module) -> tuple[Channels, set[int]] | None:
+        """The rewritten network's channels and those that go; None if none.
+
+        Of two groups around one section the smaller share counts.
+        """
         groups = self._channels(pick)
         if not groups:
-            return network
+            return None
         channels = self._follow(pick, network)
         parts = sections(channels)
         scores = importance("l2", network, channels, parts).scores
         gone: set[int] = set()
         for edit, share in groups:
             gone |= uniform([part for part in parts if _lies_in(part.name, edit.sites)], scores, 1 - share)
-        return without_channels(network, channels, gone) if gone else network
+        return (channels, gone) if gone else None
 
     def _sections(self, pick: Pick) -> list[Section]:
         """Those of the unedited network that can lose something."""

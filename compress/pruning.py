@@ -44,7 +44,7 @@ from compress.prune.importance import DATA_DRIVEN, Batch, importance
 from compress.prune.sections import Section, layer_of, sections, whole
 from compress.prune.select import Scores, global_, to_budget, uniform
 from compress.prune.sensitivity import Curve, Point, curves, plan, sensitivity
-from compress.prune.structured import prunable_channels, without_channels
+from compress.prune.structured import checked, prunable_channels, without_channels
 from compress.recalibration import recalibrate
 from compress.recipe import PruneRecipe
 from compress.subject import Subject
@@ -484,10 +484,10 @@ def scheme_of(task: Task) -> fine_grained.Scheme:
 
 
 def apply(task: Task, network: nn.Module, choice: Mapping[str, Any]) -> nn.Module:
-    """A new network without what the choice names."""
+    """A new network without what the choice names. Raises NetworkError unless it does what the masked one does."""
     if "gone" in choice:
         channels = prunable_channels(network, task.subject.input_hw)
-        return without_channels(network, channels, choice["gone"])
+        return checked(network, channels, choice["gone"], task.subject.input_hw)
     if task.subject.learning is not None:  # zeros come with the tuning
         return copy.deepcopy(network)
     return with_zeros(network, scheme_of(task), choice["ratios"])

@@ -7,8 +7,15 @@ moves elements (views, transposes, slices, concatenations, shuffles) is applied 
 values, so no rule has to be written for it. Only operators that compute need rules: convolutions make new channels and
 read old ones, sums and products tie the channels they join, normalisation follows its input.
 
+The network's forward is fixed code: without some channels it does the same moves on smaller tensors. That gives the old
+numbers less the removed ones only if every tensor stays a box: it loses whole rows along one dimension, its axis. So
+where channels come to lie along several dimensions (a view that divides them, maps stacked or joined along another
+dimension, pixel shuffle), those of one row are tied; and so are those whose removal would change what a slice with a
+step or a split takes of the others. What the code does with sizes it holds as constants, a pass cannot tell: whoever
+prunes has to try it.
+
 An operator without a rule ties nothing silently: the channels it reads are kept, and the reason is noted. Modules that
-can take parts of any size say so by being a Rearrangement; other views that divide the channels keep their parts equal.
+can take parts of any size say so by being a Rearrangement.
 """
 
 import copy
@@ -34,11 +41,13 @@ _MOVES = _VIEWS | {
     "flip", "narrow", "repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
     "select", "unbind", "index_select",
 }  # fmt: skip
+_CUTS = {"slice", "narrow", "split", "split_with_sizes"}
 _BY_NUMBER = {"select", "unbind", "index_select"}  # along channels these name single ones
-_OVER_SPACE = {
-    "avg_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "sum", "amax",
-    "amin", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d",
-    "constant_pad_nd", "reflection_pad2d", "replication_pad2d",
+_REDUCTIONS = {"mean", "sum", "amax", "amin"}
+_OVER_SPACE = _REDUCTIONS | {
+    "avg_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d",
+    "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d", "constant_pad_nd", "reflection_pad2d",
+    "replication_pad2d",
 }  # fmt: skip
 _POINTWISE = {"hardswish", "hardswish_", "rsub"}  # beside those that torch itself tags so
 _NORMALISATIONS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit"}
@@ -205,6 +214,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names = {id(tensor): name for name, tensor in tensors}
         self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
         self._numbers: dict[int, Tensor] = {}
+        self._axes: dict[int, int] = {}  # of tensors whose channels lie along several dimensions
         self._places: dict[int, tuple[str, Tensor]] = {}  # of views and mixtures of a parameter: its name, flat indices
         self._alive: list[Tensor] = []  # their ids must not be given to other tensors
         self._inside = False  # a Rearrangement
@@ -257,13 +267,13 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name in _MOVES | _COPIES:
                 self._move_place(func, args, kwargs, result, name)
         elif name in _COPIES:
-            self._set(_first(result), self._numbers_of(followed[0]))
+            self._set(_first(result), self._numbers_of(followed[0]), self._axis_of(followed[0]))
         elif name in _MOVES:
             self._move(func, args, kwargs, result, name)
         elif name == "_prelu_kernel" or name in _POINTWISE or torch.Tag.pointwise in func.tags:
             self._pointwise(tensors, result)
         elif name in _OVER_SPACE:
-            self._over_space(followed[0], _first(result), name)
+            self._over_space(args, _first(result), name)
         elif name in ("_softmax", "_log_softmax"):
             self._softmax(args[0], args[1], result)
         elif _tensors([result]):
@@ -274,109 +284,151 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _move(self, func: Any, args: Any, kwargs: Any, result: Any, name: str) -> None:
         move = torch.reshape if name in _VIEWS else func  # numbers lie otherwise in memory than their tensors
+        results = _tensors([result])
         moved = _tensors([move(*_replaced(args, self._numbers_of), **kwargs)])
-        for tensor, numbers in zip(_tensors([result]), moved, strict=True):
+        for tensor, numbers in zip(results, moved, strict=True):
             self._set(tensor, numbers)
-        if self._inside or name in ("cat", "stack"):
+        if self._inside:
             return
-        before = self._numbers_of(args[0])
-        if name in _BY_NUMBER and _varies(before, args[1] if len(args) > 1 else 0):
-            self.channels.keep(_listed(before), f"the operator {name} names single channels")
-        elif name in ("slice", "narrow", "split", "split_with_sizes"):
-            self._cut(before, moved, name)
-        elif name in ("channel_shuffle", "native_channel_shuffle"):
-            self._tie_rows(before.reshape(args[1], -1, *before.shape[2:]))
-        elif name in _VIEWS:
-            self._divide(before, moved[0])
+        if name not in ("cat", "stack"):
+            before, axis = self._numbers_of(args[0]), self._axis_of(args[0])
+            if name in _BY_NUMBER and axis == (args[1] if len(args) > 1 else 0) % before.ndim:
+                self.channels.keep(_listed(before), f"the operator {name} names single channels")
+            elif name in _CUTS:
+                self._cut(before, moved, axis, name, args)
+            elif name in ("channel_shuffle", "native_channel_shuffle"):
+                self._tie_rows(before.reshape(args[1], -1, *before.shape[2:]))
+        if any(len(_varying(numbers)) > 1 for numbers in moved):
+            rows = _tensors([move(*_replaced(args, self._rows_of), **kwargs)])
+            for tensor, numbers, row in zip(results, moved, rows, strict=True):
+                self._to_rows(tensor, numbers, row, 1 if name == "pixel_shuffle" else None)
 
-    def _cut(self, before: Tensor, parts: Sequence[Tensor], name: str) -> None:
-        """Every part keeps a channel; equal parts, as chunk makes them, stay equal."""
+    def _to_rows(self, tensor: Tensor, numbers: Tensor, rows: Tensor, axis: int | None) -> None:
+        """Ties the rows where channels lie along several dimensions. rows: where the rows before the move have come.
+
+        axis: of the rows. By itself the one along which the old rows lie; where they are divided, the longest: of
+        `view(batch, groups, -1, height, width)` the number of groups is the code's.
+        """
+        varying = _varying(numbers)
+        if len(varying) < 2:
+            return
+        along = [dim for dim in varying if _varies(rows, dim)] or varying
+        self._axes[id(tensor)] = axis = axis or max(along, key=lambda dim: (numbers.shape[dim], dim))
+        self._tie_rows(numbers.movedim(axis, 0).flatten(1).T)
+
+    def _cut(self, before: Tensor, parts: Sequence[Tensor], axis: int | None, name: str, args: Any) -> None:
+        """Every part keeps a channel; equal parts, as chunk makes them, stay equal; steps meet the same channels."""
         parts = [part for part in parts if part.shape != before.shape]
-        dims = [dim for dim in range(before.ndim) if any(part.shape[dim] != before.shape[dim] for part in parts)]
-        if dims and _varies(before, dims[0]):
-            self.channels.parts += [tuple(_listed(part)) for part in parts]
-            if name == "split" and len({part.shape for part in parts}) == 1:
-                self._tie_rows(torch.stack(list(parts)).movedim(dims[0] + 1, 1))
+        if axis is None or all(part.shape[axis] == before.shape[axis] for part in parts):
+            return
+        self.channels.parts += [tuple(_listed(part)) for part in parts]
+        if name == "split":
+            for row in range(max(part.shape[axis] for part in parts)):
+                self._tie_rows(
+                    torch.cat([part.narrow(axis, row, 1).flatten() for part in parts if row < part.shape[axis]])[
+                        :, None
+                    ]
+                )
+        elif name == "slice" and len(args) > 4 and args[4] > 1:
+            self._stride(before, axis, *args[2:5])
 
-    def _divide(self, before: Tensor, after: Tensor) -> None:
-        """A view that divides the channels: all factors but the largest stay as they are."""
-        varying = [dim for dim in range(after.ndim) if _varies(after, dim)]
-        if len(varying) > sum(_varies(before, dim) for dim in range(before.ndim)):
-            largest = max(varying, key=lambda dim: after.shape[dim])
-            self._tie_rows(after.movedim(largest, 0).flatten(1).T)
+    def _stride(self, before: Tensor, axis: int, start: int | None, end: int | None, step: int) -> None:
+        """Whole blocks of `step` channels go, so that those after them stand where they stood between two steps.
+
+        Channels before a start beyond the first block stay, and so do those before another end than the last channel,
+        or all where the bounds are counted from the last one.
+        """
+        length = before.shape[axis]
+        for first in range(0, length, step):
+            self._tie_rows(before.narrow(axis, first, min(step, length - first)).flatten()[:, None])
+        start, end = start or 0, length if end is None else min(end, length)
+        fixed = length if min(start, end) < 0 else end if end < length else start // step * step
+        self.channels.keep(
+            _listed(before.narrow(axis, 0, fixed)), "a slice with a step begins or ends at a fixed one of them"
+        )
 
     def _tie_rows(self, numbers: Tensor) -> None:
         """Ties all that have the same index in dimension 1."""
         for together in numbers.movedim(1, 0):
-            self.channels.tie(_distinct(together))
+            row = _distinct(together)
+            self.channels.tie(row)
+            if NO_LAYER in row:
+                self.channels.keep(row, "they share a map with values that no layer makes")
 
     def _pointwise(self, tensors: Sequence[Tensor], result: Tensor) -> None:
-        numbers = self._numbers_of(tensors[0])
-        known = [self._numbers_of(tensor) for tensor in tensors]
         for tensor in tensors:
             if id(tensor) not in self._numbers:
-                for other in known:
+                for other in tensors:
                     self._meet(tensor, other)
-        for other in known[1:]:
-            numbers = self._joined(numbers, other, result.shape)
-        self._set(result, numbers.expand(result.shape))
+        numbers, axis = self._operand(tensors[0], result)
+        for tensor in tensors[1:]:
+            numbers, axis = self._joined((numbers, axis), self._operand(tensor, result), result.shape)
+        self._set(result, numbers.expand(result.shape), axis)
 
-    def _joined(self, one: Tensor, other: Tensor, shape: torch.Size) -> Tensor:
-        """Ties the channels that meet. The numbers of the sum or product, of this shape."""
-        a, b = one.expand(shape), other.expand(shape)
-        a, b = self._spread(one, a, b), self._spread(other, b, a)
-        a, b = _collapsed(a), _collapsed(b)
+    def _operand(self, tensor: Tensor, result: Tensor) -> tuple[Tensor, int | None]:
+        """The numbers of an operand with as many dimensions as the result has, and their axis."""
+        numbers, axis = self._numbers_of(tensor), self._axis_of(tensor)
+        missing = result.ndim - tensor.ndim
+        return numbers.view((1,) * missing + tuple(numbers.shape)), None if axis is None else axis + missing
+
+    def _joined(
+        self, one: tuple[Tensor, int | None], other: tuple[Tensor, int | None], shape: torch.Size
+    ) -> tuple[Tensor, int | None]:
+        """Ties the channels that meet in a sum or product. Its numbers and their axis."""
+        (a, axis), (b, other_axis) = self._spread(one, other), self._spread(other, one)
+        if axis is not None and other_axis is not None and axis != other_axis:
+            for numbers in (a, b):
+                self.channels.keep(_listed(numbers), "they meet channels that lie along another dimension")
+        a, b = _collapsed(a.expand(shape)), _collapsed(b.expand(shape))
         count = int(a.max()) + 1
         for pair in _distinct(b * count + a):  # as one number: many times faster than pairs
             self.channels.tie(divmod(pair, count))
-        return torch.where(a == NO_LAYER, b, a).expand(shape)
+        return torch.where(a == NO_LAYER, b, a).expand(shape), other_axis if axis is None else axis
 
-    def _spread(self, one: Tensor, numbers: Tensor, others: Tensor) -> Tensor:
-        """The numbers of an operand; none, and kept, if one of its values meets several channels of the other."""
-        padded = (1,) * (numbers.ndim - one.ndim) + tuple(one.shape)
-        broadcast = [dim for dim in range(numbers.ndim) if padded[dim] == 1 and numbers.shape[dim] > 1]
-        if not any(_varies(others, dim) for dim in broadcast):
-            return numbers
-        self.channels.keep(_listed(one), "one value meets several channels")
-        return torch.full((1,) * numbers.ndim, NO_LAYER).expand(numbers.shape)
+    def _spread(self, one: tuple[Tensor, int | None], other: tuple[Tensor, int | None]) -> tuple[Tensor, int | None]:
+        """An operand; without numbers, and kept, if one of its values meets several channels of the other."""
+        (numbers, _), (others, axis) = one, other
+        if axis is None or numbers.shape[axis] > 1 or others.shape[axis] == 1:
+            return one
+        self.channels.keep(_listed(numbers), "one value meets several channels")
+        return torch.full((1,) * numbers.ndim, NO_LAYER).expand(numbers.shape), None
 
-    def _meet(self, tensor: Tensor, others: Tensor) -> None:
+    def _meet(self, tensor: Tensor, other: Tensor) -> None:
         """A tensor that no layer makes meets channels: a parameter with a value for each follows them."""
-        offset = others.ndim - tensor.ndim
-        dims = [dim for dim in range(tensor.ndim) if tensor.shape[dim] > 1 and _varies(others, dim + offset)]
+        others, axis = self._numbers_of(other), self._axis_of(other)
+        dim = -1 if axis is None else axis - other.ndim + tensor.ndim
+        if axis is None or dim < 0 or tensor.shape[dim] == 1:
+            return
         place = self._place(tensor)
-        along = [dim - offset for dim in range(others.ndim) if _varies(others, dim)]
-        if place is not None and len(dims) == 1 and along == dims:
-            self._use(place, dims[0], _flat(others, dims[0] + offset).tolist(), made=True)
-        elif dims:
+        if place is not None:
+            self._use(place, dim, _flat(others, axis).tolist(), made=True)
+        else:
             self.channels.keep(_listed(others), "they meet values that no layer makes")
 
-    def _over_space(self, source: Tensor, result: Tensor, name: str) -> None:
-        numbers = self._numbers_of(source)
-        if result.ndim != source.ndim:  # reduced dimensions are gone: those left keep their order
-            self._reduced(source, result, name)
-            return
-        changed = [dim for dim in range(source.ndim) if source.shape[dim] != result.shape[dim]]
-        if any(_varies(numbers, dim) for dim in changed):
-            self.channels.keep(_listed(numbers), f"the operator {name} mixes channels")
-            return
-        for dim in changed:
-            numbers = numbers.narrow(dim, 0, 1)
-        self._set(result, numbers.expand(result.shape))
-
-    def _reduced(self, source: Tensor, result: Tensor, name: str) -> None:
-        numbers = self._numbers_of(source)
-        varying = [dim for dim in range(source.ndim) if _varies(numbers, dim)]
-        if varying == [1] and result.ndim >= 2 and result.shape[1] == source.shape[1]:
-            self._set_channels(result, _flat(numbers, 1).tolist())
+    def _over_space(self, args: Any, result: Tensor, name: str) -> None:
+        numbers, axis = self._numbers_of(args[0]), self._axis_of(args[0])
+        if name in _REDUCTIONS:
+            dims = args[1] if len(args) > 1 and args[1] else range(numbers.ndim)
+            dims = {dim % numbers.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
+            left = result.ndim == numbers.ndim
         else:
+            dims, left = {d for d in range(numbers.ndim) if numbers.shape[d] != result.shape[d]}, True
+            if name != "constant_pad_nd":
+                dims |= {numbers.ndim - 2, numbers.ndim - 1}
+        if axis in dims:
             self.channels.keep(_listed(numbers), f"the operator {name} mixes channels")
+            return
+        for dim in sorted(dims, reverse=True):
+            numbers = numbers.narrow(dim, 0, 1) if left else numbers.select(dim, 0)
+        if axis is not None and not left:
+            axis -= sum(dim < axis for dim in dims)
+        self._set(result, numbers.expand(result.shape), axis)
 
     def _softmax(self, source: Tensor, dim: int, result: Tensor) -> None:
-        numbers = self._numbers_of(source)
-        if _varies(numbers, dim):
+        numbers, axis = self._numbers_of(source), self._axis_of(source)
+        if axis == dim % source.ndim:
             self.channels.keep(_listed(numbers), "a softmax over channels")
-        self._set(result, numbers)
+        self._set(result, numbers, axis)
 
     def _normalisation(self, args: Any, result: Tensor) -> None:
         channels = self._by_channel(args[0])
@@ -510,8 +562,26 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._numbers.get(id(tensor))
         return torch.tensor(NO_LAYER).expand(tensor.shape) if known is None else known
 
-    def _set(self, tensor: Tensor, numbers: Tensor) -> None:
+    def _axis_of(self, tensor: Tensor) -> int | None:
+        """The dimension along which the tensor loses whole rows when channels go; None where there is one at most."""
+        if id(tensor) in self._axes:
+            return self._axes[id(tensor)]
+        varying = _varying(self._numbers_of(tensor))
+        return varying[0] if varying else None
+
+    def _rows_of(self, tensor: Tensor) -> Tensor:
+        """For every element the index of its row along the axis."""
+        axis = self._axis_of(tensor)
+        if axis is None:
+            return torch.zeros((), dtype=torch.long).expand(tensor.shape)
+        shape = [-1 if dim == axis else 1 for dim in range(tensor.ndim)]
+        return torch.arange(tensor.shape[axis]).view(shape).expand(tensor.shape)
+
+    def _set(self, tensor: Tensor, numbers: Tensor, axis: int | None = None) -> None:
         self._numbers[id(tensor)] = numbers
+        self._axes.pop(id(tensor), None)
+        if axis is not None:
+            self._axes[id(tensor)] = axis
         self._alive.append(tensor)
 
     def _set_channels(self, tensor: Tensor, channels: Sequence[int]) -> None:
@@ -531,9 +601,9 @@ def _tensors(args: Any) -> list[Tensor]:
 
 
 def _replaced(args: Any, with_: Callable[[Tensor], Tensor]) -> Any:
-    """The same arguments with every tensor replaced."""
+    """The same arguments with every tensor replaced, but for indices."""
     if isinstance(args, Tensor):
-        return with_(args)
+        return args if args.dtype in (torch.int32, torch.int64) else with_(args)
     return type(args)(_replaced(arg, with_) for arg in args) if isinstance(args, tuple | list) else args
 
 
@@ -549,6 +619,11 @@ def _varies(numbers: Tensor, dim: int) -> bool:
     """Whether different channels lie along that dimension."""
     numbers = _collapsed(numbers)
     return numbers.shape[dim] > 1 and bool((numbers != numbers.narrow(dim, 0, 1)).any())
+
+
+def _varying(numbers: Tensor) -> list[int]:
+    """The dimensions along which different channels lie."""
+    return [dim for dim in range(numbers.ndim) if _varies(numbers, dim)]
 
 
 def _flat(numbers: Tensor, dim: int) -> Tensor:

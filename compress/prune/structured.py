@@ -1,6 +1,7 @@
 """Taking channels out of a network: a smaller dense network, the same as the given one without them."""
 
 import copy
+import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,31 +16,52 @@ SAME = 1e-5
 """Largest relative difference between the pruned and the masked network; sums in another order stay near 1e-6."""
 _TRIED = 1e-3
 """The same of a trial with random weights: a wrong channel changes the outputs by about their own size."""
+_REMOVALS = 4
+"""Removals that are tried of every group, see _removal."""
 
 
 def prunable_channels(network: nn.Module, input_hw: tuple[int, int]) -> Channels:
     """follow_channels, and tried: what the network as written cannot lose is kept, with the reason.
 
     A forward may hold a fixed number of channels, as `x[:, :32]`, which a pass does not tell from `x[:, :half]`. So
-    the first half of every group is taken out of a copy with random weights; if that fails, each group alone.
-    Raises NetworkError if the groups that pass alone fail together.
+    channels of all groups are taken out of a copy with random weights, several times, of each group another share.
+    While that fails, the first group with which it fails is kept. Raises NetworkError if nothing is left and it still
+    fails.
     """
     channels = follow_channels(network, input_hw)
     trial, image = _trial(network, input_hw)
     groups = channels.groups()
-    if _fails(trial, channels, groups, image) is None:
-        return channels
-    for group in groups:
-        reason = _fails(trial, channels, [group], image)
-        if reason is not None:
-            channels.keep(group.classes, f"the network fails without them: {reason}")
-    reason = _fails(trial, channels, groups, image)
-    if reason is not None:
-        raise NetworkError(
-            "a network must run without some of its channels", place=type(network).__name__, value=reason,
-            remedy="let its forward take sizes from its tensors",
-        )  # fmt: skip
+    while (reason := _fails(trial, channels, groups, image)) is not None:
+        if not groups:
+            raise NetworkError(
+                "a copy of a network must give the same outputs", place=type(network).__name__, value=reason,
+                remedy="let its forward depend on nothing but the picture and its weights",
+            )  # fmt: skip
+        passes, fails = 0, len(groups)  # as many of the groups, the first ones
+        while fails - passes > 1:
+            middle = (passes + fails) // 2
+            found = _fails(trial, channels, groups[:middle], image)
+            passes, fails, reason = (middle, fails, reason) if found is None else (passes, middle, found)
+        guilty = groups.pop(fails - 1)
+        channels.keep(guilty.classes, f"the network fails without them: {reason}")
     return channels
+
+
+def checked(network: nn.Module, channels: Channels, gone: Collection[int], input_hw: tuple[int, int]) -> nn.Module:
+    """without_channels, compared with the masked network: on random pictures, with its weights and with random ones.
+
+    Raises NetworkError as without_channels, and if the outputs differ.
+    """
+    pruned = without_channels(network, channels, gone)
+    for seed, weights in enumerate((copy.deepcopy(network).cpu().eval(), random_weights(network))):
+        reason = _differs(*_precise(weights, input_hw, seed), channels, gone)
+        if reason is not None:
+            raise NetworkError(
+                "a pruned network must do what the given one does without these channels",
+                place=type(network).__name__, value=reason,
+                remedy="protect the layers around its slices and views, and report the network",
+            )  # fmt: skip
+    return pruned
 
 
 def without_channels(network: nn.Module, channels: Channels, gone: Collection[int]) -> nn.Module:
@@ -157,19 +179,45 @@ def _order(rearranged: Rearranged, lost: Collection[int]) -> Tensor:
 
 
 def _trial(network: nn.Module, input_hw: tuple[int, int]) -> tuple[nn.Module, Tensor]:
-    """The network with random weights, and a picture; in float64 if it can, so that no difference is rounding."""
-    trial = random_weights(network)
-    image = torch.randn(1, 3, *input_hw, generator=torch.Generator().manual_seed(0))
+    """The network with random weights, and a picture."""
+    return _precise(random_weights(network), input_hw, 0)
+
+
+def _precise(network: nn.Module, input_hw: tuple[int, int], seed: int) -> tuple[nn.Module, Tensor]:
+    """The network, changed to float64 if it can, so that no difference is rounding, and a picture."""
+    image = torch.randn(1, 3, *input_hw, generator=torch.Generator().manual_seed(seed))
     try:
-        difference(trial.double(), trial, image.double())
+        with torch.no_grad():
+            network.double()(image.double())
     except RuntimeError:  # it makes float32 tensors of its own
-        return trial.float(), image
-    return trial, image.double()
+        return network.float(), image
+    return network, image.double()
 
 
 def _fails(network: nn.Module, channels: Channels, groups: Sequence[Group], image: Tensor) -> str | None:
-    """Why the network without the first half of these groups is not the masked one; None if it is."""
-    gone = channels.allowed(channel for group in groups for channel in group.classes[: len(group.classes) // 2])
+    """Why the network without some channels of these groups is not the masked one; None if it is, for all removals."""
+    for number in range(_REMOVALS):
+        gone = channels.allowed(channel for group in groups for channel in _removal(group, number))
+        reason = _differs(network, image, channels, gone)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _removal(group: Group, number: int) -> Sequence[int]:
+    """Channels of a group that are tried together: its first half, its last half, random ones of a random share.
+
+    Those of one group do not depend on others: the groups' shares differ, and trials of fewer groups tell the guilty.
+    """
+    half = len(group.classes) // 2
+    if number < 2:
+        return group.classes[:half] if number == 0 else group.classes[-half:] if half else ()
+    chance = random.Random(f"{number} {group.made_by[0]}")
+    return chance.sample(group.classes, chance.randint(0, len(group.classes) - 1))
+
+
+def _differs(network: nn.Module, image: Tensor, channels: Channels, gone: Collection[int]) -> str | None:
+    """Why the network without these classes is not the masked one; None if it is."""
     try:
         found = difference(masked(network, channels, gone), without_channels(network, channels, gone), image)
     except Exception as error:  # a network of the user's may raise anything

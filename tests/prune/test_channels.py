@@ -115,6 +115,64 @@ def test_a_foreign_shuffle_keeps_its_groups_equal(shuffle: nn.Module) -> None:
     assert classes(channels, "c.weight", 1) == [a[0], a[0], a[1], a[1], a[2], a[2]]
 
 
+EVEN_AND_ODD = [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("operator", "tied"),
+    [
+        (lambda a, b: a[:, ::2], EVEN_AND_ODD),
+        (lambda a, b: a[:, 1::2], EVEN_AND_ODD),
+        (lambda a, b: torch.cat((a[:, 1::2], a[:, ::2]), 1), EVEN_AND_ODD),
+        (lambda a, b: a[:, 1::3], [0, 0, 0, 1, 1, 1, 2, 2]),
+        (lambda a, b: torch.cat((b, a[:, 1:]), 1)[:, ::2], [9, 0, 0, 1, 1, 2, 2, 3]),
+        (lambda a, b: a.view(1, 4, 2, *a.shape[2:])[:, :, 1], EVEN_AND_ODD),
+        (lambda a, b: a.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2), [0, 1, 2, 3] * 2),
+        (lambda a, b: torch.cat(a.chunk(3, 1)[::-1], 1), [0, 1, 2, 0, 1, 2, 0, 1]),
+    ],
+)
+def test_what_is_taken_by_place_ties_those_whose_places_would_shift(
+    operator: Callable[[Tensor, Tensor], Tensor], tied: list[int]
+) -> None:
+    net = Net(lambda n, x: operator(n.a(x), n.b(x)), a=conv(3, 8), b=conv(3, 8))
+    a = classes(follow_channels(net, (8, 8)), "a.weight")
+    assert [[one == other for other in a] for one in a] == [[one == other for other in tied] for one in tied]
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda a, b: torch.stack((a, b), 2).flatten(1, 2),
+        lambda a, b: torch.stack((a, b), 1).transpose(1, 2).flatten(1, 2),
+        lambda a, b: torch.cat((a.unsqueeze(2), b.unsqueeze(2)), 2).view(1, -1, *a.shape[2:]),
+        lambda a, b: torch.stack((a, b)).sum(0),
+        lambda a, b: torch.cat((a, b), 0),
+        lambda a, b: torch.cat((a, b), 2),
+        lambda a, b: (torch.stack((a, b), 1) * torch.stack((a, b), 1).mean((3, 4), keepdim=True).softmax(1)).sum(1),
+    ],
+)
+def test_channels_that_meet_along_another_dimension_go_together(operator: Callable[[Tensor, Tensor], Tensor]) -> None:
+    net = Net(
+        lambda n, x: n.c(n.d(operator(n.a(x), n.b(x)))), a=conv(3, 4), b=conv(3, 4), d=nn.LazyConv2d(4, 1), c=conv(4, 1)
+    )
+    net(torch.zeros(1, 3, 8, 8))
+    channels = follow_channels(net, (8, 8))
+    a = classes(channels, "a.weight")
+    assert classes(channels, "b.weight") == a
+    assert len(set(a)) == 4
+    assert not set(a) & set(channels.kept)
+
+
+def test_a_slice_with_a_step_between_fixed_bounds_keeps_what_would_move_them() -> None:
+    net = Net(
+        lambda n, x: n.c(n.a(x)[:, 2::2]) + n.d(n.b(x)[:, :6:2]) + n.e(n.b2(x)[:, :-2:2]),
+        a=conv(3, 8), b=conv(3, 8), b2=conv(3, 8), c=conv(3, 1), d=conv(3, 1), e=conv(3, 1),
+    )  # fmt: skip
+    channels = follow_channels(net, (8, 8))
+    kept = [[one in channels.kept for one in classes(channels, name)] for name in ("a.weight", "b.weight", "b2.weight")]
+    assert kept == [[True] * 2 + [False] * 6, [True] * 6 + [False] * 2, [True] * 8]
+
+
 def test_gates_linear_layers_and_parameters_with_a_value_per_channel() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
