@@ -33,7 +33,7 @@ from compress.engines.mnn import SPARSE_BLOCK
 from compress.engines.unit import Unit
 from compress.files import write_json, write_text
 from compress.measure.profiling import time_nodes
-from compress.measure.timing import SPREAD_LIMIT, Timing, pinned, reference_convolution, time_interleaved
+from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.networks import network_named
 from compress.progress import Progress
 from compress.prune.compact import SubPixelConv2d, without_transposed
@@ -50,6 +50,7 @@ NETWORKS: dict[str, tuple[tuple[int, int], float]] = {
 ASKED_AT = 0.8
 DENSE = ("onnxruntime", "ncnn", "mnn")
 SCHEME = Block(SPARSE_BLOCK)
+_DISTURBED = 0.10  # difference between the raw and the normalised time
 
 Row = dict[str, Any]
 
@@ -174,7 +175,7 @@ def undisturbed(timing: Timing) -> bool:
 
     Other work on the machine can stop the short reference for longer than it takes: ratios to it are off by factors.
     """
-    return timing.reliable and abs(timing.normalised_ms / timing.median_ms - 1) <= SPREAD_LIMIT
+    return timing.reliable and abs(timing.normalised_ms / timing.median_ms - 1) <= _DISTURBED
 
 
 def gains(times: Mapping[float, Mapping[str, float]], kind: str, ratio: float) -> bool:

@@ -225,7 +225,7 @@ def time_runners(
     runners: Mapping[str, Runner],
     input_hw: tuple[int, int],
     settings: HowTimed,
-    progress: Callable[[int], None] = lambda rounds: None,
+    progress: Callable[[int, str], None] = lambda rounds, note: None,
 ) -> dict[str, Timing]:
     """All networks in one interleaved run on the recipe's number of threads, on one random picture."""
     image: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)

@@ -13,12 +13,13 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
-PRIMING, GROUP = 6, 4  # as in compress/measure/timing.py
+PRIMING, GROUP, REFERENCES = 6, 4, 4  # as in compress/measure/timing.py
 DROPPED = 2  # as in compress/measure/profiling.py
 
 Passes = tuple[Callable[[], None], Callable[[], None], Callable[[], dict[str, Any]]]
@@ -164,26 +165,26 @@ def measure(entry: dict[str, Any], engine: str, threads: int, rounds: int, refer
         call()
         return (time.perf_counter() - start) * 1000
 
-    def timed_reference() -> float:
+    def timed_references() -> list[float]:
         reference()
-        return timed(reference)
+        return [timed(reference) for _ in range(REFERENCES)]
 
     for _ in range(3):
         run()
     whole, beside = [], []
     for first in range(0, rounds, GROUP):
         count = min(GROUP, rounds - first)
-        before = timed_reference()
+        before = timed_references()
         for _ in range(PRIMING):
             run()
         whole += [timed(run) for _ in range(count)]
-        beside += [(before + timed_reference()) / 2] * count
+        beside += [median(before + timed_references())] * count
     references = []
     for _ in range(-(-rounds // GROUP)):
-        references.append(timed_reference())
+        references += timed_references()
         for _ in range(DROPPED + GROUP):
             run_timed()
-    references.append(timed_reference())
+    references += timed_references()
     return {"name": entry["name"], "whole_ms": whole, "beside_ms": beside, "references_ms": references, **finish()}
 
 

@@ -27,7 +27,7 @@ from compress.measure.neighbours import Neighbour, estimate
 from compress.measure.profiling import ROUNDS, Profiled, time_nodes
 from compress.measure.timing import Timing
 
-FORMAT = 2
+FORMAT = 3
 BATCH = 32
 """Units per model; the table is saved after each."""
 UNSCALED_ERROR = 0.10
@@ -371,6 +371,9 @@ def _on_clock(timing: Timing, reference_ms: float | None) -> Timing:
     return Timing(**_rounded(asdict(replace(timing, normalised_ms=timing.ratio * (reference_ms or 0.0)))))
 
 
+_MEANS = ("median_ms", "q1_ms", "q3_ms", "ratio", "normalised_ms", "spread", "uncertainty")
+
+
 def _pooled(timings: Sequence[Timing]) -> Timing:
     """One timing from several of the same thing, weighted by how often each was timed."""
     count = sum(timing.count for timing in timings)
@@ -378,7 +381,7 @@ def _pooled(timings: Sequence[Timing]) -> Timing:
     def mean(name: str) -> float:
         return float(sum(getattr(timing, name) * timing.count for timing in timings) / count)
 
-    means = {name: mean(name) for name in ("median_ms", "q1_ms", "q3_ms", "ratio", "normalised_ms", "spread")}
+    means = {name: mean(name) for name in _MEANS}
     return Timing(**means, count=count)
 
 

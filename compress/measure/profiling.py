@@ -4,8 +4,9 @@ Every engine's profiler adds time of its own to every node (onnxruntime's 2 us, 
 take). So the model is also timed whole, without it, and each node is corrected by the excess per node: the corrected
 nodes add up to the whole.
 
-Passes come in groups between two runs of the reference, and the first of each group are dropped: after something else
-has run, a network needs some passes until it is in its steady state (compress/measure/timing.py, PRIMING).
+Passes come in groups between runs of the reference, and the first of each group are dropped: after something else has
+run, a network needs some passes until it is in its steady state (compress/measure/timing.py, PRIMING). Of the others
+the faster half counts: what took the core away from the slower ones hit some nodes and not others.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,13 @@ from time import perf_counter
 
 from compress.engines.engine import Profile, Profiler
 from compress.engines.unit import Unit
-from compress.measure.timing import GROUP, Timing, reference_convolution, summarise, time_interleaved
+from compress.measure.timing import GROUP, REFERENCES, Timing, reference_convolution, summarise, time_interleaved
 
 ROUNDS = 40
-"""Timed passes that count."""
+"""Timed passes, the first of each group left out."""
 DROPPED = 2
 """Of each group; fewer than PRIMING, for only the reference runs between groups, not thirty networks."""
+_COUNTED = GROUP // 2  # passes of a group
 LEAST_RATIO = 1e-3
 """No unit takes less than this part of the reference (0.08 us): below, an engine's clock says nothing."""
 
@@ -48,9 +50,10 @@ def time_nodes(profiler: Profiler, rounds: int = ROUNDS) -> Profiled:
 
     def time_reference() -> None:
         reference()
-        start = perf_counter()
-        reference()
-        references.append((perf_counter() - start) * 1000)
+        for _ in range(REFERENCES):
+            start = perf_counter()
+            reference()
+            references.append((perf_counter() - start) * 1000)
 
     for _ in range(ceil(rounds / GROUP)):
         time_reference()
@@ -61,16 +64,20 @@ def time_nodes(profiler: Profiler, rounds: int = ROUNDS) -> Profiled:
 
 
 def correct(profile: Profile, references_ms: Sequence[float], whole: Timing) -> Profiled:
-    """The units' own times. references_ms: of the reference, before every group of passes and after the last one."""
-    kept = [row for index, row in enumerate(profile.times_ms) if index % (DROPPED + GROUP) >= DROPPED]
-    beside = [(references_ms[n // GROUP] + references_ms[n // GROUP + 1]) / 2 for n in range(len(kept))]
+    """The units' own times. references_ms: of the reference, REFERENCES before each group and after the last."""
+    kept: list[Sequence[float]] = []
+    beside: list[float] = []
+    for number in range(len(profile.times_ms) // (DROPPED + GROUP)):
+        start = number * (DROPPED + GROUP) + DROPPED
+        kept += sorted(profile.times_ms[start : start + GROUP], key=sum)[:_COUNTED]
+        beside += [median(references_ms[number * REFERENCES : (number + 2) * REFERENCES])] * _COUNTED
     overall = median(references_ms)
     ratios = [[ms / reference for ms in row] for row, reference in zip(kept, beside, strict=True)]
     # Some clocks tick in microseconds, so for small units the median is a step; the mean of the middle is not.
     seen = [_middle_mean([row[column] for row in ratios]) for column in range(len(profile.units))]
     timings = []
     for column, ratio in enumerate(without_excess(seen, whole.ratio)):
-        timing = summarise([row[column] for row in kept], beside, overall)
+        timing = summarise([row[column] for row in kept], beside, overall, _COUNTED)
         timings.append(replace(timing, ratio=ratio, normalised_ms=ratio * overall))
     return Profiled(profile.units, profile.names, tuple(timings), whole, overall)
 

@@ -3,22 +3,39 @@
 The speed of a CPU drifts by 15 % over seconds, and no order statistic of one callable's times cures that (coefficient
 of variation over windows of 50 runs: 8 % for medians, 1.7 % for ratios to a reference). So all callables run round
 robin with a fixed reference in between, and a time is read as a ratio to the reference runs before and after it.
+
+Where other programs take the core away, single calls take several times as long, and on many machines there is no
+quiet moment to wait for. So the least time of a group of calls counts, over the median of the reference's runs beside
+it: three networks of .4 to 2 ms, 600 groups each, on two cores that eight other programs kept busy:
+
+| of a group, over the reference | spread of the groups' ratios | what 25 groups gave, standard deviation |
+|---|---|---|
+| median of 4 calls, mean of 1 + 1 runs | 19-64 % | 4.5-19 % |
+| median of 4 calls, median of 4 + 4 runs | 15-35 % | 3.3-13 % |
+| least of 4 calls, mean of 1 + 1 runs | 8-17 % | 2.3-3.8 % |
+| **least of 4 calls, median of 4 + 4 runs** | **3-11 %** | **2.2-3.6 %** |
+| least of 8 calls, median of 4 + 4 runs | 3-10 % | 2.0-2.9 % |
+
+How long to go on is told by the uncertainty of what comes out, not by how wide single ratios spread: a spread s leaves
+the median of n groups an uncertainty of about 1.8 s / sqrt(n). Under 3 % are 5 % of spread after 9 groups (36 calls),
+10 % after 36 (144) and 16 % after 100 (400), which is where the bound lies for 100 rounds.
 """
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import comb
 from statistics import median, quantiles
 
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-SPREAD_LIMIT = 0.10
-"""A wider spread than this makes a timing unreliable: an undisturbed machine stays under 0.05 (see Timing.spread)."""
+UNCERTAINTY_LIMIT = 0.03
+"""A timing that is less certain than this is unreliable (see Timing.uncertainty)."""
 
 PRIMING = 6
 """Untimed calls after something else has run: caches, branch prediction and address translation settle. Candidates of
@@ -26,15 +43,22 @@ DIR-BHRNet in one run of thirty took, against each run by itself (its own drift 
 networks of 0.2 ms 1.02, of 1.3 ms 1.17; after 6 calls 1.00 and 1.02, after 16 the same."""
 GROUP = 4
 """Timed calls after that."""
+REFERENCES = 4
+"""Timed runs of the reference before and after a group."""
+LONGEST = 4
+"""Times the rounds asked for, at most, that what is still uncertain after them is timed."""
+_FEWEST = 6
+"""Groups from which a confidence interval of their median exists: 1 - 2 / 2 ** 6 > 0.95."""
 
 
 @dataclass(frozen=True)
 class Timing:
     """How long one callable takes.
 
-    median_ms, q1_ms, q3_ms: of the raw times. ratio: median of the time over the reference's time next to it;
-    normalised_ms: ratio times the reference's overall median, so that callables timed together compare.
-    spread: interquartile range of the ratios over their median. count: timed calls.
+    median_ms, q1_ms, q3_ms: of the raw times of single calls. ratio: median over the groups of a group's least time
+    over the reference's time beside it; normalised_ms: ratio times the reference's overall median, so that callables
+    timed together compare. spread: interquartile range of the groups' ratios over their median. uncertainty: half the
+    95 % confidence interval of that median, over it; what more groups make smaller. count: timed calls.
     """
 
     median_ms: float
@@ -43,12 +67,13 @@ class Timing:
     ratio: float
     normalised_ms: float
     spread: float
+    uncertainty: float
     count: int
 
     @property
     def reliable(self) -> bool:
-        """Whether the spread is small enough for differences of a few percent to mean anything."""
-        return self.spread <= SPREAD_LIMIT
+        """Whether it is certain enough for differences of a few percent to mean anything."""
+        return self.uncertainty <= UNCERTAINTY_LIMIT
 
 
 def time_interleaved(
@@ -58,14 +83,16 @@ def time_interleaved(
     warmup: int = 3,
     priming: int = PRIMING,
     group: int = GROUP,
+    longest: int = LONGEST,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Callable[[int], None] = lambda rounds: None,
+    progress: Callable[[int, str], None] = lambda rounds, note: None,
 ) -> dict[str, Timing]:
     """Times every callable `rounds` times in its steady state, in groups with the reference before and after them.
 
-    priming: untimed calls before each group; with 0, and groups of 1, it is the time after other work has emptied the
-    caches. Without a reference, ratio is 1 and normalised_ms the median. clock: seconds. progress: told how many rounds
-    were done since it was told last.
+    What is not reliable then is timed on, up to `longest` times as often. priming: untimed calls before each group;
+    with 0, and groups of 1, it is the time after other work has emptied the caches. Without a reference, ratio is 1 and
+    normalised_ms the median of the groups' least times. clock: seconds. progress: told how many rounds were done since
+    it was told last (none of those beyond `rounds`), and of what is timed on.
     """
     for _ in range(warmup):
         for call in (*callables.values(), *([reference] if reference else [])):
@@ -79,30 +106,51 @@ def time_interleaved(
         call()
         return (clock() - start) * 1000
 
+    def timed_references() -> list[float]:
+        if reference is None:
+            return []
+        reference()
+        found = [timed(reference) for _ in range(REFERENCES)]
+        references.extend(found)
+        return found
+
+    def time_group(name: str, size: int) -> None:
+        call = callables[name]
+        before = timed_references()
+        for _ in range(priming):
+            call()
+        times[name] += [timed(call) for _ in range(size)]
+        if found := before + timed_references():
+            beside[name] += [median(found)] * size
+
+    def found(name: str) -> Timing:
+        return summarise(times[name], beside[name], median(references) if references else None, group)
+
     for first in range(0, rounds, group):
-        last = min(first + group, rounds)
-        for name, call in callables.items():
-            if reference:
-                reference()
-                references.append(timed(reference))
-            for _ in range(priming):
-                call()
-            times[name] += [timed(call) for _ in range(first, last)]
-            if reference:
-                reference()
-                references.append(timed(reference))
-                beside[name] += [(references[-2] + references[-1]) / 2] * (last - first)
-        progress(last - first)
-    overall = median(references) if references else None
-    return {name: summarise(times[name], beside[name], overall) for name in callables}
+        size = min(group, rounds - first)
+        for name in callables:
+            time_group(name, size)
+        progress(size, "")
+    for _ in range(rounds, longest * rounds, group):
+        unreliable = [name for name in callables if not found(name).reliable]
+        if not unreliable:
+            break
+        progress(0, f"timing {len(unreliable)} of {len(callables)} on")
+        for name in unreliable:
+            time_group(name, group)
+    return {name: found(name) for name in callables}
 
 
-def summarise(times_ms: list[float], references_ms: list[float], reference_ms: float | None) -> Timing:
-    """One Timing from raw times and the reference's times beside them (one each, or none)."""
-    ratios = [t / r for t, r in zip(times_ms, references_ms, strict=True)] if references_ms else times_ms
-    middle = median(ratios)
-    low, high = _quartiles(ratios)
+def summarise(
+    times_ms: Sequence[float], references_ms: Sequence[float], reference_ms: float | None, group: int = GROUP
+) -> Timing:
+    """One Timing from raw times, `group` after `group`, and the reference's times beside them (one each, or none)."""
+    ratios = [t / r for t, r in zip(times_ms, references_ms, strict=True)] if references_ms else list(times_ms)
+    least = [min(ratios[first : first + group]) for first in range(0, len(ratios), group)]
+    middle = median(least)
+    low, high = _quartiles(least)
     q1, q3 = _quartiles(times_ms)
+    # Too few groups have no interval of their own: what their calls tell is better than nothing.
     return Timing(
         median_ms=median(times_ms),
         q1_ms=q1,
@@ -110,11 +158,34 @@ def summarise(times_ms: list[float], references_ms: list[float], reference_ms: f
         ratio=middle if references_ms else 1.0,
         normalised_ms=middle * (reference_ms or 1.0),
         spread=(high - low) / middle if middle else float("inf"),
+        uncertainty=median_uncertainty(least if len(least) >= _FEWEST else ratios),
         count=len(times_ms),
     )
 
 
-def _quartiles(values: list[float]) -> tuple[float, float]:
+def median_uncertainty(values: Sequence[float]) -> float:
+    """Half the 95 % confidence interval of the values' median, over it; by order statistics, whatever they come from.
+
+    Of fewer than six values half their range, which holds the median less often; 1 of one value, which tells nothing.
+    """
+    if len(values) < 2:
+        return 1.0
+    ordered, left_out = sorted(values), _left_out(len(values))
+    low, high, middle = ordered[left_out], ordered[-1 - left_out], median(ordered)
+    return (high - low) / 2 / middle if middle else float("inf")
+
+
+@cache
+def _left_out(count: int) -> int:
+    """How many of so many ordered values lie beyond either end of their median's 95 % interval."""
+    left_out, tail = 0, 1 + count  # of 2 ** count ways to lie below and above the median
+    while tail * 40 <= 2**count:
+        left_out += 1
+        tail += comb(count, left_out + 1)
+    return left_out
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return values[0], values[0]
     first, _, third = quantiles(values, n=4, method="inclusive")

@@ -30,7 +30,7 @@ SMALL: dict[str, Architecture] = {
 
 
 def timing(ratio: float) -> Timing:
-    return Timing(ratio, ratio, ratio, ratio, ratio, 0.0, 1)
+    return Timing(ratio, ratio, ratio, ratio, ratio, 0.0, 0.0, 1)
 
 
 def profiled(units: tuple[Unit, ...], names: tuple[str, ...], ratios: list[float]) -> Profiled:

@@ -1,10 +1,12 @@
+import random
 from time import perf_counter
 
 import pytest
 
 from compress.engines.engine import Profile
 from compress.engines.unit import Operand, Unit
-from compress.measure.profiling import DROPPED, GROUP, LEAST_RATIO, time_nodes, without_excess
+from compress.measure.profiling import DROPPED, GROUP, LEAST_RATIO, correct, time_nodes, without_excess
+from compress.measure.timing import REFERENCES, summarise
 
 TENSOR = (Operand((1, 8, 4, 4)),)
 UNITS = (Unit("Slow", TENSOR, TENSOR), Unit("Fast", TENSOR, TENSOR), Unit("Nothing", TENSOR, TENSOR))
@@ -39,9 +41,23 @@ def test_nodes_add_up_to_the_whole_and_the_first_passes_do_not_count() -> None:
     assert slow + fast + nothing == pytest.approx(found.whole.ratio, rel=0.05)
     assert slow - fast == pytest.approx(1.0 / found.reference_ms, rel=0.5)
     assert nothing >= LEAST_RATIO
-    assert {timing.count for timing in found.timings} == {12}  # whole groups
+    assert {timing.count for timing in found.timings} == {6}  # the faster half of whole groups
     assert found.units == UNITS
     assert found.names == ("a", "b", "c")
+
+
+def test_passes_that_lost_the_core_do_not_count() -> None:
+    """In a third of the passes another program takes 9 ms of one node, in a third of the runs 1 ms of the reference."""
+    rng, rows, references = random.Random(0), [], []
+    for _ in range(10 * (DROPPED + GROUP)):
+        row = [2.0, 1.0, 0.5]
+        row[rng.randrange(3)] += 9.0 * (rng.random() < 0.33)
+        rows.append(row)
+    for _ in range(11 * REFERENCES):
+        references.append(0.1 + (rng.random() < 0.33))
+    whole = summarise([3.5] * 40, [0.1] * 40, 0.1)
+    found = correct(Profile(UNITS, rows, ("a", "b", "c")), references, whole)
+    assert [timing.ratio for timing in found.timings] == pytest.approx([20, 10, 5], rel=0.1)
 
 
 def test_nodes_add_up_exactly_whatever_timing_them_cost() -> None:

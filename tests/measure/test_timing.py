@@ -1,9 +1,20 @@
 import os
+import random
 from collections.abc import Callable
+from itertools import pairwise
+from statistics import fmean, median, stdev
 
 import pytest
 
-from compress.measure.timing import SPREAD_LIMIT, pinned, reference_convolution, summarise, time_interleaved
+from compress.measure.timing import (
+    REFERENCES,
+    UNCERTAINTY_LIMIT,
+    median_uncertainty,
+    pinned,
+    reference_convolution,
+    summarise,
+    time_interleaved,
+)
 
 
 class Machine:
@@ -29,7 +40,8 @@ def test_round_robin_with_the_reference_around_each() -> None:
     calls = {"a": machine.work("a", 0.003), "b": machine.work("b", 0.006)}
     timings = time_interleaved(calls, machine.work("r", 0.001), rounds=3, warmup=0, priming=1, group=2,
                                 clock=machine.clock)  # fmt: skip
-    assert "".join(machine.log) == "rraaarrrrbbbrr" + "rraarrrrbbrr"
+    r = "r" * (1 + REFERENCES)
+    assert "".join(machine.log) == f"{r}aaa{r}{r}bbb{r}" + f"{r}aa{r}{r}bb{r}"
     assert timings["a"].median_ms == pytest.approx(3)
     assert timings["b"].ratio == pytest.approx(6)
     assert timings["b"].normalised_ms == pytest.approx(6)
@@ -63,17 +75,107 @@ def test_without_a_reference_the_normalised_time_is_the_median() -> None:
 
 
 def test_summary_and_verdict() -> None:
-    timing = summarise([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5, 2.0)
-    assert (timing.median_ms, timing.q1_ms, timing.q3_ms) == (3, 2, 4)
-    assert timing.normalised_ms == 6
-    assert timing.spread == pytest.approx((4 - 2) / 3)
+    # The groups' least ratios are 1, 3, 5, 7, 9; the calls beside them do not count.
+    timing = summarise([1.0, 6, 3, 3, 5, 9, 8, 7, 9, 9], [1.0] * 10, 2.0, group=2)
+    assert (timing.ratio, timing.normalised_ms, timing.count) == (5, 10, 10)
+    assert timing.median_ms == 6.5
+    assert timing.spread == pytest.approx((7 - 3) / 5)
     assert not timing.reliable
-    assert summarise([1.0, 1.0 + SPREAD_LIMIT / 2], [1.0, 1.0], 1.0).reliable
+    assert not summarise([1.0], [1.0], 1.0).reliable  # one call tells nothing of its uncertainty
+    assert summarise([1.0, 1.0 + UNCERTAINTY_LIMIT], [1.0, 1.0], 1.0).reliable
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_said() -> None:
+    """Of skewed values too; a normal approximation is the independent check of its width."""
+    rng = random.Random(0)
+    middle = 2**0.5  # of exp(N(0, s)) times this
+    held = 0
+    widths = []
+    for _ in range(400):
+        values = [middle * rng.lognormvariate(0, 0.2) for _ in range(25)]
+        half = median_uncertainty(values) * median(values)
+        ordered = sorted(values)
+        assert half == pytest.approx((ordered[17] - ordered[7]) / 2)  # ranks 8 and 18 of 25: 95.7 %
+        held += ordered[7] <= middle <= ordered[17]
+        widths.append(half / middle)
+    assert held / 400 == pytest.approx(0.957, abs=0.025)
+    assert fmean(widths) == pytest.approx(1.96 * 1.2533 * 0.2 / 5, rel=0.15)
+    assert median_uncertainty([1.0, 1.2, 1.1]) == pytest.approx(0.1 / 1.1)
+    assert median_uncertainty([2.0]) == 1
+
+
+class Shared(Machine):
+    """A core that drifts, and that another program takes for `burst_s` at a time, `share` of the time."""
+
+    def __init__(self, seed: int, share: float = 0.0, burst_s: float = 0.004, drift: float = 0.15) -> None:
+        super().__init__()
+        self.rng, self.share, self.burst_s, self.drift = random.Random(seed), share, burst_s, drift
+        self.next = self._gap()
+
+    def _gap(self) -> float:
+        return self.rng.expovariate(self.share / (self.burst_s * (1 - self.share))) if self.share else float("inf")
+
+    def work(self, name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            left = seconds * self.rng.lognormvariate(0, 0.01)
+            self.speed = 1 + self.drift * (self.now % 7 < 3.5)
+            while left > 0:
+                ran = min(left / self.speed, self.next)
+                left, self.now, self.next = left - ran * self.speed, self.now + ran, self.next - ran
+                if self.next <= 0:
+                    self.now, self.next = self.now + self.rng.expovariate(1 / self.burst_s), self._gap()
+
+        return call
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+def test_a_core_that_others_take_gives_the_same_ratio(share: float) -> None:
+    """Networks of 1 and 2 ms beside a reference of .1 ms; 4 ms at a time the core is another program's."""
+    found = []
+    for seed in range(8):
+        machine = Shared(seed, share)
+        calls = {"a": machine.work("a", 0.001), "b": machine.work("b", 0.002)}
+        found.append(time_interleaved(calls, machine.work("r", 0.0001), rounds=100, clock=machine.clock))
+    for name, ratio in (("a", 10.0), ("b", 20.0)):
+        ratios = [timings[name].ratio for timings in found]
+        assert fmean(ratios) == pytest.approx(ratio, rel=0.02)
+        assert stdev(ratios) < 0.02 * ratio
+        assert all(timings[name].reliable for timings in found)
+        # What single calls tell here: the core's loss, not the network.
+        assert share < 0.5 or any(timings[name].q3_ms > 1.3 * timings[name].q1_ms for timings in found)
+
+
+def test_what_is_uncertain_is_timed_on_within_a_bound() -> None:
+    machine = Machine()
+    rng = random.Random(1)
+    calls = {
+        "steady": machine.work("s", 0.002),
+        "noisy": lambda: machine.work("n", 0.001 * rng.uniform(1, 1.15))(),
+        "wild": lambda: machine.work("w", 0.001 * rng.uniform(1, 9))(),
+    }
+    seen: list[tuple[int, str]] = []
+    timings = time_interleaved(
+        calls, machine.work("r", 0.001), rounds=8, group=1, longest=20, priming=0, clock=machine.clock,
+        progress=lambda rounds, note: seen.append((rounds, note)),
+    )  # fmt: skip
+    assert timings["steady"].count == 8
+    assert 8 < timings["noisy"].count < timings["wild"].count == 160
+    assert timings["noisy"].reliable
+    assert not timings["wild"].reliable
+    assert sum(rounds for rounds, _ in seen) == 8
+    assert seen[8:][0] == (0, "timing 2 of 3 on")
+
+
+def test_uncertainty_falls_with_the_root_of_the_groups() -> None:
+    rng = random.Random(2)
+    values = [rng.gauss(1, 0.1) for _ in range(1600)]
+    found = [median_uncertainty(values[:count]) for count in (25, 100, 400, 1600)]
+    assert all(1.4 < one / other < 2.9 for one, other in pairwise(found))
 
 
 def test_progress_counts_rounds() -> None:
     seen: list[int] = []
-    time_interleaved({"a": lambda: None}, None, rounds=5, group=3, progress=seen.append)
+    time_interleaved({"a": lambda: None}, None, rounds=5, group=3, longest=1, progress=lambda n, note: seen.append(n))
     assert seen == [3, 2]
 
 
