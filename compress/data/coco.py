@@ -12,12 +12,12 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from compress.data.picture import Mask, People, Picture, people_of
+from compress.data.sizes import decode, sizes_as_labelled
 from compress.errors import DataError
 from compress.keypoints import COCO_PERSON, KeypointSet
 
@@ -27,25 +27,33 @@ class CocoPeople:
 
     Where the file names a category "person", other categories are left out. Pictures are decoded at every call.
     Regions to ignore come from `segmentation` (polygons or run lengths), and from the box where there is none.
-    Areas are those annotated, or the share of the box that the keypoints' OKS takes (`box_area_share`).
+    Areas are those annotated, or the share of the box that the keypoints' OKS takes (`box_area_share`). notes: what a
+    user should know of how the file was read.
     Raises DataError, before any picture is read, for the first thing in the file that cannot be used.
     """
 
     def __init__(self, images: Path, annotations: Path, keypoints: KeypointSet = COCO_PERSON) -> None:
         self.keypoints = keypoints
         self.coco: dict[str, Any] = _read_record(annotations)
-        self.folder, self._file = images, annotations
+        self.folder, self.file = images, annotations
         self._images: list[dict[str, Any]] = self.coco["images"]
         _check_images(self._images, images, annotations)
         persons = _persons(self.coco, keypoints, annotations)
-        _check_annotations(persons, self._images, keypoints, annotations)
+        _check_entries(persons, self._images, keypoints, annotations)
+        self._images, self.notes = sizes_as_labelled(self._images, _labelled_boxes(persons), _shows, images)
+        _check_places(persons, self._images, keypoints, annotations)
         self._annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self._images}
         # Scoring wants one category and, of crowds too, a full row of joints.
         blank = [0] * (3 * len(keypoints))
         persons = [
             {"keypoints": blank, **person, "area": _area(person, keypoints), "category_id": 1} for person in persons
         ]
-        self.coco = {**self.coco, "annotations": persons, "categories": [_category(self.coco)]}
+        self.coco = {
+            **self.coco,
+            "images": self._images,
+            "annotations": persons,
+            "categories": [_category(self.coco)],
+        }
         for person in persons:
             self._annotations[person["image_id"]].append(person)
 
@@ -66,16 +74,20 @@ class CocoPeople:
         return int(self._images[index]["id"])
 
     def image(self, index: int) -> Picture:
-        """uint8 [H, W, 3], RGB, grey pictures too; as stored, whatever the file says about orientation."""
+        """uint8 [H, W, 3], RGB, grey pictures too; of the size in the annotation file: as stored if that has it, else
+        turned as EXIF says (see compress.data.sizes)."""
         entry = self._images[index]
-        path = self.folder / entry["file_name"]
+        path, size = self.folder / entry["file_name"], (entry["height"], entry["width"])
         picture = decode(path)
-        if picture.shape[:2] != (entry["height"], entry["width"]):
+        if picture.shape[:2] != size:
+            picture = decode(path, upright=True)
+        if picture.shape[:2] != size:
+            exchanged = "exchange height and width in" if picture.shape[1::-1] == size else "correct"
             raise DataError(
                 f"the picture must have the size the annotations were made on, {entry['width']}x{entry['height']}",
                 place=str(path),
                 value=f"{picture.shape[1]}x{picture.shape[0]}",
-                remedy=f"restore the original picture or correct {self._file}",
+                remedy=f"restore the original picture or {exchanged} {self.file}",
             )
         return picture
 
@@ -91,18 +103,6 @@ class CocoPeople:
         for annotation in ignored:
             mask |= _region(annotation, entry["height"], entry["width"])
         return mask
-
-
-def decode(path: Path) -> Picture:
-    """The picture in that file, RGB. Raises DataError if it cannot be read or is no picture."""
-    try:
-        data = np.fromfile(path, np.uint8)
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
-    except (OSError, cv2.error):
-        decoded = None
-    if decoded is None:
-        raise DataError("the file must be a readable picture", place=str(path), remedy="download it again")
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _area(annotation: dict[str, Any], keypoints: KeypointSet) -> float:
@@ -272,10 +272,11 @@ def _persons(record: dict[str, Any], keypoints: KeypointSet, file: Path) -> list
     return annotations
 
 
-def _check_annotations(
+def _check_entries(
     annotations: list[dict[str, Any]], images: list[dict[str, Any]], keypoints: KeypointSet, file: Path
 ) -> None:
-    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
+    """What every annotation must hold, whatever the size of its picture."""
+    known = {entry["id"] for entry in images}
     rules = [rule for rule in _RULES if rule[0] != "area" or keypoints.box_area_share is None]
     seen: set[int] = set()
     for annotation in annotations:
@@ -291,9 +292,12 @@ def _check_annotations(
         for key, holds, rule in rules:
             if not holds(annotation.get(key)):
                 raise DataError(
-                    rule, place=f"{file} annotation {number}", value=annotation.get(key), remedy="correct or remove it"
+                    rule,
+                    place=f"{file} annotation {number}",
+                    value=annotation.get(key, f"no {key}"),
+                    remedy="correct or remove it",
                 )
-        if annotation["image_id"] not in sizes:
+        if annotation["image_id"] not in known:
             raise DataError(
                 "an annotation's image must be in the file",
                 place=f"{file} annotation {number}",
@@ -302,10 +306,46 @@ def _check_annotations(
             )
         if not annotation.get("iscrowd"):
             _check_joints(annotation, keypoints, f"{file} annotation {number}")
+    _check_counts([a for a in annotations if not _ignored(a)], file)
+
+
+def _check_counts(labelled: list[dict[str, Any]], file: Path) -> None:
+    """COCOeval leaves out persons of num_keypoints 0: some may be meant so, but not all that have visible joints."""
+    if labelled and all(annotation.get("num_keypoints") == 0 for annotation in labelled):
+        first = labelled[0]
+        count = sum(visibility > 0 for visibility in first["keypoints"][2::3])
+        raise DataError(
+            "num_keypoints must be the number of labelled joints: COCO's evaluation leaves out persons with 0, "
+            f"and all {len(labelled)} labelled ones have 0",
+            place=f"{file} annotation {first['id']}",
+            value=f"num_keypoints 0, {count} joints of visibility 1 or 2",
+            remedy="count them, or remove the key: it is counted then",
+        )
+
+
+def _check_places(
+    annotations: list[dict[str, Any]], images: list[dict[str, Any]], keypoints: KeypointSet, file: Path
+) -> None:
+    """Where things lie in their pictures, and how large they are."""
+    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
+    for annotation in annotations:
+        size, place = sizes[annotation["image_id"]], f"{file} annotation {annotation['id']}"
         if _ignored(annotation):
-            _check_region(annotation, sizes[annotation["image_id"]], f"{file} annotation {number}")
-        else:
-            _check_box(annotation["bbox"], sizes[annotation["image_id"]], f"{file} annotation {number}")
+            _check_region(annotation, size, place)
+            continue
+        _check_units(annotation, place)
+        _check_box(annotation["bbox"], size, place)
+        if keypoints.box_area_share is None:
+            _check_area(annotation, size, place)
+
+
+def _labelled_boxes(annotations: list[dict[str, Any]]) -> dict[int, list[list[float]]]:
+    """Boxes of persons with labelled joints, by image."""
+    boxes: dict[int, list[list[float]]] = {}
+    for annotation in annotations:
+        if not _ignored(annotation):
+            boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+    return boxes
 
 
 def _check_joints(annotation: dict[str, Any], keypoints: KeypointSet, place: str) -> None:
@@ -323,24 +363,67 @@ def _check_joints(annotation: dict[str, Any], keypoints: KeypointSet, place: str
         raise DataError("visibility must be 0, 1 or 2", place=place, value=joints[2::3], remedy="correct or remove it")
 
 
+def _check_units(annotation: dict[str, Any], place: str) -> None:
+    """Shares of the picture's size, as YOLO's labels are, would all lie in its first pixel."""
+    rows = list(zip(*[iter(annotation["keypoints"])] * 3, strict=True))
+    labelled = [value for x, y, visibility in rows if visibility for value in (x, y)]
+    for name, values in (("bbox", annotation["bbox"]), ("keypoints", labelled)):
+        if len(values) >= 4 and any(values) and all(0 <= value <= 1 for value in values):
+            raise DataError(
+                f"{name} must be in pixels; these look like shares of the picture's width and height",
+                place=place,
+                value=values,
+                remedy="multiply them by the width and the height",
+            )
+
+
 def _check_box(box: list[float], size_hw: tuple[int, int], place: str) -> None:
     """A box to crop by. Boxes that stick out a little are left as they are: hand-made ones do."""
-    x, y, width, height = box
-    if not (width > 0 and height > 0):
+    if not (box[2] > 0 and box[3] > 0):
         raise DataError(
             "a labelled person's box must have a width and a height above 0",
             place=place,
             value=box,
             remedy="correct or remove it",
         )
-    shown = max(0, min(x + width, size_hw[1]) - max(x, 0)) * max(0, min(y + height, size_hw[0]) - max(y, 0))
-    if 2 * shown < width * height:
+    if not _shows(box, size_hw):
         raise DataError(
             f"at least half of a labelled person's box must lie in the picture, {size_hw[1]}x{size_hw[0]}",
             place=place,
             value=box,
             remedy="give x, y, width, height in pixels of this picture",
         )
+
+
+def _shows(box: Sequence[float], size_hw: tuple[int, int]) -> bool:
+    """Whether at least half of the box lies in a picture of that height and width."""
+    x, y, width, height = box
+    shown = max(0, min(x + width, size_hw[1]) - max(x, 0)) * max(0, min(y + height, size_hw[0]) - max(y, 0))
+    return 2 * shown >= width * height
+
+
+def _check_area(annotation: dict[str, Any], size_hw: tuple[int, int], place: str) -> None:
+    """OKS divides by the area: with 0, or a share of the picture's, every joint would be too far off, and AP 0."""
+    area, (_, _, width, height) = annotation["area"], annotation["bbox"]
+    if area < 1 <= _LEAST_SHARE * width * height:
+        found = "shares of the picture's area" if area else "0"
+        raise DataError(
+            f"a labelled person's area must be that of the person in square pixels, not {found}: OKS divides by it",
+            place=place,
+            value=f"area {area}, box {width}x{height}",
+            remedy="write the segmentation's area in pixels, or about half of the box's",
+        )
+    if area > 2 * size_hw[0] * size_hw[1]:
+        raise DataError(
+            f"a labelled person's area must not be beyond the picture's, {size_hw[1]}x{size_hw[0]}",
+            place=place,
+            value=f"area {area}",
+            remedy="write the segmentation's area in square pixels of this picture",
+        )
+
+
+_LEAST_SHARE = 0.01
+"""Of a box that a person can be expected to fill: who is hidden but for a hand fills little."""
 
 
 def _check_region(annotation: dict[str, Any], size_hw: tuple[int, int], place: str) -> None:

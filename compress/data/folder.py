@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.data.coco import decode
 from compress.data.picture import Mask, People, Picture
+from compress.data.sizes import decode
 from compress.errors import DataError
 from compress.keypoints import COCO_PERSON, KeypointSet
 
@@ -34,7 +34,8 @@ class Pictures:
         return index
 
     def image(self, index: int) -> Picture:
-        return decode(self.files[index])
+        """Upright: turned as EXIF says."""
+        return decode(self.files[index], upright=True)
 
     def people(self, index: int) -> People:
         joints = len(self.keypoints)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from compress.data.coco import are_finite, decode, read_json, require_pictures
+from compress.data.coco import are_finite, read_json, require_pictures
 from compress.data.picture import Mask, People, Picture, people_of
+from compress.data.sizes import decode
 from compress.data.synthetic import coco_category
 from compress.errors import DataError
 from compress.keypoints import MPII, KeypointSet

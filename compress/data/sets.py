@@ -61,6 +61,12 @@ def train_and_val(data: Data, input_hw: tuple[int, int], seed: int) -> tuple[Pic
     return train, val
 
 
+def notes_of(*sets: PictureSet) -> list[str]:
+    """What a user should know of how these sets were read from disk, each once."""
+    notes = [f"{one.file}: {note}" for one in sets if isinstance(one, CocoPeople) for note in one.notes]
+    return list(dict.fromkeys(notes))
+
+
 def _labelled(pictures: CocoPeople | MpiiPeople) -> set[tuple[str, ...]]:
     """Every labelled person: the path of the picture, and the box."""
     folder = pictures.folder.resolve()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artefact import load_artefact
-from compress.data.sets import validation_set
+from compress.data.sets import notes_of, validation_set
 from compress.evaluation import RESAMPLES, check_metric, input_size, score, validation_data
 from compress.networks.architecture import check_input
 from compress.objective import check_joints
@@ -21,6 +21,9 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
     check_input(loaded.architecture, input_hw, "input_hw")
     data, seed = validation_data(loaded.facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
+    notes = notes_of(pictures)
+    for note in notes:
+        progress.say(note)
     check_joints(loaded.architecture, pictures.keypoints, str(artefact))
     check_metric(loaded.architecture, data)
     finder = finder_for(
@@ -48,4 +51,5 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
         "flip_test": recipe.decoding.flip_test,
         "input_hw": list(input_hw),
         "metrics": metrics,
+        **({"notes": notes} if notes else {}),
     }

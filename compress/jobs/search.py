@@ -22,7 +22,7 @@ from compress.artefact import load_artefact, save_artefact
 from compress.candidate import Candidate, Candidates
 from compress.cost import Cost
 from compress.data.samples import Sample, Samples
-from compress.data.sets import Sets, picture_sets
+from compress.data.sets import Sets, notes_of, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
 from compress.errors import BudgetError, DivergedError
@@ -63,6 +63,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
     space = read_search_space(recipe, start)
     baselines = read_baselines(recipe, space)
     sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
+    for note in notes_of(sets.train, sets.search, sets.val):
+        progress.say(note)
     candidates = read_candidates(recipe, space, start)
     check_tuning(recipe)
     check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space)

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 from torch import nn
 
 from compress.artefact import Artefact, artefact_or_network, load_artefact, save_artefact
-from compress.data.sets import train_and_val
+from compress.data.sets import notes_of, train_and_val
 from compress.distill import FeatureDistillation
 from compress.errors import DataError, NetworkError
 from compress.evaluation import RESAMPLES, check_metric, noted_keypoints, score
@@ -51,6 +51,8 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     the first process.
     """
     train_pictures, val_pictures = train_and_val(recipe.data, recipe.input_hw, recipe.seed)
+    for note in notes_of(train_pictures, val_pictures):
+        progress.say(note)
     keypoints = train_pictures.keypoints
     source = artefact_or_network(name)
     architecture = source.architecture if isinstance(source, Artefact) else with_joints(source, keypoints)
