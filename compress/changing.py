@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -25,11 +26,11 @@ from compress.networks import Architecture
 from compress.people import first_inputs
 from compress.progress import Progress
 from compress.prune.schedule import Sparsifier
-from compress.recalibration import PICTURES, recalibrate
+from compress.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 from compress.recipe import ChangeRecipe, to_data
 from compress.run import Run, environment
 from compress.subject import Subject
-from compress.training import batch_count, distilled_step, train
+from compress.training import batch_count, distilled_step, label_loss, train
 
 AnyRecipe = TypeVar("AnyRecipe", bound=ChangeRecipe)
 
@@ -138,7 +139,10 @@ def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, spars
         )
     if zeros is not None:
         zeros.hold()
-    recalibrate(network, first_inputs(learning.finder, learning.sets.train, PICTURES, task.fabric.device))
+    inputs = first_inputs(learning.finder, learning.sets.train, PICTURES, task.fabric.device)
+    judged = partial(label_loss, network, learning.objective, samples, settings, subject.seed)
+    if not recalibrate_unless_worse(network, inputs, judged):
+        task.progress.say(KEPT.format("the tuned network"))
     for one in (network, teacher):  # what follows is done where the engines are
         one.cpu()
 

@@ -45,7 +45,7 @@ from compress.prune.sections import Section, layer_of, sections, whole
 from compress.prune.select import Scores, global_, to_budget, uniform
 from compress.prune.sensitivity import Curve, Point, curves, plan, sensitivity
 from compress.prune.structured import checked, prunable_channels, without_channels
-from compress.recalibration import recalibrate
+from compress.recalibration import PICTURES, enough_pictures, recalibrate
 from compress.recipe import PruneRecipe
 from compress.subject import Subject
 
@@ -54,7 +54,7 @@ TRIES = 5
 CLOSE = 0.02
 _LEAST_CHANNELS = 8  # that engines compute at a time, where we cannot ask
 _TIMES_ROUNDS = 24
-_CALIBRATION = 64  # training pictures that a point's batch norms are recalibrated on
+_CALIBRATION = 64  # training pictures, at least, that a point's batch norms are recalibrated on
 _DATA_BATCHES = 8  # of 8 pictures, for criteria that need data
 _TIME_UNITS = 5000  # of the whole network's time, that the knapsack counts in
 
@@ -339,6 +339,7 @@ def sensitivity_points(
     """Scores every target at every ratio on the search pictures; each point is kept as soon as it is known.
 
     Batch norms are recalibrated first, the dense network's alike: their old statistics would be blamed on the channels.
+    On so many pictures that the dense network loses nothing by it; if none are enough, all keep the given statistics.
     """
     learning = task.subject.learning
     assert learning is not None
@@ -347,14 +348,25 @@ def sensitivity_points(
     asked = {(one.target, one.ratio) for one in planned}
     points = [point for point in read_lines(file, lambda line: Point(**line)) if (point.target, point.ratio) in asked]
     figure = MAIN_FIGURE[learning.data.kind]
-    calibration = list(first_inputs(learning.finder, learning.sets.train, _CALIBRATION, task.fabric.device))
+
+    def scored(one: nn.Module) -> float:
+        one.to(task.fabric.device)
+        found = score(one, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False)
+        return float(found[figure] or 0.0)
 
     def judge(smaller: nn.Module) -> float:
         smaller.to(task.fabric.device)
         recalibrate(smaller, calibration)
-        found = score(smaller, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False)
-        return float(found[figure] or 0.0)
+        return scored(smaller)
 
+    calibration: list[Tensor] = []
+    if len(points) < len(planned):
+        inputs = first_inputs(learning.finder, learning.sets.train, PICTURES, task.fabric.device)
+        calibration = enough_pictures(network.to(task.fabric.device), inputs, _CALIBRATION, scored)
+        if not calibration:
+            task.progress.say(
+                f"batch norms keep the given statistics: those of {PICTURES} training pictures cost more than a point"
+            )
     with task.progress.phase("sensitivity", len(planned)) as phase:
         phase.advance(len(points))
         for point in sensitivity(network, channels, planned, judge, points):
@@ -373,7 +385,8 @@ def points_file(task: Task, network: nn.Module) -> Path:
         learning.data.model_dump(mode="json"), list(task.subject.input_hw), task.subject.seed, learning.exact,
         recipe.decoding.model_dump(mode="json"), pruning.criterion, pruning.pictures,
         pruning.multiple or liked_multiple(recipe), list(pruning.protect),
-        recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None, _CALIBRATION,
+        recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None,
+        _CALIBRATION, PICTURES,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(asked).encode())
     for name, tensor in network.state_dict().items():

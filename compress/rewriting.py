@@ -37,7 +37,7 @@ from compress.measure.timing import pinned
 from compress.measure.units import cut
 from compress.people import first_inputs
 from compress.prune.structured import difference
-from compress.recalibration import recalibrate
+from compress.recalibration import PICTURES, enough_pictures, recalibrate
 from compress.recipe import RewriteRecipe
 from compress.rewrite.carry import fit_sites
 from compress.rewrite.functions import as_modules
@@ -318,7 +318,7 @@ def fitted(task: Task, choices: Sequence[Choice]) -> tuple[nn.Module, list[Row]]
         task.subject.network, [one for choice in choices for one in choice.rewrites], pictures,
         limit=asked.calibration, steps=asked.steps, seed=task.subject.seed,
     )  # fmt: skip
-    recalibrate(network, pictures)
+    recalibrate(network, norm_pictures(task))
     return network, [{"at": path, **asdict(found)} for path, found in errors.items()]
 
 
@@ -355,10 +355,29 @@ def score_given(task: Task) -> list[float]:
 
     def scored() -> list[float]:
         network = copy.deepcopy(task.subject.network)
-        recalibrate(network, calibration(task))
+        recalibrate(network, norm_pictures(task))
         return _scored(task, network, RESAMPLES)
 
     return task.run.once("score_given", scored)
+
+
+def norm_pictures(task: Task) -> Iterable[torch.Tensor]:
+    """Training pictures that batch norms are recalibrated on: so many that the given network loses nothing by it.
+
+    Where none are enough it is told, and replacements are judged on all of them: their new norms need statistics.
+    """
+    learning, asked = task.subject.learning, task.recipe.rewriting
+    assert learning is not None
+
+    def needed() -> int:
+        inputs = first_inputs(learning.finder, learning.sets.train, PICTURES, torch.device("cpu"))
+        found = enough_pictures(task.subject.network, inputs, asked.calibration, partial(judged, task))
+        if not found:
+            task.progress.say(f"recalibrating batch norms on {PICTURES} training pictures costs more than a point")
+        return sum(len(batch) for batch in found) or PICTURES
+
+    wanted = task.run.once("norm_pictures", needed)
+    return first_inputs(learning.finder, learning.sets.train, wanted, torch.device("cpu"))
 
 
 def judged(task: Task, network: nn.Module) -> float:

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ from compress.processes import average, is_first
 from compress.progress import Phase
 from compress.recipe import SupernetTraining, Training
 from compress.supernet import Pool, Supernet
+
+_JUDGED = 64  # samples that show whether new batch-norm statistics lose
 
 LossStep = Callable[[Batch, random.Random], float]
 """Adds the gradients of one batch to the parameters and returns the loss on the labels."""
@@ -169,6 +172,20 @@ def label_step(network: nn.Module, objective: Objective, fabric: Fabric) -> Loss
         return float(loss.detach())
 
     return step
+
+
+def label_loss(network: nn.Module, objective: Objective, samples: Samples, settings: Training, seed: int) -> float:
+    """Mean loss on the labels of some 64 training samples as no epoch of the training drew them, in eval mode."""
+    network.eval()
+    device = next(network.parameters()).device
+    drawn = batches(samples, batch_size=settings.batch_size, epoch=settings.epochs, seed=seed)
+    losses = []
+    with torch.no_grad():
+        for batch in islice(drawn, math.ceil(_JUDGED / settings.batch_size)):
+            for part in batch.parts(settings.accumulate):
+                part = part.to(device)
+                losses.append(float(objective.loss(_full(network(part.images)), part)))
+    return sum(losses) / len(losses)
 
 
 def distilled_step(

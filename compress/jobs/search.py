@@ -37,7 +37,7 @@ from compress.pareto import front, spread
 from compress.people import Finder, LabelledBoxes, finder_for, first_inputs
 from compress.processes import launch
 from compress.progress import Progress
-from compress.recalibration import PICTURES, recalibrate
+from compress.recalibration import KEPT, PICTURES, recalibrate, recalibrate_unless_worse
 from compress.recipe import SearchRecipe, Training, to_data
 from compress.run import Run, environment, open_run
 from compress.sampler import Costs, Sampler
@@ -45,7 +45,7 @@ from compress.search_request import check_tuning, read_baselines, read_candidate
 from compress.space import Pick, Space
 from compress.subject import network_digest
 from compress.supernet import Supernet
-from compress.training import LossStep, batch_count, distilled_step, label_step, sandwich_step, train
+from compress.training import LossStep, batch_count, distilled_step, label_loss, label_step, sandwich_step, train
 
 OBTAINED = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
@@ -462,8 +462,10 @@ def tune(task: Task, title: str, networks: Mapping[str, nn.Module], objective: O
             checkpoint=task.run.path("steps", f"tuned_{title}.pt"),
             phase=phase,
         )
-    for network in networks.values():
-        recalibrate(network, task.inputs(settings, PICTURES))
+    for name, network in networks.items():
+        judged = partial(label_loss, network, objective, samples, settings, recipe.seed)
+        if not recalibrate_unless_worse(network, task.inputs(settings, PICTURES), judged):
+            task.progress.say(KEPT.format(name))
 
 
 def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str, Any]:

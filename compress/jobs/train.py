@@ -28,7 +28,7 @@ from compress.part_layout import layout_for
 from compress.people import LabelledBoxes, boxes_for, finder_for, first_inputs
 from compress.processes import is_first, launch, whole_batch_norm
 from compress.progress import Progress
-from compress.recalibration import PICTURES, recalibrate
+from compress.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 from compress.recipe import TrainRecipe
 from compress.run import open_run
 from compress.subject import network_digest
@@ -38,6 +38,7 @@ from compress.training import (
     batch_count,
     check_training,
     distilled_step,
+    label_loss,
     label_step,
     placed,
     train,
@@ -102,7 +103,9 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             decoding=recipe.decoding,
         )
         inputs = first_inputs(finder_with(boxes=LabelledBoxes()), train_pictures, PICTURES, fabric.device)
-        recalibrate(network, inputs)
+        judged = partial(label_loss, network, objective, samples, recipe.training, recipe.seed)
+        if not recalibrate_unless_worse(network, inputs, judged):
+            progress.say(KEPT.format("the network"))
         with progress.phase("evaluate", len(val_pictures)) as phase:
             metrics = score(
                 network,
