@@ -25,6 +25,7 @@ from compress.data.samples import Samples
 from compress.distill import FeatureDistillation
 from compress.errors import DivergedError, RecipeError, RunError
 from compress.files import write_bytes
+from compress.heap import settled_heap
 from compress.objective import Objective
 from compress.processes import average, is_first
 from compress.progress import Phase
@@ -59,6 +60,7 @@ class EpochLoss:
     data_share: float = field(compare=False)
 
 
+@settled_heap()
 def train(
     trained: Trainable,
     parameters: Sequence[Mapping[str, nn.Parameter]],

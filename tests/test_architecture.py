@@ -19,6 +19,7 @@ FLOORS = {
     "compress.part_layout": 0,
     "compress.progress": 0,
     "compress.files": 0,
+    "compress.heap": 0,
     "compress.networks": 1,
     "compress.data": 2,
     "compress.decode": 2,

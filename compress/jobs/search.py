@@ -28,6 +28,7 @@ from compress.engines import engine
 from compress.errors import BudgetError, DivergedError
 from compress.evaluation import RESAMPLES, decode_time, score
 from compress.files import append_line, read_lines, write_json
+from compress.heap import settled_heap
 from compress.measure.batch import PartTable
 from compress.measure.counting import count
 from compress.measure.latency_table import LatencyTable, predict
@@ -70,7 +71,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
     check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space)
 
     begun = network_digest(start.architecture, start.network, start.edits, trained=True) if start else ""
-    with open_run(folder, recipe, digest=begun) as run:
+    with open_run(folder, recipe, digest=begun) as run, settled_heap():
         read_trials(run), seconds_per_phase(run)  # a broken line is told before any work
         task = Task(recipe, candidates, sets, run, progress, launch("auto"))
         with task.clock("latency table"):

@@ -10,12 +10,10 @@ choices that an operation is known to depend on, and differ in it. Then a walk f
 time, meets the choice that was not known. What is learned is checked on random candidates.
 """
 
-import gc
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
 
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.engines.unit import Unit
+from compress.heap import settled_heap
 from compress.measure.latency_table import LatencyTable, predict
 from compress.space import Pick, Space
 
@@ -56,7 +55,7 @@ class PartTable:
         self._seen: dict[str, dict[_Values, tuple[int, _Values]]] = {}  # operation → its choices' values → row, whose
         self._families: dict[str, list[str]] = defaultdict(list)
         self._groups: list[_Group] = []
-        with _settled_heap():
+        with settled_heap():
             self._learn(random.Random(seed))
 
     def units(self, pick: Pick) -> Counter[Unit]:
@@ -263,18 +262,6 @@ class _Group:
         asked = values[:, self.choices] @ self._strides
         found = np.minimum(np.searchsorted(self._numbers, asked), len(self._numbers) - 1)
         return np.where(self._numbers[found] == asked, self._order[found], -1)
-
-
-@contextmanager
-def _settled_heap() -> Iterator[None]:
-    """Keeps the garbage collector off what exists already: cutting makes many cycles, and in a process that had built
-    three latency tables, learning DIR-BHRNet's large space took 114 s, and 34 s so."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _family(operation: str) -> str:

@@ -1,0 +1,53 @@
+import gc
+import os
+import subprocess
+import sys
+import weakref
+
+import pytest
+
+from compress.heap import settled_heap
+
+
+class Knot:
+    """Refers to itself: only the collector frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_comes_later_is_still_collected_and_what_was_there_afterwards() -> None:
+    before = Knot()
+    old = weakref.ref(before)
+    with settled_heap():
+        assert gc.get_freeze_count() > 0
+        with settled_heap():
+            del before
+            new = weakref.ref(Knot())
+            gc.collect()
+            assert new() is None
+            assert old() is not None
+        assert gc.get_freeze_count() > 0  # the outer block still runs
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert old() is None
+
+
+def test_it_ends_with_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), settled_heap():
+        _ = 1 / 0
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_the_command_waits_passively_unless_told_otherwise(given: str | None) -> None:
+    """Before torch is loaded, which reads it once."""
+    code = (
+        "import os, sys; from compress import cli; cli.app = lambda **_: print(os.environ['OMP_WAIT_POLICY'],"
+        "'torch' in sys.modules); cli.sys.argv = ['compress']\n"
+        "try: cli.main()\nexcept SystemExit: pass"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[0] == f"{given or 'PASSIVE'} False"
