@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from compress import __version__
-from compress.errors import CompressError, RecipeError, no_artefact, unknown_network
+from compress.errors import CompressError, DataError, RecipeError, no_artefact, unknown_network
 from compress.files import check_writable
 from compress.report.latency import print_built, print_checked, print_compared, print_shown
 from compress.report.terminal import (
@@ -378,13 +378,37 @@ def export(
 @app.command()
 def predict(
     artefact: ArtefactArgument,
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files or folders of them.")],
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PICTURE]...", help="Picture files or folders of them; none with --data."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="KIND:FOLDER",
+            help="Take the validation pictures of this data, with their ids and boxes: coco, crowdpose or lsp.",
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option("--annotations", metavar="FILE", help="COCO file that numbers the given pictures."),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="drawn|coco",
+            help="Skeletons drawn into the pictures, or results.json as COCO's evaluation reads it.",
+            show_default="drawn",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Where drawn pictures and people.json go.",
+            help="Where drawn pictures and people.json, or results.json, go.",
             show_default="reports/predict-TIME",
         ),
     ] = None,
@@ -393,22 +417,39 @@ def predict(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find people in pictures; draw their skeletons and list their joints."""
+    """Find people in pictures; draw their skeletons and list their joints. Exit code 1: broken ones were left out."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import PredictRecipe
 
         check_artefact(artefact)
-        settings = settings_of(PredictRecipe, recipe, overrides)
+        options = {
+            "--annotations": [] if annotations is None else [f"annotations={json.dumps(str(annotations))}"],
+            "--format": [] if form is None else [f"format={form}"],
+        }
+        settings = settings_of(PredictRecipe, recipe, overrides, data, options)
+        if not pictures and settings.data is None:
+            raise DataError(
+                "there must be pictures", place="PICTURE", remedy="give files or folders, or --data KIND:FOLDER"
+            )
         from compress.jobs import predict as jobs_predict
 
-        return jobs_predict.predict(artefact, pictures, settings, output_folder(out, "predict"), terminal)
+        return jobs_predict.predict(artefact, pictures or (), settings, output_folder(out, "predict"), terminal)
 
     def show(result: dict[str, Any]) -> None:
+        if "results" in result:
+            written = {"pictures": result["pictures"], "people": result["people"], "results": result["results"]}
+            print_mapping(f"Written to {result['folder']}", written)
+            return
         people = {entry["file"]: f"{len(entry['people'])} people → {entry['drawn']}" for entry in result["pictures"]}
         print_mapping(f"Drawn in {result['folder']}", people)
 
-    perform(job, show, as_json=as_json, quiet=quiet)
+    def code(result: dict[str, Any]) -> int:
+        for broken in result["skipped"] if quiet else ():  # else the job has said so
+            print_note(f"left out: {broken}")
+        return 1 if result["skipped"] else 0
+
+    perform(job, show, as_json=as_json, quiet=quiet, code=code)
 
 
 latency = typer.Typer(
@@ -617,9 +658,18 @@ def check_artefact(folder: Path) -> None:
 _COUNTS = Path(__file__).parent / "networks" / "counts.json"
 
 
-def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_json: bool, quiet: bool) -> None:
+def perform(
+    job: Callable[[Terminal], Any],
+    show: Callable[[Any], None],
+    *,
+    as_json: bool,
+    quiet: bool,
+    code: Callable[[Any], int] = lambda result: 0,
+) -> None:
     """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2, also
     as JSON where that is asked for; Ctrl-C with 130, and with the command that goes on.
+
+    code: the exit code of a result.
 
     Of several processes that torchrun started only the first one prints results; each prints its own mistake, which
     may be of a picture that no other process read.
@@ -654,6 +704,8 @@ def perform(job: Callable[[Terminal], Any], show: Callable[[Any], None], *, as_j
         sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
     elif not quiet:
         show(result)
+    if number := code(result):
+        raise typer.Exit(number)
 
 
 def fail(message: str, as_json: bool, kind: str, error: CompressError | None = None) -> NoReturn:

@@ -596,12 +596,27 @@ class RewriteRecipe(ChangeRecipe):
 
 
 class PredictRecipe(Settings):
-    """`compress predict`: pictures in, pictures with skeletons out. min_score: of a person to be drawn and listed."""
+    """`compress predict`: pictures in, pictures with skeletons or COCO results out.
+
+    format: `drawn` draws skeletons and lists people in people.json; `coco` writes results.json, a COCO keypoint
+    detection file. data: whose validation pictures are looked at, with their ids and, for top-down networks, boxes.
+    annotations: a file in COCO's layout that numbers the given pictures. min_score: of a person to be drawn and listed;
+    `coco` lists all unless this is changed.
+    """
 
     job: Literal["predict"] = "predict"
     input_hw: InputSize | None = None
+    format: Literal["drawn", "coco"] = "drawn"
+    data: Data | None = None
+    annotations: Path | None = None
     decoding: Decoding = Decoding(flip_test=False)
     min_score: Probability = 0.2
+
+    @model_validator(mode="after")
+    def _ids_are_from_one_file(self) -> "PredictRecipe":
+        if self.data is not None and self.annotations is not None:
+            raise ValueError("the ids are those of annotations, or of data's own file: give one of them")
+        return self
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Settings)

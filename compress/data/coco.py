@@ -28,7 +28,7 @@ class CocoPeople:
     Where the file names a category "person", other categories are left out. Pictures are decoded at every call.
     Regions to ignore come from `segmentation` (polygons or run lengths), and from the box where there is none.
     Areas are those annotated, or the share of the box that the keypoints' OKS takes (`box_area_share`). notes: what a
-    user should know of how the file was read.
+    user should know of how the file was read. person_category: the file's id of persons; in `coco` it is 1.
     Raises DataError, before any picture is read, for the first thing in the file that cannot be used.
     """
 
@@ -40,6 +40,7 @@ class CocoPeople:
         _check_images(self._images, images, annotations)
         persons = _persons(self.coco, keypoints, annotations)
         _check_entries(persons, self._images, keypoints, annotations)
+        self.person_category = category_of_persons(self.coco)
         self._images, self.notes = sizes_as_labelled(self._images, _labelled_boxes(persons), _shows, images)
         _check_places(persons, self._images, keypoints, annotations)
         self._annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self._images}
@@ -72,6 +73,10 @@ class CocoPeople:
 
     def image_id(self, index: int) -> int:
         return int(self._images[index]["id"])
+
+    def path(self, index: int) -> Path:
+        """The picture's file."""
+        return self.folder / str(self._images[index]["file_name"])
 
     def image(self, index: int) -> Picture:
         """uint8 [H, W, 3], RGB, grey pictures too; of the size in the annotation file: as stored if that has it, else
@@ -236,6 +241,14 @@ def _check_images(images: list[dict[str, Any]], folder: Path, file: Path) -> Non
                     remedy=_LAYOUT,
                 )
     require_pictures([entry["file_name"] for entry in images], folder, file)
+
+
+def category_of_persons(record: dict[str, Any]) -> int:
+    """The id that the record gives persons; 1 where it does not say."""
+    named = [c for c in record.get("categories") or [] if isinstance(c, dict) and c.get("name") == "person"]
+    used = [a.get("category_id") for a in record.get("annotations") or []]
+    number = named[0].get("id") if named else (used[0] if used else 1)
+    return number if is_whole(number) else 1
 
 
 def _category(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Pictures that somebody gives, without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,37 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 class Pictures:
     """A PictureSet without labels. inputs: picture files, or folders whose pictures are taken in order of their names.
 
-    Every picture is decoded once when this is made. Raises DataError for the first that is missing or broken.
+    ids: by the file's name, as an annotation file numbers them; by default they count from 0. Every picture is decoded
+    once when this is made, and those that are broken are left out: skipped says which, and why. Raises DataError for a
+    missing file, for one without an id, and where no picture is left.
     """
 
-    def __init__(self, inputs: Sequence[Path], keypoints: KeypointSet = COCO_PERSON) -> None:
+    def __init__(
+        self, inputs: Sequence[Path], keypoints: KeypointSet = COCO_PERSON, ids: Mapping[str, int] | None = None
+    ) -> None:
         self.keypoints = keypoints
         self.coco: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-        self.files = [file for path in inputs for file in _files(path)]
-        for file in self.files:
-            decode(file)
+        self.files: list[Path] = []
+        self.skipped: list[DataError] = []
+        for file in [file for path in inputs for file in _files(path)]:
+            try:
+                decode(file, upright=True)
+                self.files.append(file)
+            except DataError as error:
+                self.skipped.append(error)
+        if not self.files:
+            raise self.skipped[0]
+        self._ids = list(range(len(self.files))) if ids is None else [_id_of(file, ids) for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def image_id(self, index: int) -> int:
-        return index
+        return self._ids[index]
+
+    def path(self, index: int) -> Path:
+        """The picture's file."""
+        return self.files[index]
 
     def image(self, index: int) -> Picture:
         """Upright: turned as EXIF says."""
@@ -43,6 +59,17 @@ class Pictures:
 
     def ignore_mask(self, index: int) -> Mask | None:
         return None
+
+
+def _id_of(file: Path, ids: Mapping[str, int]) -> int:
+    if file.name not in ids:
+        raise DataError(
+            "every picture must have an id in the annotation file",
+            place=str(file),
+            value=file.name,
+            remedy="give the pictures' own annotation file, or leave the picture out",
+        )
+    return ids[file.name]
 
 
 def _files(path: Path) -> list[Path]:

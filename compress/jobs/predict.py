@@ -1,38 +1,49 @@
-"""`compress predict`: pictures in; pictures with skeletons and a COCO-style list of people out."""
+"""`compress predict`: pictures in; pictures with skeletons, or COCO results, out."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
-from compress.artefact import load_artefact
+from compress.artefact import Artefact, load_artefact
+from compress.data.coco import CocoPeople, category_of_persons, is_whole, read_json
 from compress.data.folder import Pictures
-from compress.decode.poses import coco_results
+from compress.data.sets import notes_of, validation_set
+from compress.decode.poses import Poses, coco_results
 from compress.draw import draw_people
 from compress.errors import DataError
 from compress.evaluation import input_size, noted_keypoints
 from compress.files import write_bytes, write_json
+from compress.keypoints import KeypointSet
 from compress.networks.architecture import check_input
 from compress.objective import check_joints
-from compress.people import WholePictures, find_people, finder_for
+from compress.people import WholePictures, boxes_for, find_people, finder_for
 from compress.progress import Progress
-from compress.recipe import PredictRecipe
+from compress.recipe import PredictRecipe, changed
 from compress.training import best_device
+
+RESULTS = "results.json"
+"""What the format `coco` writes."""
 
 
 def predict(
     artefact: Path, inputs: Sequence[Path], recipe: PredictRecipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Writes every picture with its people drawn, and `people.json`, to `folder`. Returns what people.json holds.
+    """Writes to `folder` what the recipe's format asks for, and returns a summary.
 
-    A top-down network looks for one person who fills the picture: cut persons out first.
-    inputs: picture files or folders of them. Every picture is read once before any work, so a broken one stops the job.
+    drawn: every picture with its people, and `people.json`, which holds what is returned. coco: `results.json`, a COCO
+    keypoint detection file that COCOeval takes, with the image ids and the category of the annotation file.
+
+    inputs: picture files or folders of them; none where the recipe has data, whose validation pictures are taken then.
+    A top-down network looks for people in the data's boxes; without data, for one person who fills the picture: cut
+    persons out first. Broken pictures are left out and named in `skipped`. Raises DataError if nothing is left.
     """
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")
-    pictures = Pictures(inputs, noted_keypoints(loaded.facts, artefact))
+    pictures, category, skipped = _pictures(inputs, recipe, noted_keypoints(loaded.facts, artefact), input_hw)
     check_joints(loaded.architecture, pictures.keypoints, str(artefact))
     finder = finder_for(
         loaded.architecture,
@@ -40,23 +51,130 @@ def predict(
         input_hw,
         exact=bool(loaded.facts.get("exact")),
         decoding=recipe.decoding,
-        boxes=WholePictures(),
+        boxes=WholePictures() if recipe.data is None else boxes_for(recipe.data, pictures),
     )
+    notes = [*_provenance(loaded), *notes_of(pictures), *(f"left out: {error}" for error in skipped)]
+    for note in notes:
+        progress.say(note)
+    as_results = recipe.format == "coco"
+    least = recipe.min_score if not as_results or "min_score" in changed(recipe) else 0.0
     network = loaded.network.to(best_device())
-    listed = []
+    listed: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     with progress.phase("predict", len(pictures)) as phase:
         for found in find_people(network, finder, pictures, flip_test=recipe.decoding.flip_test):
-            index, poses = found.index, found.poses
-            people = [p for p in coco_results(poses, index) if p["score"] >= recipe.min_score]
-            source = pictures.files[index]
-            target = folder / f"{index:04d}_{source.stem}.png"
-            drawn = draw_people(pictures.image(index), people, pictures.keypoints)
-            encoded, content = cv2.imencode(".png", drawn[:, :, ::-1])
-            if not encoded:
-                raise DataError("the picture could not be encoded", place=str(target), remedy="check the disk")
-            write_bytes(target, content.tobytes())
-            listed.append({"file": str(source), "drawn": target.name, "people": people})
+            source = pictures.path(found.index)
+            people = [p for p in _results(found.poses, pictures.image_id(found.index), category) if p["score"] >= least]
+            if as_results:
+                results += people
+            else:
+                target = folder / f"{found.index:04d}_{source.stem}.png"
+                _draw(pictures, found.index, people, target)
+                listed.append({"file": str(source), "drawn": target.name, "people": people})
             phase.advance(1, source.name)
-    result = {"artefact": str(artefact), "folder": str(folder), "pictures": listed}
+    told = {"artefact": str(artefact), "folder": str(folder)}
+    left_out = {"skipped": [str(error) for error in skipped], "notes": notes}
+    if as_results:
+        write_json(folder / RESULTS, results)
+        return {**told, "results": RESULTS, "pictures": len(pictures), "people": len(results), **left_out}
+    result = {**told, "pictures": listed, **left_out}
     write_json(folder / "people.json", result)
     return result
+
+
+def _pictures(
+    inputs: Sequence[Path], recipe: PredictRecipe, keypoints: KeypointSet, input_hw: tuple[int, int]
+) -> tuple[CocoPeople | Pictures, int, list[DataError]]:
+    """The pictures to look at, the category that their people have, and what is wrong with those left out.
+
+    Raises DataError.
+    """
+    if recipe.data is not None:
+        labelled = validation_set(recipe.data, input_hw, seed=1)
+        if not isinstance(labelled, CocoPeople):
+            raise DataError(
+                "people are predicted on pictures that lie on disk, with annotations in COCO's layout",
+                place="--data",
+                value=recipe.data.kind,
+                remedy="give coco, crowdpose or lsp with their folder, or pictures alone",
+            )
+        whole = Pictures(inputs or [labelled.path(index) for index in range(len(labelled))])
+        return _chosen(labelled, whole.files), labelled.person_category, whole.skipped
+    if not inputs:
+        raise DataError("there must be pictures", place="PICTURE", remedy="give files, folders, or --data KIND:FOLDER")
+    if recipe.annotations is not None:
+        ids, category = _numbered(recipe.annotations)
+        pictures = Pictures(inputs, keypoints, ids)
+        return pictures, category, pictures.skipped
+    pictures = Pictures(inputs, keypoints)
+    skipped = pictures.skipped
+    if recipe.format == "coco":
+        stems = [file.stem for file in pictures.files]
+        if not all(stem.isascii() and stem.isdigit() for stem in stems):
+            raise DataError(
+                "COCO results name pictures by the ids of an annotation file",
+                place="--format coco",
+                value=next(stem for stem in stems if not (stem.isascii() and stem.isdigit())),
+                remedy="give --annotations FILE or --data coco:FOLDER; without, the files' names must be the ids",
+            )
+        pictures = Pictures(pictures.files, keypoints, {file.name: int(file.stem) for file in pictures.files})
+    return pictures, 1, skipped
+
+
+def _chosen(labelled: CocoPeople, files: Sequence[Path]) -> CocoPeople:
+    """Those of the labelled pictures that lie in these files. Raises DataError for a file that is none of them."""
+    places = {labelled.path(index).resolve(): index for index in range(len(labelled))}
+    for file in files:
+        if file.resolve() not in places:
+            raise DataError(
+                "every picture must be one of the data's validation pictures",
+                place=str(file),
+                remedy=f"give pictures of {labelled.folder}, name their split with --set data.disk.val=..., or leave "
+                "--data out",
+            )
+    return labelled.subset([places[file.resolve()] for file in files])
+
+
+def _numbered(file: Path) -> tuple[dict[str, int], int]:
+    """The image ids by file name, and the category of persons, of a COCO annotation file. Raises DataError."""
+    record = read_json(file)
+    images = record.get("images") if isinstance(record, dict) else None
+    if not isinstance(images, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("file_name"), str) and is_whole(one.get("id")) for one in images
+    ):
+        raise DataError(
+            "'images' must be a list of objects with a file_name and a whole number as id",
+            place=str(file),
+            remedy="give a file in COCO's layout",
+        )
+    return {Path(one["file_name"]).name: one["id"] for one in images}, category_of_persons(record)
+
+
+def _results(poses: Poses, image_id: int, category: int) -> list[dict[str, Any]]:
+    """COCO results with the box around each person's joints, x, y, width, height."""
+    results = []
+    for entry in coco_results(poses, image_id, category):
+        joints = np.reshape(entry["keypoints"], (-1, 3))
+        found = joints[joints[:, 2] > 0, :2] if (joints[:, 2] > 0).any() else joints[:, :2]
+        least, size = found.min(axis=0), np.ptp(found, axis=0)
+        results.append({**entry, "bbox": [*least.tolist(), *size.tolist()]})
+    return results
+
+
+def _draw(pictures: CocoPeople | Pictures, index: int, people: list[dict[str, Any]], target: Path) -> None:
+    drawn = draw_people(pictures.image(index), people, pictures.keypoints)
+    encoded, content = cv2.imencode(".png", drawn[:, :, ::-1])
+    if not encoded:
+        raise DataError("the picture could not be encoded", place=str(target), remedy="check the disk")
+    write_bytes(target, content.tobytes())
+
+
+def _provenance(loaded: Artefact) -> list[str]:
+    """A word of warning before anything is drawn by a network that has never seen a photograph."""
+    data = loaded.facts.get("data")
+    if not isinstance(data, dict) or data.get("kind", "synthetic") != "synthetic":
+        return []
+    return [
+        "the network was trained on drawn people (synthetic data) only: on photographs it finds people where there are "
+        "none and misses those there are; train it on photographs, such as --data coco:FOLDER, before you rely on it"
+    ]
