@@ -380,7 +380,7 @@ def predict(
     artefact: ArtefactArgument,
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PICTURE]...", help="Picture files or folders of them; none with --data."),
+        typer.Argument(metavar="PICTURE", help="Picture files or folders of them; none with --data."),
     ] = None,
     data: Annotated[
         str | None,

@@ -248,7 +248,7 @@ def category_of_persons(record: dict[str, Any]) -> int:
     named = [c for c in record.get("categories") or [] if isinstance(c, dict) and c.get("name") == "person"]
     used = [a.get("category_id") for a in record.get("annotations") or []]
     number = named[0].get("id") if named else (used[0] if used else 1)
-    return number if is_whole(number) else 1
+    return int(number) if is_whole(number) else 1  # type: ignore[arg-type]
 
 
 def _category(record: dict[str, Any]) -> dict[str, Any]:

@@ -424,7 +424,8 @@ def stdout_console() -> Console:
 def _mapping_lines(data: Mapping[str, Any], depth: int) -> Iterator[Text]:
     widest = max((len(str(key)) for key in data), default=0)
     for key, value in data.items():
-        name = "  " * depth + printable(str(key)).replace("_", " ").ljust(widest)
+        word = str(key).replace("_", " ") if str(key).isidentifier() else str(key)  # a path keeps its own
+        name = "  " * depth + printable(word).ljust(widest)
         if isinstance(value, Mapping):
             yield Text(name.rstrip(), style="dim")
             yield from _mapping_lines(value, depth + 1)

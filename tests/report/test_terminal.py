@@ -284,6 +284,10 @@ def test_profile():
     assert "– ms       –  fused" in text
 
 
+def test_paths_keep_their_underscores():
+    assert "my_pictures/a_b.png" in shown(print_mapping, "Drawn", {"my_pictures/a_b.png": "1 person"})
+
+
 def test_mapping():
     text = shown(print_mapping, "Exported", {"size_bytes": 5, "files": ["x", "y"], "inner": {"ok": True}})
     for expected in ("Exported", "size bytes  5", "x, y", "    ok  yes"):
