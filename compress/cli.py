@@ -476,11 +476,13 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The packed folder."
 def latency_build(
     sources: Sources,
     table: TableOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Time all of the sources' units anew.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time what the table lacks of the sources' units on this machine; a killed build goes on where it was."""
+    """Time what the table lacks of the sources' units on this machine, or has only uncertain times of; a killed build
+    goes on where it was."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import LatencyRecipe
@@ -488,7 +490,7 @@ def latency_build(
         settings = settings_of(LatencyRecipe, None, overrides)
         from compress.jobs import latency as jobs_latency
 
-        return jobs_latency.build(sources, settings, table, terminal)
+        return jobs_latency.build(sources, settings, table, terminal, again)
 
     perform(job, print_built, as_json=as_json, quiet=quiet)
 

@@ -28,7 +28,7 @@ from compress.measure.latency_table import FORMAT, Identity, LatencyTable, Scale
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.measure.units import Unit, cut
 from compress.networks import architecture_from_data
-from compress.progress import Phase, Progress
+from compress.progress import Progress
 from compress.recipe import Measurement
 from compress.space import Pick, Space
 
@@ -92,37 +92,56 @@ def prepare_table(
 ) -> LatencyTable:  # fmt: skip
     """The table at `path` (a run's own), with every unit the space can produce and a scale fitted on whole networks.
 
-    Starts from what this machine's kept table knows, measures only what is missing, in whole candidates, and adds it
-    to the kept one.
+    A run that goes on has its own table, units and scale. A new one starts from what this machine's kept table knows,
+    measures only what is missing or uncertain, in whole candidates, and adds it to the kept one. Raises TableError if
+    whole networks and their units do not go together, see fit_scale.
     """
     identity = Identity.of(engine(settings.engine).describe(), settings.threads)
+    table = open_table(path, identity)
+    if table.scale is not None:  # what the run began with; the machine's kept table may have become another
+        return table
     kept = table_path(identity)
     if not path.exists() and kept.exists():
         open_table(kept, identity)  # a broken one is named by its own path
         write_bytes(path, kept.read_bytes())
-    table = open_table(path, identity)
+        table = open_table(path, identity)
     known_scale = _kept_scale(kept, space, build, input_hw)
-    table.scale = _read_scale(known_scale)
-    if table.scale is not None and table.units:  # a scale is kept after the units it was fitted with
+    table.scale = _read_scale(known_scale, table)
+    if table.scale is not None:
         table.save()
         return table
-    chosen = covering(space, input_hw, seed, progress, set(table.units), build)
-    with progress.phase("latency table", len(chosen) + SCALE_NETWORKS) as phase:
-        with pinned(settings.threads), tempfile.TemporaryDirectory() as exports:
-            files = {
-                f"candidate {number} of {len(chosen)}": _exporting(
-                    partial(build, pick), settings, input_hw, Path(exports)
-                )
-                for number, pick in enumerate(chosen, 1)
-            }
-            harvest(table, engine(settings.engine), files, progress=lambda name: phase.advance(1, name))
-        if table.scale is None:
-            _fit(table, settings, space, build, input_hw, seed, phase)
+    for again in (False, True):  # where whole networks and units contradict each other, all units are timed anew, once
+        _measure_units(table, settings, space, build, input_hw, seed, progress, again)
+        _keep(table, again)
+        try:
+            _fit(table, settings, space, build, input_hw, seed, progress)
+            break
+        except TableError:
+            if again:
+                raise
     table.save()
-    _keep(table)
     assert table.scale is not None
-    write_json(known_scale, asdict(table.scale))
+    write_json(known_scale, {**asdict(table.scale), "reference_ms": table.reference_ms})
     return table
+
+
+def _measure_units(
+    table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    progress: Progress, again: bool,
+) -> None:  # fmt: skip
+    """Times the space's units that the table does not know, or all of them anew."""
+    chosen = covering(space, input_hw, seed, progress, () if again else table.known(), build)
+    with (
+        progress.phase("latency table", len(chosen)) as phase,
+        pinned(settings.threads),
+        tempfile.TemporaryDirectory() as exports,
+    ):
+        files = {
+            f"candidate {number} of {len(chosen)}": _exporting(partial(build, pick), settings, input_hw, Path(exports))
+            for number, pick in enumerate(chosen, 1)
+        }
+        runtime = engine(settings.engine)
+        harvest(table, runtime, files, progress=lambda name: phase.advance(1, name), again=again)
 
 
 def complete_table(table: LatencyTable, units: Iterable[Unit]) -> None:
@@ -188,12 +207,13 @@ def _exporting(
 
 def _fit(
     table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
-    phase: Phase,
+    progress: Progress,
 ) -> None:  # fmt: skip
+    """Fits the scale on a few whole candidates. Raises TableError if it is beyond use."""
     rng = random.Random(seed)
     picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
     samples: list[tuple[Mapping[Unit, int], float]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with progress.phase("latency scale", len(picks)) as phase, tempfile.TemporaryDirectory() as folder:
         runners, units = {}, {}
         for number, pick in enumerate(picks):
             network = build(pick)
@@ -258,13 +278,20 @@ def measure_exports(
     return measured
 
 
-def _keep(table: LatencyTable) -> None:
-    """Adds the table's units to this machine's kept table; what that knows already stays as it is."""
+def _keep(table: LatencyTable, again: bool = False) -> None:
+    """Adds the table's units to this machine's kept table. What that has stays, unless it is less certain, or all was
+    timed again."""
     kept = open_table(table_path(table.identity), table.identity)
     if kept.reference_ms is None:
         kept.reference_ms = table.reference_ms
     # Both are on the clock of the first reference, which a run's table has from the kept one.
-    new = {key: timing for key, timing in table.units.items() if key not in kept.units}
+    new = {
+        key: entry
+        for key, entry in table.units.items()
+        if again
+        or key not in kept.units
+        or (kept.units[key].uncertain and entry.timing.uncertainty < kept.units[key].timing.uncertainty)
+    }
     if new and kept.reference_ms == table.reference_ms:
         kept.units.update(new)
         kept.save()
@@ -281,12 +308,14 @@ def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int,
     return kept.with_name(f"{kept.stem}-scale-{key}.json")
 
 
-def _read_scale(path: Path) -> Scale | None:
-    if not path.exists():
+def _read_scale(path: Path, table: LatencyTable) -> Scale | None:
+    """The kept scale, if it was fitted with units on the table's clock."""
+    if not path.exists() or not table.units:
         return None
     try:
-        return Scale(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Scale(**data) if data.pop("reference_ms") == table.reference_ms else None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TableError("not a latency scale", place=str(path), value=str(error), remedy="delete it") from None
 
 

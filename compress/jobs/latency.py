@@ -25,8 +25,10 @@ from compress.errors import SpaceError, TableError
 from compress.files import check_writable
 from compress.measure.harvest import harvest, units_of_file
 from compress.measure.latency_table import (
+    LEAST_NETWORKS,
     Identity,
     LatencyTable,
+    Prediction,
     difference,
     fit_scale,
     load_table,
@@ -55,10 +57,15 @@ class Candidate:
     build: Callable[[], nn.Module]
 
 
-def build(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
-    """Measures what the table lacks of the sources' units and fits its scale on whole networks. Returns a summary.
+def build(
+    sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress, again: bool = False
+) -> dict[str, Any]:
+    """Measures what the table does not know of the sources' units and fits its scale on whole networks. Returns a
+    summary: uncertain counts the table's units that stayed so; scale is None where none is known.
 
-    path: of the table; this machine's kept one if not given. A killed build goes on where it was.
+    path: of the table; this machine's kept one if not given. again: times all of the sources' units anew. A killed
+    build goes on where it was. One network alone fits no scale: the one that the table has stays. Raises TableError
+    for a scale beyond use, see fit_scale; what was timed is kept even so.
     """
     check_threads(recipe.threads)
     runtime = engine(recipe.engine)
@@ -71,22 +78,28 @@ def build(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
         )  # fmt: skip
     wholes = candidates(sources, recipe, recipe.networks, recipe.seed)
     covers = covering_candidates(sources, recipe, progress)
-    before = len(table.units)
+    before = dict(table.units)
     with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
         measured = measure_whole(wholes, recipe, runtime, Path(folder), progress)
         files = {candidate.name: _exporting(candidate, runtime, recipe, Path(folder)) for candidate in covers}
         files |= {name: partial(_given, whole.file) for name, whole in measured.items()}
         with progress.phase("timing units in networks", len(files)) as phase:
-            harvest(table, runtime, files, recipe.rounds, lambda name: phase.advance(1, name))
+            harvest(table, runtime, files, recipe.rounds, lambda name: phase.advance(1, name), again)
         assert table.reference_ms is not None
-        scale = fit_scale(table, [(Counter(m.units), m.timing.ratio * table.reference_ms) for m in measured.values()])
-        table.save()
+        samples = [(Counter(m.units), m.timing.ratio * table.reference_ms) for m in measured.values()]
+        try:
+            if len(samples) >= LEAST_NETWORKS:
+                fit_scale(table, samples)
+        finally:
+            table.save()  # also without a scale
     return {
         **asdict(table.identity),
         "table": str(table.path),
         "units": len(table.units),
-        "measured": len(table.units) - before,
-        "scale": asdict(scale),
+        "measured": len(table.units.keys() - before.keys()),
+        "timed_again": sum(table.units[key] != entry for key, entry in before.items()),
+        "uncertain": sum(entry.uncertain for entry in table.units.values()),
+        "scale": asdict(table.scale) if table.scale else None,
         "spread": round(fmean(m.timing.spread for m in measured.values()), 4),
     }
 
@@ -108,6 +121,7 @@ def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress
             "unit": unit.key, "operator": unit.operator, "times": times, "ms": ms, "share": ms / whole.ms,
             "macs": unit.macs * times, "obtained": entry.obtained if entry else "estimated",
             "spread": entry.timing.spread if entry else None,
+            "uncertainty": entry.timing.uncertainty if entry else None, "uncertain": bool(entry and entry.uncertain),
         })  # fmt: skip
     rows.sort(key=lambda row: -row["ms"])
     operators: dict[str, float] = {}
@@ -145,13 +159,20 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
             ms = whole.timing.ratio * table.reference_ms
             rows.append({
                 "network": name, "measured_ms": ms, "spread": whole.timing.spread, "reliable": whole.timing.reliable,
-                "error": predicted.ms / ms - 1, "inside": predicted.low_ms <= ms <= predicted.high_ms,
+                "error": predicted.ms / ms - 1, "inside": inside(predicted, ms),
                 **asdict(predicted),
             })  # fmt: skip
         worst = sorted(rows, key=lambda row: -abs(row["error"]))[:_WORST]
         worst_units = _worst_units(table, [measured[row["network"]] for row in worst], recipe, runtime)
     return {**asdict(table.identity), "table": str(table.path), "foreign": list(table.foreign), **accuracy(rows),
             "networks": rows, "worst_units": worst_units}  # fmt: skip
+
+
+def inside(predicted: Prediction, ms: float) -> bool | None:
+    """Whether the measured time lies in the prediction's interval; None where it has none."""
+    if predicted.low_ms is None or predicted.high_ms is None:
+        return None
+    return predicted.low_ms <= ms <= predicted.high_ms
 
 
 def accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from compress.errors import TableError
 from compress.files import write_json, write_text
 from compress.jobs.latency import candidates, covering_candidates
 from compress.measure.harvest import units_of_file
-from compress.measure.latency_table import Entry, Identity, LatencyTable, add_in_situ, fit_scale
+from compress.measure.latency_table import LEAST_NETWORKS, Entry, Identity, LatencyTable, add_in_situ, fit_scale
 from compress.measure.profiling import LEAST_RATIO, Profiled, correct
 from compress.measure.timing import summarise
 from compress.progress import Progress
@@ -119,7 +119,8 @@ def _from_results(folder: Path, manifest: Mapping[str, Any], path: Path | None, 
         ) from error
     add_in_situ(table, networks)
     assert table.reference_ms is not None
-    fit_scale(table, [(Counter(n.units), n.whole.ratio * table.reference_ms) for n in networks])
+    if len(networks) >= LEAST_NETWORKS:
+        fit_scale(table, [(Counter(n.units), n.whole.ratio * table.reference_ms) for n in networks])
     return table
 
 

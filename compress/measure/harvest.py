@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from compress.engines.engine import Engine
 from compress.engines.unit import Unit
-from compress.measure.latency_table import LatencyTable, add_in_situ
+from compress.measure.latency_table import TRIES, UNCERTAIN, LatencyTable, add_in_situ
 from compress.measure.profiling import ROUNDS, Profiled, time_nodes
 
 TIMES = 3
@@ -48,21 +48,45 @@ def harvest(
     files: Mapping[str, Callable[[], Path]],
     rounds: int = ROUNDS,
     progress: Callable[[str], None] = lambda name: None,
+    again: bool = False,
 ) -> None:
-    """Times the networks' units that the table lacks; saves every few networks, so that a killed build goes on there.
+    """Times the networks' units that the table does not know; saves every few networks, so that a killed build goes on
+    there.
 
-    files: name → what exports the network and returns its file. progress: told of every network that is done.
+    files: name → what exports the network and returns its file. progress: told of every network that is done. again:
+    all of their units are timed anew, whatever the table has.
     """
     waiting: list[Profiled] = []
+    renewed: set[str] = set()
     for number, (name, export) in enumerate(files.items(), 1):
         file = export()
-        if table.missing(units_of_file(runtime, file)):
-            waiting.append(time_nodes(runtime.profiler(file, table.identity.threads), rounds))
+        known = renewed if again else table.known()
+        if any(unit.key not in known for unit in units_of_file(runtime, file)):
+            waiting.append(_timed(runtime, file, table.identity.threads, rounds))
         if waiting and (len(waiting) == BATCH or number == len(files)):
-            add_in_situ(table, waiting)
+            keys = {unit.key for network in waiting for unit in network.units} - renewed if again else set()
+            add_in_situ(table, waiting, keys)
             table.save()
+            renewed |= keys
             waiting.clear()
         progress(name)
+
+
+def _timed(runtime: Engine, file: Path, threads: int, rounds: int) -> Profiled:
+    """The network node by node: again, up to TRIES times, while what its nodes take is uncertain by UNCERTAIN on the
+    average; the least uncertain time is returned."""
+    tries = []
+    for _ in range(TRIES):
+        tries.append(time_nodes(runtime.profiler(file, threads), rounds))
+        if _uncertainty(tries[-1]) <= UNCERTAIN:
+            break
+    return min(tries, key=_uncertainty)
+
+
+def _uncertainty(network: Profiled) -> float:
+    """Of the nodes' times, weighted by these."""
+    total = sum(timing.ratio for timing in network.timings)
+    return sum(timing.uncertainty * timing.ratio for timing in network.timings) / total
 
 
 def units_of_file(runtime: Engine, file: Path) -> tuple[Unit, ...]:

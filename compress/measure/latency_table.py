@@ -6,14 +6,18 @@ input: this needs no network that contains the unit, but an engine that can be g
 would pay for reorderings and calls that a whole network pays once: sums of such times are 25-50 % too large.
 
 A unit that the table lacks is estimated from its neighbours, marked, and widens the prediction's interval.
+
+A unit whose time is uncertain, for it was timed in noise, is timed again by whoever comes by, a few times; the least
+uncertain time stays, and what is uncertain even so is marked, and widens the interval too. A scale needs several
+networks, and one that fits badly is not kept.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from math import ceil, exp, log
+from math import ceil, exp, log, sqrt
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
@@ -30,8 +34,18 @@ from compress.measure.timing import Timing
 FORMAT = 3
 BATCH = 32
 """Units per model; the table is saved after each."""
-UNSCALED_ERROR = 0.10
-"""Mean relative error assumed before whole networks have been measured."""
+UNCERTAIN = 0.10
+"""Relative uncertainty from which a unit's time is timed again."""
+_TICK = 0.02
+"""Ratio, some microseconds, under which it is the engine's clock that is coarse, and timing again does not help."""
+TRIES = 3
+"""Times that an uncertain unit is timed before it stays as it is, marked."""
+LEAST_NETWORKS = 2
+"""That a scale is fitted on: one network tells nothing of the error on others."""
+WORST_ERROR = 0.25
+"""Mean relative error of a scale above which it is of no use: two candidates of a search seldom differ by so much."""
+WORST_FACTOR = 2.0
+"""Whole networks over the sum of their units, or the reverse: units timed alone, the worst way, come to 1.5."""
 _INTERVAL = 2.06
 """Half an interval that holds nine in ten networks, over their mean error, were errors normal: 1.645 · √(π/2)."""
 
@@ -65,7 +79,8 @@ class Scale:
 
 @dataclass(frozen=True)
 class Entry:
-    """A timed unit. kind, macs, bytes: the unit's. networks: it was seen in; 0 in a model of units."""
+    """A timed unit. kind, macs, bytes: the unit's. networks: it was seen in; 0 in a model of units. tries: times that
+    it was timed for being uncertain, this one with them; the least uncertain time is kept."""
 
     timing: Timing
     kind: str
@@ -73,6 +88,12 @@ class Entry:
     bytes: int
     obtained: Obtained
     networks: int = 0
+    tries: int = 1
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether noise may have made the time wrong by so much that it matters."""
+        return self.timing.uncertainty > UNCERTAIN and self.timing.ratio > _TICK
 
     @classmethod
     def of(cls, unit: Unit, timing: Timing, obtained: Obtained, networks: int = 0) -> "Entry":
@@ -98,6 +119,10 @@ class LatencyTable:
         """Those of the units that the table does not hold, each once, in a stable order."""
         return sorted({unit for unit in units if unit.key not in self.units})
 
+    def known(self) -> set[str]:
+        """Keys of the units that need not be timed: certain ones, and those that stayed uncertain all their tries."""
+        return {key for key, entry in self.units.items() if not entry.uncertain or entry.tries >= TRIES}
+
     def save(self) -> None:
         """Writes the table in one step: a reader sees the old one or the new one."""
         data = {
@@ -112,15 +137,16 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A whole network's latency. low_ms, high_ms: hold about nine in ten networks.
+    """A whole network's latency. low_ms, high_ms: hold about nine in ten networks; None where nobody knows, for the
+    table has no scale of several networks.
 
     coverage, time_coverage: share of the network's units, and of its time, that was measured. estimated: keys of the
     other units. foreign: see LatencyTable; a report shows it.
     """
 
     ms: float
-    low_ms: float
-    high_ms: float
+    low_ms: float | None
+    high_ms: float | None
     coverage: float
     time_coverage: float
     estimated: tuple[str, ...]
@@ -244,14 +270,14 @@ def predict(table: LatencyTable, units: Mapping[Unit, int]) -> Prediction:
     Raises TableError if the table is empty.
     """
     factor = table.scale.factor if table.scale else 1.0
-    error = _INTERVAL * (table.scale.error if table.scale else UNSCALED_ERROR)
     measured_ms = estimated_ms = doubt_ms = 0.0
     estimated = []
     timed: list[Neighbour] = []
     for unit in sorted(units):
         entry = table.units.get(unit.key)
         if entry is not None:
-            measured_ms += units[unit] * entry.timing.normalised_ms * factor
+            ms = units[unit] * entry.timing.normalised_ms * factor
+            measured_ms, doubt_ms = measured_ms + ms, doubt_ms + entry.uncertain * entry.timing.uncertainty * ms
             continue
         timed = timed or _neighbours(table)
         ratio, off = estimate(unit.kind, unit.macs, unit.bytes, timed)
@@ -260,13 +286,13 @@ def predict(table: LatencyTable, units: Mapping[Unit, int]) -> Prediction:
         estimated_ms, doubt_ms = estimated_ms + ms, doubt_ms + _INTERVAL * off * ms
         estimated.append(unit.key)
     ms = measured_ms + estimated_ms
-    half = error * ms + doubt_ms
+    half = _INTERVAL * table.scale.error * ms + doubt_ms if table.scale else None
     total = sum(units.values())
     known = sum(times for unit, times in units.items() if unit.key in table.units)
+    low, high = (None, None) if half is None else (max(0.0, ms - half), ms + half)
     return Prediction(
-        ms, max(0.0, ms - half), ms + half, known / total if total else 1.0, measured_ms / ms if ms else 1.0,
-        tuple(estimated), table.foreign,
-    )  # fmt: skip
+        ms, low, high, known / total if total else 1.0, measured_ms / ms if ms else 1.0, tuple(estimated), table.foreign
+    )
 
 
 def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Unit, int], float]]) -> Scale:
@@ -274,14 +300,28 @@ def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Unit, int], f
 
     samples: units and measured milliseconds, on the table's clock (Timing.ratio x table.reference_ms). The factor is
     the geometric mean of measured over summed, so that every network counts the same. Test it on other networks.
+
+    Raises TableError for fewer than LEAST_NETWORKS, and for a fit beyond WORST_ERROR or WORST_FACTOR; the table then
+    has no scale.
     """
-    if not samples:
-        raise TableError("a scale needs at least one measured network", place=str(table.path), remedy="measure some")
+    if len(samples) < LEAST_NETWORKS:
+        raise TableError(
+            f"a scale needs {LEAST_NETWORKS} measured networks or more", place=str(table.path), value=len(samples),
+            remedy="measure more",
+        )  # fmt: skip
     table.scale = None
     factors = [measured / predict(table, units).ms for units, measured in samples]
     factor = exp(fmean(map(log, factors)))
-    table.scale = Scale(factor, len(samples), fmean(abs(factor / f - 1) for f in factors))
-    return table.scale
+    scale = Scale(factor, len(samples), fmean(abs(factor / f - 1) for f in factors))
+    if scale.error > WORST_ERROR or not 1 / WORST_FACTOR <= factor <= WORST_FACTOR:
+        raise TableError(
+            f"whole networks must take what their units add up to, within {WORST_ERROR:.0%} and a common factor of "
+            f"{1 / WORST_FACTOR:g} to {WORST_FACTOR:g}; no prediction is made from this table",
+            place=str(table.path), value=f"a mean error of {scale.error:.0%} around a factor of {factor:.2f}",
+            remedy="go on when the machine is quieter, or time all units anew with `compress latency build --again`",
+        )  # fmt: skip
+    table.scale = scale
+    return scale
 
 
 def _neighbours(table: LatencyTable) -> list[Neighbour]:
@@ -305,6 +345,8 @@ def fill(
 ) -> None:
     """Measures what the table lacks of these units in models of units; saves after each, so a killed build resumes.
 
+    What is uncertain is measured again, up to TRIES times.
+
     progress: units done, of how many. measure: `measure_units` on the table's engine if not given. Raises EngineError
     if the engine makes no models of units, TableError if the table is foreign.
     """
@@ -314,8 +356,13 @@ def fill(
     for number in range(batches):
         # Every so-many-th unit: a batch is then a mixture of small and large ones, like a network.
         chosen = missing[number::batches]
-        timings, reference_ms = measure(chosen, table.identity.threads)
-        _note(table, {u: Entry.of(u, timing, "in a model of units") for u, timing in timings.items()}, reference_ms)
+        again: Sequence[Unit] = chosen
+        for _ in range(TRIES):
+            timings, reference_ms = measure(again, table.identity.threads)
+            _note(table, {u: Entry.of(u, timing, "in a model of units") for u, timing in timings.items()}, reference_ms)
+            again = [unit for unit in again if table.units[unit.key].uncertain]
+            if not again:
+                break
         table.save()
         done += len(chosen)
         progress(done, len(missing))
@@ -333,11 +380,12 @@ def measure_units(
     return {unit: timings[f"u{index}"] for index, unit in enumerate(units)}, found.reference_ms
 
 
-def add_in_situ(table: LatencyTable, networks: Sequence[Profiled]) -> None:
+def add_in_situ(table: LatencyTable, networks: Sequence[Profiled], again: Container[str] = ()) -> None:
     """Notes the units of whole networks that were timed node by node; the caller saves the table.
 
-    A unit's ratio is the mean over its places in a network, and the median over networks. What the table has stays.
-    Raises TableError if the table is foreign.
+    A unit's ratio is the mean over its places in a network, and the median over networks. What the table knows (see
+    LatencyTable.known) stays, but the keys in `again` are noted whatever the table has. Raises TableError if the table
+    is foreign.
     """
     found: dict[Unit, list[Timing]] = {}
     for network in networks:
@@ -346,11 +394,14 @@ def add_in_situ(table: LatencyTable, networks: Sequence[Profiled]) -> None:
             places.setdefault(unit, []).append(timing)
         for unit, timings in places.items():
             found.setdefault(unit, []).append(_pooled(timings))
-    entries = {}
+    entries, known = {}, table.known()
     for unit, timings in found.items():
-        if unit.key in table.units:
+        if unit.key in again:
+            table.units.pop(unit.key, None)
+        elif unit.key in known:
             continue
-        pooled = replace(_pooled(timings), ratio=median(timing.ratio for timing in timings))
+        together = sqrt(sum(timing.uncertainty**2 for timing in timings)) / len(timings)
+        pooled = replace(_pooled(timings), ratio=median(timing.ratio for timing in timings), uncertainty=together)
         entries[unit] = Entry.of(unit, pooled, "in situ", len(timings))
     _note(table, entries, median(network.reference_ms for network in networks))
 
@@ -363,7 +414,11 @@ def _note(table: LatencyTable, entries: Mapping[Unit, Entry], reference_ms: floa
         )  # fmt: skip
     table.reference_ms = table.reference_ms or reference_ms
     for unit, entry in entries.items():
-        table.units[unit.key] = replace(entry, timing=_on_clock(entry.timing, table.reference_ms))
+        old = table.units.get(unit.key)
+        tries = old.tries + 1 if old else 1
+        if old and old.timing.uncertainty <= entry.timing.uncertainty:
+            entry = old
+        table.units[unit.key] = replace(entry, timing=_on_clock(entry.timing, table.reference_ms), tries=tries)
 
 
 def _on_clock(timing: Timing, reference_ms: float | None) -> Timing:

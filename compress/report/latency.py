@@ -14,13 +14,20 @@ _UNIT = 76  # characters of a unit that are shown
 
 def print_built(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Where the table is and how well its scale fits."""
-    scale = result["scale"]
+    scale, uncertain = result["scale"], result["uncertain"]
     print_mapping(
         f"Latency table of {_identity(result)}",
         {
             "table": result["table"],
-            "units": f"{result['units']}, {result['measured']} of them new",
-            "scale": f"{scale['factor']:.3f} by {scale['networks']} networks, mean error {percent(scale['error'])}",
+            "units": f"{result['units']}, {result['measured']} of them new, {result['timed_again']} timed again",
+            "scale": "unknown: it needs several networks, and so does an interval"
+            if scale is None
+            else f"{scale['factor']:.3f} by {scale['networks']} networks, mean error {percent(scale['error'])}",
+            **(
+                {"uncertain": f"{uncertain} units: build again on a quieter machine, or with --again"}
+                if uncertain
+                else {}
+            ),
             "spread": f"{percent(result['spread'])} of the networks' timings{_noisy(result['spread'])}",
         },
         console,
@@ -33,7 +40,7 @@ def print_shown(result: Mapping[str, Any], console: Console | None = None) -> No
     said, size = result["prediction"], "x".join(map(str, result["input_hw"]))
     console.print(Text(printable(
         f"{result['network']} at {size} · predicted {said['ms']:.2f} ms "
-        f"({said['low_ms']:.2f} to {said['high_ms']:.2f}) · {_identity(result)}"
+        f"({_interval(said, '.2f')}) · {_identity(result)}"
     ), style="bold"))  # fmt: skip
     _print_foreign(said["foreign"], console)
     known = f"{percent(said['coverage'])} of the units and {percent(said['time_coverage'])} of the time were measured"
@@ -43,6 +50,7 @@ def print_shown(result: Mapping[str, Any], console: Console | None = None) -> No
     table = plain_table("unit", "times", "ms", "share", "")
     for row in result["units"][:_ROWS]:
         mark = "estimated" if row["obtained"] == "estimated" else ""
+        mark = f"uncertain by {percent(row['uncertainty'])}" if row["uncertain"] else mark
         cells = (str(row["times"]), f"{row['ms']:.4f}", percent(row["share"]), mark)
         table.add_row(Text(_unit(row["unit"])), *cells)
     console.print(table)
@@ -59,7 +67,7 @@ def print_checked(result: Mapping[str, Any], console: Console | None = None) -> 
     for row in result["networks"]:
         table.add_row(
             Text(printable(row["network"])), f"{row['measured_ms']:.3f}", percent(row["spread"]), f"{row['ms']:.3f}",
-            f"{row['low_ms']:.3f} to {row['high_ms']:.3f}", percent(row["error"], sign=True), percent(row["coverage"]),
+            _interval(row, ".3f"), percent(row["error"], sign=True), percent(row["coverage"]),
         )  # fmt: skip
     console.print(table)
     console.print(Text(
@@ -91,6 +99,11 @@ def print_compared(result: Mapping[str, Any], console: Console | None = None) ->
     for key, change in list(result["changes"].items())[:_ROWS]:
         table.add_row(Text(_unit(key)), percent(change, sign=True))
     console.print(table)
+
+
+def _interval(predicted: Mapping[str, Any], digits: str) -> str:
+    low, high = predicted["low_ms"], predicted["high_ms"]
+    return "interval unknown" if low is None else f"{low:{digits}} to {high:{digits}}"
 
 
 def _identity(result: Mapping[str, Any]) -> str:

@@ -278,3 +278,37 @@ def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
     assert merge_files([copy, path], out)["units"] == len(load_table(path).units) == len(load_table(out).units)
     with pytest.raises(TableError, match="new file"):
         merge_files([copy, path], out)
+
+
+def test_again_times_all_of_what_was_asked_anew(space: str, tmp_path: Path) -> None:
+    settings, path, console = recipe(), tmp_path / "table.json", Console(record=True, width=160)
+    build([space], settings, path, Silent())
+    table = load_table(path)
+    for key, entry in table.units.items():  # timed in noise, all alike, so that nothing tells
+        timing = replace(entry.timing, ratio=1.5 * entry.timing.ratio, uncertainty=0.0)
+        table.units[key] = replace(entry, timing=timing)
+    table.save()
+    assert build([space], settings, path, Silent())["timed_again"] == 0
+    again = build([space], settings, path, Silent(), again=True)
+    assert (again["measured"], again["timed_again"]) == (0, len(table.units))
+    key = max(table.units, key=lambda key: table.units[key].timing.ratio)
+    assert load_table(path).units[key].timing.ratio < table.units[key].timing.ratio
+    print_built({**again, "uncertain": 3}, console)
+    assert f"{len(table.units)} timed again" in console.export_text(clear=False)
+    assert "3 units: build again" in console.export_text()
+
+
+def test_one_network_gives_no_scale_and_no_interval(tmp_path: Path) -> None:
+    path, console = tmp_path / "table.json", Console(record=True, width=160)
+    built = build(["mobileposenet"], recipe(), path, Silent())
+    assert built["scale"] is None
+    shown = show("mobileposenet", recipe(), path, Silent())
+    assert (shown["prediction"]["low_ms"], shown["prediction"]["high_ms"]) == (None, None)
+    checked = check(["mobileposenet"], recipe(), path, Silent())
+    assert [row["inside"] for row in checked["networks"]] == [None]
+    print_built(built, console)
+    print_shown(shown, console)
+    print_checked(checked, console)
+    text = console.export_text()
+    assert "unknown: it needs several networks" in text
+    assert text.count("interval unknown") == 2

@@ -11,7 +11,10 @@ from compress.engines import engine
 from compress.engines.unit import Operand, Unit
 from compress.errors import TableError
 from compress.measure.latency_table import (
-    UNSCALED_ERROR,
+    TRIES,
+    UNCERTAIN,
+    WORST_ERROR,
+    Entry,
     Identity,
     LatencyTable,
     Scale,
@@ -47,8 +50,8 @@ def fake(units: Sequence[Unit], threads: int) -> tuple[dict[Unit, Timing], float
     return {unit: timing(unit.inputs[0].shape[1], reference) for unit in units}, reference
 
 
-def timing(ratio: float, reference: float = 1.0, count: int = 9) -> Timing:
-    return Timing(ratio * reference, 1, 2, ratio, ratio * reference, 0.01, 0.01, count)
+def timing(ratio: float, reference: float = 1.0, count: int = 9, uncertainty: float = 0.01) -> Timing:
+    return Timing(ratio * reference, 1, 2, ratio, ratio * reference, 0.01, uncertainty, count)
 
 
 def filled(tmp_path: Path) -> LatencyTable:
@@ -59,7 +62,7 @@ def filled(tmp_path: Path) -> LatencyTable:
 
 def test_round_trip(tmp_path: Path) -> None:
     table = filled(tmp_path)
-    fit_scale(table, [({UNITS[0]: 1}, 20.0)])
+    fit_scale(table, [({UNITS[0]: 1}, 40.0), ({UNITS[1]: 1}, 60.0)])
     table.save()
     assert open_table(table.path, HERE) == table
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
@@ -122,34 +125,51 @@ def test_prediction_is_the_scaled_sum(tmp_path: Path) -> None:
     small, large = Counter({relu(8): 2}), Counter({relu(8): 1, relu(16): 1})
     sums = (3.0 * 8 * 2, 3.0 * (8 + 16))
     assert (predict(table, small).ms, predict(table, large).ms) == sums
-    scale = fit_scale(table, [(small, 2 * sums[0]), (large, 0.5 * sums[1])])
-    assert scale.factor == pytest.approx((2 * 0.5) ** 0.5)
-    assert scale.error == pytest.approx((abs(1 / 2 - 1) + abs(1 / 0.5 - 1)) / 2)
+    scale = fit_scale(table, [(small, 1.5 * sums[0]), (large, 1.2 * sums[1])])
+    assert scale.factor == pytest.approx((1.5 * 1.2) ** 0.5)
+    assert scale.error == pytest.approx((abs(scale.factor / 1.5 - 1) + abs(scale.factor / 1.2 - 1)) / 2)
     assert scale.networks == 2
-    fit_scale(table, [(small, 2 * sums[0])])
-    assert predict(table, large).ms == pytest.approx(2 * sums[1])
+    assert predict(table, large).ms == pytest.approx(scale.factor * sums[1])
+
+
+@pytest.mark.parametrize(("first", "second", "said"), [(1.8, 0.6, "mean error of"), (2.3, 2.3, "factor of 2.30")])
+def test_a_scale_beyond_use_is_neither_stored_nor_used(tmp_path: Path, first: float, second: float, said: str) -> None:
+    table = filled(tmp_path)
+    small, large = {relu(8): 1}, {relu(8): 1, relu(16): 1}
+    fit_scale(table, [(small, 24.0), (large, 72.0)])
+    with pytest.raises(TableError, match=rf"within {WORST_ERROR:.0%} .*{said}.*--again"):
+        fit_scale(table, [(small, first * 24.0), (large, second * 72.0)])
+    assert table.scale is None
+    assert predict(table, small).ms == 24.0
+    assert predict(table, small).low_ms is None
 
 
 def test_a_measured_network_is_predicted_with_the_scales_error(tmp_path: Path) -> None:
     table, network = filled(tmp_path), Counter({relu(8): 2})
-    wide = predict(table, network)
-    assert (wide.coverage, wide.time_coverage, wide.estimated) == (1, 1, ())
+    unscaled = predict(table, network)
+    assert (unscaled.coverage, unscaled.time_coverage, unscaled.estimated) == (1, 1, ())
+    assert (unscaled.low_ms, unscaled.high_ms) == (None, None)  # nobody knows
+    error = fit_scale(table, [(network, 45.0), (network, 52.0)]).error
+    found = predict(table, network)
+    assert found.low_ms is not None
+    assert found.high_ms is not None
     # Half of an interval that holds 90 % of normal errors is 1.645 standard deviations, which are √(π/2) mean errors.
-    assert wide.high_ms / wide.ms - 1 == pytest.approx(1.645 * math.sqrt(math.pi / 2) * UNSCALED_ERROR, rel=0.01)
-    fit_scale(table, [(network, 50.0), (network, 52.0)])
-    narrow = predict(table, network)
-    assert narrow.high_ms - narrow.low_ms < 0.3 * (wide.high_ms - wide.low_ms)
+    assert found.high_ms / found.ms - 1 == pytest.approx(1.645 * math.sqrt(math.pi / 2) * error, rel=0.01)
+    assert found.high_ms - found.ms == pytest.approx(found.ms - found.low_ms)
 
 
 def test_an_unknown_unit_is_estimated_from_its_neighbours_and_marked(tmp_path: Path) -> None:
     table = filled(tmp_path)
+    fit_scale(table, [({relu(8): 1}, 24.0), ({relu(16): 1}, 49.0)])
     known, unknown = predict(table, {relu(16): 1}), predict(table, {relu(16): 3, relu(20): 1})
     assert unknown.estimated == (relu(20).key,)
     assert unknown.coverage == 0.75
     assert unknown.time_coverage == pytest.approx(3 * known.ms / unknown.ms)
     alone = predict(table, {relu(20): 1})
     assert alone.ms == pytest.approx(3.0 * 20, rel=0.1)  # this fake's times are proportional to channels
-    assert (alone.high_ms - alone.low_ms) / alone.ms > 1.5 * (known.high_ms - known.low_ms) / known.ms
+    assert alone.high_ms is not None
+    assert known.high_ms is not None
+    assert alone.high_ms / alone.ms - 1 > 1.5 * (known.high_ms / known.ms - 1)
 
 
 def test_nothing_is_predicted_from_an_empty_table(tmp_path: Path) -> None:
@@ -157,9 +177,69 @@ def test_nothing_is_predicted_from_an_empty_table(tmp_path: Path) -> None:
         predict(LatencyTable(tmp_path / "none.json", HERE), {relu(8): 1})
 
 
-def test_a_scale_needs_networks(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="at least one"):
-        fit_scale(filled(tmp_path), [])
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_scale_needs_several_networks(tmp_path: Path, count: int) -> None:
+    table = filled(tmp_path)
+    before = fit_scale(table, [({relu(8): 1}, 24.0), ({relu(16): 1}, 49.0)])
+    with pytest.raises(TableError, match=f"needs 2 measured networks.*{count}"):
+        fit_scale(table, [({relu(8): 1}, 24.0)] * count)
+    assert table.scale == before
+
+
+def test_uncertain_units_are_timed_again_within_a_bound_and_the_best_time_stays(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path / "table.json", HERE)
+
+    def seen(ratio: float, uncertainty: float) -> None:
+        units, values = zip((relu(8), 1.0), (relu(16), ratio), strict=True)
+        timings = (timing(values[0]), timing(values[1], uncertainty=uncertainty))
+        add_in_situ(table, [Profiled(units, ("a", "b"), timings, timing(1 + ratio), 2.0)])
+
+    seen(5.0, 3 * UNCERTAIN)
+    assert table.known() == {relu(8).key}
+    assert table.units[relu(16).key].uncertain
+    seen(2.0, 2 * UNCERTAIN)
+    table.save()
+    table = load_table(table.path)
+    assert (table.units[relu(16).key].timing.ratio, table.units[relu(16).key].tries) == (2.0, 2)
+    seen(9.0, 4 * UNCERTAIN)
+    entry = table.units[relu(16).key]
+    assert (entry.timing.ratio, entry.tries, entry.uncertain) == (2.0, TRIES, True)
+    assert table.known() == {relu(8).key, relu(16).key}  # it has had its tries
+    seen(3.0, 0.01)
+    assert table.units[relu(16).key] == entry
+    # What stays uncertain widens the interval by its uncertainty.
+    fit_scale(table, [({relu(8): 1}, 2.0), ({relu(8): 2}, 4.0)])
+    certain, uncertain = predict(table, {relu(8): 1}), predict(table, {relu(16): 1})
+    assert certain.high_ms == certain.ms
+    assert uncertain.high_ms == pytest.approx(uncertain.ms * (1 + 2 * UNCERTAIN))
+
+
+def test_a_steady_time_replaces_an_uncertain_one_and_again_replaces_any(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path / "table.json", HERE)
+    table.units[relu(8).key] = Entry.of(relu(8), timing(90.0, uncertainty=0.5), "in situ", 1)
+    table.reference_ms = 2.0
+    add_in_situ(table, [profiled((relu(8), 4.0), (relu(16), 6.0))])
+    assert table.units[relu(8).key].timing.ratio == 4.0
+    add_in_situ(table, [profiled((relu(8), 7.0), (relu(16), 8.0))], again={relu(16).key})
+    assert [table.units[relu(c).key].timing.normalised_ms for c in (8, 16)] == [8.0, 16.0]
+
+
+def test_units_of_a_microsecond_are_as_certain_as_the_clock_lets_them(tmp_path: Path) -> None:
+    assert not Entry.of(relu(8), timing(0.01, uncertainty=0.4), "in situ", 1).uncertain
+    assert Entry.of(relu(8), timing(1.0, uncertainty=0.4), "in situ", 1).uncertain
+
+
+def test_models_of_units_are_measured_again_where_they_are_uncertain(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def noisy(units: Sequence[Unit], threads: int) -> tuple[dict[Unit, Timing], float]:
+        asked.append(len(units))
+        return {u: timing(1.0, uncertainty=0.5 if u == relu(8) or len(asked) == 1 else 0.01) for u in units}, 2.0
+
+    table = open_table(tmp_path / "table.json", HERE)
+    fill(table, UNITS, measure=noisy)
+    assert asked == [5, 5, 1]
+    assert [key for key, entry in table.units.items() if entry.uncertain] == [relu(8).key]
 
 
 def test_a_foreign_table_is_used_only_if_allowed_and_marked(tmp_path: Path) -> None:
