@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and errors name the file, the line and what to do."""
 
+import errno
 import json
 import random
 import resource
@@ -8,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from compress.engines import engine
 from compress.errors import RecipeError, RunError
 from compress.files import append_line, read_lines, read_yaml_mapping, write_bytes, write_json
 from compress.run import Run
@@ -53,6 +56,17 @@ def test_a_write_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         write_json(tmp_path / "a.json", [1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_to_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        engine("onnxruntime").export(nn.Conv2d(3, 17, 3, 4, 1), (32, 32), tmp_path, "model")
+    assert caught.value.filename == str(tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,6 @@ dynamo exporter takes 8-10 s, and both give the same optimised graph (torch 2.13
 import contextlib
 import copy
 import io
-import os
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from compress.engines.onnxruntime_units import OPSET, OPTIMISED, OnnxRuntimeProf
 from compress.engines.tracing import check_traceable, torchscript
 from compress.engines.unit import Unit
 from compress.errors import EngineError
+from compress.files import write_bytes
 
 INPUT = "image"
 
@@ -77,9 +77,7 @@ class OnnxRuntime:
                 remedy="replace the operation it names",
             ) from error  # fmt: skip
         path = folder / f"{stem}.onnx"
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_bytes(model.SerializeToString())
-        os.replace(part, path)
+        write_bytes(path, model.SerializeToString())
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Runner:
