@@ -10,9 +10,11 @@ from torch import nn
 
 from compress.artefact import CHANNELS_PRUNED, Artefact, load_artefact, save_artefact
 from compress.candidate import Candidates
-from compress.errors import SpaceError
+from compress.errors import NetworkError, SpaceError
 from compress.networks import architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
+from compress.prune.channels import follow_channels
+from compress.prune.structured import without_channels
 from compress.rewrite.sites import Rewrite, rewritten
 from compress.space import KEEP, EditChoice, Space
 
@@ -54,6 +56,18 @@ def test_rewrites_then_channels_and_the_given_network_stays() -> None:
     assert made.network.get_submodule("features.2.0.conv3.conv").out_channels == 32  # not in the group
     assert all(torch.equal(a, b) for a, b in zip(before, network(image), strict=True))
     assert [output.shape for output in made.network(image)] == [output.shape for output in before]
+
+
+def test_a_candidate_that_is_not_the_masked_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_weights(network: nn.Module, *lost: Any) -> nn.Module:
+        smaller = without_channels(network, *lost)
+        smaller.get_submodule("features.3.0.conv1.conv").weight.data.mul_(2)
+        return smaller
+
+    monkeypatch.setattr("compress.prune.structured.without_channels", other_weights)
+    monkeypatch.setattr("compress.candidate.prunable_channels", follow_channels)
+    with pytest.raises(NetworkError, match="must do what the given one does"):
+        candidates(TRUNK).edited({"edits.trunk": 0.5}, trained(), PICTURES, 2, 1)
 
 
 def test_the_channels_that_stay_have_the_largest_norms() -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from compress import pruning
 from compress.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
 from compress.cli import app, latency_goal
-from compress.errors import ArtefactError, BudgetError, DataError, RecipeError
+from compress.errors import ArtefactError, BudgetError, DataError, NetworkError, RecipeError
 from compress.jobs import prune as jobs_prune
 from compress.jobs.evaluate import evaluate
 from compress.jobs.prune import analyse, prune
@@ -208,6 +208,38 @@ def test_without_trained_weights_it_says_so(tmp_path: Path) -> None:
         prune(str(architecture), recipe({"ratio": 0.5}, input_hw=HW), tmp_path / "other", Silent())
     with pytest.raises(DataError, match="trained network"):
         analyse(str(architecture), settings, tmp_path / "third", Silent())
+
+
+class EvenAndOdd(nn.Module):
+    """Even and odd channels go different ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.maps = nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).relu()
+        return self.maps(torch.cat((self.left(y[:, ::2]), self.right(y[:, 1::2])), 1))  # type: ignore[no-any-return]
+
+
+def even_and_odd() -> nn.Module:
+    """For `module:function`."""
+    torch.manual_seed(0)
+    return EvenAndOdd()
+
+
+def test_a_wrongly_pruned_network_never_gets_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, asked = f"{__name__}:even_and_odd", recipe({"ratio": 0.5}, data=None, input_hw=(32, 32))
+    result = prune(name, asked, tmp_path / "right", Silent())
+    assert result["choices"][0]["sections"]["network.stem"]["share"] == 0.5
+    monkeypatch.setattr("compress.prune.channels._Follower._stride", lambda *_: None)
+    kept = prune(name, asked, tmp_path / "kept", Silent())["choices"][0]["untouched"]
+    assert kept["network.stem"].startswith("the network fails without them: ")
+    monkeypatch.setattr("compress.prune.structured._fails", lambda *_: None)
+    with pytest.raises(NetworkError, match="must do what the given one does"):
+        prune(name, asked, tmp_path / "wrong", Silent())
+    assert not list((tmp_path / "wrong").glob("*.onnx"))
 
 
 def test_sensitivity_is_kept_and_shown(artefact: str, tmp_path: Path) -> None:

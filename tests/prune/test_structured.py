@@ -17,6 +17,7 @@ from compress.networks.blocks import ChannelShuffle
 from compress.prune.channels import Channels, follow_channels
 from compress.prune.structured import (
     SAME,
+    checked,
     difference,
     fit_shapes,
     masked,
@@ -174,6 +175,64 @@ def test_own_networks_that_hold_fixed_sizes_keep_those_channels(
     assert gone
     pruned = without_channels(network, channels, gone)
     assert difference(masked(network, channels, gone), pruned, torch.randn(1, 3, 16, 16)) < SAME
+
+
+@pytest.fixture
+def strides_tie_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in following, such as there was."""
+    monkeypatch.setattr("compress.prune.channels._Follower._stride", lambda *_: None)
+
+
+@pytest.mark.usefixtures("strides_tie_nothing")
+def test_a_mistake_in_following_is_noticed_by_the_trial_and_after_pruning() -> None:
+    network = Own(lambda x: torch.cat((x[:, ::2].relu(), x[:, 1::2]), 1))
+    channels = prunable_channels(network, (16, 16))
+    assert channels.unprunable()["a.weight"].startswith("the network fails without them: ")
+    assert "b.weight" not in channels.unprunable()
+    channels = follow_channels(network, (16, 16))
+    a = channels.groups()[0].classes
+    with pytest.raises(NetworkError, match=r"must do what the given one does.*its outputs differ by"):
+        checked(network, channels, {a[0], a[3]}, (16, 16))
+    pruned = checked(network, channels, {a[0], a[1]}, (16, 16))
+    assert pruned.a.out_channels == 6
+
+
+def test_given_weights_can_tell_what_random_ones_do_not() -> None:
+    """A layer that looks at its weights."""
+    network = Own(lambda x: x.flip(1) if float(network.a.weight.detach().abs().max()) < 0.3 and x.shape[1] < 8 else x)
+    channels = follow_channels(network, (16, 16))
+    gone = {channels.groups()[0].classes[0]}
+    for weight in network.parameters():
+        weight.data.uniform_(-0.2, 0.2)
+    with pytest.raises(NetworkError, match="its outputs differ by"):
+        checked(network, channels, gone, (16, 16))
+    network.a.weight.data[-1] = 1
+    checked(network, channels, gone, (16, 16))
+
+
+class Pair(nn.Module):
+    """Two layers that may lose channels, but not both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if max(self.a.out_channels, self.b.out_channels) < 8:
+            raise ValueError("one of the two must be whole")
+        return self.c(torch.cat((self.a(x), self.b(x)), 1))  # type: ignore[no-any-return]
+
+
+def test_of_groups_that_fail_together_only_the_guilty_one_is_kept() -> None:
+    channels = prunable_channels(Pair(), (8, 8))
+    reason = channels.unprunable()
+    assert set(reason) == {"b.weight", "c.weight"}
+    assert reason["b.weight"] == "the network fails without them: ValueError: one of the two must be whole"
+
+
+def test_a_network_that_answers_by_chance_is_refused() -> None:
+    with pytest.raises(NetworkError, match=r"Own: a copy of a network must give the same outputs.*differ by"):
+        prunable_channels(Own(lambda x: x + torch.randn(x.shape, dtype=x.dtype)), (16, 16))
 
 
 def test_kept_channels_and_last_channels_are_refused() -> None:
