@@ -1,8 +1,18 @@
 """How long work tells the outside how far it is. Libraries and jobs report; only the edge prints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A phase that is still to come. name: the phase's. work: how long it takes, in a unit that the job's stages share,
+    such as pictures that pass through a network."""
+
+    name: str
+    work: float
 
 
 class Phase(Protocol):
@@ -16,6 +26,11 @@ class Phase(Protocol):
 class Progress(Protocol):
     """Where a job reports to."""
 
+    def plan(self, stages: Sequence[Stage]) -> None:
+        """What the job will do, in this order, so that the time left can be told for all of it. A stage that is left
+        out counts as done when a later one opens; phases that are no stage may come in between."""
+        ...
+
     def phase(self, name: str, total: int) -> AbstractContextManager[Phase]:
         """Opens a phase of `total` steps."""
         ...
@@ -27,6 +42,9 @@ class Progress(Protocol):
 
 class Silent:
     """Reports to nobody."""
+
+    def plan(self, stages: Sequence[Stage]) -> None:
+        """See Progress."""
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Phase]:

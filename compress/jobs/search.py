@@ -37,7 +37,7 @@ from compress.objective import Objective, check_joints, objective_for
 from compress.pareto import front, spread
 from compress.people import Finder, LabelledBoxes, finder_for, first_inputs
 from compress.processes import launch
-from compress.progress import Progress
+from compress.progress import Progress, Stage
 from compress.recalibration import KEPT, PICTURES, recalibrate, recalibrate_unless_worse
 from compress.recipe import SearchRecipe, Training, to_data
 from compress.run import Run, environment, open_run
@@ -52,6 +52,7 @@ OBTAINED = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
 _MUCH_FASTER = (2.0, 1.5)
 _RECONSTRUCTION = 100  # steps for every replaced module of a finalist; the trials' are solved for in one
+_EXPORT = 1500  # pictures that pass through a network while it is exported
 _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
 
 
@@ -74,6 +75,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
     with open_run(folder, recipe, digest=begun) as run, settled_heap():
         read_trials(run), seconds_per_phase(run)  # a broken line is told before any work
         task = Task(recipe, candidates, sets, run, progress, launch("auto"))
+        progress.plan(stages(task, len(baselines)))
         with task.clock("latency table"):
             table = prepare_table(
                 run.path("latency_table.json"), recipe.measurement, space, candidates.build, recipe.input_hw,
@@ -145,6 +147,24 @@ class Task:
         finally:
             seconds = round(time.monotonic() - start, 2)
             append_line(self.run.path("seconds.jsonl"), {"phase": phase, "seconds": seconds})
+
+
+def stages(task: Task, baselines: int) -> list[Stage]:
+    """The phases that take their time, and how long: in pictures that pass through a network forwards, of which a
+    training step has three. Phases are those that the functions below open, by name."""
+    recipe, tuned = task.recipe, task.recipe.finalists
+    networks = tuned.count + baselines
+    pictures = tuned.training.epochs * len(task.sets.train)
+    trial = recipe.search.calibration_pictures + len(task.sets.search) + 6 * recipe.search.tuning_samples
+    finished = PICTURES + (1 + recipe.decoding.flip_test) * len(task.sets.val) + _EXPORT
+    supernet = recipe.supernet.epochs * len(task.sets.train) * 3 * (2 + recipe.supernet.randoms)
+    return [
+        *([] if task.candidates.start else [Stage("supernet", supernet)]),
+        Stage("search", recipe.search.trials * trial),
+        Stage("fine-tuning: teacher", 3 * pictures),
+        Stage("fine-tuning: finalists", (1 + 3 * (networks - 1)) * pictures),
+        Stage("scoring and exporting", networks * finished),
+    ]
 
 
 # --- The weights -----------------------------------------------------------------------------------------------------

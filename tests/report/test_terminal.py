@@ -1,4 +1,5 @@
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import pytest
 from fake_results import fake_results
 from rich.console import Console
 
+from compress.progress import Stage
 from compress.report.terminal import (
     Terminal,
     duration,
@@ -97,6 +99,72 @@ def test_time_left_shrinks_between_advances_and_is_never_negative():
         assert phase.left_s == pytest.approx(6)
         clock.now += 100
         assert phase.left_s == 0
+
+
+# Seconds of a whole search on a slow machine, phase by phase: found beforehand, then what was planned.
+SLOW = {"table": 67, "supernet": 621, "search": 351, "tuning": 420, "scoring": 106}
+STEPS = {"table": 30, "supernet": 1200, "search": 150, "tuning": 800, "scoring": 6}
+PLANNED = {"supernet": 86400, "search": 38400, "tuning": 102400, "scoring": 19800}  # pictures through a network
+
+
+def job_left(terminal, clock, *, pace, done=()):
+    """Runs it; (time passed, told to be left, really left) after every step in which time passed."""
+    terminal.plan([Stage(name, work) for name, work in PLANNED.items()])
+    told, begin = [], clock.now
+    for name, seconds in SLOW.items():
+        if name in done:
+            continue
+        with terminal.phase(name, STEPS[name]) as phase:
+            for step in range(STEPS[name]):
+                clock.now += seconds / STEPS[name] * pace(step)
+                phase.advance()
+                told.append((clock.now - begin, terminal._job.left_s(phase)))
+    return [(passed, left, clock.now - begin - passed) for passed, left in told]
+
+
+def test_the_time_left_is_of_the_whole_job_and_does_not_jump():
+    """Other programs take the cores for 40 steps at a time, and every hundredth step takes 20 times as long."""
+    clock = Clock()
+    terminal = Terminal(stream=io.StringIO(), clock=clock)
+    told = job_left(terminal, clock, pace=lambda step: (2.5 if step // 40 % 3 == 1 else 1) + 20 * (step % 100 == 50))
+    assert clock.now > 1000
+    unknown = [left for passed, left, _ in told[: STEPS["table"]]]
+    assert unknown == [None] * STEPS["table"]  # nothing is known of the machine yet: no time is invented
+    after = told[STEPS["table"] + 60 :]
+    ends = [passed + left for passed, left, _ in after]
+    really = told[-1][0]
+    assert all(0.6 * really < end < 1.6 * really for end in ends)
+    assert max(abs(later - end) for end, later in itertools.pairwise(ends)) < 0.15 * really
+    assert all(left == pytest.approx(real, abs=0.1 * really) for _, left, real in after[-200:])
+
+
+def test_the_job_of_a_resumed_run_counts_from_where_it_goes_on():
+    clock = Clock()
+    terminal = Terminal(stream=io.StringIO(), clock=clock)
+    terminal.plan([Stage(name, work) for name, work in PLANNED.items()])
+    with terminal.phase("supernet", 1200) as phase:
+        phase.advance(1200)  # found done
+        assert terminal._job.left_s(phase) is None
+    with terminal.phase("search", 150) as phase:
+        for _ in range(100):
+            phase.advance()
+        for _ in range(20):
+            clock.now += 3
+            phase.advance()
+        left = terminal._job.left_s(phase)
+    assert left == pytest.approx(30 * 3 + 150 * 3 * (PLANNED["tuning"] + PLANNED["scoring"]) / PLANNED["search"])
+    terminal = Terminal(stream=io.StringIO(), clock=clock)
+    told = job_left(terminal, clock, pace=lambda step: 1.0, done=("table", "supernet", "search"))
+    assert told[50][1] == pytest.approx(SLOW["tuning"] + SLOW["scoring"], rel=0.2)
+
+
+def test_lines_tell_the_phase_and_the_job():
+    def work(terminal, clock):
+        terminal.plan([Stage("supernet", 10), Stage("search", 20)])
+        hundred_steps(terminal, clock)
+
+    assert "supernet: 10/100 (10 %), 30 s, ETA 4 min 30 s, job 14 min, loss 9" in plain(work).splitlines()
+    assert ", job" not in plain(hundred_steps)  # nothing was planned
 
 
 def test_plain_output_has_no_control_characters():
