@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from compress import __version__
-from compress.errors import CompressError, DataError, RecipeError, no_artefact, unknown_network
+from compress.errors import CompressError, DataError, NetworkError, RecipeError, no_artefact, unknown_network
 from compress.files import check_writable
 from compress.report.latency import print_built, print_checked, print_compared, print_shown
 from compress.report.terminal import (
@@ -432,6 +432,9 @@ def predict(
             raise DataError(
                 "there must be pictures", place="PICTURE", remedy="give files or folders, or --data KIND:FOLDER"
             )
+        for path in pictures or ():
+            if not path.exists():
+                raise DataError("no such picture or folder", place=str(path), remedy="check the path")
         from compress.jobs import predict as jobs_predict
 
         return jobs_predict.predict(artefact, pictures or (), settings, output_folder(out, "predict"), terminal)
@@ -623,9 +626,10 @@ def settings_of(
 ) -> "AnyRecipe":
     """The recipe of that path or name, or all defaults, with `--data`, the options and the overrides applied.
 
-    options: the overrides that each option stands for. Raises RecipeError.
+    options: the overrides that each option stands for. Raises RecipeError, and DataError for a folder of data that is
+    not there.
     """
-    from compress.recipe import find, read_recipe
+    from compress.recipe import data_folder, find, read_recipe
 
     path = find(recipe, "recipes", RecipeError) if recipe else None
     kind, _, folder = (data or "").partition(":")
@@ -639,11 +643,18 @@ def settings_of(
     chosen = [f"data.kind={kind}"] if kind else []
     if folder:
         chosen.append(f"data.disk.folder={json.dumps(folder)}")
-    return read_recipe(path, model, overrides or (), {**(options or {}), "--data": chosen})
+    settings = read_recipe(path, model, overrides or (), {**(options or {}), "--data": chosen})
+    data_asked = getattr(settings, "data", None)
+    if data_asked is not None and data_asked.kind != "synthetic":
+        data_folder(data_asked.disk)
+    return settings
 
 
 def check_network(name: str) -> None:
-    """Raises ArtefactError for a NETWORK that nothing can be, before anything heavy is imported to read it."""
+    """Raises ArtefactError or NetworkError for a NETWORK that nothing can be, before anything heavy is imported to read
+    it."""
+    if Path(name).suffix == ".onnx" and not Path(name).is_file():
+        raise NetworkError("no such file", place=name, remedy="give the path of an ONNX file")
     known = json.loads(_COUNTS.read_text(encoding="utf-8"))
     if name in known or ":" in name or Path(name).suffix in (".yaml", ".yml", ".onnx"):
         return

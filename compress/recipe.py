@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from compress.errors import ArtefactError, CompressError, RecipeError, nearest
+from compress.errors import ArtefactError, CompressError, DataError, RecipeError, nearest
 from compress.files import read_yaml, read_yaml_mapping
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -671,6 +671,18 @@ def shown_recipe(path: Path | None) -> str:
     if path is None:
         return "recipe"
     return f"recipe {path.stem}" if path.parent == shipped_folder("recipes") else str(path)
+
+
+def data_folder(disk: DiskData) -> Path:
+    """Where the labelled pictures lie. Raises DataError if nothing lies there."""
+    assert disk.folder is not None  # the recipe checked it
+    if not disk.folder.is_dir():
+        raise DataError(
+            "the dataset folder must exist",
+            place=str(disk.folder),
+            remedy="correct the folder of --data or data.disk.folder",
+        )
+    return disk.folder
 
 
 def noted_data(noted: Any, place: str) -> Data:

@@ -78,6 +78,8 @@ MISTAKEN = (
     "train hrnet_w23",
     "train hrnet_w32 --bogus",
     "profile nothing",
+    "profile nothing.onnx",
+    "train hrnet_w32 --data coco:/nonexistent",
     "export nothing",
     "evaluate /nonexistent",
     "predict /nonexistent a.png",

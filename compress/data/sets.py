@@ -9,7 +9,7 @@ from compress.data.picture import PictureSet
 from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.errors import DataError
 from compress.keypoints import COCO_PERSON, CROWDPOSE, LSP
-from compress.recipe import Data, DiskData
+from compress.recipe import Data, DiskData, data_folder
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,7 @@ def disk_split(
 
     split None: the first of `names` that exists. Raises DataError if the folder, pictures or labels are missing.
     """
-    folder = disk.folder
-    assert folder is not None  # the recipe checked it
-    if not folder.is_dir():
-        raise DataError(
-            "the dataset folder must exist",
-            place=str(folder),
-            remedy="correct the folder of --data or data.disk.folder",
-        )
+    folder = data_folder(disk)
     layout = _LAYOUTS[kind]
     wanted = names if split is None else (split,)
     for name in wanted:
