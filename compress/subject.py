@@ -64,10 +64,6 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: s
     architecture = loaded.architecture if loaded else source
     assert not isinstance(architecture, Artefact)
     facts = loaded.facts if loaded else {}
-    input_hw = recipe.input_hw or getattr(architecture, "input_hw", None)
-    if input_hw is None:
-        input_hw = input_size(facts, Path(name)) if loaded else _DEFAULT_HW
-    check_input(architecture, input_hw, "input_hw")
     data, seed = validation_data(facts, recipe.data, recipe.seed)
     own = architecture.family in OWN_FAMILIES
     if recipe.data and not (loaded or own):
@@ -78,6 +74,10 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: s
     trained = loaded is not None or (own and recipe.data is not None)
     torch.manual_seed(seed)  # fresh weights are the same in every run, and criteria go by weights
     network = (loaded.network if loaded else architecture.build()).eval()
+    input_hw = recipe.input_hw
+    if input_hw is None:
+        input_hw = input_size(facts, Path(name)) if loaded else getattr(network, "input_hw", None) or _DEFAULT_HW
+    check_input(architecture, input_hw, "input_hw")
     learning = (
         read_learning(architecture, data, facts, input_hw, seed, recipe, pictures, pictures_key) if trained else None
     )

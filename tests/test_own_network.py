@@ -1,6 +1,7 @@
 """A network that nobody here wrote, given as a Python function and as an ONNX file, through every command's NETWORK."""
 
 import builtins
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,16 @@ from torch import Tensor, nn
 from compress.artefact import Artefact, artefact_or_network, load_artefact, save_artefact
 from compress.deployment import export_and_check
 from compress.errors import ArtefactError, NetworkError
+from compress.jobs.export import export
 from compress.jobs.profile import profile
 from compress.measure.counting import count
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.networks.own import OnnxNetwork, PythonNetwork
-from compress.recipe import ProfileRecipe
+from compress.progress import Silent
+from compress.recipe import ExportRecipe, ProfileRecipe, PruneRecipe, RewriteRecipe
 from compress.report.terminal import Terminal
+from compress.subject import read_subject
 
 K = 6
 
@@ -201,6 +205,135 @@ def test_its_artefact_rebuilds(form: str, tmp_path: Path) -> None:
     assert loaded.architecture == record
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(loaded.network(x)[0], network(x)[0])
+
+
+class Peculiar(nn.Module):
+    """Maps, and what else files have: channels last, a gain beside the picture, a vector beside the maps."""
+
+    def __init__(self, how: str = "") -> None:
+        super().__init__()
+        self.how = how
+        self.conv, self.fc = nn.Conv2d(3, K, 3, 4, 1), nn.Linear(K, 4)
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Any:
+        y = self.conv(x.permute(0, 3, 1, 2) if self.how == "last" else x)
+        if gain is not None:
+            y = y * gain
+        if self.how == "rows":  # the batch is a number here
+            y = y.reshape(4 * K, 16, 16).softmax(-1).reshape(4, K, 16, 16)
+        if self.how == "vector":
+            return y, self.fc(y.mean((2, 3)))
+        if self.how == "large":
+            return F.interpolate(y, size=(50, 50))
+        return y
+
+
+def peculiar(path: Path, how: str = "", shape: tuple[int, ...] = (1, 3, 64, 64), *more: Tensor, **settings: Any) -> str:
+    dtype = settings.pop("dtype", torch.float32)
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            Peculiar(how).eval().to(dtype), (torch.zeros(shape, dtype=dtype), *more), path, dynamo=False,
+            opset_version=17, input_names=["image", "gain"][: 1 + len(more)], **settings,
+        )  # fmt: skip
+    return str(path)
+
+
+def from_bytes(path: Path) -> str:
+    """The picture is uint8."""
+    model = onnx.load(peculiar(path))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    model.graph.node.insert(0, helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT))
+    model.graph.node[1].input[0] = "cast"
+    onnx.save(model, path)
+    return str(path)
+
+
+PECULIAR: dict[str, tuple[Callable[[Path], str], str]] = {
+    "channels last": (lambda p: peculiar(p, "last", (1, 64, 64, 3)), r"image: float32 \[1,64,64,3\], channels last"),
+    "any channels last": (
+        lambda p: peculiar(p, "last", (1, 64, 64, 3), dynamic_axes={"image": {1: "h", 2: "w"}}), "channels last",
+    ),
+    "one channel": (lambda p: _with_sides(peculiar(p), (1, 1, 64, 64)), r"image: float32 \[1,1,64,64\]"),
+    "bytes": (from_bytes, "takes float32 pictures.*image: uint8"),
+    "half": (lambda p: peculiar(p, dtype=torch.float16), "takes float32 pictures.*image: float16"),
+    "two inputs": (lambda p: peculiar(p, "", (1, 3, 64, 64), torch.tensor(1.0)), "one input.*image: .*, gain: float32"),
+    "a vector": (lambda p: peculiar(p, "vector"), r"every output .* is a map .*\[1,4\].*cut it off"),
+    "a batch inside": (
+        lambda p: peculiar(p, "rows", (4, 3, 64, 64)), "fails on a 64x64 picture, being made for 4 at once",
+    ),
+    "no stride": (lambda p: peculiar(p, "large"), r"for a 64x64 picture output 0 is \[1, 6, 50, 50\]"),
+}  # fmt: skip
+
+
+def _with_sides(path: str, sides: tuple[int, ...]) -> str:
+    """A file whose convolution, too, has as many channels."""
+    model = onnx.load(path)
+    for side, size in zip(model.graph.input[0].type.tensor_type.shape.dim, sides, strict=True):
+        side.dim_value = size
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 4)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[:, : sides[1]], weight.name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("name", PECULIAR)
+def test_what_is_wrong_with_a_file_is_said(name: str, tmp_path: Path) -> None:
+    write, said = PECULIAR[name]
+    file = write(tmp_path / "net.onnx")
+    message = fails(file)
+    assert re.search(said, message), message
+    assert file in message
+
+
+def test_a_file_of_four_pictures_is_read_for_any_number(tmp_path: Path) -> None:
+    file = peculiar(tmp_path / "net.onnx", "", (4, 3, 64, 64))
+    record = artefact_or_network(file)
+    assert not isinstance(record, Artefact)
+    images = np.random.default_rng(0).standard_normal((4, 3, 64, 64), dtype=np.float32)
+    (expected,) = onnxruntime.InferenceSession(file).run(None, {"image": images})
+    for first in (1, 3, 4):
+        with torch.no_grad():
+            (maps,) = record.build().eval()(torch.from_numpy(images[:first]))
+        np.testing.assert_allclose(maps.numpy(), expected[:first], rtol=1e-4, atol=1e-5)
+
+
+def test_initialisers_may_stand_first_among_the_inputs(tmp_path: Path) -> None:
+    model = onnx.load(peculiar(tmp_path / "net.onnx", keep_initializers_as_inputs=True))
+    inputs = sorted(model.graph.input, key=lambda one: one.name == "image")
+    assert len(inputs) > 1
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    onnx.save(model, tmp_path / "net.onnx")
+    assert artefact_or_network(str(tmp_path / "net.onnx")).input_hw == (64, 64)  # type: ignore[union-attr]
+
+
+def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
+    file = str(legacy(nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, K, 1)), tmp_path / "net.onnx"))
+    data = {"synthetic": {"train": 2, "val": 2}}
+    assert profile(file, ProfileRecipe(), Terminal(quiet=True))["input_hw"] == [64, 64]
+    assert read_subject(file, PruneRecipe(), 2).input_hw == (64, 64)
+    assert read_subject(file, RewriteRecipe(), 2).input_hw == (64, 64)
+    recipe = ExportRecipe.model_validate({"engines": ["onnxruntime"], "data": data, "parity_pictures": 1})
+    assert export(file, recipe, tmp_path / "out", Silent())["input_hw"] == [64, 64]
+    for refused in (
+        lambda: profile(file, ProfileRecipe(input_hw=(128, 128)), Terminal(quiet=True)),
+        lambda: read_subject(file, PruneRecipe(input_hw=(128, 128)), 2),
+        lambda: export(file, recipe.model_copy(update={"input_hw": (128, 128)}), tmp_path / "other", Silent()),
+    ):
+        with pytest.raises(NetworkError, match=r"one input size only.*128, 128.*use 64x64"):
+            refused()
+
+
+def sized() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, K, 3, 4, 1))
+    network.input_hw = (96, 64)  # type: ignore[assignment]
+    return network
+
+
+def test_the_size_that_a_module_was_made_for_is_the_default(tmp_path: Path) -> None:
+    name = f"{__name__}:sized"
+    assert read_subject(name, PruneRecipe(), 2).input_hw == (96, 64)
+    assert read_subject(name, PruneRecipe(input_hw=(64, 64)), 2).input_hw == (64, 64)
 
 
 def test_a_file_of_one_size_says_so(tmp_path: Path) -> None:

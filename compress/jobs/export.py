@@ -20,9 +20,10 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
     source = artefact_or_network(name)
     architecture = source.architecture if isinstance(source, Artefact) else source
     facts = source.facts if isinstance(source, Artefact) else {}
-    input_hw = recipe.input_hw or getattr(architecture, "input_hw", None) or input_size(facts, Path(name))
-    check_input(architecture, input_hw, "input_hw")
     network = source.network if isinstance(source, Artefact) else architecture.build().eval()
+    own = None if isinstance(source, Artefact) else getattr(network, "input_hw", None)
+    input_hw = recipe.input_hw or own or input_size(facts, Path(name))
+    check_input(architecture, input_hw, "input_hw")
     data, seed = validation_data(facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
     images = sample_images(pictures, recipe.parity_pictures, input_hw)

@@ -51,11 +51,14 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     A known network, which has no weights yet, is built for the data's joints. Returns nothing in all but
     the first process.
     """
+    source = artefact_or_network(name)
+    only = getattr(source.architecture if isinstance(source, Artefact) else source, "input_hw", None)
+    if only and "input_hw" not in recipe.model_fields_set:
+        recipe = recipe.model_copy(update={"input_hw": only})
     train_pictures, val_pictures = train_and_val(recipe.data, recipe.input_hw, recipe.seed)
     for note in notes_of(train_pictures, val_pictures):
         progress.say(note)
     keypoints = train_pictures.keypoints
-    source = artefact_or_network(name)
     architecture = source.architecture if isinstance(source, Artefact) else with_joints(source, keypoints)
     edits = source.edits if isinstance(source, Artefact) else ()
     check_input(architecture, recipe.input_hw, "recipe: input_hw")

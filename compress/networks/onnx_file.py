@@ -1,9 +1,9 @@
 """An ONNX file as a torch network of ordinary modules.
 
 onnx2torch converts it: it gives a torch.fx graph of nn.Conv2d and the like, which can be traced, pruned and exported
-again. (onnx2pytorch knows more operators, but its network is an interpreter that torch.fx cannot trace.) The file is
-first simplified by onnxsim, which folds shape arithmetic, and operators of opset 18 and later are written as in opset
-17, the newest that onnx2torch knows throughout.
+again. (onnx2pytorch knows more operators, but its network is an interpreter that torch.fx cannot trace.) Before that,
+operators of any opset from 7 are written as in opset 17 (`onnx_opsets`), and onnxsim folds shape arithmetic; after it,
+activations and blocks are found in the graph (`onnx_patterns`).
 """
 
 import hashlib
@@ -11,30 +11,95 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from compress.errors import NetworkError
+from compress.networks.onnx_opsets import OLDEST, as_opset_17
+from compress.networks.onnx_patterns import with_blocks
 
-_OPSET = 17
 _TOLERANCE = 1e-4
-_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the file says of its input: name and shape [B,3,H,W]; None where it leaves a size open."""
+
+    name: str
+    batch: int | None
+    height: int | None
+    width: int | None
+
+    @property
+    def input_hw(self) -> tuple[int, int] | None:
+        """Height and width, where the file fixes both."""
+        return (self.height, self.width) if self.height and self.width else None
 
 
 def read_onnx(path: Path) -> nn.Module:
-    """The network with the file's weights, in eval mode; its attribute `input_hw` is the file's, if it names one.
+    """The network with the file's weights, in eval mode; its attributes `input_hw` and `batch` are the file's, if it names them.
 
-    Raises NetworkError.
+    Raises NetworkError that says what is wrong with this file.
     """
-    import onnx
     import onnxsim
 
     convert = _converter(path)
+    model = _loaded(path)
+    picture = _picture(model, path)
+    _check_outputs(model, path)
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if version < OLDEST:
+        raise NetworkError(
+            f"an ONNX file has opset {OLDEST} or later", place=str(path), value=version,
+            remedy="convert it with onnx.version_converter, or export it again",
+        )  # fmt: skip
+    try:
+        as_opset_17(model)
+    except ValueError as error:
+        raise NetworkError(
+            "the file has an operator of an older opset that later ones do not have", place=str(path),
+            value=str(error), remedy="export it again with opset 11 or later",
+        ) from None  # fmt: skip
+    try:
+        simplified, same = onnxsim.simplify(model)
+    except Exception:  # its errors have no common class; the converter may know what it cannot simplify
+        same = False
+    model = simplified if same else model
+    as_opset_17(model)  # onnxsim may write a newer one, and has made axes constants that newer opsets compute
+    _lift_constants(model)
+    _check_weights(model, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = with_blocks(_with_numbers(_converted(convert, model), picture.batch or 1))
+    except NotImplementedError as error:
+        raise NetworkError(
+            "onnx2torch lacks an operator", place=str(path), value=_operator(error),
+            remedy="export the network without it, or give it as package.module:function",
+        ) from None  # fmt: skip
+    except NetworkError:
+        raise
+    except Exception as error:
+        raise NetworkError(
+            f"onnx2torch cannot convert the file: {type(error).__name__}: {error}", place=str(path),
+            remedy="give the network as package.module:function",
+        ) from error  # fmt: skip
+    network.input_hw = picture.input_hw  # type: ignore[assignment]
+    network.batch = picture.batch  # type: ignore[assignment]
+    return network.eval()
+
+
+def _loaded(path: Path) -> Any:
+    """The model; constants are initialisers throughout, and none of them is an input."""
+    import onnx
+
     _exists(path)
     try:
         model = onnx.load(path)
@@ -43,92 +108,141 @@ def read_onnx(path: Path) -> nn.Module:
         raise NetworkError(
             "not a valid ONNX file", place=str(path), value=str(error).partition("\n")[0], remedy="export it again"
         ) from None
-    try:
-        simplified, same = onnxsim.simplify(model)
-    except Exception:  # its errors have no common class; the converter may know what it cannot simplify
-        same = False
-    model = simplified if same else model
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = _with_numbers(convert(as_opset_17(model)))
-    except NotImplementedError as error:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)  # before, every constant had to be an input
+    return model
+
+
+def _picture(model: Any, path: Path) -> Picture:
+    """Raises NetworkError unless the file's one input is pictures of float32, [B,3,H,W]."""
+    from onnx import TensorProto
+
+    inputs = list(model.graph.input)
+    if len(inputs) != 1:
         raise NetworkError(
-            "onnx2torch lacks an operator", place=str(path), value=_operator(error),
-            remedy="export the network without it, or give it as package.module:function",
-        ) from None  # fmt: skip
-    except Exception as error:
+            "an ONNX network has one input, the pictures", place=str(path),
+            value=", ".join(_described(one) for one in inputs) or "none",
+            remedy="export it with the others as constants",
+        )  # fmt: skip
+    given = inputs[0].type.tensor_type
+    if given.elem_type != TensorProto.FLOAT:
         raise NetworkError(
-            f"onnx2torch cannot convert the file: {type(error).__name__}: {error}", place=str(path),
-            remedy="give the network as package.module:function",
-        ) from error  # fmt: skip
-    sides = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
-    network.input_hw = tuple(sides[2:]) if len(sides) == 4 and all(sides[2:]) else None  # type: ignore[assignment]
-    return network.eval()
+            "an ONNX network takes float32 pictures", place=str(path), value=_described(inputs[0]),
+            remedy="export it in float32, without the conversion of the pictures",
+        )  # fmt: skip
+    sides = [side.dim_value or None for side in given.shape.dim]
+    last = len(sides) == 4 and sides[1] != 3 and sides[3] == 3
+    if len(sides) != 4 or last or sides[1] not in (3, None):
+        raise NetworkError(
+            "an ONNX network takes pictures [B,3,H,W]", place=str(path),
+            value=f"{_described(inputs[0])}{', channels last' if last else ''}",
+            remedy="export it with channels first" if last else "export it for pictures of three channels",
+        )  # fmt: skip
+    return Picture(inputs[0].name, sides[0], sides[2], sides[3])
+
+
+def _check_outputs(model: Any, path: Path) -> None:
+    """Raises NetworkError naming an output that is no map [B,C,h,w], where the file tells."""
+    import onnx
+
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # its errors have no common class; then running tells
+        return
+    for output in inferred.graph.output:
+        if output.type.tensor_type.HasField("shape") and len(output.type.tensor_type.shape.dim) != 4:
+            others = len(inferred.graph.output) > 1
+            raise NetworkError(
+                "every output of the network is a map [B,C,h,w]", place=str(path), value=_described(output),
+                remedy="cut it off (onnx.utils.extract_model)" if others else "cut the file where its maps are",
+            )  # fmt: skip
+
+
+def _described(one: Any) -> str:
+    """`name uint8 [1,3,64,64]`."""
+    from onnx import helper
+
+    given = one.type.tensor_type
+    sides = ",".join(str(side.dim_value or side.dim_param or "?") for side in given.shape.dim)
+    kind = helper.tensor_dtype_to_np_dtype(given.elem_type).name if given.elem_type else "?"
+    return f"{one.name}: {kind} [{sides}]"
+
+
+def _check_weights(model: Any, path: Path) -> None:
+    """Raises NetworkError for a convolution whose weights are computed, which is no module."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] not in constants:
+            raise NetworkError(
+                "a convolution's weights are constants", place=str(path), value=f"{node.name or node.output[0]}",
+                remedy="give the network as package.module:function",
+            )  # fmt: skip
 
 
 def check_conversion(path: Path, network: nn.Module, input_hw: tuple[int, int]) -> None:
-    """Compares the network with onnxruntime on one random picture. Raises NetworkError beyond a relative 1e-4."""
+    """Compares the network with onnxruntime, running the file as it is, on random pictures.
+
+    As many pictures as the file fixes, together and one by one; else one. Raises NetworkError beyond a relative 1e-4.
+    """
     import numpy as np
     import onnxruntime
 
-    image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
+    batch = _picture(_loaded(path), path).batch or 1
+    images = np.random.default_rng(0).standard_normal((batch, 3, *input_hw), dtype=np.float32)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        expected = session.run(None, {session.get_inputs()[0].name: image})
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        expected = session.run(None, {session.get_inputs()[0].name: images})
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise NetworkError(
-            "onnxruntime cannot run the file", place=str(path), value=str(error).partition("\n")[0],
+            f"onnxruntime cannot run the file on {'a picture' if batch == 1 else f'{batch} pictures'} of "
+            f"{input_hw[0]}x{input_hw[1]}", place=str(path), value=str(error).partition("\n")[0],
             remedy="export it again",
         ) from None  # fmt: skip
-    with torch.no_grad():
-        outputs = network(torch.from_numpy(image))
-    found = outputs if isinstance(outputs, list | tuple) else (outputs,)
-    for ours, theirs in zip(found, expected, strict=True):
-        distance = float(np.abs(ours.numpy() - theirs).max() / max(np.abs(theirs).max(), 1e-12))
-        if distance > _TOLERANCE:
+    for first in {batch, 1}:
+        distance = _distance(path, network, images[:first], [one[:first] for one in expected], batch)
+        if not distance <= _TOLERANCE:
             raise NetworkError(
                 f"the converted network must answer as onnxruntime does, within a relative {_TOLERANCE:g}",
                 place=str(path), value=f"{distance:.1e}", remedy="give the network as package.module:function",
             )  # fmt: skip
 
 
+def _distance(path: Path, network: nn.Module, images: Any, expected: list[Any], batch: int) -> float:
+    """Between the network's outputs and onnxruntime's, relative to the largest of these."""
+    import numpy as np
+
+    try:
+        with torch.no_grad():
+            outputs = network(torch.from_numpy(images))
+    except Exception as error:
+        raise NetworkError(
+            f"the file's steps must work for any number of pictures, not only for {batch}" if len(images) < batch
+            else "the converted network fails where onnxruntime does not", place=str(path),
+            value=str(error).partition("\n")[0], remedy="export it with a batch of any size",
+        ) from None  # fmt: skip
+    found = outputs if isinstance(outputs, list | tuple) else (outputs,)
+    if [tuple(one.shape) for one in found] != [one.shape for one in expected]:
+        raise NetworkError(
+            "the converted network must give what onnxruntime gives", place=str(path),
+            value=", ".join(str(list(one.shape)) for one in found),
+            remedy=f"give the network as package.module:function; onnxruntime gives "
+            f"{', '.join(str(list(one.shape)) for one in expected)}",
+        )  # fmt: skip
+    return max(
+        float(np.abs(ours.numpy() - theirs).max() / max(np.abs(theirs).max(), 1e-12))
+        for ours, theirs in zip(found, expected, strict=True)
+    )
+
+
 def sha256_of(path: Path) -> str:
     """Of the file's content. Raises NetworkError if there is none."""
     _exists(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def as_opset_17(model: Any) -> Any:
-    """Writes reductions, Split, Resize and Pad of opset 18 and later as opset 17 has them; others are the same.
-
-    Left alone where an attribute says what opset 17 cannot; the converter then names the operator. Reshape loses
-    `allowzero`, which only matters to tensors without elements.
-    """
-    from onnx import helper, numpy_helper
-
-    versions = {entry.domain: entry for entry in model.opset_import}
-    for node in model.graph.node:
-        if node.op_type == "Reshape":
-            _drop(node, "allowzero")
-    if versions[""].version <= _OPSET:
-        return model
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if node.op_type in _REDUCTIONS and len(node.input) == 2 and node.input[1] in constants:
-            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-            del node.input[1]
-            node.attribute.append(helper.make_attribute("axes", axes))
-        elif node.op_type == "Split":
-            _drop(node, "num_outputs")  # opset 17 splits evenly by the number of outputs
-        elif node.op_type == "Resize" and not attributes.get("antialias") and not attributes.get("axes"):
-            for name in ("antialias", "axes", "keep_aspect_ratio_policy"):
-                _drop(node, name)
-        elif node.op_type == "Pad" and len(node.input) == 4 and not node.input[3]:
-            del node.input[3]
-    versions[""].version = _OPSET
-    return model
 
 
 class FixedSlice(nn.Module):
@@ -172,20 +286,72 @@ class FixedReshape(nn.Module):
         return x.reshape([size or x.shape[axis] for axis, size in enumerate(self.shape)])
 
 
-def _with_numbers(network: nn.Module) -> nn.Module:
+class AsymmetricUpsample(nn.Module):
+    """Bilinear resizing that reads cell i of the outputs at i / scale, as Upsample does before opset 11.
+
+    torch aligns centres or corners. With one more row and column, copies of the last, the corners of these are where
+    the first and the cell behind the last are read. scales: whole numbers, or size: of the outputs.
+    """
+
+    def __init__(self, scales: tuple[int, int] | None, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.scales, self.size = scales, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,C,H',W']."""
+        height, width = self.size or (x.shape[2] * self.scales[0], x.shape[3] * self.scales[1])  # type: ignore[index]
+        padded = F.pad(x, (0, 1, 0, 1), mode="replicate")
+        resized = F.interpolate(padded, size=(height + 1, width + 1), mode="bilinear", align_corners=True)
+        return resized[:, :, :height, :width]
+
+
+def _converted(convert: Callable[..., Any], model: Any) -> fx.GraphModule:
+    """onnx2torch's graph; its resizings know the file's attributes, its reshapes the first side of what they read."""
+    import onnx
+    from onnx import helper
+
+    network = convert(model, attach_onnx_mapping=True)
+    assert isinstance(network, fx.GraphModule)
+    nodes = {node.output[0]: node for node in model.graph.node}
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {one.name: one.type.tensor_type.shape.dim for one in (*graph.input, *graph.value_info)}
+    for module in network.modules():
+        mapping = vars(module).pop("onnx_mapping", None)
+        if type(module).__name__ == "OnnxResize":
+            attributes = nodes[mapping.outputs[0]].attribute
+            module.attributes = {one.name: helper.get_attribute_value(one) for one in attributes}  # type: ignore[assignment]
+        elif type(module).__name__ == "OnnxReshape":
+            sides = shapes.get(mapping.inputs[0], ())
+            module.first_side = sides[0].dim_value if len(sides) > 1 else None  # type: ignore[assignment]
+    return network
+
+
+def _lift_constants(model: Any) -> None:
+    """Constant nodes become initialisers: onnx2torch takes weights from nowhere else."""
+    nodes = [node for node in model.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    for node in nodes:
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        model.graph.node.remove(node)
+
+
+def _with_numbers(network: fx.GraphModule, batch: int) -> fx.GraphModule:
     """Slices, splits, reshapes and resizings whose numbers are constants of the graph get them as numbers.
 
-    Those of onnx2torch read tensors at every call, which the meta device and tracing do not like.
+    Those of onnx2torch read tensors at every call, which the meta device and tracing do not like. batch: the file's; a
+    reshape from as many to as many keeps as many pictures as there are.
     """
-    assert isinstance(network, fx.GraphModule)
     for node in network.graph.nodes:
-        module = network.get_submodule(node.target) if node.op == "call_module" else None
+        module: Any = network.get_submodule(node.target) if node.op == "call_module" else None
         names, build = _WITH_NUMBERS.get(type(module).__name__, ((), None))
         if build is None:
             continue
         given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
         numbers = {name: _constant(network, argument) for name, argument in given.items() if argument is not None}
         replacement = build(module, **numbers) if None not in numbers.values() else None
+        if isinstance(replacement, FixedReshape) and replacement.shape[:1] == [batch] == [module.first_side]:
+            replacement.shape = [0, *replacement.shape[1:]]
         if replacement is not None:
             network.add_submodule(node.target, replacement)
             node.args, node.kwargs = node.args[:1], {}
@@ -216,10 +382,17 @@ def _upsample(
     mode = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}.get(module.onnx_mode)
     if mode is None or len(scales or sizes or ()) != 4 or (scales and scales[:2] != [1, 1]):
         return None
-    if scales:
-        return nn.Upsample(scale_factor=tuple(scales[2:]), mode=mode, align_corners=module.align_corners)
-    assert sizes is not None
-    return nn.Upsample(size=tuple(sizes[2:]), mode=mode, align_corners=module.align_corners)
+    size = None if scales else tuple((sizes or ())[2:])
+    factors = tuple(scales[2:]) if scales else None
+    if _attribute(module.attributes, "coordinate_transformation_mode") == "asymmetric" and mode == "bilinear":
+        whole = None if factors is None else tuple(round(one) for one in factors)
+        return AsymmetricUpsample(whole, size) if whole == factors else None  # type: ignore[arg-type]
+    return nn.Upsample(size, factors, mode, align_corners=module.align_corners)
+
+
+def _attribute(attributes: Mapping[str, Any], name: str) -> str:
+    value = attributes.get(name, b"")
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 _WITH_NUMBERS: dict[str, tuple[tuple[str, ...], Callable[..., nn.Module | None]]] = {

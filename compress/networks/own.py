@@ -7,7 +7,8 @@ else it is inferred from the outputs on small inputs:
 - one map, or several of equally many channels: top-down, a channel per joint;
 - two maps, the first with twice the channels of the second: bottom-up with associative embedding, as HigherHRNet.
 
-A network that runs at one input size only (many ONNX files do) says so by the attribute `input_hw`; ONNX files name it.
+A network that runs at one input size only says so by the attribute `input_hw`. An ONNX file that fixes height and width
+takes these only.
 A single map of a bottom-up network looks like a top-down one's, and so do part affinity fields: set the attributes.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compress.errors import NetworkError
 from compress.networks.onnx_file import check_conversion, read_onnx, sha256_of
@@ -112,7 +113,7 @@ def own_network(name: str) -> PythonNetwork | OnnxNetwork:
         sha256 = sha256_of(path)
         network = read_onnx(path)
         record = OnnxNetwork(str(path), sha256, *_facts(network, name))
-        check_conversion(path, network, record.input_hw or network.input_hw or _sizes()[record.stride])  # type: ignore[arg-type]
+        check_conversion(path, network, record.input_hw or _sizes()[record.stride])
         return record
     return PythonNetwork(name, *_facts(_call(name), name))
 
@@ -152,24 +153,53 @@ def _call(name: str) -> nn.Module:
 
 
 def _facts(network: nn.Module, place: str) -> tuple[Approach, int, int, tuple[int, ...], tuple[int, int] | None]:
-    """approach, keypoints, stride, output_strides and input_hw of a network (module docstring)."""
-    only: tuple[int, int] | None = getattr(network, "input_hw", None)
-    failure = "none of its outputs is a map"
-    sizes = [(stride, input_hw, None) for stride, input_hw in _sizes().items()]
-    for stride, input_hw, fixed in [*sizes, *([(1, only, only)] if only else [])]:
-        try:
-            shapes = _output_shapes(network, input_hw)
-        except Exception as error:
-            failure = f"it fails on a {input_hw[0]}x{input_hw[1]} picture: {str(error).partition(chr(10))[0]}"
-            continue
-        output_strides = _output_strides(shapes, input_hw)
-        if output_strides:
+    """approach, keypoints, stride, output_strides and input_hw of a network (module docstring).
+
+    An ONNX file that names its size is run at that size alone, and takes no other.
+    """
+    named: tuple[int, int] | None = getattr(network, "input_hw", None)
+    if named and isinstance(network, fx.GraphModule):
+        shapes = _shapes_or_reason(network, named)
+        if not isinstance(shapes, str):
             approach, keypoints = _approach(network, [shape[1] for shape in shapes], place)
-            return approach, keypoints, stride, output_strides, fixed
+            return approach, keypoints, _stride_of(network, named), _output_strides(shapes, named), named
+        raise NetworkError(
+            "the file's outputs are maps [B,C,H/s,W/s] of its pictures", place=place, value=shapes,
+            remedy="export it so that they are, each a whole number of times smaller than the picture",
+        )  # fmt: skip
+    failure = ""
+    sizes = [(stride, input_hw, None) for stride, input_hw in _sizes().items()]
+    for stride, input_hw, only in [*sizes, *([(1, named, named)] if named else [])]:
+        shapes = _shapes_or_reason(network, input_hw)
+        if not isinstance(shapes, str):
+            approach, keypoints = _approach(network, [shape[1] for shape in shapes], place)
+            return approach, keypoints, stride, _output_strides(shapes, input_hw), only
+        failure = shapes
     raise NetworkError(
         "the network takes [B,3,H,W] and returns a map [B,C,H/s,W/s] or several", place=place, value=failure,
         remedy="wrap it so that it does, for every H and W that are multiples of a stride up to 128",
     )  # fmt: skip
+
+
+def _shapes_or_reason(network: nn.Module, input_hw: tuple[int, int]) -> list[tuple[int, ...]] | str:
+    """Shapes of the maps for one such picture, or why there are none."""
+    picture = f"{input_hw[0]}x{input_hw[1]} picture"
+    try:
+        shapes = _output_shapes(network, input_hw)
+    except Exception as error:  # a forward may raise anything
+        batch = getattr(network, "batch", None) or 1
+        picture += f", being made for {batch} at once" if batch > 1 else ""
+        return f"it fails on a {picture}: {str(error).partition(chr(10))[0]}"
+    if _output_strides(shapes, input_hw):
+        return shapes
+    odd = next((number for number, shape in enumerate(shapes) if not _output_strides([shape], input_hw)), None)
+    return "it has no outputs" if odd is None else f"for a {picture} output {odd} is {list(shapes[odd])}"
+
+
+def _stride_of(network: nn.Module, input_hw: tuple[int, int]) -> int:
+    """The smallest stride at which it takes other sizes, of those that divide its own; 1 if there is none."""
+    fitting = [stride for stride in _STRIDES if not any(side % stride for side in input_hw)]
+    return next((one for one in fitting if not isinstance(_shapes_or_reason(network, _sizes()[one]), str)), 1)
 
 
 def _sizes() -> dict[int, tuple[int, int]]:
