@@ -44,7 +44,7 @@ class Picture:
 
 
 def read_onnx(path: Path) -> nn.Module:
-    """The network with the file's weights, in eval mode; its attributes `input_hw` and `batch` are the file's, if it names them.
+    """The network with the file's weights, in eval mode; `input_hw` and `batch` of it are the file's, if it names them.
 
     Raises NetworkError that says what is wrong with this file.
     """
