@@ -34,7 +34,7 @@ from compress.files import write_json, write_text
 from compress.measure.counting import count
 from compress.measure.timing import pinned
 from compress.people import LabelledBoxes, finder_for
-from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_data, read_recipe
+from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_codec, noted_data, read_recipe
 
 ENGINES = ("onnxruntime", "ncnn")
 READINGS = {"code": Decoding(flip_test=False, upsample=8, locate="middle"), "default": Decoding(flip_test=False)}
@@ -83,12 +83,12 @@ def train_on(run: Path, start: Path, epochs: int) -> None:
     """`compress train` from START's weights, as the rewritten network is tuned, but on the labels alone."""
     tuned = read_recipe(find("rewrite_openpose", "recipes", RecipeError), RewriteRecipe).training
     recipe = Path(tempfile.mkdtemp()) / "control.yaml"
-    kept = ("batch_size", "learning_rate", "warmup_steps", "sigma", "augment")
+    kept = ("batch_size", "learning_rate", "warmup_steps", "augment")
     facts = load_artefact(start).facts
     training = {key: tuned.model_dump(mode="json")[key] for key in kept} | {"epochs": epochs}
     write_json(recipe, {
         "job": "train", "seed": 3, "input_hw": facts["input_hw"], "data": facts["data"],
-        "decoding": {"flip_test": False}, "training": training,
+        "codec": facts["codec"], "decoding": {"flip_test": False}, "training": training,
     })  # fmt: skip
     if not (run / "architecture.yaml").is_file():
         subprocess.run(
@@ -103,7 +103,7 @@ def scored(folder: Path, decoding: Decoding) -> Row:
     input_hw = input_size(loaded.facts, folder)
     pictures = validation_set(noted_data(loaded.facts["data"], str(folder)), input_hw, loaded.facts["seed"])
     finder = finder_for(
-        loaded.architecture, pictures.keypoints, input_hw, exact=bool(loaded.facts.get("exact")),
+        loaded.architecture, pictures.keypoints, input_hw, codec=noted_codec(loaded.facts),
         decoding=decoding, boxes=LabelledBoxes(),
     )  # fmt: skip
     val = score(loaded.network, finder, pictures, kind="synthetic", flip_test=False, resamples=RESAMPLES)

@@ -24,7 +24,7 @@ from compress.files import write_json, write_text
 from compress.measure.timing import pinned
 from compress.people import LabelledBoxes, finder_for
 from compress.post_processing import choices
-from compress.recipe import noted_data
+from compress.recipe import noted_codec, noted_data
 
 Row = dict[str, Any]
 
@@ -56,7 +56,7 @@ def read_every_way(artefact: Path) -> Row:
         if decoding.flip_test or decoding.suppression != "none":
             continue
         finder = finder_for(
-            loaded.architecture, pictures.keypoints, input_hw, exact=bool(loaded.facts.get("exact")),
+            loaded.architecture, pictures.keypoints, input_hw, codec=noted_codec(loaded.facts),
             decoding=decoding, boxes=LabelledBoxes(),
         )  # fmt: skip
         val = score(loaded.network, finder, pictures, kind=data.kind, flip_test=False, resamples=RESAMPLES)

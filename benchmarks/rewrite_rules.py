@@ -101,7 +101,7 @@ class Bench:
     def tune(self, network: nn.Module) -> None:
         """Changes the network."""
         learning = self.learning
-        settings = self.recipe.training.model_copy(update={"exact": learning.exact})
+        settings = self.recipe.training
         samples = learning.objective.samples(learning.sets.train)
         step = distilled_step(
             [network], self.subject.network, learning.objective, settings.distillation, self.fabric

@@ -5,7 +5,7 @@ The given network is the teacher and stays as it is. `compress prune` and `compr
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -103,7 +103,7 @@ def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, spars
     learning, subject = task.subject.learning, task.subject
     if learning is None:
         return
-    settings = task.recipe.training.model_copy(update={"exact": learning.exact})
+    settings = task.recipe.training
     samples = learning.objective.samples(learning.sets.train)
     network.to(task.fabric.device)
     teacher = subject.network.to(task.fabric.device)
@@ -158,7 +158,7 @@ def finish(
     if learning:
         facts |= {
             "keypoints": learning.sets.train.keypoints.name,
-            "exact": learning.exact,
+            "codec": asdict(learning.codec),
             "obtained": obtained,
             "data": learning.data.model_dump(mode="json"),
             "val": state["val"],

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from compress.codec import Codec
 from compress.data.boxes import PersonAugmentation
 from compress.data.loader import Batch
 from compress.data.picture import PictureSet
@@ -17,6 +18,7 @@ from compress.keypoints import KeypointSet
 from compress.losses import PoseLoss, bottom_up_loss, part_affinity_loss, top_down_loss
 from compress.networks import Architecture
 from compress.part_layout import layout_for
+from compress.people import check_codec
 from compress.recipe import Augment, Training, changed
 
 
@@ -37,7 +39,7 @@ class Objective(Protocol):
 
 
 def objective_for(
-    architecture: Architecture, keypoints: KeypointSet, input_hw: tuple[int, int], settings: Training
+    architecture: Architecture, keypoints: KeypointSet, input_hw: tuple[int, int], settings: Training, codec: Codec
 ) -> Objective:
     """The objective of the network's approach.
 
@@ -45,7 +47,8 @@ def objective_for(
     """
     check_joints(architecture, keypoints, architecture.family)
     _check_read(architecture.approach, settings)
-    return _OBJECTIVES[architecture.approach](architecture, keypoints, input_hw, settings)
+    check_codec(architecture.approach, codec)
+    return _OBJECTIVES[architecture.approach](architecture, keypoints, input_hw, settings, codec)
 
 
 def check_joints(architecture: Architecture, keypoints: KeypointSet, place: str) -> None:
@@ -72,6 +75,7 @@ class _Objective:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
     settings: Training
+    codec: Codec
 
 
 class _AssociativeEmbedding(_Objective):
@@ -81,8 +85,7 @@ class _AssociativeEmbedding(_Objective):
             pictures,
             self.input_hw,
             self.architecture.output_strides,
-            settings.sigma,
-            settings.exact,
+            self.codec,
             _augmentation(settings.augment),
         )
 
@@ -101,7 +104,7 @@ class _PartAffinity(_Objective):
             self.input_hw,
             self.architecture.output_strides[-1],
             layout_for(self.keypoints),
-            settings.sigma,
+            self.codec.sigma,
             settings.limb_width,
             _augmentation(settings.augment),
         )
@@ -119,13 +122,12 @@ class _PartAffinity(_Objective):
 
 class _TopDown(_Objective):
     def samples(self, pictures: PictureSet) -> Samples:
-        settings, augment = self.settings, self.settings.person_augment
+        augment = self.settings.person_augment
         return CutOutPersons(
             pictures,
             self.input_hw,
             self.architecture.output_strides,
-            settings.sigma,
-            settings.exact,
+            self.codec,
             PersonAugmentation(augment.rotation_deg, augment.scale, augment.flip, augment.half_body),
         )
 
@@ -138,7 +140,7 @@ class _TopDown(_Objective):
 
 _UNREAD: dict[str, tuple[set[str], set[str]]] = {
     "bottom-up AE": ({"limb_width", "person_augment"}, {"hard_joints"}),
-    "PAF": ({"exact", "person_augment"}, {"pull", "push", "tags", "hard_joints"}),
+    "PAF": ({"person_augment"}, {"pull", "push", "tags", "hard_joints"}),
     "top-down": ({"augment", "limb_width"}, {"pull", "push", "tags"}),
 }
 """By approach: keys of `training`, and of `training.loss`, that are for other approaches."""

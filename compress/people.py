@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,25 +10,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from compress.codec import Codec, Locate
 from compress.data.boxes import box_region, crop_matrix
 from compress.data.detections import Detections, read_detections
 from compress.data.picture import Floats, Picture, PictureSet
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.decode import associative_embedding, part_affinity, top_down
 from compress.decode.associative_embedding import Grouping
-from compress.decode.location import Locate
 from compress.decode.part_affinity import PartGrouping
 from compress.decode.pose_nms import hard_nms, parallel_nms, soft_nms
 from compress.decode.poses import Poses, to_image
 from compress.engines.engine import one_torch_thread
+from compress.errors import RecipeError
 from compress.keypoints import KeypointSet
 from compress.networks import Architecture
 from compress.part_layout import layout_for
 from compress.recipe import Data, Decoding
-
-_TURNED_BACK_PX = (-0.5, 0.0)
-"""Added where the answers of both passes are averaged: a joint at x is at width - 1 - x in the mirrored input; as cell
-i covers i·s to (i+1)·s in both, maps that are turned back show it at x + 1. Part affinity maps are symmetric."""
 
 Maps = Sequence[Tensor]
 """The outputs of a network, [N,C,h,w] each, on the CPU and in float32."""
@@ -118,25 +115,50 @@ def finder_for(
     keypoints: KeypointSet,
     input_hw: tuple[int, int],
     *,
-    exact: bool,
+    codec: Codec,
     decoding: Decoding,
     boxes: Boxes,
 ) -> Finder:
-    """The finder of the network's approach. exact: trained on Gaussians around joints, not cells. boxes: for top-down.
+    """The finder of the network's approach. codec: that it was trained with. boxes: for top-down.
 
     Other people's labels are no detector's boxes: where boxes are labelled ones, nothing is suppressed.
     """
-    locate = decoding.locate or ("peak" if exact else "quarter")
+    check_codec(architecture.approach, codec)
+    locate = decoding.locate or codec.locate
     match architecture.approach:
         case "bottom-up AE":
-            return _TaggedFinder(keypoints, input_hw, Grouping(locate=locate, refine=decoding.refine))
+            return _TaggedFinder(keypoints, input_hw, Grouping(locate=locate, refine=decoding.refine), codec)
         case "PAF":
             stride = architecture.output_strides[-1]
             grouping = PartGrouping(upsample=decoding.upsample, locate=decoding.locate or "peak")
             return _PartFinder(keypoints, input_hw, grouping, stride)
         case _:
             suppressed = decoding if isinstance(boxes, DetectedBoxes) else None
-            return _PersonFinder(keypoints, input_hw, locate, boxes, suppressed)
+            return _PersonFinder(keypoints, input_hw, codec, locate, boxes, suppressed)
+
+
+def check_codec(approach: str, codec: Codec) -> None:
+    """Raises RecipeError for a codec that networks of this approach cannot be trained with or read by.
+
+    Associative embedding reads maps of several sizes, turned back and resized, by the middles of their cells; part
+    affinity fields have rules of their own and read sigma alone.
+    """
+    plain = Codec()
+    if approach == "bottom-up AE":
+        wrong = [key for key in ("cells", "shift_mirrored", "crop") if getattr(codec, key) != getattr(plain, key)]
+        if codec.locate in ("dark", "udp"):
+            wrong.append("locate")
+    elif approach == "PAF":
+        wrong = [key for key in asdict(plain) if key != "sigma" and getattr(codec, key) != getattr(plain, key)]
+    else:
+        wrong = []
+    if wrong:
+        raise RecipeError(
+            f"a network of the approach {approach} has no such codec",
+            place=f"recipe: codec.{wrong[0]}",
+            value=getattr(codec, wrong[0]),
+            remedy="use codec ours" + (" or exact" if approach == "bottom-up AE" else "; its sigma is free"),
+        )
 
 
 def find_people(
@@ -220,6 +242,7 @@ class _TaggedFinder:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
     grouping: Grouping
+    codec: Codec
 
     def ask(self, pictures: PictureSet, index: int) -> Question:
         return _whole(pictures, index, self.input_hw)
@@ -227,8 +250,9 @@ class _TaggedFinder:
     def read(self, question: Question, outputs: Maps, mirrored: Maps | None) -> Poses:
         heatmaps, tags = associative_embedding.merge_outputs(outputs, mirrored, self.keypoints)
         poses = associative_embedding.decode(heatmaps, tags, self.keypoints, self.grouping)
-        offset = (0.0, 0.0) if mirrored is None else _TURNED_BACK_PX
-        return to_image(poses, question.matrices[0], self.input_hw[0] / heatmaps.shape[1], offset)
+        stride = self.input_hw[0] / heatmaps.shape[1]
+        offset = self.codec.offset_xy((stride, stride), mirrored=mirrored is not None)
+        return to_image(poses, question.matrices[0], stride, offset)
 
 
 @dataclass(frozen=True)
@@ -254,6 +278,7 @@ class _PartFinder:
 class _PersonFinder:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
+    codec: Codec
     locate: Locate
     boxes: Boxes
     suppressed: Decoding | None
@@ -266,7 +291,8 @@ class _PersonFinder:
     def ask(self, pictures: PictureSet, index: int) -> Question:
         boxes, scores = self.boxes.of(pictures, index)
         image = pictures.image(index)
-        matrices = [crop_matrix(box_region(box, self.input_hw), self.input_hw) for box in boxes]
+        crop = self.codec.crop
+        matrices = [crop_matrix(box_region(box, self.input_hw, crop=crop), self.input_hw, crop=crop) for box in boxes]
         inputs = [warp(image, matrix, self.input_hw) for matrix in matrices]
         images = np.stack(inputs) if inputs else np.zeros((0, *self.input_hw, 3), np.uint8)
         return Question(images, matrices, boxes, scores)
@@ -275,10 +301,11 @@ class _PersonFinder:
         if not len(question.images):
             return Poses(np.zeros((0, len(self.keypoints), 3), np.float32), np.zeros(0, np.float32))
         last = None if mirrored is None else mirrored[-1]
-        maps = top_down.merge_outputs(outputs[-1], last, self.keypoints)
-        cells = top_down.decode(maps, self.locate)
-        offset = (0.0, 0.0) if mirrored is None else _TURNED_BACK_PX
-        joints = top_down.to_picture(cells, np.stack(question.matrices), self.input_hw[0] / maps.shape[2], offset)
+        maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, shift=self.codec.shift_mirrored)
+        cells = top_down.decode(maps, self.locate, self.codec.blur)
+        strides = self.codec.strides_xy(self.input_hw, (maps.shape[2], maps.shape[3]))
+        offset = self.codec.offset_xy(strides, mirrored=mirrored is not None)
+        joints = top_down.to_picture(cells, np.stack(question.matrices), strides, offset)
         poses = Poses(joints, top_down.person_scores(cells, question.scores_n, self.counted))
         return poses if self.suppressed is None else _suppressed(poses, question, self.keypoints, self.suppressed)
 

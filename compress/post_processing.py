@@ -6,12 +6,14 @@ by those a perfect network would give for the labelled people: its training targ
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress.codec import Codec
 from compress.data.boxes import person_targets
 from compress.data.detections import Detections
 from compress.data.part_affinity_targets import part_maps
@@ -34,7 +36,7 @@ def decode_table(
     pictures: PictureSet,
     input_hw: tuple[int, int],
     *,
-    exact: bool,
+    codec: Codec,
     wanted: int = 16,
 ) -> list[dict[str, Any]]:
     """Milliseconds per picture of every post-processing of the network's approach, on one thread, measured.
@@ -44,11 +46,11 @@ def decode_table(
     """
     indices = np.linspace(0, len(pictures) - 1, min(wanted, len(pictures))).round().astype(int).tolist()
     asker = finder_for(
-        architecture, pictures.keypoints, input_hw, exact=exact, decoding=Decoding(), boxes=LabelledBoxes()
+        architecture, pictures.keypoints, input_hw, codec=codec, decoding=Decoding(), boxes=LabelledBoxes()
     )
     asked = [asker.ask(pictures, index) for index in indices]
     answered = [
-        perfect_answers(architecture, pictures, index, question, input_hw, exact=exact)
+        perfect_answers(architecture, pictures, index, question, input_hw, codec)
         if network is None
         else _network_answers(network, question)
         for index, question in zip(indices, asked, strict=True)
@@ -58,7 +60,7 @@ def decode_table(
         boxes: Boxes = LabelledBoxes()
         if name.endswith("suppression"):
             boxes = DetectedBoxes([Detections(question.boxes_n4, question.scores_n) for question in asked])
-        finder = finder_for(architecture, pictures.keypoints, input_hw, exact=exact, decoding=decoding, boxes=boxes)
+        finder = finder_for(architecture, pictures.keypoints, input_hw, codec=codec, decoding=decoding, boxes=boxes)
         times, people = [], []
         with one_torch_thread():
             for question, (outputs, mirrored) in zip(asked, answered, strict=True):
@@ -114,21 +116,19 @@ def perfect_answers(
     index: int,
     question: Question,
     input_hw: tuple[int, int],
-    *,
-    exact: bool,
-    sigma: float = 1.5,
+    codec: Codec,
 ) -> tuple[Maps, Maps]:
     """What the network should answer for a picture's labelled people, and for the mirrored inputs.
 
-    sigma in heatmap cells. Tags are constant for each person's surroundings.
+    Tags are constant for each person's surroundings.
     """
     joints_pk3 = pictures.people(index).keypoints_pk3
     rows, mirrored_rows = [], []
     for number, matrix in enumerate(question.matrices):
         people = joints_pk3[number : number + 1] if architecture.approach == "top-down" else joints_pk3
         seen = move_keypoints(people, matrix, input_hw)
-        rows.append(_targets(architecture, pictures, seen, input_hw, sigma, exact))
-        mirrored_rows.append(_mirrored(architecture, pictures, seen, input_hw, sigma))
+        rows.append(_targets(architecture, pictures, seen, input_hw, codec))
+        mirrored_rows.append(_mirrored(architecture, pictures, seen, input_hw, codec))
     answers, mirrored = (
         [torch.from_numpy(np.stack(maps)) for maps in zip(*every, strict=True)] for every in (rows, mirrored_rows)
     )
@@ -140,12 +140,12 @@ def _mirrored(
     pictures: PictureSet,
     joints_pk3: Floats,
     input_hw: tuple[int, int],
-    sigma: float,
+    codec: Codec,
 ) -> list[Floats]:
-    """The answers to the mirrored input, exact ones: the mean of two cells' Gaussians may have two tops."""
+    """The answers to the mirrored input, Gaussians around joints: the mean of two cells' may have two tops."""
     seen = joints_pk3[:, list(pictures.keypoints.flip_index)]
     seen[..., 0] = np.where(seen[..., 2] > 0, input_hw[1] - 1 - seen[..., 0], 0)
-    return _targets(architecture, pictures, seen, input_hw, sigma, True)
+    return _targets(architecture, pictures, seen, input_hw, replace(codec, targets="joint"))
 
 
 def _targets(
@@ -153,19 +153,18 @@ def _targets(
     pictures: PictureSet,
     joints_pk3: Floats,
     input_hw: tuple[int, int],
-    sigma: float,
-    exact: bool,
+    codec: Codec,
 ) -> list[Floats]:
     """Every output of the network for one input."""
     strides = architecture.output_strides
     match architecture.approach:
         case "PAF":
             layout = layout_for(pictures.keypoints)
-            return [part_maps(joints_pk3, layout, input_hw, stride, sigma * stride) for stride in strides]
+            return [part_maps(joints_pk3, layout, input_hw, stride, codec.sigma * stride) for stride in strides]
         case "top-down":
-            return [person_targets(joints_pk3[0], input_hw, stride, sigma, exact=exact)[0] for stride in strides]
+            return [person_targets(joints_pk3[0], input_hw, stride, codec)[0] for stride in strides]
         case _:
-            heatmaps = [gaussian_heatmaps(joints_pk3, input_hw, stride, sigma, exact=exact) for stride in strides]
+            heatmaps = [gaussian_heatmaps(joints_pk3, input_hw, stride, codec) for stride in strides]
             return [np.concatenate([heatmaps[0], _tags(joints_pk3, heatmaps[0].shape, strides[0])]), *heatmaps[1:]]
 
 

@@ -382,7 +382,8 @@ def points_file(task: Task, network: nn.Module) -> Path:
     assert learning is not None
     pruning = recipe.pruning
     asked = [
-        learning.data.model_dump(mode="json"), list(task.subject.input_hw), task.subject.seed, learning.exact,
+        learning.data.model_dump(mode="json"), list(task.subject.input_hw), task.subject.seed,
+        asdict(learning.codec),
         recipe.decoding.model_dump(mode="json"), pruning.criterion, pruning.pictures,
         pruning.multiple or liked_multiple(recipe), list(pruning.protect),
         recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None,

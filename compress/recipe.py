@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
+from compress.codec import PRESETS, Codec, Locate
 from compress.errors import ArtefactError, CompressError, DataError, RecipeError, nearest
 from compress.files import read_yaml, read_yaml_mapping
 
@@ -46,6 +56,22 @@ def check_threads(threads: int) -> None:
 
 Threads = Annotated[Positive, AfterValidator(_on_this_machine)]
 """That something is timed on here."""
+
+
+def _from_preset(given: Any) -> Any:
+    """What a recipe says of a codec, with the rest of its preset."""
+    if isinstance(given, str):
+        given = {"name": given}
+    if not isinstance(given, dict):
+        return given
+    for key in given:
+        if key not in Codec.__dataclass_fields__:
+            raise ValueError(f"a codec has no {key!r}; {nearest(str(key), Codec.__dataclass_fields__)}")
+    name = given.get("name", "ours")
+    return {**(PRESETS.get(name, {}) if isinstance(name, str) else {}), **given}
+
+
+CodecSetting = Annotated[Codec, BeforeValidator(_from_preset)]
 
 
 class Settings(BaseModel):
@@ -180,9 +206,8 @@ class Training(Settings):
     many parts of the batch, one after the other, to save memory; batch norm sees the parts. schedule: `cosine` to zero,
     or `step`: the rate is multiplied by gamma at each of `milestones` (fractions of all epochs). warmup_steps: linear
     from warmup_from times the rate. ema: decay per step of an average of the weights, which is what training gives; 0:
-    the weights themselves. precision: `auto` is bfloat16 on a GPU and float32 elsewhere. sigma: of the Gaussian
-    targets, in heatmap cells. exact: Gaussians around the joints themselves, not around their cells; decoded by their
-    peak. limb_width: half the width of part affinity fields, in cells. clip_norm: 0 leaves gradients alone.
+    the weights themselves. precision: `auto` is bfloat16 on a GPU and float32 elsewhere. limb_width: half the width of
+    part affinity fields, in cells. clip_norm: 0 leaves gradients alone.
     """
 
     epochs: Positive = 10
@@ -200,8 +225,6 @@ class Training(Settings):
     warmup_from: Probability = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    sigma: Annotated[float, Field(gt=0)] = 2.0
-    exact: bool = False
     limb_width: Annotated[float, Field(gt=0)] = 1.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     loss: Loss = Loss()
@@ -232,14 +255,14 @@ class Decoding(Settings):
     """From a network's maps to people; each approach reads what concerns it.
 
     flip_test: the mirrored picture is asked too and both answers are averaged. locate: where in its cell, or upsampled
-    pixel of a part affinity map, a joint lies; None: `peak` for such maps and for networks trained on exact Gaussians,
-    else `quarter`. refine: associative embedding fills in missing joints. upsample: of part affinity maps before they
+    pixel of a part affinity map, a joint lies, instead of what the codec says (None; of part affinity maps the `peak`).
+    refine: associative embedding fills in missing joints. upsample: of part affinity maps before they
     are read. suppression: of top-down people that lie on one another, where they come from a detector's boxes; overlap:
     for hard and soft, the least OKS at which they do.
     """
 
     flip_test: bool = True
-    locate: Literal["middle", "quarter", "peak"] | None = None
+    locate: Locate | None = None
     refine: bool = True
     upsample: Annotated[int, Field(ge=1, le=32)] = 2
     suppression: Literal["none", "hard", "soft", "parallel"] = "hard"
@@ -341,6 +364,7 @@ class SearchRecipe(Settings):
     input_hw: InputSize = (128, 128)
     data: Data = Data()
     measurement: Measurement = Measurement()
+    codec: CodecSetting = Codec()
     supernet: SupernetTraining = SupernetTraining()
     search: Search
     finalists: Finalists = Finalists()
@@ -384,6 +408,7 @@ class TrainRecipe(Settings):
     seed: Seed = 1
     input_hw: InputSize = (128, 128)
     data: Data = Data()
+    codec: CodecSetting = Codec()
     training: Training = Training()
     distillation: Distillation | None = None
     decoding: Decoding = Decoding()
@@ -392,13 +417,14 @@ class TrainRecipe(Settings):
 class EvaluateRecipe(Settings):
     """`compress evaluate`: the validation set, once.
 
-    seed, input_hw, data: None takes what the artefact was validated with.
+    seed, input_hw, data, codec: None takes what the artefact was validated with.
     """
 
     job: Literal["evaluate"] = "evaluate"
     seed: Seed | None = None
     input_hw: InputSize | None = None
     data: Data | None = None
+    codec: CodecSetting | None = None
     decoding: Decoding = Decoding()
 
 
@@ -438,6 +464,7 @@ class ProfileRecipe(Settings):
     rounds: Positive = 40
     decode: bool = False
     data: Data | None = None
+    codec: CodecSetting | None = None
     seed: Seed | None = None
 
     @model_validator(mode="after")
@@ -531,8 +558,8 @@ class Pruning(Settings):
 class ChangeRecipe(Settings):
     """What every change of a given network is told: fine-tuning with it as teacher, export, measurement.
 
-    seed, input_hw, data: None takes what the artefact was validated with; a network that is no artefact counts as
-    trained only where data is given. engine, threads: that milliseconds are of.
+    seed, input_hw, data, codec: None takes what the artefact was validated with; a network that is no artefact counts
+    as trained only where data is given. engine, threads: that milliseconds are of.
     """
 
     seed: Seed | None = None
@@ -543,6 +570,7 @@ class ChangeRecipe(Settings):
     rounds: Positive = 60
     exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
+    codec: CodecSetting | None = None
     training: FineTuning = FineTuning()
     decoding: Decoding = Decoding()
 
@@ -609,6 +637,7 @@ class PredictRecipe(Settings):
     format: Literal["drawn", "coco"] = "drawn"
     data: Data | None = None
     annotations: Path | None = None
+    codec: CodecSetting | None = None
     decoding: Decoding = Decoding(flip_test=False)
     min_score: Probability = 0.2
 
@@ -695,6 +724,20 @@ def noted_data(noted: Any, place: str) -> Data:
             place=place,
             value=".".join(str(part) for part in error.errors()[0]["loc"]),
             remedy="say what to validate on with --set data={kind: ...}",
+        ) from None
+
+
+def noted_codec(facts: Mapping[str, Any]) -> Codec:
+    """The codec that an artefact's facts note, or `ours`. Raises ArtefactError if what they note is none."""
+    try:
+        codec: Codec = TypeAdapter(CodecSetting).validate_python(facts.get("codec", {}))
+        return codec
+    except ValidationError as error:
+        raise ArtefactError(
+            "an artefact's facts must note a codec",
+            place=".".join(str(part) for part in ("artefact: facts.codec", *error.errors()[0]["loc"])),
+            value=facts["codec"],
+            remedy="say how its maps are read with --set codec=NAME",
         ) from None
 
 

@@ -1,11 +1,13 @@
 """What a search is asked for, checked before any work: its space, the network it starts from, its baselines."""
 
+from dataclasses import asdict
+
 from compress.artefact import Artefact, load_artefact
 from compress.candidate import Candidates
 from compress.errors import RecipeError, SpaceError
 from compress.networks import FAMILIES, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
-from compress.recipe import SearchRecipe, find
+from compress.recipe import SearchRecipe, find, noted_codec
 from compress.space import Pick, Space, SpaceFile, expand, read_space
 
 
@@ -15,14 +17,15 @@ def read_start(recipe: SearchRecipe) -> Artefact | None:
         return None
     start = load_artefact(recipe.search.start)
     check_input(start.architecture, recipe.input_hw, "recipe: input_hw")
-    exact = bool(start.facts.get("exact", recipe.finalists.training.exact))
-    if exact != recipe.finalists.training.exact:
-        raise RecipeError(
-            "a given network is decoded and tuned as it was trained",
-            place="recipe: finalists.training.exact",
-            value=recipe.finalists.training.exact,
-            remedy=f"use {str(exact).lower()}",
-        )
+    codec = noted_codec(start.facts)
+    for key in asdict(codec):
+        if key != "name" and getattr(codec, key) != getattr(recipe.codec, key):
+            raise RecipeError(
+                "a given network is decoded and tuned as it was trained",
+                place=f"recipe: codec.{key}",
+                value=getattr(recipe.codec, key),
+                remedy=f"use {getattr(codec, key)}, as its artefact says",
+            )
     return start
 
 

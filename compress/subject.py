@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from compress.artefact import Artefact, Edit, artefact_or_network
+from compress.codec import Codec
 from compress.data.sets import Sets, picture_sets
 from compress.errors import DataError
 from compress.evaluation import check_metric, input_size, validation_data
@@ -19,7 +20,7 @@ from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES
 from compress.objective import Objective, check_joints, objective_for
 from compress.people import Finder, LabelledBoxes, finder_for
-from compress.recipe import ChangeRecipe, Data
+from compress.recipe import ChangeRecipe, Data, noted_codec
 
 _DEFAULT_HW = (128, 128)
 
@@ -32,7 +33,7 @@ class Learning:
     sets: Sets
     objective: Objective
     finder: Finder
-    exact: bool
+    codec: Codec
 
 
 @dataclass(frozen=True)
@@ -88,20 +89,19 @@ def read_learning(
     architecture: Architecture, data: Data, facts: Mapping[str, Any], input_hw: tuple[int, int], seed: int,
     recipe: ChangeRecipe, pictures: int, pictures_key: str,
 ) -> Learning:  # fmt: skip
-    """The data, and how the network reads it; Gaussians are decoded as it was trained."""
+    """The data, and how the network reads it; maps are decoded as it was trained."""
     wanted = {"search": pictures}
     parts = {"synthetic": data.synthetic.model_copy(update=wanted), "disk": data.disk.model_copy(update=wanted)}
     sets = picture_sets(data.model_copy(update=parts), input_hw, seed, pictures_key)
     keypoints = sets.train.keypoints
     check_joints(architecture, keypoints, "data")
     check_metric(architecture, data)
-    exact = bool(facts.get("exact", recipe.training.exact))
-    settings = recipe.training.model_copy(update={"exact": exact})
-    objective = objective_for(architecture, keypoints, input_hw, settings)
+    codec = recipe.codec or noted_codec(facts)
+    objective = objective_for(architecture, keypoints, input_hw, recipe.training, codec)
     finder = finder_for(
-        architecture, keypoints, input_hw, exact=exact, decoding=recipe.decoding, boxes=LabelledBoxes()
+        architecture, keypoints, input_hw, codec=codec, decoding=recipe.decoding, boxes=LabelledBoxes()
     )  # fmt: skip
-    return Learning(data, sets, objective, finder, exact)
+    return Learning(data, sets, objective, finder, codec)
 
 
 def network_digest(architecture: Architecture, network: nn.Module, edits: Sequence[Edit] = (), *, trained: bool) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.codec import Codec, codec_named
 from compress.data.detections import Detections
 from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.decode.poses import coco_results
@@ -31,12 +32,14 @@ NETWORKS: dict[str, Architecture] = {
     "top-down": DirBHRNet(**NARROW, head="heatmaps"),
 }
 HW = (256, 192)
+EXACT = codec_named("exact", sigma=1.5)
 PICTURES = SyntheticPeople(6, (240, 200), 2, difficulty=Difficulty(people=(1, 2), scale=(0.8, 0.95), truncation=0))
 
 
 def finder(architecture: Architecture, boxes: Any = None, **decoding: Any) -> Finder:
+    codec = Codec(sigma=1.5) if architecture.approach == "PAF" else EXACT
     return finder_for(
-        architecture, COCO_PERSON, HW, exact=True, decoding=Decoding(**decoding), boxes=boxes or LabelledBoxes()
+        architecture, COCO_PERSON, HW, codec=codec, decoding=Decoding(**decoding), boxes=boxes or LabelledBoxes()
     )
 
 
@@ -47,7 +50,7 @@ def test_perfect_answers_are_the_people(name: str, flip_test: bool) -> None:
     results = []
     for index in range(len(PICTURES)):
         question = reader.ask(PICTURES, index)
-        answers, mirrored = perfect_answers(NETWORKS[name], PICTURES, index, question, HW, exact=True)
+        answers, mirrored = perfect_answers(NETWORKS[name], PICTURES, index, question, HW, EXACT)
         expected = [(len(question.images), *shape) for shape in shapes(NETWORKS[name])]
         assert [tuple(part.shape) for part in answers] == expected
         poses = reader.read(question, answers, mirrored if flip_test else None)
@@ -64,7 +67,7 @@ def test_no_reading_moves_people_aside(name: str, decoding: dict[str, Any]) -> N
     away = []
     for index in range(len(lonely)):
         question = reader.ask(lonely, index)
-        answers, mirrored = perfect_answers(NETWORKS[name], lonely, index, question, HW, exact=True)
+        answers, mirrored = perfect_answers(NETWORKS[name], lonely, index, question, HW, EXACT)
         poses = reader.read(question, answers, mirrored if "flip_test" in decoding else None)
         truth = lonely.people(index).keypoints_pk3
         if len(poses) == len(truth) == 1:
@@ -84,19 +87,18 @@ def shapes(architecture: Architecture) -> list[tuple[int, ...]]:
 def test_perfect_answers_have_no_loss_but_tags(name: str) -> None:
     """The targets of training and the maps that decoding understands are the same."""
     architecture = NETWORKS[name]
-    still: dict[str, Any] = {"sigma": 1.5}
+    still: dict[str, Any] = {}
+    codec = Codec(sigma=1.5) if architecture.approach == "PAF" else EXACT
     if architecture.approach == "top-down":
         still["person_augment"] = {"rotation_deg": 0, "scale": 0, "flip": 0, "half_body": 0}
     else:
         still["augment"] = {"rotation_deg": 0, "scale": [1, 1], "translate_px": 0, "flip": 0}
-    if architecture.approach != "PAF":
-        still["exact"] = True
     square = SyntheticPeople(3, (192, 192), 4)
-    objective = objective_for(architecture, COCO_PERSON, (192, 192), Training.model_validate(still))
+    objective = objective_for(architecture, COCO_PERSON, (192, 192), Training.model_validate(still), codec)
     samples = objective.samples(square)
-    reader = finder_for(architecture, COCO_PERSON, (192, 192), exact=True, decoding=Decoding(), boxes=LabelledBoxes())
+    reader = finder_for(architecture, COCO_PERSON, (192, 192), codec=codec, decoding=Decoding(), boxes=LabelledBoxes())
     question = reader.ask(square, 0)
-    answers, _ = perfect_answers(architecture, square, 0, question, (192, 192), exact=True)
+    answers, _ = perfect_answers(architecture, square, 0, question, (192, 192), codec)
     sample = samples.sample(0, np.random.default_rng(0))
     assert np.array_equal(sample.image, question.images[0])
     for answer, target in zip(answers, sample.maps, strict=False):
@@ -177,7 +179,7 @@ def test_joints_are_compared_person_by_person() -> None:
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_decoding_is_timed(name: str) -> None:
-    rows = decode_table(NETWORKS[name], None, PICTURES, HW, exact=False, wanted=2)
+    rows = decode_table(NETWORKS[name], None, PICTURES, HW, codec=Codec(), wanted=2)
     assert len(rows) >= 4
     assert all(0 < row["q1"] <= row["median"] <= row["q3"] for row in rows)
     assert {row["mirrored"] for row in rows} == {False, True}
@@ -206,7 +208,6 @@ def test_facts_that_are_none(tmp_path: Path) -> None:
     [
         ("one scale", {"person_augment": {"flip": 0}}, "training.person_augment"),
         ("one scale", {"loss": {"hard_joints": 8}}, "training.loss.hard_joints"),
-        ("PAF", {"exact": True}, "training.exact"),
         ("PAF", {"loss": {"push": 1}}, "training.loss.push"),
         ("top-down", {"augment": {"flip": 0}}, "training.augment"),
         ("top-down", {"limb_width": 2}, "training.limb_width"),
@@ -214,7 +215,7 @@ def test_facts_that_are_none(tmp_path: Path) -> None:
 )
 def test_a_key_of_another_approach_is_refused(name: str, settings: dict[str, Any], key: str) -> None:
     with pytest.raises(RecipeError, match=key):
-        objective_for(NETWORKS[name], COCO_PERSON, HW, Training.model_validate(settings))
+        objective_for(NETWORKS[name], COCO_PERSON, HW, Training.model_validate(settings), Codec())
 
 
 @pytest.mark.parametrize(

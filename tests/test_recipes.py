@@ -47,7 +47,7 @@ def test_a_training_recipe_fits_its_network(path: Path) -> None:
     assert not isinstance(architecture, Artefact)
     architecture = with_joints(architecture, keypoints)
     check_input(architecture, recipe.input_hw, path.stem)
-    objective_for(architecture, keypoints, recipe.input_hw, recipe.training)
+    objective_for(architecture, keypoints, recipe.input_hw, recipe.training, recipe.codec)
     optimizer_for([dict(architecture.build().named_parameters())], recipe.training)
 
 

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
+from compress.codec import Codec
 from compress.data.loader import batches
 from compress.data.synthetic import SyntheticPeople
 from compress.errors import DivergedError, RecipeError, RunError
@@ -34,7 +35,7 @@ ARCHITECTURE = DirBHRNet(width=4, blocks=equal_blocks(0), head="single")
 PICTURES = SyntheticPeople(8, (32, 32), 3)
 FABRIC = launch("float32")
 SETTINGS = Training(epochs=3, batch_size=4, warmup_steps=1)
-OBJECTIVE = objective_for(ARCHITECTURE, COCO_PERSON, (32, 32), SETTINGS)
+OBJECTIVE = objective_for(ARCHITECTURE, COCO_PERSON, (32, 32), SETTINGS, Codec())
 
 
 def run(

@@ -36,7 +36,7 @@ from compress.measure.counting import count
 from compress.people import LabelledBoxes, finder_for
 from compress.percent_correct import THRESHOLDS
 from compress.progress import Silent
-from compress.recipe import Decoding, EvaluateRecipe, Measurement, noted_data
+from compress.recipe import Decoding, EvaluateRecipe, Measurement, noted_codec, noted_data
 from compress.report.plots import png
 
 HERE = Path(__file__).parent
@@ -124,7 +124,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
                 first.architecture,
                 noted_keypoints(first.facts, folders[0]),
                 INPUT_HW,
-                exact=first.facts["exact"],
+                codec=noted_codec(first.facts),
                 decoding=Decoding(flip_test=False),
                 boxes=LabelledBoxes(),
             )

@@ -119,7 +119,7 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
         record,
         pictures.keypoints,
         recipe.input_hw,
-        exact=recipe.training.exact,
+        codec=recipe.codec,
         decoding=Decoding(flip_test=False),
         boxes=LabelledBoxes(),
     )
@@ -144,7 +144,6 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
 
 def perfect(architecture: Architecture, finder: Finder, pictures: CocoPeople, recipe: TrainRecipe) -> dict[str, float]:
     """What the decoder and the metric make of the training targets themselves."""
-    settings = recipe.training
     results = []
     for index in range(len(pictures)):
         question = finder.ask(pictures, index)
@@ -154,8 +153,7 @@ def perfect(architecture: Architecture, finder: Finder, pictures: CocoPeople, re
             index,
             question,
             recipe.input_hw,
-            exact=settings.exact,
-            sigma=settings.sigma,
+            recipe.codec,
         )
         results += coco_results(finder.read(question, answers, None), pictures.image_id(index))
     return oks_ap(pictures.coco, results, pictures.keypoints)

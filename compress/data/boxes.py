@@ -1,11 +1,14 @@
 """From a person's box to the input of a top-down network, and what the network should answer.
 
 HRNet's facts (Sun et al., arXiv:1902.09212, and its code, lib/dataset/JointsDataset.py), as Lite-HRNet's code has them:
-the box is widened to the input's proportions and enlarged. Unlike there, pixel centres follow `picture`, so that the
-box's middle lands on the input's middle, (width - 1) / 2, and not half a pixel beside it.
+the box is widened to the input's proportions and enlarged by 1.25 (its scale times pixel_std, 200). Then, by the
+codec's crop, with f the factor of enlargement to the input and W the input's width:
 
-Joints belong to cells as in `targets`: x to cell int(x / stride), where HRNet has int(x / stride + 0.5), half a cell
-away from what its decoding reads as the middle of that cell.
+`pixels`: pixel centres follow `picture`: the box's middle, x + (w - 1) / 2, lands on the input's middle, (W - 1) / 2.
+`corners`: HRNet's affine map: x + w / 2 lands on W / 2. That is (f - 1) / 2 input pixels further right and down; joints
+go the same way, so that alone moves nobody. HRNet's labelled boxes of COCO have lost a pixel before (w - 1), which
+gives the middle of `pixels` again; a detector's have not.
+`ends`: UDP's: x + w / 2 lands on (W - 1) / 2, and f is (W - 1) / w instead of W / w.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from compress.codec import Codec, Crop
 from compress.data.picture import Floats
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Matrix, turned_about
@@ -64,11 +68,11 @@ class PersonAugmentation:
                 )
 
 
-def box_region(box_xywh: Box, input_hw: tuple[int, int], enlarge: float = 1.25) -> Region:
+def box_region(box_xywh: Box, input_hw: tuple[int, int], enlarge: float = 1.25, crop: Crop = "pixels") -> Region:
     """The smallest region of the input's proportions around the box, enlarged about its middle.
 
-    box_xywh: x, y, width, height in pixels, COCO's: width 3 at x 0 is the pixels 0, 1, 2, whose middle is 1. Sides
-    below one pixel count as one. DataError if it is not finite or a side is negative.
+    box_xywh: x, y, width, height in pixels, COCO's: width 3 at x 0 is the pixels 0, 1, 2, whose middle is 1 (by HRNet's
+    and UDP's code 1.5). Sides below one pixel count as one. DataError if it is not finite or a side is negative.
     """
     x, y, width, height = (float(value) for value in box_xywh)
     if not np.isfinite([x, y, width, height]).all() or min(width, height) < 0:
@@ -80,17 +84,29 @@ def box_region(box_xywh: Box, input_hw: tuple[int, int], enlarge: float = 1.25) 
         )
     aspect = input_hw[1] / input_hw[0]
     wide = enlarge * max(max(width, 1.0), max(height, 1.0) * aspect)
-    return Region((x + (width - 1) / 2, y + (height - 1) / 2), (wide, wide / aspect))
+    less = 1 if crop == "pixels" else 0
+    return Region((x + (width - less) / 2, y + (height - less) / 2), (wide, wide / aspect))
 
 
-def crop_matrix(region: Region, input_hw: tuple[int, int], angle_deg: float = 0.0, *, mirrored: bool = False) -> Matrix:
+def crop_matrix(
+    region: Region,
+    input_hw: tuple[int, int],
+    angle_deg: float = 0.0,
+    *,
+    mirrored: bool = False,
+    crop: Crop = "pixels",
+) -> Matrix:
     """The matrix [2,3] from picture to input that puts the whole region in the input's middle, turned about it.
 
     A positive angle turns the picture clockwise. A mirrored matrix has a negative determinant: see `transforms`.
     """
-    factor = min(input_hw[1] / region.size_wh[0], input_hw[0] / region.size_wh[1])
+    less = 1 if crop == "ends" else 0
+    factor = min((input_hw[1] - less) / region.size_wh[0], (input_hw[0] - less) / region.size_wh[1])
     angle_rad = float(np.deg2rad(angle_deg))
-    return turned_about(region.centre_xy, input_hw, factor, angle_rad=angle_rad, mirrored=mirrored)
+    beside = 0.5 if crop == "corners" else 0.0
+    return turned_about(
+        region.centre_xy, input_hw, factor, angle_rad=angle_rad, mirrored=mirrored, shift_xy=(beside, beside)
+    )
 
 
 def half_body(keypoints_k3: Floats, keypoints: KeypointSet, rng: np.random.Generator) -> Floats | None:
@@ -119,13 +135,15 @@ def augment_person(
     keypoints: KeypointSet,
     input_hw: tuple[int, int],
     augmentation: PersonAugmentation,
+    crop: Crop = "pixels",
 ) -> Matrix:
     """A random training matrix [2,3] from picture to input.
 
     keypoints_k3: the person's joints in pixels of the picture. DataError as for `box_region`.
     """
     half = half_body(keypoints_k3, keypoints, rng) if rng.random() < augmentation.half_body else None
-    region = box_region(box_xywh, input_hw) if half is None else box_region(half, input_hw, _HALF_BODY_ENLARGE)
+    box, enlarge = (box_xywh, 1.25) if half is None else (half, _HALF_BODY_ENLARGE)
+    region = box_region(box, input_hw, enlarge, crop)
     width, height = region.size_wh
     size = np.clip(rng.normal(1, augmentation.scale), 1 - augmentation.scale, 1 + augmentation.scale)
     reach_deg = 2 * augmentation.rotation_deg
@@ -135,20 +153,18 @@ def augment_person(
         input_hw,
         angle_deg if rng.random() < _ROTATION_CHANCE else 0.0,
         mirrored=bool(rng.random() < augmentation.flip),
+        crop=crop,
     )
 
 
-def person_targets(
-    keypoints_k3: Floats, input_hw: tuple[int, int], stride: int, sigma: float, *, exact: bool = False
-) -> tuple[Floats, Floats]:
+def person_targets(keypoints_k3: Floats, input_hw: tuple[int, int], stride: int, codec: Codec) -> tuple[Floats, Floats]:
     """Heatmaps [K,h,w] of one person and weights [K]: 1 where the joint is labelled and in the maps, else 0.
 
-    keypoints_k3: in input pixels. sigma, exact: see `gaussian_heatmaps`. HRNet's weight is 1 up to 3σ + 1 cells outside
+    keypoints_k3: in input pixels. HRNet's weight is 1 up to 3σ + 1 cells outside
     too, where only the Gaussian's foot is in the map.
     """
-    maps_khw = gaussian_heatmaps(keypoints_k3[None], input_hw, stride, sigma, exact=exact)
-    _, height, width = maps_khw.shape
-    located_1k2 = joint_locations(keypoints_k3[None], stride, height, width, max_people=1)
+    maps_khw = gaussian_heatmaps(keypoints_k3[None], input_hw, stride, codec)
+    located_1k2 = joint_locations(keypoints_k3[None], input_hw, stride, codec, max_people=1)
     return maps_khw, located_1k2[0, :, 1].astype(np.float32)
 
 

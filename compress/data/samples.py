@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from compress.codec import Codec
 from compress.data.boxes import PersonAugmentation, augment_person, person_targets
 from compress.data.part_affinity_targets import part_maps
 from compress.data.picture import Floats, Mask, Picture, PictureSet
@@ -47,14 +48,13 @@ class Samples(Protocol):
 class TaggedPictures:
     """Whole pictures for associative embedding: heatmaps of all people at every stride, and the places of their tags.
 
-    sigma in heatmap cells, the same at every stride; exact: Gaussians around joints, not around their cells.
+    codec: of the heatmaps at every stride.
     """
 
     pictures: PictureSet
     input_hw: tuple[int, int]
     strides: tuple[int, ...]
-    sigma: float
-    exact: bool
+    codec: Codec
     augmentation: Augmentation
 
     def __len__(self) -> int:
@@ -63,12 +63,9 @@ class TaggedPictures:
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """One picture."""
         image, matrix, keypoints = _moved_picture(self.pictures, index, self.input_hw, self.augmentation, rng)
-        heatmaps = tuple(
-            gaussian_heatmaps(keypoints, self.input_hw, stride, self.sigma, exact=self.exact) for stride in self.strides
-        )
+        heatmaps = tuple(gaussian_heatmaps(keypoints, self.input_hw, stride, self.codec) for stride in self.strides)
         weights = tuple(_not_ignored(self.pictures, index, matrix, self.input_hw, stride) for stride in self.strides)
-        first = heatmaps[0].shape
-        joints = joint_locations(keypoints, self.strides[0], first[1], first[2], MAX_PEOPLE)
+        joints = joint_locations(keypoints, self.input_hw, self.strides[0], self.codec, MAX_PEOPLE)
         return Sample(image, heatmaps, weights, joints)
 
 
@@ -102,14 +99,13 @@ class PartPictures:
 class CutOutPersons:
     """One labelled person at a time, cut out by its box, for top-down networks.
 
-    sigma in heatmap cells; exact: Gaussians around joints, not around their cells. Unlabelled joints have weight 0.
+    codec: of the heatmaps and of the cut-out. Unlabelled joints have weight 0.
     """
 
     pictures: PictureSet
     input_hw: tuple[int, int]
     strides: tuple[int, ...]
-    sigma: float
-    exact: bool
+    codec: Codec
     augmentation: PersonAugmentation
 
     @cached_property
@@ -125,9 +121,11 @@ class CutOutPersons:
         picture, person = self.persons[index]
         people = self.pictures.people(picture)
         joints_k3, box = people.keypoints_pk3[person], people.boxes_p4[person]
-        matrix = augment_person(rng, joints_k3, box, self.pictures.keypoints, self.input_hw, self.augmentation)
+        matrix = augment_person(
+            rng, joints_k3, box, self.pictures.keypoints, self.input_hw, self.augmentation, self.codec.crop
+        )
         moved = _moved(joints_k3[None], matrix, self.input_hw, self.pictures)[0]
-        answers = [person_targets(moved, self.input_hw, s, self.sigma, exact=self.exact) for s in self.strides]
+        answers = [person_targets(moved, self.input_hw, stride, self.codec) for stride in self.strides]
         return Sample(
             warp(self.pictures.image(picture), matrix, self.input_hw),
             tuple(maps for maps, _ in answers),

@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from compress.decode.location import Locate, located
+from compress.codec import Locate
+from compress.decode.location import located
 from compress.decode.poses import Poses
 from compress.errors import DataError
 from compress.keypoints import KeypointSet

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from compress.decode.location import Locate, located
+from compress.codec import Locate
+from compress.decode.location import located
 from compress.decode.poses import Poses
 from compress.errors import DataError
 from compress.part_layout import PartLayout

@@ -8,25 +8,29 @@ decode        → joints, in cells of the map
 to_picture    → joints, in pixels of the picture
 person_scores → how sure a person is
 
-Coordinates are continuous: cell i of a map with stride s covers [i, i+1) in cells and [i·s, (i+1)·s) in pixels of the
-network's input.
+Coordinates of decoded joints are continuous: the middle of cell i is at i + 0.5. Where that is in the network's input
+says the codec.
 """
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from compress.decode.location import Floats, Locate, located
+from compress.codec import Locate
+from compress.decode.location import Floats, located
 from compress.errors import DataError
 from compress.keypoints import KeypointSet
 
 
-def merge_outputs(outputs_bkhw: torch.Tensor, flipped_bkhw: torch.Tensor | None, keypoints: KeypointSet) -> Floats:
+def merge_outputs(
+    outputs_bkhw: torch.Tensor, flipped_bkhw: torch.Tensor | None, keypoints: KeypointSet, *, shift: bool = False
+) -> Floats:
     """Heatmaps [B,K,h,w] of a batch: the mean of both passes where there are two.
 
-    flipped_bkhw: the same network's outputs for the mirrored inputs, as they came. Not moved by a cell, as HRNet's
-    SHIFT_HEATMAP does: that is for targets at cell int(x / stride + 0.5), ours lie at int(x / stride). DataError if the
-    outputs do not fit the joints or each other.
+    flipped_bkhw: the same network's outputs for the mirrored inputs, as they came. shift: turned back, they move right
+    by a cell, the first column standing for what comes in (HRNet's SHIFT_HEATMAP): a joint at x is at W - 1 - x in the
+    mirrored input, so its cell int(x / s + 0.5) comes back one too far left. Targets at int(x / s) need none. DataError
+    if the outputs do not fit the joints or each other.
     """
     merged = _heatmaps(outputs_bkhw, keypoints)
     if flipped_bkhw is None:
@@ -39,22 +43,27 @@ def merge_outputs(outputs_bkhw: torch.Tensor, flipped_bkhw: torch.Tensor | None,
             value=(tuple(merged.shape), tuple(mirrored.shape)),
             remedy="pass the network's outputs for one batch and for the same batch mirrored",
         )
+    if shift:
+        mirrored = torch.cat([mirrored[..., :1], mirrored[..., :-1]], dim=-1)
     return ((merged + mirrored) / 2).numpy()
 
 
-def decode(maps_bkhw: ArrayLike, locate: Locate) -> Floats:
+def decode(maps_bkhw: ArrayLike, locate: Locate, blur: int = 11) -> Floats:
     """x, y, score [B,K,3] of every joint, in cells of the map: where the map is largest, the first of equal cells.
 
     The score is the map's largest value. `quarter` moves only joints that are neither in the two first nor in the last
-    row or column, HRNet's rule. A cell that is not finite is never chosen before one that is; a map of nothing else
-    gives its first cell with score 0. The maps are read, never changed. DataError if they hold no cell.
+    row or column, HRNet's rule. blur: see `located`. A map without a positive value has a place for its joint all the
+    same, its largest cell, and a score of 0 or less, which no person's score counts: HRNet's code puts such joints at
+    cell (0, 0), MMPose's at (-1, -1), both of which are no place at all. A cell that is not finite is never chosen
+    before one that is; a map of nothing else gives its first cell with score 0. The maps are read, never changed.
+    DataError if they hold no cell.
     """
     maps_bkhw = _finite(maps_bkhw)
     batch, joints, height, width = maps_bkhw.shape
     maps_nhw = maps_bkhw.reshape(batch * joints, height, width)
     map_n = np.arange(batch * joints)
     y_n, x_n = np.divmod(maps_nhw.reshape(batch * joints, height * width).argmax(axis=1), width)
-    found_n3 = located(maps_nhw, map_n, y_n, x_n, locate)
+    found_n3 = located(maps_nhw, map_n, y_n, x_n, locate, blur)
     if locate == "quarter":
         outer_n = (x_n <= 1) | (x_n >= width - 1) | (y_n <= 1) | (y_n >= height - 1)
         found_n3[outer_n] = located(maps_nhw, map_n[outer_n], y_n[outer_n], x_n[outer_n], "middle")
@@ -63,13 +72,16 @@ def decode(maps_bkhw: ArrayLike, locate: Locate) -> Floats:
 
 
 def to_picture(
-    keypoints_bk3: Floats, matrices_b23: ArrayLike, stride: float, offset_xy: tuple[float, float] = (0.0, 0.0)
+    keypoints_bk3: Floats,
+    matrices_b23: ArrayLike,
+    stride: float | tuple[float, float],
+    offset_xy: tuple[float, float] = (0.0, 0.0),
 ) -> Floats:
     """The joints [B,K,3] in pixels of the original picture; every joint is placed, whatever its score.
 
     matrices_b23: for each person, the affine that took a point of the picture to the network's input, in pixels.
-    stride: input pixels per cell. offset_xy: added there, in input pixels. DataError if there is not one matrix per
-    person or one cannot be inverted.
+    stride: input pixels per cell, in both directions or in x and y. offset_xy: added there, in input pixels. DataError
+    if there is not one matrix per person or one cannot be inverted.
     """
     matrices = np.asarray(matrices_b23, np.float64).reshape(-1, 2, 3)
     if len(matrices) != len(keypoints_bk3):
@@ -83,7 +95,7 @@ def to_picture(
         inverse = np.linalg.inv(matrices[:, :, :2])
     except np.linalg.LinAlgError:
         raise DataError("every person's transform must be invertible", place="to_picture", remedy="check it") from None
-    input_bk2 = keypoints_bk3[:, :, :2].astype(np.float64) * stride + offset_xy
+    input_bk2 = keypoints_bk3[:, :, :2].astype(np.float64) * np.array(stride) + offset_xy
     moved = keypoints_bk3.copy()
     moved[:, :, :2] = (input_bk2 - matrices[:, None, :, 2]) @ inverse.transpose(0, 2, 1)
     return moved

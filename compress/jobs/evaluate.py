@@ -10,7 +10,7 @@ from compress.networks.architecture import check_input
 from compress.objective import check_joints
 from compress.people import boxes_for, finder_for
 from compress.progress import Progress
-from compress.recipe import EvaluateRecipe
+from compress.recipe import EvaluateRecipe, noted_codec
 from compress.training import best_device
 
 
@@ -30,7 +30,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
         loaded.architecture,
         pictures.keypoints,
         input_hw,
-        exact=bool(loaded.facts.get("exact")),
+        codec=recipe.codec or noted_codec(loaded.facts),
         decoding=recipe.decoding,
         boxes=boxes_for(data, pictures),
     )

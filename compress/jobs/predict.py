@@ -21,7 +21,7 @@ from compress.networks.architecture import check_input
 from compress.objective import check_joints
 from compress.people import WholePictures, boxes_for, find_people, finder_for
 from compress.progress import Progress
-from compress.recipe import PredictRecipe, changed
+from compress.recipe import PredictRecipe, changed, noted_codec
 from compress.training import best_device
 
 RESULTS = "results.json"
@@ -49,7 +49,7 @@ def predict(
         loaded.architecture,
         pictures.keypoints,
         input_hw,
-        exact=bool(loaded.facts.get("exact")),
+        codec=recipe.codec or noted_codec(loaded.facts),
         decoding=recipe.decoding,
         boxes=WholePictures() if recipe.data is None else boxes_for(recipe.data, pictures),
     )

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from compress.artefact import Artefact, artefact_or_network
+from compress.codec import Codec
 from compress.data.picture import PictureSet
 from compress.data.sets import validation_set
 from compress.errors import NetworkError
@@ -27,7 +28,7 @@ from compress.networks.published import PUBLISHED
 from compress.objective import check_joints
 from compress.post_processing import decode_table
 from compress.progress import Progress
-from compress.recipe import ProfileRecipe
+from compress.recipe import ProfileRecipe, noted_codec
 from compress.site_costs import time_sites
 
 _DEFAULT_HW = (256, 256)
@@ -77,7 +78,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
         phase.advance(1, "counted")
         check = cross_check(network, input_hw, traced.layers)
         phase.advance(1, "compared with ptflops")
-        decoding = _decoding(name, architecture, network, input_hw, pictures) if pictures else None
+        decoding = _decoding(name, architecture, network, input_hw, pictures, recipe.codec) if pictures else None
         if decoding:
             phase.advance(1, "decoding timed")
         concerns = _concerns(traced.layers, _head_channels(architecture, traced.outputs))
@@ -155,12 +156,17 @@ def _pictures(name: str, architecture: Architecture, input_hw: tuple[int, int], 
 
 
 def _decoding(
-    name: str, architecture: Architecture, network: nn.Module, input_hw: tuple[int, int], pictures: PictureSet
+    name: str,
+    architecture: Architecture,
+    network: nn.Module,
+    input_hw: tuple[int, int],
+    pictures: PictureSet,
+    codec: Codec | None,
 ) -> dict[str, Any]:
     source = artefact_or_network(name)
     trained = network if isinstance(source, Artefact) else None
-    exact = isinstance(source, Artefact) and bool(source.facts.get("exact"))
-    rows = decode_table(architecture, trained, pictures, input_hw, exact=exact)
+    codec = codec or noted_codec(source.facts if isinstance(source, Artefact) else {})
+    rows = decode_table(architecture, trained, pictures, input_hw, codec=codec)
     return {"maps": "the network's" if trained else "perfect", "joints": pictures.keypoints.name, "rows": rows}
 
 

@@ -121,7 +121,7 @@ class Task:
     def objective(self, settings: Training) -> Objective:
         """What all candidates learn: they have the same outputs."""
         largest = self.candidates.architecture(self.space.largest)
-        return objective_for(largest, self.sets.train.keypoints, self.recipe.input_hw, settings)
+        return objective_for(largest, self.sets.train.keypoints, self.recipe.input_hw, settings, self.recipe.codec)
 
     def finder(self, settings: Training, flip_test: bool) -> Finder:
         """How the people that candidates see are read; top-down candidates look at the labelled boxes."""
@@ -129,7 +129,7 @@ class Task:
             self.candidates.architecture(self.space.largest),
             self.sets.train.keypoints,
             self.recipe.input_hw,
-            exact=settings.exact,
+            codec=self.recipe.codec,
             decoding=self.recipe.decoding.model_copy(update={"flip_test": flip_test}),
             boxes=LabelledBoxes(),
         )
@@ -499,7 +499,7 @@ def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str,
     facts = {
         "input_hw": list(recipe.input_hw),
         "keypoints": task.sets.val.keypoints.name,
-        "exact": settings.exact,
+        "codec": asdict(recipe.codec),
         "obtained": OBTAINED,
         "data": recipe.data.model_dump(mode="json"),
         "seed": recipe.seed,

@@ -5,7 +5,7 @@ Under torchrun every process runs this function; the first one writes and scores
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     edits = source.edits if isinstance(source, Artefact) else ()
     check_input(architecture, recipe.input_hw, "recipe: input_hw")
     check_metric(architecture, recipe.data)
-    objective = objective_for(architecture, keypoints, recipe.input_hw, recipe.training)
+    objective = objective_for(architecture, keypoints, recipe.input_hw, recipe.training, recipe.codec)
     boxes = boxes_for(recipe.data, val_pictures)
     fabric = launch(recipe.training.precision)
     torch.manual_seed(recipe.seed)
@@ -102,7 +102,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             architecture,
             keypoints,
             recipe.input_hw,
-            exact=recipe.training.exact,
+            codec=recipe.codec,
             decoding=recipe.decoding,
         )
         inputs = first_inputs(finder_with(boxes=LabelledBoxes()), train_pictures, PICTURES, fabric.device)
@@ -123,7 +123,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             "network": name,
             "input_hw": list(recipe.input_hw),
             "keypoints": keypoints.name,
-            "exact": recipe.training.exact,
+            "codec": asdict(recipe.codec),
             "obtained": f"training of {recipe.training.epochs} epochs",
             "data": recipe.data.model_dump(mode="json"),
             "seed": recipe.seed,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compress.codec import Name, codec_named
 from compress.data.boxes import (
     PersonAugmentation,
     Region,
@@ -249,8 +250,8 @@ def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_targets_are_the_heatmaps_of_one_person_and_weigh_what_is_labelled_and_inside(exact: bool) -> None:
+@pytest.mark.parametrize("name", ["ours", "exact"])
+def test_targets_are_the_heatmaps_of_one_person_and_weigh_what_is_labelled_and_inside(name: Name) -> None:
     places = [
         (0, 0, 2),
         (47.9, 63.9, 1),
@@ -262,14 +263,14 @@ def test_targets_are_the_heatmaps_of_one_person_and_weigh_what_is_labelled_and_i
         (10, -9, 1),
     ]
     keypoints = np.array(places, np.float32)
-    maps, weight = person_targets(keypoints, (64, 48), 4, 2.0, exact=exact)
+    maps, weight = person_targets(keypoints, (64, 48), 4, codec_named(name))
     assert (maps.shape, maps.dtype, weight.dtype) == ((8, 16, 12), np.float32, np.float32)
     assert weight.tolist() == [1, 1, 0, 0, 0, 0, 1, 0]
-    np.testing.assert_array_equal(maps, gaussian_heatmaps(keypoints[None], (64, 48), 4, 2.0, exact=exact))
+    np.testing.assert_array_equal(maps, gaussian_heatmaps(keypoints[None], (64, 48), 4, codec_named(name)))
     assert (maps.max(axis=(1, 2)) > 0.8).tolist() == (weight > 0).tolist()
 
 
 def test_a_person_without_joints_in_the_input_weighs_nothing() -> None:
-    maps, weight = person_targets(np.zeros((5, 3), np.float32), (64, 48), 4, 2.0)
+    maps, weight = person_targets(np.zeros((5, 3), np.float32), (64, 48), 4, codec_named("ours"))
     assert not maps.any()
     assert weight.tolist() == [0] * 5

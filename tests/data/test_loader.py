@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from compress.codec import Codec
 from compress.data.boxes import PersonAugmentation, box_region, crop_matrix
 from compress.data.loader import batches, eval_batches
 from compress.data.part_affinity_targets import part_maps
@@ -18,8 +19,7 @@ from compress.part_layout import layout_for
 SAMPLES = {
     "input_hw": (64, 64),
     "strides": (4, 2),
-    "sigma": 2.0,
-    "exact": False,
+    "codec": Codec(),
     "augmentation": Augmentation(),
 }
 SETTINGS = {"batch_size": 4, "epoch": 0, "seed": 3}
@@ -143,7 +143,7 @@ def test_targets_are_those_of_the_moved_joints(pictures):
     still = TaggedPictures(pictures, **{**SAMPLES, "augmentation": NO_AUGMENTATION})
     (batch,) = batches(still, **{**SETTINGS, "batch_size": 18})
     for row, index in enumerate(np.random.default_rng([3, 0]).permutation(18)):
-        expected = gaussian_heatmaps(pictures.people(index).keypoints_pk3, (64, 64), 2, 2.0)
+        expected = gaussian_heatmaps(pictures.people(index).keypoints_pk3, (64, 64), 2, Codec())
         assert np.array_equal(batch.maps[1][row].numpy(), expected)
 
 
@@ -160,7 +160,7 @@ def test_part_pictures_give_one_map_for_all_stages(pictures):
 
 
 def test_every_labelled_person_is_cut_out_once(pictures):
-    samples = CutOutPersons(pictures, (64, 48), (4,), 2.0, False, PersonAugmentation(0, 0, 0, 0))
+    samples = CutOutPersons(pictures, (64, 48), (4,), Codec(), PersonAugmentation(0, 0, 0, 0))
     people = sum(len(pictures.people(index)) for index in range(18))
     assert len(samples) == people
     assert samples.persons[0] == (0, 0)
@@ -172,4 +172,4 @@ def test_every_labelled_person_is_cut_out_once(pictures):
         matrix = crop_matrix(box_region(box, (64, 48)), (64, 48))
         moved = move_keypoints(labels[None], matrix, (64, 48))
         assert np.array_equal(batch.weights[0][row, :, 0, 0].numpy(), (moved[0, :, 2] > 0).astype(np.float32))
-        assert np.array_equal(batch.maps[0][row].numpy(), gaussian_heatmaps(moved, (64, 48), 4, 2.0))
+        assert np.array_equal(batch.maps[0][row].numpy(), gaussian_heatmaps(moved, (64, 48), 4, Codec()))

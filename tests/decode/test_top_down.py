@@ -8,9 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from compress.codec import Locate, codec_named
 from compress.data.boxes import PersonAugmentation, augment_person, box_region, crop_matrix, person_targets
 from compress.data.transforms import mirrors, move_keypoints
-from compress.decode.location import Locate
 from compress.decode.top_down import decode, merge_outputs, person_scores, to_picture
 from compress.errors import DataError
 from compress.keypoints import COCO_PERSON, KeypointSet
@@ -215,7 +215,7 @@ def test_from_box_to_targets_and_back(locate: Locate, exact: bool, cells: float)
         matrix = augment_person(rng, joints, box, COCO_PERSON, input_hw, PersonAugmentation())
         swap = list(COCO_PERSON.flip_index) if mirrors(matrix) else list(range(17))
         moved = move_keypoints(joints[None], matrix, input_hw)[0]
-        maps, weight = person_targets(moved[swap], input_hw, 4, 2.0, exact=exact)
+        maps, weight = person_targets(moved[swap], input_hw, 4, codec_named("exact" if exact else "ours"))
         back = to_picture(decode(maps[None], locate), matrix[None], 4)[0, swap]
         counted = (weight[swap] > 0) & ((moved[:, :2] >= 4) & (moved[:, :2] < np.array(input_hw[::-1]) - 4)).all(axis=1)
         error_cells = (back - joints)[counted, :2] @ matrix[:, :2].T / 4

@@ -31,7 +31,7 @@ EDITS: dict[str, Any] = {
     "trunk": {"sites": "features", "channels": [0.5, 1.0]},
 }
 SPACE = {"family": "mobile_openpose", "fixed": FIELDS, "choices": {"blocks.0": [1, 2]}, "edits": EDITS}
-TUNING = {"epochs": 1, "batch_size": 4, "sigma": 1.0, "warmup_steps": 0}
+TUNING = {"epochs": 1, "batch_size": 4, "warmup_steps": 0}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,6 +50,7 @@ def recipe_data(folder: Path, space: dict[str, Any], **search_keys: Any) -> dict
         "job": "search",
         "input_hw": [64, 64],
         "data": {"kind": "synthetic", "synthetic": {"train": 8, "search": 2, "val": 2}},
+        "codec": {"sigma": 1.0},
         "supernet": {**TUNING, "pool": 2},
         "search": {
             "space": str(path), "sampler": "guided", "trials": 4, "population": 2, "calibration_pictures": 4,
@@ -68,7 +69,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     edits = [Rewrite("conv_to_3x3", "refinements.0.0.trunk.0.conv")]
     network = rewritten(architecture.build().eval(), edits)
-    save_artefact(folder, architecture, network, {"input_hw": [64, 64], "exact": False}, edits)
+    save_artefact(folder, architecture, network, {"input_hw": [64, 64], "codec": {"sigma": 1.0}}, edits)
     return folder
 
 
@@ -220,7 +221,7 @@ def test_a_given_network_has_no_other_baselines(given: Path, tmp_path: Path) -> 
     start = load_artefact(given)
     with pytest.raises(RecipeError, match="the only baseline"):
         read_baselines(recipe, read_search_space(recipe, start))
-    exact = SearchRecipe.model_validate({**data, "finalists": {"training": {**TUNING, "exact": True}}})
+    exact = SearchRecipe.model_validate({**data, "codec": {"sigma": 1.5}})
     with pytest.raises(RecipeError, match="as it was trained"):
         search(exact, tmp_path / "run", Silent())
 
