@@ -41,8 +41,8 @@ class Codec:
     `cell` or around the `joint`. locate: where a joint is read, see `decode.location`. blur: side of the Gaussian
     kernel, in cells, that `dark` and `udp` smooth with; 11 for sigma 2, 17 for 3. shift_mirrored: the map of the
     mirrored input, turned back, moves right by a cell (HRNet's SHIFT_HEATMAP). mirrored_px: added to x, in input
-    pixels, where both passes are averaged. 0 is what HRNet's code does, although joints then come half a pixel too far
-    right; -0.5 takes that away. crop: how a person's box becomes the input, see `data.boxes`.
+    pixels, where both passes are averaged; HRNet's code adds nothing, although what moved by a cell is half a pixel too
+    far right (UDP's point). crop: how a person's box becomes the input, see `data.boxes`.
     """
 
     name: Name = "ours"

@@ -628,8 +628,8 @@ class PredictRecipe(Settings):
 
     format: `drawn` draws skeletons and lists people in people.json; `coco` writes results.json, a COCO keypoint
     detection file. data: whose validation pictures are looked at, with their ids and, for top-down networks, boxes.
-    annotations: a file in COCO's layout that numbers the given pictures. min_score: of a person to be drawn and listed;
-    `coco` lists all unless this is changed.
+    annotations: a file in COCO's layout that numbers the given pictures. codec: None takes the artefact's. min_score:
+    of a person to be drawn and listed; `coco` lists all unless this is changed.
     """
 
     job: Literal["predict"] = "predict"
