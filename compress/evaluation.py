@@ -13,7 +13,7 @@ from compress.errors import ArtefactError, DataError
 from compress.keypoints import KEYPOINT_SETS, KeypointSet
 from compress.metrics import crowd_pose_ap, oks_ap
 from compress.networks import Architecture
-from compress.people import Finder, Found, find_people
+from compress.people import Finder, Found, find_everyone, find_people
 from compress.percent_correct import PercentCorrect, pck, pckh
 from compress.progress import Phase
 from compress.recipe import Data, noted_data
@@ -41,7 +41,7 @@ def score(
     bootstrap samples of pictures or persons.
     """
     listed = []
-    for one in find_people(network, finder, pictures, flip_test=flip_test):
+    for one in find_everyone(network, finder, pictures, flip_test=flip_test):
         listed.append(one)
         if phase:
             phase.advance(1)

@@ -1,5 +1,6 @@
 """Perfect answers are read as the people they were made from, in every approach, and scored by every metric."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,16 @@ from compress.networks import Architecture
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.objective import objective_for
-from compress.people import DetectedBoxes, Finder, LabelledBoxes, WholePictures, find_people, finder_for, first_inputs
+from compress.people import (
+    DetectedBoxes,
+    Finder,
+    LabelledBoxes,
+    WholePictures,
+    find_everyone,
+    find_people,
+    finder_for,
+    first_inputs,
+)
 from compress.post_processing import decode_table, perfect_answers
 from compress.recipe import Data, Decoding, Training
 
@@ -126,6 +136,36 @@ def test_every_picture_is_asked_once_and_in_order_whatever_the_batches() -> None
         assert all(one.decode_ms > 0 for one in found)
     some = find_people(Blind(17), reader, PICTURES, flip_test=False, indices=[4, 1])
     assert [one.index for one in some] == [4, 1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_two_processes_find_what_one_finds(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the second one fails: the first does its work."""
+    torch.manual_seed(0)
+    network, reader = NETWORKS["one scale"].build(), finder(NETWORKS["one scale"], flip_test=True)
+    if fails:
+        monkeypatch.setattr(type(reader), "read", dying_outside(os.getpid(), type(reader).read))
+    alone = list(find_people(network, reader, PICTURES, flip_test=True, batch_size=2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        shared = list(find_everyone(network, reader, PICTURES, flip_test=True, batch_size=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert [one.index for one in shared] == list(range(6))
+    for one, other in zip(alone, shared, strict=True):
+        np.testing.assert_allclose(one.poses.keypoints_pk3, other.poses.keypoints_pk3, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(one.poses.scores_p, other.poses.scores_p, rtol=1e-4)
+
+
+def dying_outside(process: int, read: Any) -> Any:
+    def reading(*arguments: Any) -> Any:
+        if os.getpid() != process:
+            raise ValueError
+        return read(*arguments)
+
+    return reading
 
 
 def test_a_picture_without_boxes_has_no_people() -> None:
