@@ -197,7 +197,7 @@ _CHANGED: dict[str, tuple[int, Callable[[Any, Any], Iterator[Any]]]] = {
     "Unsqueeze": (13, _as_inputs("axes")),
     "ReduceSum": (13, _as_inputs("axes")),
 }
-"""Operator → the opset that changed it, and how the older form is written today. Softmax, which needs ranks, is none."""
+"""Operator → the opset that changed it, and how the older form is written today; but Softmax, which needs ranks."""
 
 
 # --- From newer opsets -----------------------------------------------------------------------------------------------
