@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -697,11 +698,13 @@ def perform(
     except OSError as error:
         what = f"{error.filename or 'file system'}: {error.strerror or error}"
         fail(f"{whose}{what}; check the path, its rights and the disk", as_json and speaks, type(error).__name__)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:  # torch has no type of its own for a CPU's memory
+        words = str(error)
+        if isinstance(error, RuntimeError) and not any(one in words for one in ("allocate memory", "out of memory")):
             raise
-        asked = str(error).partition("you tried to")[2].strip() or "more than there is"
-        text = f"out of memory: {asked}; ask for a smaller input size, batch or network"
+        asked = re.search(r"ried to allocate ([\d.]+ \w+)", words)
+        amount = f" (asked for {asked[1]})" if asked else ""
+        text = f"out of memory{amount}; take a smaller input size, batch or network"
         fail(f"{whose}{text}", as_json and speaks, "MemoryError")
     except KeyboardInterrupt as stopped:
         if speaks:

@@ -10,11 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import typer
 from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
 from compress.artefact import save_artefact
-from compress.cli import app, default_run
+from compress.cli import app, default_run, perform
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.recipe import PruneRecipe, RewriteRecipe
@@ -213,6 +214,35 @@ def test_outputs_that_cannot_be_written_are_noticed_before_the_work(artefact: Pa
     ):
         assert "the output folder must be writable" in fails(*command)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "artefact", "file"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "error: out of memory; take a smaller input"),
+        (
+            RuntimeError("can't allocate memory: you tried to allocate 921600000000 bytes. Error code 12"),
+            "(asked for 9216",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"), "(asked for 20.00 GiB); take"),
+    ],
+)
+def test_too_little_memory_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def job(terminal: object) -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        perform(job, lambda result: None, as_json=False, quiet=True)
+    assert ended.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory")
+    assert line in said
+
+    def wrong(terminal: object) -> None:
+        raise RuntimeError("a fault of the program")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        perform(wrong, lambda result: None, as_json=False, quiet=True)
 
 
 def test_ctrl_c_says_how_to_go_on(coco: Path, artefact: Path, tmp_path: Path) -> None:
