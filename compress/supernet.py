@@ -39,7 +39,7 @@ class Supernet:
         self.space = space
         self.parameters: dict[str, nn.Parameter] = {}
         self.buffers: dict[str, Tensor] = {}
-        self._skeletons: OrderedDict[str, nn.Module] = OrderedDict()
+        self._skeletons: OrderedDict[str, tuple[nn.Module, Parts]] = OrderedDict()
         # The largest candidate with one choice changed at a time meets every layer that any candidate has.
         for pick in _one_change_from_largest(space):
             network = architecture_from_data(space.apply(pick), "search space").build()
@@ -52,14 +52,16 @@ class Supernet:
 
     def forward(self, pick: Pick, images: Tensor, *, training: bool) -> tuple[Tensor, ...]:
         """The candidate's outputs on [B,3,H,W]. Gradients flow to the shared parameters."""
-        skeleton = self._skeleton(pick).train(training)
-        return functional_call(skeleton, self._slices(skeleton), (images,))  # type: ignore[no-any-return]
+        skeleton, parts = self._skeleton(pick)
+        if skeleton.training != training:
+            skeleton.train(training)
+        return functional_call(skeleton, self._slices(parts), (images,))  # type: ignore[no-any-return]
 
     def cut(self, pick: Pick) -> nn.Module:
         """The candidate as a network of its own, with copies of its weights and of the shared statistics."""
         with torch.device("meta"):
             network = architecture_from_data(self.space.apply(pick), "search space").build()
-        slices = self._slices(network)
+        slices = self._slices(_parts(network))
         state = {name: _channels_last(value.detach().clone()) for name, value in slices.items()}
         network.load_state_dict(state, assign=True)
         for parameter in network.parameters():
@@ -83,20 +85,30 @@ class Supernet:
         self.buffers = {name: buffer.to(device) for name, buffer in self.buffers.items()}
         return self
 
-    def _skeleton(self, pick: Pick) -> nn.Module:
+    def _skeleton(self, pick: Pick) -> "tuple[nn.Module, Parts]":
+        """Kept with its parts: listing them takes as long as some layers."""
         key = repr(sorted(pick.items()))
         if key not in self._skeletons:
             with torch.device("meta"):
-                self._skeletons[key] = architecture_from_data(self.space.apply(pick), "search space").build()
+                network = architecture_from_data(self.space.apply(pick), "search space").build()
+            self._skeletons[key] = network, _parts(network)
         self._skeletons.move_to_end(key)
         if len(self._skeletons) > _CACHED_SKELETONS:
             self._skeletons.popitem(last=False)
         return self._skeletons[key]
 
-    def _slices(self, network: nn.Module) -> dict[str, Tensor]:
-        tensors = [*network.named_parameters(), *network.named_buffers()]
+    def _slices(self, parts: "Parts") -> dict[str, Tensor]:
         shared = {**self.parameters, **self.buffers}
-        return {name: shared[name][tuple(slice(n) for n in tensor.shape)] for name, tensor in tensors}
+        return {name: shared[name][part] for name, part in parts.items()}
+
+
+Parts = dict[str, tuple[slice, ...]]
+"""Which part of each shared tensor is a candidate's."""
+
+
+def _parts(network: nn.Module) -> Parts:
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    return {name: tuple(slice(n) for n in tensor.shape) for name, tensor in tensors}
 
 
 @dataclass(frozen=True)
