@@ -296,9 +296,23 @@ class FineTuning(Training):
     distillation: Share = 0.5
 
 
-class Budget(Settings):
-    """Upper limits for a candidate; None is no limit. latency_ms is the predicted one on the recipe's engine."""
+def _from_percent(value: Any) -> Any:
+    """`150%` as 1.5."""
+    text = value.removesuffix("%") if isinstance(value, str) and value.endswith("%") else None
+    try:
+        return value if text is None else float(text) / 100
+    except ValueError:
+        raise ValueError("it is a share of the slowest baseline's latency, such as 150% or 1.5") from None
 
+
+class Budget(Settings):
+    """Upper limits for a candidate; None is no limit. Baselines are scored whatever they cost.
+
+    latency: predicted, as a share of the slowest baseline's, such as 150%: it suits any machine. latency_ms: predicted
+    on the recipe's engine, of one pass of the network.
+    """
+
+    latency: Annotated[float, Field(gt=0), BeforeValidator(_from_percent)] | None = None
     latency_ms: Annotated[float, Field(gt=0)] | None = None
     macs: Annotated[int, Field(ge=1)] | None = None
     params: Annotated[int, Field(ge=1)] | None = None

@@ -120,6 +120,13 @@ def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
             remedy="leave them out",
         )
     picks = {"given": space.unedited} if recipe.search.start else {}
+    if recipe.search.budget.latency is not None and not (picks or recipe.baselines):
+        raise RecipeError(
+            "a share is of the slowest baseline's latency, and there is no baseline",
+            place="recipe: search.budget.latency",
+            value=f"{recipe.search.budget.latency:.0%}",
+            remedy="give baselines, or a limit of milliseconds as search.budget.latency_ms",
+        )
     scored_first = len(picks) + len(recipe.baselines)
     if recipe.search.trials <= scored_first:
         raise RecipeError(

@@ -6,7 +6,7 @@ folder, and a killed run that is started again goes on from there.
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,7 +39,7 @@ from compress.people import Finder, LabelledBoxes, finder_for, first_inputs
 from compress.processes import launch
 from compress.progress import Progress, Stage
 from compress.recalibration import KEPT, PICTURES, recalibrate, recalibrate_unless_worse
-from compress.recipe import SearchRecipe, Training, to_data
+from compress.recipe import Budget, SearchRecipe, Training, to_data
 from compress.run import Run, environment, open_run
 from compress.sampler import Costs, Sampler
 from compress.search_request import check_tuning, read_baselines, read_candidates, read_search_space, read_start
@@ -51,6 +51,8 @@ from compress.training import LossStep, batch_count, distilled_step, label_loss,
 OBTAINED = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
 _MUCH_FASTER = (2.0, 1.5)
+_LEAST_SCORE = 0.5  # of the best baseline's, in the search: what is less accurate is no answer to anybody
+NO_FINALIST = "no candidate reaches half of the best baseline's score: there is no finalist"
 _RECONSTRUCTION = 100  # steps for every replaced module of a finalist; the trials' are solved for in one
 _EXPORT = 1500  # pictures that pass through a network while it is exported
 _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
@@ -81,11 +83,13 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
                 run.path("latency_table.json"), recipe.measurement, space, candidates.build, recipe.input_hw,
                 recipe.seed, progress,
             )  # fmt: skip
-        check_budget(task, table)
+        budget = check_budget(task, table, baselines)
         weights, losses = trained_weights(task)
         with task.clock("search"):
-            trials = search_loop(task, table, weights, list(baselines.values()))
+            trials = search_loop(task, table, weights, list(baselines.values()), budget)
             chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()))
+            if not chosen:
+                progress.say(NO_FINALIST)
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
             tuned = run.once("tuned", lambda: tune_all(task, networks, weights, trials))
@@ -224,10 +228,13 @@ def carried_over(
 # --- The search loop -------------------------------------------------------------------------------------------------
 
 
-def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: list[Pick]) -> list[dict[str, Any]]:
+def search_loop(
+    task: Task, table: LatencyTable, weights: Weights, hand_made: list[Pick], budget: Budget
+) -> list[dict[str, Any]]:
     """Asks, prices, scores and tells until recipe.search.trials candidates are scored. Returns them in order.
 
-    Finished trials lie in `trials.jsonl`, one line each; they are told again on resuming, not scored again.
+    Hand-made networks are scored whatever they cost: all else is compared with them. Finished trials lie in
+    `trials.jsonl`, one line each; they are told again on resuming, not scored again.
     """
     recipe, settings, run = task.recipe, task.recipe.search, task.run
     done = {key_of(trial["pick"]): trial for trial in read_trials(run)}
@@ -242,6 +249,7 @@ def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: li
         costs=all_costs(task, table) if settings.sampler == "guided" else None,
     )
     images = list(task.inputs(task.learned_with, settings.calibration_pictures))
+    always = {key_of(pick) for pick in hand_made}
     trials: dict[str, dict[str, Any]] = {}
     tightest: Cost | None = None
     with task.progress.phase("search", settings.trials) as phase:
@@ -253,7 +261,7 @@ def search_loop(task: Task, table: LatencyTable, weights: Weights, hand_made: li
                 continue
             if key not in done:
                 cost = cost_of(task, table, structure_of(task, pick))
-                if over_budget(cost, recipe):
+                if key not in always and over_budget(cost, budget):
                     tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                     sampler.refuse(trial)
                     continue
@@ -370,18 +378,43 @@ def cost_of(task: Task, table: LatencyTable, network: nn.Module) -> Cost:
     return Cost(counted.params, counted.macs, predict(table, units).ms)
 
 
-def check_budget(task: Task, table: LatencyTable) -> None:
-    """Raises BudgetError before the supernet is trained if even the smallest candidates are over the budget."""
-    space = task.space
+def check_budget(task: Task, table: LatencyTable, baselines: Mapping[str, Pick]) -> Budget:
+    """The recipe's budget with its latency in milliseconds, before the supernet is trained.
+
+    Says which baselines are over it. Raises BudgetError if even the smallest candidates are.
+    """
+    space, costs = task.space, {}
+    for name, pick in baselines.items():
+        costs[name] = cost_of(task, table, structure_of(task, pick))
+    budget = in_milliseconds(task.recipe.search.budget, [cost.predicted_ms for cost in costs.values()])
+    for name, cost in costs.items():
+        if over_budget(cost, budget):
+            task.progress.say(
+                f"baseline {name} is over the budget ({cost.predicted_ms:.2f} ms predicted, {cost.macs / 1e6:.0f} M "
+                f"multiply-adds, {cost.params / 1e6:.2f} M parameters): it is scored all the same, but no candidate "
+                "may cost as much. A budget such as search.budget.latency=120% goes by the baselines"
+            )
     unsized = {path: values for path, values in space.choices.items() if not isinstance(values[0], int | float)}
     places = range(max((len(values) for values in unsized.values()), default=1))
     picks = [
         {**space.smallest, **{path: values[min(place, len(values) - 1)] for path, values in unsized.items()}}
         for place in places
     ]
-    costs = [cost_of(task, table, structure_of(task, pick)) for pick in picks]
-    if all(over_budget(cost, task.recipe) for cost in costs):
-        raise no_candidate(min(costs, key=lambda cost: cost.predicted_ms))
+    smallest = [cost_of(task, table, structure_of(task, pick)) for pick in picks]
+    if all(over_budget(cost, budget) for cost in smallest):
+        raise no_candidate(min(smallest, key=lambda cost: cost.predicted_ms))
+    return budget
+
+
+def in_milliseconds(budget: Budget, baselines_ms: Sequence[float]) -> Budget:
+    """The budget with what its latency as a share of the slowest baseline's comes to; of two limits the lower counts.
+
+    Without baselines the share is no limit (read_baselines refuses it).
+    """
+    limits = [] if budget.latency_ms is None else [budget.latency_ms]
+    if budget.latency is not None and baselines_ms:
+        limits.append(budget.latency * max(baselines_ms))
+    return budget.model_copy(update={"latency": None, "latency_ms": min(limits, default=None)})
 
 
 def no_candidate(tightest: Cost | None) -> BudgetError:
@@ -394,9 +427,8 @@ def no_candidate(tightest: Cost | None) -> BudgetError:
     )
 
 
-def over_budget(cost: Cost, recipe: SearchRecipe) -> bool:
-    """Whether a limit of the recipe is exceeded."""
-    budget = recipe.search.budget
+def over_budget(cost: Cost, budget: Budget) -> bool:
+    """Whether a limit is exceeded; latencies are in milliseconds, see in_milliseconds."""
     return (
         (budget.latency_ms is not None and cost.predicted_ms > budget.latency_ms)
         or (budget.macs is not None and cost.macs > budget.macs)
@@ -412,28 +444,38 @@ def key_of(pick: Mapping[str, Any]) -> str:
 # --- The finalists ---------------------------------------------------------------------------------------------------
 
 
-def choose_finalists(trials: list[dict[str, Any]], wanted: int, hand_made: list[Pick]) -> list[dict[str, Any]]:
-    """At most `wanted` trials, by supernet score and predicted latency, cheapest first.
+def choose_finalists(
+    trials: list[dict[str, Any]], wanted: int, hand_made: list[Pick], decoding_ms: float = 0.0
+) -> list[dict[str, Any]]:
+    """At most `wanted` trials, by the search's scores and predicted end-to-end time, cheapest first.
 
-    The most accurate of all; for every hand-made network the most accurate trial that is at least a fifth faster, and
-    the one that is no slower; then the second ones of these, for the supernet's order of close candidates is uncertain;
-    then the most accurate in half and in two thirds of each one's time; then what lies evenly on the front. Hand-made
-    networks are baselines and take no place.
+    None scores below half of the best hand-made network: the list may be empty. For every hand-made network the most
+    accurate trial that is no slower, or the fastest where all are; the most accurate of all; for every hand-made
+    network the most accurate that is at least a fifth faster; then the second ones of these, for the search's order
+    of close candidates is uncertain; then the most accurate in half and in two thirds of each one's time; then what
+    lies evenly on the front. Hand-made networks are baselines and take no place.
+
+    decoding_ms: what all candidates take to be read beside their own predicted time.
     """
     known = {key_of(pick) for pick in hand_made}
-    if all(key_of(trial["pick"]) in known for trial in trials):
+    baselines = [trial for trial in trials if key_of(trial["pick"]) in known]
+    least = max((trial["ap"] for trial in baselines), default=0.0) * _LEAST_SCORE
+    found = [trial for trial in trials if key_of(trial["pick"]) not in known and trial["ap"] >= least]
+    if not found:
         return []
-    found = [trial for trial in trials if key_of(trial["pick"]) not in known]
-    points = [(trial["cost"]["predicted_ms"], trial["ap"]) for trial in found]
+    points = [(trial["cost"]["predicted_ms"] + decoding_ms, trial["ap"]) for trial in found]
     best_first = sorted(range(len(found)), key=lambda index: -points[index][1])
-    baselines_ms = [trial["cost"]["predicted_ms"] for trial in trials if key_of(trial["pick"]) in known]
-    anchors: list[int] = []
-    for rank, speed_ups in ((0, (_FASTER, 1.0)), (1, (_FASTER, 1.0)), (0, _MUCH_FASTER)):
-        for limit_ms in (ms / speed_up for ms in baselines_ms for speed_up in speed_ups):
-            within = [index for index in best_first if points[index][0] <= limit_ms]
-            anchors += within[rank : rank + 1]
-    order = [best_first[0], *anchors, *spread(points, wanted), *front(points)]
-    chosen = list(dict.fromkeys(order))[:wanted]
+    fastest = min(range(len(found)), key=lambda index: points[index][0])
+
+    def within(baseline: Mapping[str, Any], speed_up: float, rank: int) -> list[int]:
+        limit_ms = (baseline["cost"]["predicted_ms"] + decoding_ms) / speed_up
+        return [index for index in best_first if points[index][0] <= limit_ms][rank : rank + 1]
+
+    order = [index for one in baselines for index in within(one, 1.0, 0) or [fastest]]
+    order.append(best_first[0])
+    for rank, speed_ups in ((0, (_FASTER,)), (1, (_FASTER, 1.0)), (0, _MUCH_FASTER)):
+        order += [index for one in baselines for speed_up in speed_ups for index in within(one, speed_up, rank)]
+    chosen = list(dict.fromkeys([*order, *spread(points, wanted), *front(points)]))[:wanted]
     return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
 
 
