@@ -20,7 +20,7 @@ from compress.data.loader import Batch
 from compress.deployment import export_and_check, measure_exports, sample_images
 from compress.engines import engine
 from compress.errors import RecipeError, nearest
-from compress.evaluation import MAIN_FIGURE, RESAMPLES, score
+from compress.evaluation import MAIN_FIGURE, RESAMPLES, procedure, score
 from compress.measure.counting import count
 from compress.networks import Architecture
 from compress.people import first_inputs
@@ -73,7 +73,10 @@ def as_it_is(network: nn.Module, engine_name: str) -> nn.Module:
 
 
 def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForEngine = as_it_is) -> dict[str, Any]:
-    """Exports the network to `folder`; what it costs and, if it is trained, its validation score."""
+    """Exports the network to `folder`; what it costs and, if it is trained, its validation score.
+
+    val: in the recipe's procedure; other_val: in the other one, with or without the mirrored pass.
+    """
     recipe, subject, learning = task.recipe, task.subject, task.subject.learning
     counted = count(network, subject.input_hw)
     images = (
@@ -85,14 +88,19 @@ def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForE
     exports: dict[str, Any] = {}
     for name in recipe.exports:
         exports |= export_and_check(for_engine(network, name), [name], images, subject.input_hw, folder)
-    val = None
+    vals = dict.fromkeys((False, True))
     if learning:
-        with task.progress.phase("scoring", len(learning.sets.val)) as phase:
-            val = score(
-                network.to(task.fabric.device), learning.finder, learning.sets.val, kind=learning.data.kind,
-                flip_test=recipe.decoding.flip_test, resamples=RESAMPLES, phase=phase,
-            )  # fmt: skip
-    return {"params": counted.params, "macs": counted.macs, "val": val, "exports": exports}
+        with task.progress.phase("scoring", 2 * len(learning.sets.val)) as phase:
+            for flip in vals:
+                vals[flip] = score(
+                    network.to(task.fabric.device), learning.finder, learning.sets.val, kind=learning.data.kind,
+                    flip_test=flip, resamples=RESAMPLES, phase=phase,
+                )  # fmt: skip
+    flip = recipe.decoding.flip_test
+    return {
+        "params": counted.params, "macs": counted.macs, "val": vals[flip], "other_val": vals[not flip],
+        "exports": exports,
+    }  # fmt: skip
 
 
 def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, sparsify: Sparsify | None = None) -> None:
@@ -161,6 +169,7 @@ def finish(
             "codec": asdict(learning.codec),
             "obtained": obtained,
             "data": learning.data.model_dump(mode="json"),
+            "flip_test": task.recipe.decoding.flip_test,
             "val": state["val"],
         }
     save_artefact(folder, architecture, network, facts, edits)
@@ -187,6 +196,8 @@ def both(
         "environment": environment(),
         "engines": {engine_name: engine_facts(engine_name) for engine_name in recipe.exports},
         "trained": learning is not None,
+        "procedures": [procedure(flip) for flip in (recipe.decoding.flip_test, not recipe.decoding.flip_test)],
+        "passes": 1 + recipe.decoding.flip_test,
         "figure": MAIN_FIGURE[learning.data.kind] if learning else None,
         "given": {**given, "measured": timed["given"]},
         name: {**changed, "measured": timed[name]},

@@ -56,6 +56,11 @@ def score(
     return {name: _plain(value) for name, value in figures.items()}
 
 
+def procedure(flip_test: bool) -> str:
+    """What scores and times shown together are both of: a picture alone, or its mirror image too."""
+    return "two passes" if flip_test else "one pass"
+
+
 def check_metric(architecture: Architecture, data: Data) -> None:
     """Raises DataError unless the data's metric can score what the network finds; PCK compares person by person."""
     if MAIN_FIGURE[data.kind] == "AP" or (architecture.approach == "top-down" and data.disk.detections is None):

@@ -5,7 +5,7 @@ from typing import Any
 
 from compress.artefact import load_artefact
 from compress.data.sets import notes_of, validation_set
-from compress.evaluation import RESAMPLES, check_metric, input_size, score, validation_data
+from compress.evaluation import RESAMPLES, check_metric, input_size, procedure, score, validation_data
 from compress.networks.architecture import check_input
 from compress.objective import check_joints
 from compress.people import boxes_for, finder_for
@@ -48,6 +48,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
         "artefact": str(artefact),
         "data": data.kind,
         "pictures": len(pictures),
+        "procedure": procedure(recipe.decoding.flip_test),
         "flip_test": recipe.decoding.flip_test,
         "input_hw": list(input_hw),
         "metrics": metrics,

@@ -26,7 +26,7 @@ from compress.data.sets import Sets, notes_of, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
 from compress.errors import BudgetError, DivergedError
-from compress.evaluation import RESAMPLES, decode_time, score
+from compress.evaluation import RESAMPLES, decode_time, procedure, score
 from compress.files import append_line, read_lines, write_json
 from compress.heap import settled_heap
 from compress.measure.batch import PartTable
@@ -160,7 +160,7 @@ def stages(task: Task, baselines: int) -> list[Stage]:
     networks = tuned.count + baselines
     pictures = tuned.training.epochs * len(task.sets.train)
     trial = recipe.search.calibration_pictures + len(task.sets.search) + 6 * recipe.search.tuning_samples
-    finished = PICTURES + (1 + recipe.decoding.flip_test) * len(task.sets.val) + _EXPORT
+    finished = PICTURES + 3 * len(task.sets.val) + _EXPORT  # scored in one pass and in two
     supernet = recipe.supernet.epochs * len(task.sets.train) * 3 * (2 + recipe.supernet.randoms)
     return [
         *([] if task.candidates.start else [Stage("supernet", supernet)]),
@@ -532,12 +532,17 @@ def tune(task: Task, title: str, networks: Mapping[str, nn.Module], objective: O
 
 
 def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str, Any]:
-    """A tuned network's validation score, its artefact and its checked exports."""
+    """A tuned network's validation score, also of the other procedure, its artefact and its checked exports."""
     network, recipe, settings = candidate.network, task.recipe, task.recipe.finalists.training
     folder = task.run.path("finalists", name)
     flip_test = recipe.decoding.flip_test
-    finder = task.finder(settings, flip_test)
-    val = score(network, finder, task.sets.val, kind=recipe.data.kind, flip_test=flip_test, resamples=RESAMPLES)
+    vals = {
+        flip: score(
+            network, task.finder(settings, flip), task.sets.val, kind=recipe.data.kind, flip_test=flip,
+            resamples=RESAMPLES,
+        )
+        for flip in (flip_test, not flip_test)
+    }  # fmt: skip
     facts = {
         "input_hw": list(recipe.input_hw),
         "keypoints": task.sets.val.keypoints.name,
@@ -545,12 +550,13 @@ def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str,
         "obtained": OBTAINED,
         "data": recipe.data.model_dump(mode="json"),
         "seed": recipe.seed,
-        "val": val,
+        "flip_test": flip_test,
+        "val": vals[flip_test],
     }
     save_artefact(folder, task.candidates.architecture(pick), network, facts, candidate.edits)
     images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
     exports = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)
-    return {"val": val, "obtained": OBTAINED, "exports": exports}
+    return {"val": vals[flip_test], "other_val": vals[not flip_test], "obtained": OBTAINED, "exports": exports}
 
 
 def measure_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -564,14 +570,20 @@ def measure_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, di
     )
 
 
-def decode_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """How long every network's answers to one pass take to be read. Returns name → quartiles, see decode_time."""
-    finder = task.finder(task.recipe.finalists.training, False)
+def decode_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """How long every network's answers take to be read, in the recipe's procedure and in the other one.
+
+    Returns name → quartiles of both, see decode_time.
+    """
+    flip_test = task.recipe.decoding.flip_test
+    finders = {flip: task.finder(task.recipe.finalists.training, flip) for flip in (flip_test, not flip_test)}
     times = {}
     with task.progress.phase("decoding", len(tuned)) as phase:
         for name in tuned:
             network = load_artefact(task.run.path("finalists", name)).network
-            times[name] = decode_time(network, finder, task.sets.val, flip_test=False)
+            times[name] = [
+                decode_time(network, finder, task.sets.val, flip_test=flip) for flip, finder in finders.items()
+            ]
             phase.advance(1, name)
     return times
 
@@ -587,7 +599,7 @@ def collect(
     networks: Mapping[str, Pick],
     tuned: Mapping[str, dict[str, Any]],
     measured: Mapping[str, dict[str, Any]],
-    decoded: Mapping[str, dict[str, float]],
+    decoded: Mapping[str, list[dict[str, float]]],
 ) -> dict[str, Any]:
     """Everything the report shows, as plain data."""
     recipe, run = task.recipe, task.run
@@ -603,6 +615,7 @@ def collect(
         "command": environment()["command"],
         "recipe": to_data(recipe),
         "environment": environment(),
+        "procedure": procedure(recipe.decoding.flip_test),
         "data": data_facts(task),
         "engine": engine_facts(recipe),
         "space": {
@@ -629,16 +642,32 @@ def network_entry(
     pick: Pick,
     tuned: dict[str, Any],
     measured: dict[str, Any],
-    decode_ms: dict[str, float],
+    decode_ms: list[dict[str, float]],
 ) -> dict[str, Any]:
-    """One finalist or baseline. measured_ms and prediction_error are on the latency table's clock (drift taken out)."""
+    """One finalist or baseline. measured_ms and prediction_error are on the latency table's clock (drift taken out).
+
+    measured_ms: of one pass of the network. val, decode_ms, end_to_end_ms: of the recipe's procedure, `passes` of the
+    network; other: of the other one.
+    """
     latency = measured[task.recipe.measurement.engine]
     assert table.reference_ms is not None
     measured_ms = latency["ratio"] * table.reference_ms
     known = {key_of(trial["pick"]): trial["ap"] for trial in trials}
     cost = cost_of(task, table, load_artefact(task.run.path("finalists", name)).network)
     ncnn = measured.get("ncnn")
+    flip_test = task.recipe.decoding.flip_test
+    own, other = (
+        {
+            "procedure": procedure(flip), "passes": 1 + flip, "val": val, "decode_ms": reading,
+            "end_to_end_ms": (1 + flip) * measured_ms + reading["median"],
+        }
+        for flip, val, reading in zip(
+            (flip_test, not flip_test), (tuned["val"], tuned["other_val"]), decode_ms, strict=True
+        )
+    )  # fmt: skip
     return {
+        **own,
+        "other": other,
         "name": name,
         "role": "finalist" if name.startswith("finalist_") else "baseline",
         "architecture": task.space.apply(pick),
@@ -646,12 +675,10 @@ def network_entry(
         "edits": {edit.name: pick[edit.path] for edit in task.space.edits if pick[edit.path] != edit.nothing},
         "cost": asdict(cost),
         "supernet_ap": known.get(key_of(pick)),
-        "val": tuned["val"],
         "obtained": tuned["obtained"],
         "ap_standard_error": tuned["val"]["AP_se"],
         "latency": latency,
         "measured_ms": measured_ms,
-        "decode_ms": decode_ms,
         "prediction_error": cost.predicted_ms / measured_ms - 1,
         "ncnn_ms": ncnn["median_ms"] if ncnn else None,
         "exports": {

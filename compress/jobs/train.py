@@ -127,6 +127,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             "obtained": f"training of {recipe.training.epochs} epochs",
             "data": recipe.data.model_dump(mode="json"),
             "seed": recipe.seed,
+            "flip_test": recipe.decoding.flip_test,
             "val": metrics,
         }
         save_artefact(folder, architecture, network, facts, edits)

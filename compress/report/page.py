@@ -54,16 +54,20 @@ def rows_of(results: Data) -> list[Row]:
 
 
 def _network_row(network: Data, on_front: bool) -> Row:
-    cost, latency = network["cost"], network.get("latency") or {}
+    cost, latency, passes = network["cost"], network.get("latency") or {}, network.get("passes", 1)
+
+    def all_passes(milliseconds: float | None) -> float | None:
+        return None if milliseconds is None else passes * milliseconds
+
     return Row(
         role=network["role"],
         name=network["name"],
         obtained=network["obtained"],
         ap=ap_of(network),
-        predicted_ms=cost.get("predicted_ms"),
-        measured_ms=network.get("measured_ms"),
-        q1_ms=_on_clock(network, "q1_ms"),
-        q3_ms=_on_clock(network, "q3_ms"),
+        predicted_ms=all_passes(cost.get("predicted_ms")),
+        measured_ms=all_passes(network.get("measured_ms")),
+        q1_ms=all_passes(_on_clock(network, "q1_ms")),
+        q3_ms=all_passes(_on_clock(network, "q3_ms")),
         decode_ms=(network.get("decode_ms") or {}).get("median"),
         params=cost.get("params"),
         macs=cost.get("macs"),
@@ -251,6 +255,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
     networks = sorted(results["networks"], key=lambda network: network.get("measured_ms") or math.inf)
     engines = sorted({engine for network in networks for engine in network.get("exports") or {}})
     ncnn = any(network.get("ncnn_ms") is not None for network in networks)
+    others = [network["other"]["procedure"] for network in networks if network.get("other")]
     head = [
         ("network", ""),
         ("AP", "short training"),
@@ -259,6 +264,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
         ("latency ms", "measured, quartiles"),
         ("latency ms", "predicted, error"),
         ("decoding ms", "and end to end"),
+        *([("AP, end to end ms", others[0])] if others else []),
         *([("ncnn ms", "measured")] if ncnn else []),
         ("params", "MACs"),
         *((engine, "file, parity") for engine in engines),
@@ -278,6 +284,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
             _two(f"<b>{_ms(row.measured_ms)}</b>", f"{_ms(row.q1_ms)} – {_ms(row.q3_ms)}") + doubt,
             _two(_ms(row.predicted_ms), percent(network.get("prediction_error"), sign=True)),
             _two(_ms(row.decode_ms), _ms(row.end_to_end_ms)),
+            *([_other(network.get("other"))] if others else []),
             *([_ms(network.get("ncnn_ms"))] if ncnn else []),
             _two(short(row.params), short(row.macs)),
             *(
@@ -290,10 +297,18 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
     return _section(
         "Finalists and baselines",
         f"{table}<p class=note><span class=star>●</span> on the front of the measured networks. AP ± is one standard "
-        "error of the sample. Decoding is the median time to read people from the maps of one pass; end to end "
-        "adds the network's latency. Parity is the largest difference between the outputs of the exported model and "
+        f"error of the sample. AP and all milliseconds are of {_html(results.get('procedure', 'one pass'))}, but for "
+        "the column that says otherwise. Decoding is the median time to read people from the maps; end to end adds the "
+        "network's latency. Parity is the largest difference between the outputs of the exported model and "
         "those of torch.</p>",
     )
+
+
+def _other(other: Data | None) -> str:
+    """AP and end-to-end time of the procedure that the rest of the table is not of."""
+    if not other:
+        return "–"
+    return _two(_ap_text((other.get("val") or {}).get("AP")), _ms(other.get("end_to_end_ms")))
 
 
 def composition_section(results: Data) -> str:

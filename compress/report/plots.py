@@ -29,7 +29,8 @@ Width = int | Literal["container"]
 class Row:
     """One network or trial as the tables and charts show it; None is "not known".
 
-    ap: 0..1, obtained as `obtained` says. measured_ms, q1_ms, q3_ms: on the clock of the prediction. on_front: among
+    ap: 0..1, obtained as `obtained` says. measured_ms, q1_ms, q3_ms, predicted_ms: of as many passes
+    of the network as ap, on the clock of the prediction. on_front: among
     the trials or among the measured networks, never across. standard_error: of ap. reliable: the timing. decode_ms:
     from the maps to the people of a picture.
     """

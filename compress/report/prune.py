@@ -51,7 +51,10 @@ def write_pruned(result: Data, folder: Path) -> None:
 
 
 def network_rows(result: Data, changed: str) -> list[tuple[str, str, str, str]]:
-    """Name, given, changed, changed over given: sizes, score, milliseconds per engine with quartiles."""
+    """Name, given, changed, changed over given: sizes, score, milliseconds per engine with quartiles.
+
+    The first score and the milliseconds are of one procedure, the recipe's; then comes the score of the other one.
+    """
     given, pruned = result["given"], result[changed]
 
     def row(name: str, one: float, other: float, form: str) -> tuple[str, str, str, str]:
@@ -63,16 +66,20 @@ def network_rows(result: Data, changed: str) -> list[tuple[str, str, str, str]]:
     ]
     if result["trained"]:
         figure = result["figure"]
-        scores = [(one["val"][figure] or 0.0, one["val"].get(f"{figure}_se") or 0.0) for one in (given, pruned)]
-        texts = [f"{score:.3f} ± {error:.3f}" for score, error in scores]
-        rows.append((f"{figure}, validation", *texts, f"{scores[1][0] - scores[0][0]:+.3f}"))  # type: ignore[arg-type]
+        for kind, key in zip(result["procedures"], ("val", "other_val"), strict=True):
+            scores = [(one[key][figure] or 0.0, one[key].get(f"{figure}_se") or 0.0) for one in (given, pruned)]
+            first, second = (f"{score:.3f} ± {error:.3f}" for score, error in scores)
+            rows.append((f"{figure}, validation, {kind}", first, second, f"{scores[1][0] - scores[0][0]:+.3f}"))
+    passes = result["passes"]
     for engine, speed_up in result["speed_up"].items():
         texts = []
         for one in (given, pruned):
             timing = one["measured"][engine]
             doubt = "" if timing["reliable"] else " (?)"
-            texts.append(f"{timing['median_ms']:.2f} ({timing['q1_ms']:.2f}–{timing['q3_ms']:.2f}){doubt}")
-        rows.append((f"{engine}, measured ms", *texts, f"{1 / speed_up:.3f}, {speed_up:.2f}x as fast"))  # type: ignore[arg-type]
+            median, q1, q3 = (passes * timing[key] for key in ("median_ms", "q1_ms", "q3_ms"))
+            texts.append(f"{median:.2f} ({q1:.2f}–{q3:.2f}){doubt}")
+        name = f"{engine}, measured ms, {result['procedures'][0]}"
+        rows.append((name, texts[0], texts[1], f"{1 / speed_up:.3f}, {speed_up:.2f}x as fast"))
         sizes = [one["exports"][engine]["size_bytes"] / 1e6 for one in (given, pruned)]
         rows.append(row(f"{engine}, file MB", sizes[0], sizes[1], ".2f"))
     return rows

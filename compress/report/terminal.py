@@ -258,8 +258,8 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
         Text(
             printable(
                 f"{results['space'].get('family')} · {engine.get('name')} {engine.get('version')}, "
-                f"{threads} thread{'' if threads == 1 else 's'}, {engine.get('device')} · AP on {data.get('val')} "
-                f"{data.get('kind')} pictures"
+                f"{threads} thread{'' if threads == 1 else 's'}, {engine.get('device')} · AP and milliseconds of "
+                f"{results.get('procedure', 'one pass')} · AP on {data.get('val')} {data.get('kind')} pictures"
             ),
             style="bold",
         )
@@ -271,11 +271,12 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
             _add(table, name, *(cells[column] for column in columns))
         console.print(table)
         console.print()
+    _print_procedures(networks, console)
     console.print(
         Text(
             "* on the front of the measured networks. AP val: after short training, ± one standard error. "
             "measured: ± half the interquartile range; predicted: from the latency table; decoding: from maps to "
-            "people, measured.",
+            "people, measured; in all: ms of network and decoding; two passes: of the picture and its mirror.",
             style="dim",
         )
     )
@@ -289,6 +290,26 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
     print_mapping("Where everything lies", places, console)
 
 
+def _print_procedures(networks: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """AP and end-to-end time of one pass and of two, side by side."""
+    if not networks or not all(network.get("other") for network in networks):
+        return
+    kinds = sorted((networks[0]["procedure"], networks[0]["other"]["procedure"]))
+    table = plain_table("network", *(column for kind in kinds for column in (f"{kind}: AP", "in all")))
+    for network in networks:
+        by_kind = {one["procedure"]: one for one in (network, network["other"])}
+        cells = [
+            cell
+            for kind in kinds
+            for cell in (
+                number((by_kind[kind]["val"] or {}).get("AP"), ".3f"), number(by_kind[kind]["end_to_end_ms"], ".2f"),
+            )
+        ]  # fmt: skip
+        _add(table, "  " + network["name"], *cells)
+    console.print(table)
+    console.print()
+
+
 def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
     """What the closing tables say of one network, by column."""
     latency, cost, error = network.get("latency") or {}, network["cost"], network.get("ap_standard_error")
@@ -298,14 +319,21 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
         "role": network["role"],
         "AP val": number(ap_of(network), ".3f") + ("" if error is None else f" ± {error:.3f}"),
         "AP supernet": number(network.get("supernet_ap"), ".3f"),
-        "measured ms": number(network.get("measured_ms"), ".2f") + half_spread(network) + unreliable,
+        "measured ms": number(_of_passes(network, network.get("measured_ms")), ".2f")
+        + half_spread(network)
+        + unreliable,
         "decoding ms": number((network.get("decode_ms") or {}).get("median"), ".2f"),
-        "predicted ms": number(cost.get("predicted_ms"), ".2f"),
+        "predicted ms": number(_of_passes(network, cost.get("predicted_ms")), ".2f"),
         "error": percent(network.get("prediction_error"), sign=True),
         "params": short(cost.get("params")),
         "MACs": short(cost.get("macs")),
         "files": ", ".join(files) or "–",
     }
+
+
+def _of_passes(network: Mapping[str, Any], milliseconds: float | None) -> float | None:
+    """The time of as many passes as the network's AP is of."""
+    return None if milliseconds is None else milliseconds * network.get("passes", 1)
 
 
 def print_networks(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
@@ -525,7 +553,8 @@ def ap_of(network: Mapping[str, Any]) -> float | None:
 def half_spread(network: Mapping[str, Any]) -> str:
     """Half the interquartile range in ms, as ' ± 0.04'; nothing if not known."""
     spread, measured = (network.get("latency") or {}).get("spread"), network.get("measured_ms")
-    return "" if spread is None or measured is None else f" ± {measured * spread / 2:.2f}"
+    passes = network.get("passes", 1)
+    return "" if spread is None or measured is None else f" ± {passes * measured * spread / 2:.2f}"
 
 
 def progress_text(state: PhaseState) -> str:

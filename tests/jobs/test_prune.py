@@ -65,13 +65,19 @@ def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_
     assert result["speed_up"]["onnxruntime"] > 0
     after = load_file(Path(artefact) / "weights.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    scored = evaluate(tmp_path / "run", EvaluateRecipe(decoding={"flip_test": True}), Silent())
+    scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
     assert scored["metrics"]["AP"] == result["pruned"]["val"]["AP"]
+    assert scored["procedure"] == result["procedures"][0] == "one pass"
+    twice = evaluate(tmp_path / "run", EvaluateRecipe(decoding={"flip_test": True}), Silent())
+    assert twice["metrics"]["AP"] == result["pruned"]["other_val"]["AP"]
     again = prune(str(tmp_path / "run"), recipe({"macs": 0.8}), tmp_path / "again", Silent())
     assert again["pruned"]["macs"] < result["pruned"]["macs"]
     assert load_artefact(tmp_path / "again").edits == (CHANNELS_PRUNED,)
     write_pruned(result, tmp_path)
-    assert "onnxruntime, measured ms" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text()
+    assert "onnxruntime, measured ms, one pass" in page
+    assert "AP, validation, one pass" in page
+    assert "AP, validation, two passes" in page
     print_pruned(result)
 
 

@@ -17,9 +17,10 @@ import torch
 
 from compress.artefact import load_artefact
 from compress.errors import BudgetError, RunError
+from compress.jobs.evaluate import evaluate
 from compress.jobs.search import choose_finalists, in_milliseconds, search
 from compress.progress import Silent
-from compress.recipe import Budget, RecipeError, SearchRecipe, find, read_recipe
+from compress.recipe import Budget, EvaluateRecipe, RecipeError, SearchRecipe, find, read_recipe
 
 SMALL = [
     "data.synthetic.train=32",
@@ -98,6 +99,24 @@ def test_finalists_rebuild_as_what_was_searched(undisturbed: tuple[Path, dict[st
         artefact = load_artefact(folder / "finalists" / network["name"])
         assert sum(p.numel() for p in artefact.network.parameters()) == network["cost"]["params"]
         assert artefact.network(torch.zeros(1, 3, 64, 64))[0].shape == (1, 34, 16, 16)
+
+
+def test_accuracy_and_milliseconds_are_of_one_procedure(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    """One pass of the network and the reading of its maps; beside it two, which evaluation scores alike."""
+    folder, results = undisturbed
+    assert results["procedure"] == "one pass"
+    for entry in results["networks"]:
+        other = entry["other"]
+        assert (entry["procedure"], entry["passes"]) == ("one pass", 1)
+        assert (other["procedure"], other["passes"]) == ("two passes", 2)
+        for one in (entry, other):
+            expected_ms = one["passes"] * entry["measured_ms"] + one["decode_ms"]["median"]
+            assert one["end_to_end_ms"] == pytest.approx(expected_ms)
+    entry = results["networks"][0]
+    for one, flip in ((entry, False), (entry["other"], True)):
+        recipe = EvaluateRecipe.model_validate({"decoding": {"flip_test": flip}})
+        scored = evaluate(folder / "finalists" / entry["name"], recipe, Silent())
+        assert (scored["procedure"], scored["metrics"]["AP"]) == (one["procedure"], one["val"]["AP"])
 
 
 def test_the_front_is_marked_among_the_trials(undisturbed: tuple[Path, dict[str, Any]]) -> None:

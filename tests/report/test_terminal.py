@@ -265,6 +265,30 @@ def test_search_on_a_narrow_terminal_cuts_no_number():
     assert "…" not in text
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_accuracy_and_time_are_of_one_procedure_and_the_other_stands_beside(width):
+    results = fake_results(trials=0)
+    text = shown(print_search, results, width=width)
+    assert "AP and milliseconds of one pass" in " ".join(text.split())
+    for network in results["networks"]:
+        other = network["other"]
+        pair = [network["val"]["AP"], network["end_to_end_ms"], other["val"]["AP"], other["end_to_end_ms"]]
+        (line,) = (line for line in text.splitlines() if f"{pair[2]:.3f}" in line and network["name"] in line)
+        assert line.split()[-4:] == [f"{pair[0]:.3f}", f"{pair[1]:.2f}", f"{pair[2]:.3f}", f"{pair[3]:.2f}"]
+
+
+def test_two_passes_take_the_networks_time_twice():
+    results = fake_results(trials=0)
+    results["procedure"] = "two passes"
+    for network in results["networks"]:
+        network |= {**network["other"], "other": {**network["other"], "procedure": "one pass", "passes": 1}}
+    text = shown(print_search, results)
+    assert "AP and milliseconds of two passes" in " ".join(text.split())
+    for network in results["networks"]:
+        assert f"{2 * network['measured_ms']:.2f} ±" in text
+        assert f"{2 * network['cost']['predicted_ms']:.2f}" in text
+
+
 def test_search_without_numbers_has_dashes():
     results = fake_results(trials=0)
     results["networks"] = results["networks"][:1]
