@@ -5,6 +5,7 @@ does each step through `run.once` and goes on where it was killed.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -48,16 +49,25 @@ class Run:
         """
         path = self.path("steps", f"{step}.json")
         if not path.exists():
-            write_json(path, work())
+            result = json.loads(json.dumps(work(), allow_nan=False))
+            write_json(path, {"sha256": _digest(result), "result": result})
         try:
-            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise RunError(
-                "a step's result is JSON",
-                place=str(path),
-                value=str(error),
-                remedy="delete the file: the step is done again",
-            ) from None
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["sha256"] == _digest(kept["result"]):
+                return kept["result"]  # type: ignore[no-any-return]
+            found = "another result than was written"
+        except (ValueError, TypeError, KeyError) as error:  # no JSON, no UTF-8, or something else
+            found = f"{type(error).__name__}: {error}"
+        raise RunError(
+            "a step's result is what the run has written",
+            place=str(path),
+            value=found,
+            remedy="delete the file: the step is done again",
+        )
+
+
+def _digest(result: Any) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -142,7 +152,7 @@ def cpu_name() -> str:
 
 
 def _check_made_from(path: Path, first_line: str, digest: str) -> None:
-    recipe, network = [*path.read_text(encoding="utf-8").splitlines(), "", ""][:2]
+    recipe, network = [*path.read_text(encoding="utf-8", errors="replace").splitlines(), "", ""][:2]
     if recipe != first_line:
         raise RunError(
             "a run folder belongs to one recipe, and this one is another's",

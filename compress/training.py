@@ -396,7 +396,7 @@ def _resume(
         raise RunError(
             "the checkpoint must be one of this training",
             place=str(path),
-            value=str(error).splitlines()[0],
+            value=next(iter(str(error).splitlines()), type(error).__name__),
             remedy="delete it to train anew, or choose another run folder",
         ) from None
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,13 +120,46 @@ def test_lines_that_are_json_but_not_what_is_kept_there(tmp_path: Path, line: st
         read_lines(file, number_of)
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"{'a': 1}"])
-def test_a_broken_step_is_named(tmp_path: Path, content: bytes) -> None:
+STEP = {"gone": [1, 2], "sections": {"a": {"share": 0.1}}, "of": "time", "none": None, "1": "ä"}
+
+
+def test_a_step_is_done_once(tmp_path: Path) -> None:
+    for result in (STEP, [1.5, [0.1, 1e-30]], "text", 0.1 + 0.2, None, {}):
+        run = Run(tmp_path / str(hash(str(result))))
+        assert run.once("given", lambda result=result: result) == result  # type: ignore[misc]
+        assert run.once("given", lambda: "never asked") == result
+
+
+def test_any_broken_step_is_named(tmp_path: Path) -> None:
+    """Bytes changed, removed and put in at random, and other JSON: the result comes back, or a line says where."""
+    run = Run(tmp_path)
+    run.once("given", lambda: STEP)
     file = tmp_path / "steps" / "given.json"
-    file.parent.mkdir()
-    file.write_bytes(content)
-    with pytest.raises(RunError, match=r"given\.json: .*delete the file"):
-        Run(tmp_path).once("given", lambda: 1)
+    good, rng = file.read_bytes(), random.Random(2)
+    contents = [
+        b"",
+        b"{",
+        b"3",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        b'{"result": {}, "sha256": 1}',
+        good[: len(good) // 2],
+    ]
+    for _ in range(300):
+        place = rng.randrange(len(good))
+        put = bytes([rng.randrange(256)]) * rng.randrange(2)
+        contents.append(good[:place] + put + good[place + rng.randrange(2) :])
+    refused = 0
+    for content in contents:
+        file.write_bytes(content)
+        try:
+            assert run.once("given", lambda: "never asked") == STEP
+        except RunError as error:
+            refused += 1
+            assert re.search(r"given\.json: .*delete the file", str(error))  # noqa: PT017
+    assert refused > 150
 
 
 @pytest.mark.parametrize(
