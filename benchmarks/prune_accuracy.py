@@ -65,7 +65,7 @@ def one(arguments: argparse.Namespace, seed: int, budget: float, allocation: str
     given, pruned = result["given"], result["pruned"]
     return {
         "seed": seed, "budget": budget, "allocation": allocation, "figure": figure,
-        "time_share": 1 / result["speed_up"]["onnxruntime"], "macs_share": pruned["macs"] / given["macs"],
+        "time_share": 1 / result["speed_up"]["onnxruntime"]["factor"], "macs_share": pruned["macs"] / given["macs"],
         "given": given["val"][figure], "pruned": pruned["val"][figure],
         "device": result["engines"]["onnxruntime"]["device"],
     }  # fmt: skip

@@ -20,7 +20,8 @@ from compress.data.loader import Batch
 from compress.deployment import export_and_check, measure_exports, sample_images
 from compress.engines import engine
 from compress.errors import RecipeError, nearest
-from compress.evaluation import MAIN_FIGURE, RESAMPLES, procedure, score
+from compress.evaluation import MAIN_FIGURE, RESAMPLES, procedure, score, worthless
+from compress.measure.comparison import Measured, speed_up
 from compress.measure.counting import count
 from compress.networks import Architecture
 from compress.people import first_inputs
@@ -184,10 +185,20 @@ def measure(task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any
 
 
 def both(
-    task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], timed: Mapping[str, Any], name: str
-) -> dict[str, Any]:
-    """What a report shows of both networks, as plain data. speed_up: per engine, of the measured ratios."""
+    task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], timed: Mapping[str, Any], name: str,
+    *, unchanged: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """What a report shows of both networks, as plain data. speed_up: per engine, see compress.measure.comparison.
+
+    unchanged: nothing was changed that an engine could notice.
+    """
     learning, recipe = task.subject.learning, task.recipe
+    figure = MAIN_FIGURE[learning.data.kind] if learning else None
+    no_use = figure is not None and worthless(figure, changed["val"])
+    speed_ups = {
+        key: speed_up(*(time_of(timed[one][key]) for one in ("given", name)), unchanged=unchanged, worthless=no_use)
+        for key in recipe.exports
+    }
     return {
         "network": task.subject.name,
         "folder": str(task.run.folder),
@@ -198,11 +209,16 @@ def both(
         "trained": learning is not None,
         "procedures": [procedure(flip) for flip in (recipe.decoding.flip_test, not recipe.decoding.flip_test)],
         "passes": 1 + recipe.decoding.flip_test,
-        "figure": MAIN_FIGURE[learning.data.kind] if learning else None,
+        "figure": figure,
         "given": {**given, "measured": timed["given"]},
         name: {**changed, "measured": timed[name]},
-        "speed_up": {key: timed["given"][key]["ratio"] / timed[name][key]["ratio"] for key in recipe.exports},
+        "speed_up": {key: asdict(one) for key, one in speed_ups.items()},
     }
+
+
+def time_of(timing: Mapping[str, Any]) -> Measured:
+    """A timing of measure_exports as it is compared and shown."""
+    return Measured(timing["normalised_ms"], timing["uncertainty"])
 
 
 def engine_facts(name: str) -> dict[str, str]:

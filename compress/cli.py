@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from compress import __version__
-from compress.errors import CompressError, DataError, NetworkError, RecipeError, no_artefact, unknown_network
+from compress.errors import (
+    BudgetError,
+    CompressError,
+    DataError,
+    NetworkError,
+    RecipeError,
+    no_artefact,
+    unknown_network,
+)
 from compress.files import check_writable
 from compress.report.latency import print_built, print_checked, print_compared, print_shown
 from compress.report.terminal import (
@@ -198,7 +206,7 @@ def prune(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune a network, fine-tune it with itself as teacher, export and measure it."""
+    """Prune a network, fine-tune it with itself as teacher, export and measure it. Exit code 3: the goal was missed."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import PruneRecipe
@@ -230,7 +238,11 @@ def prune(
 
         (print_analysed if analyse else print_pruned)(result)
 
-    perform(job, show, as_json=as_json, quiet=quiet)
+    def code(result: dict[str, Any]) -> int:
+        goal = result.get("goal")
+        return MISSED if goal and goal["met"] is not True else 0
+
+    perform(job, show, as_json=as_json, quiet=quiet, code=code)
 
 
 @app.command()
@@ -669,6 +681,9 @@ def check_artefact(folder: Path) -> None:
         raise no_artefact(folder)
 
 
+MISSED = 3
+"""Exit code of a job that did its work and did not reach what it was asked for."""
+
 _COUNTS = Path(__file__).parent / "networks" / "counts.json"
 
 
@@ -725,14 +740,14 @@ def perform(
 
 
 def fail(message: str, as_json: bool, kind: str, error: CompressError | None = None) -> NoReturn:
-    """Ends with exit code 2 and the mistake on one line of stderr; as JSON on stdout too."""
+    """Ends with the mistake on one line of stderr, as JSON on stdout too, and exit code 2; of a missed budget 3."""
     print_error(message)
     if as_json:
         parts = {"rule": error.rule, "place": error.place, "remedy": error.remedy} if error else {}
         value = {} if error is None or error.value is None else {"value": str(error.value)}
         mistake = {"kind": kind, "message": message, **parts, **value}
         sys.stdout.write(json.dumps({"error": mistake}, ensure_ascii=False) + "\n")
-    raise typer.Exit(2)
+    raise typer.Exit(MISSED if isinstance(error, BudgetError) else 2)
 
 
 def how_to_go_on(folder: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""Everything that can go wrong through no fault of the program. One line each, exit code 2.
+"""Everything that can go wrong through no fault of the program. One line each, exit code 2; BudgetError's is 3.
 
 CompressError
 ├── RecipeError     a recipe: unknown key, wrong type, value out of range

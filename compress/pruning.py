@@ -238,13 +238,13 @@ def wanted_share(task: Task) -> float:
 
 
 def time_given(task: Task) -> float:
-    """Milliseconds of the given network on the recipe's engine."""
+    """Milliseconds of the given network on the recipe's engine, on the clock of the reference that ran beside it."""
     recipe, subject = task.recipe, task.subject
     runtime = engine(recipe.engine)
     with tempfile.TemporaryDirectory() as folder:
         file = runtime.export(subject.network, subject.input_hw, Path(folder), "given")[0]
         runners = {"given": runtime.load(file, recipe.threads)}
-        return time_runners(runners, subject.input_hw, task.recipe)["given"].median_ms
+        return time_runners(runners, subject.input_hw, task.recipe)["given"].normalised_ms
 
 
 @dataclass(frozen=True)

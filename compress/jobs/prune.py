@@ -12,16 +12,18 @@ from typing import Any
 from torch import nn
 
 from compress.artefact import CHANNELS_PRUNED, Edit
-from compress.changing import both, finish, measure, state_of, tune
+from compress.changing import both, finish, measure, state_of, time_of, tune
 from compress.errors import DataError
 from compress.evaluation import MAIN_FIGURE
 from compress.files import write_json
+from compress.measure.comparison import Measured, met
 from compress.processes import launch
 from compress.progress import Progress
 from compress.prune.schedule import Sparsifier
 from compress.prune.sections import Section, whole
 from compress.prune.sensitivity import functional_blocks
 from compress.pruning import (
+    CLOSE,
     Task,
     apply,
     channels_of,
@@ -67,8 +69,10 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
             "pruned", lambda: finish(task, network, subject.architecture, edits_of(task), OBTAINED, as_run)
         )
         timed = run.once("measured", lambda: measure(task, given, pruned, "pruned"))
+        unchanged = not any(choice.get("gone") or any(choice.get("ratios", {}).values()) for choice in choices)
+        results = {"job": "prune", **both(task, given, pruned, timed, "pruned", unchanged=unchanged)}
         told = [{key: value for key, value in choice.items() if key != "gone"} for choice in choices]
-        results = {"job": "prune", **both(task, given, pruned, timed, "pruned"), "choices": told}
+        results |= {"choices": told, "goal": goal_of(recipe, results)}
         write_json(run.path("results.json"), results)
     return results
 
@@ -114,6 +118,30 @@ def tune_pruned(task: Task, network: nn.Module, choice: Mapping[str, Any], numbe
         return Sparsifier(network, scheme_of(task), choice.get("ratios", {}), asked.schedule, steps, asked.force)
 
     tune(task, network, f"tuned_{number}", f"fine-tuning, step {number}", sparsify)
+
+
+def goal_of(recipe: PruneRecipe, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was asked of the finished network and what it reached, counted or measured; None without such a goal.
+
+    asked, reached: shares of the given network's, or milliseconds. met: None where the timing is too unsteady to tell.
+    """
+    asked, given, pruned = recipe.pruning, results["given"], results["pruned"]
+    if asked.macs is not None:
+        share = pruned["macs"] / given["macs"]
+        met_it = met(share, asked.macs, 0.0, CLOSE)
+        return {"of": "multiply-adds", "asked": asked.macs, "reached": share, "uncertainty": 0.0, "met": met_it}
+    faster = results["speed_up"][recipe.engine]
+    steady = faster["verdict"] != "unsteady"
+    if asked.latency_ms is not None:
+        time, goal = time_of(pruned["measured"][recipe.engine]), asked.latency_ms
+    elif asked.latency is not None:
+        time, goal = Measured(1 / faster["factor"], (faster["high"] / faster["factor"] - 1)), asked.latency
+    else:
+        return None
+    return {
+        "of": "ms" if asked.latency_ms is not None else "time", "asked": goal, "reached": time.ms,
+        "uncertainty": time.uncertainty, "met": met(time.ms, goal, time.uncertainty, CLOSE) if steady else None,
+    }  # fmt: skip
 
 
 def edits_of(task: Task) -> tuple[Edit, ...]:

@@ -1,5 +1,6 @@
 """What `compress prune` says: tables on a terminal, a page (report.md) and the sensitivity curves in the run folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import altair as alt
 from rich.console import Console
 from rich.text import Text
 
+from compress.evaluation import worthless
 from compress.files import write_bytes, write_text
 from compress.report.plots import png
 from compress.report.terminal import percent, plain_table, printable, stdout_console
@@ -22,6 +24,12 @@ def print_pruned(result: Data, console: Console | None = None) -> None:
     """Both networks side by side, and what stays of each section."""
     console = console or stdout_console()
     console.print(Text(printable(f"Pruned {result['network']} → {result['folder']}"), style="bold"))
+    if result["goal"]:
+        console.print(
+            Text(
+                printable(goal_text(result["goal"])), style="bold red" if result["goal"]["met"] is not True else "bold"
+            )
+        )
     table = plain_table("", "given", "pruned", "pruned/given")
     for row in network_rows(result, "pruned"):
         table.add_row(*row)
@@ -34,6 +42,8 @@ def print_pruned(result: Data, console: Console | None = None) -> None:
 def write_pruned(result: Data, folder: Path) -> None:
     """report.md: what print_pruned says, whole, and how it was obtained."""
     lines = [f"# {result['network']}, pruned", ""]
+    if result["goal"]:
+        lines += [f"**{goal_text(result['goal'])}**", ""]
     lines += markdown(("", "given", "pruned", "pruned/given"), network_rows(result, "pruned"))
     lines += ["", *(f"- {line}" for line in remarks(result)), ""]
     rows = section_rows(result)
@@ -51,7 +61,7 @@ def write_pruned(result: Data, folder: Path) -> None:
 
 
 def network_rows(result: Data, changed: str) -> list[tuple[str, str, str, str]]:
-    """Name, given, changed, changed over given: sizes, score, milliseconds per engine with quartiles.
+    """Name, given, changed, changed over given: sizes, score, milliseconds per engine with their uncertainty.
 
     The first score and the milliseconds are of one procedure, the recipe's; then comes the score of the other one.
     """
@@ -69,20 +79,53 @@ def network_rows(result: Data, changed: str) -> list[tuple[str, str, str, str]]:
         for kind, key in zip(result["procedures"], ("val", "other_val"), strict=True):
             scores = [(one[key][figure] or 0.0, one[key].get(f"{figure}_se") or 0.0) for one in (given, pruned)]
             first, second = (f"{score:.3f} ± {error:.3f}" for score, error in scores)
-            rows.append((f"{figure}, validation, {kind}", first, second, f"{scores[1][0] - scores[0][0]:+.3f}"))
-    passes = result["passes"]
+            rows.append((f"{figure}, validation, {kind}", first, second, score_text(figure, given[key], pruned[key])))
     for engine, speed_up in result["speed_up"].items():
-        texts = []
-        for one in (given, pruned):
-            timing = one["measured"][engine]
-            doubt = "" if timing["reliable"] else " (?)"
-            median, q1, q3 = (passes * timing[key] for key in ("median_ms", "q1_ms", "q3_ms"))
-            texts.append(f"{median:.2f} ({q1:.2f}–{q3:.2f}){doubt}")
-        name = f"{engine}, measured ms, {result['procedures'][0]}"
-        rows.append((name, texts[0], texts[1], f"{1 / speed_up:.3f}, {speed_up:.2f}x as fast"))
+        first, second = (timing_text(one["measured"][engine], result["passes"]) for one in (given, pruned))
+        rows.append((f"{engine}, measured ms, {result['procedures'][0]}", first, second, speed_up_text(speed_up)))
         sizes = [one["exports"][engine]["size_bytes"] / 1e6 for one in (given, pruned)]
         rows.append(row(f"{engine}, file MB", sizes[0], sizes[1], ".2f"))
     return rows
+
+
+def timing_text(timing: Data, passes: int) -> str:
+    """'1.32 ± 0.02' of so many passes, on the clock of the reference; (?) where unreliable."""
+    ms = passes * timing["normalised_ms"]
+    return f"{ms:.2f} ± {ms * timing['uncertainty']:.2f}{'' if timing['reliable'] else ' (?)'}"
+
+
+def speed_up_text(speed_up: Data) -> str:
+    """What two times say of each other; a factor only where they say something."""
+    factor, low, high = (speed_up[key] for key in ("factor", "low", "high"))
+    match speed_up["verdict"]:
+        case "faster" | "slower":
+            return f"{1 / factor:.3f}, {factor:.2f}x as fast ({low:.2f}–{high:.2f})"
+        case "no difference":
+            return f"no difference within ±{100 * (high / factor - 1):.1f} %"
+        case "unsteady":
+            return "timing unsteady: no speed-up is claimed"
+        case "unchanged":
+            return "the network is unchanged"
+        case _:
+            return "no speed-up counts: it scores like a constant answer"
+
+
+def score_text(figure: str, given: Data, changed: Data) -> str:
+    """The difference of two scores, and what it is worth."""
+    if worthless(figure, given) and worthless(figure, changed):
+        return "both like a constant answer"
+    difference = (changed[figure] or 0.0) - (given[figure] or 0.0)
+    error = math.hypot(given.get(f"{figure}_se") or 0.0, changed.get(f"{figure}_se") or 0.0)
+    return f"{difference:+.3f}{', may be chance' if abs(difference) < 2 * error else ''}"
+
+
+def goal_text(goal: Data) -> str:
+    """What was asked, what was reached, and whether that is the goal."""
+    form = "{:.3f} ms a pass" if goal["of"] == "ms" else "{:.1%} of the " + goal["of"]
+    asked, reached = form.format(goal["asked"]), form.format(goal["reached"])
+    doubt = f" (± {100 * goal['uncertainty']:.1f} %)" if goal["uncertainty"] else ""
+    how = {True: "Goal met", False: "GOAL MISSED", None: "GOAL NOT SHOWN TO BE MET, the timing is unsteady"}
+    return f"{how[goal['met']]}: {asked} asked, {reached}{doubt} reached."
 
 
 def remarks(result: Data) -> list[str]:
@@ -96,8 +139,8 @@ def remarks(result: Data) -> list[str]:
                 f"; the layers' model said {percent(choice['predicted_share'])}" if "predicted_share" in choice else ""
             )
             found.append(
-                f"Step {number}: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
-                f"{percent(choice['share'])} does, after {choice['tries']} tries{said}."
+                f"Step {number}, as it was chosen: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
+                f"{percent(choice['share'])} did, after {choice['tries']} tries{said}."
             )
     found += timing_remarks(result, "pruned")
     parity = max(export["parity"] for one in ("given", "pruned") for export in result[one]["exports"].values())
@@ -107,8 +150,11 @@ def remarks(result: Data) -> list[str]:
 
 def timing_remarks(result: Data, changed: str) -> list[str]:
     """What the times are told by, where the network became slower, and whether a timing is not to be relied on."""
-    found = ["Milliseconds are as timed; the speed-up is told by a reference timed beside both, which takes drift out."]
-    slower = [engine for engine, speed_up in result["speed_up"].items() if speed_up < 1]
+    found = [
+        "Milliseconds are of the network without decoding, on the clock of a reference that was timed "
+        "beside both, which takes drift out; ± half the 95 % confidence interval."
+    ]
+    slower = [engine for engine, speed_up in result["speed_up"].items() if speed_up["verdict"] == "slower"]
     if slower:
         found.append(f"The network became slower on {', '.join(slower)}.")
     timings = [timing for one in ("given", changed) for timing in result[one]["measured"].values()]

@@ -89,10 +89,12 @@ def remarks(result: Data) -> list[str]:
         found.append("No trained weights, or no data to judge them by: decided by time alone, no accuracy is claimed.")
     if result["rewritten"]:
         engine, alone = result["engine"], sum(result["choices"][number]["gain"] for number in result["taken"])
-        together = 1 - 1 / result["speed_up"][engine]
-        found.append(
-            f"Each alone, the accepted save {alone:.1%} of the time in all on {engine}; together {together:.1%}."
-        )
+        faster = result["speed_up"][engine]
+        if faster["verdict"] in ("faster", "slower"):
+            together = 1 - 1 / faster["factor"]
+            found.append(
+                f"Each alone, the accepted save {alone:.1%} of the time in all on {engine}; together {together:.1%}."
+            )
     if result["joint_loss"] is not None:
         taken = len(result["taken"])
         found.append(f"The {taken} accepted together lose {result['joint_loss']:.3f} of the score before fine-tuning.")

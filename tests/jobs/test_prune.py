@@ -62,7 +62,9 @@ def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_
     assert result["choices"][0]["share"] == pytest.approx(result["pruned"]["macs"] / result["given"]["macs"])
     assert result["pruned"]["exports"]["onnxruntime"]["parity"] < 1e-4
     assert result["trained"]
-    assert result["speed_up"]["onnxruntime"] > 0
+    assert result["speed_up"]["onnxruntime"]["factor"] > 0
+    assert result["goal"]["met"]
+    assert result["goal"]["reached"] == result["pruned"]["macs"] / result["given"]["macs"]
     after = load_file(Path(artefact) / "weights.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
@@ -281,6 +283,11 @@ def test_mistakes(artefact: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["prune", artefact, "--run", str(tmp_path / "d")])
     assert found.exit_code == 2
     assert "give one of --ratio" in found.stderr
+    found = CliRunner().invoke(app, ["prune", artefact, "--macs", "0.001", "--run", str(tmp_path / "e"), "--quiet",
+                                     "--set", "exports=[onnxruntime]", "--set", "data.synthetic.val=4",
+                                     "--set", "data.synthetic.train=8"])  # fmt: skip
+    assert found.exit_code == 3
+    assert "least that pruning reaches" in found.stderr
 
 
 def test_an_unknown_edit_is_refused(artefact: str, tmp_path: Path) -> None:

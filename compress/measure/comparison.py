@@ -1,0 +1,64 @@
+"""What two timings say of each other, and when nothing may be said.
+
+Every sentence about a speed-up comes from here, and from the same two figures that the table beside it shows: times of
+one interleaved run on one clock, with their uncertainties (see Timing).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from compress.measure.timing import UNCERTAINTY_LIMIT
+
+Verdict = Literal["faster", "slower", "no difference", "unsteady", "unchanged", "worthless"]
+"""no difference: within the uncertainty of the two times. unsteady: one of them is unreliable. unchanged: both are of
+the same network. worthless: the changed network scores no better than a constant answer, however fast it is."""
+
+
+class Measured(NamedTuple):
+    """A time, and half its 95 % confidence interval as a share of it."""
+
+    ms: float
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times as fast the second network is. low, high: 95 % confidence interval of the factor."""
+
+    factor: float
+    low: float
+    high: float
+    verdict: Verdict
+
+    @property
+    def uncertainty(self) -> float:
+        """Half the interval, as a share of the factor."""
+        return (self.high - self.low) / 2 / self.factor
+
+
+def speed_up(given: Measured, changed: Measured, *, unchanged: bool = False, worthless: bool = False) -> SpeedUp:
+    """Compares two times of one run. unchanged, worthless: see Verdict; they go before what the times say."""
+    factor = given.ms / changed.ms
+    share = math.hypot(given.uncertainty, changed.uncertainty)
+    if unchanged:
+        verdict: Verdict = "unchanged"
+    elif worthless:
+        verdict = "worthless"
+    elif max(given.uncertainty, changed.uncertainty) > UNCERTAINTY_LIMIT:
+        verdict = "unsteady"
+    elif not differ(given, changed):
+        verdict = "no difference"
+    else:
+        verdict = "faster" if factor > 1 else "slower"
+    return SpeedUp(factor, factor * max(0.0, 1 - share), factor * (1 + share), verdict)
+
+
+def differ(one: Measured, other: Measured) -> bool:
+    """Whether two times differ by more than their uncertainties together."""
+    return abs(one.ms - other.ms) > math.hypot(one.ms * one.uncertainty, other.ms * other.uncertainty)
+
+
+def met(share: float, goal: float, uncertainty: float, tolerance: float) -> bool:
+    """Whether a measured share of the cost is not above the goal by more than both allow, relatively."""
+    return share * (1 - uncertainty) <= goal * (1 + tolerance)
