@@ -100,7 +100,7 @@ def build(
         "timed_again": sum(table.units[key] != entry for key, entry in before.items()),
         "uncertain": sum(entry.uncertain for entry in table.units.values()),
         "scale": asdict(table.scale) if table.scale else None,
-        "spread": round(fmean(m.timing.spread for m in measured.values()), 4),
+        "uncertainty": round(fmean(m.timing.uncertainty for m in measured.values()), 4),
     }
 
 
@@ -120,7 +120,6 @@ def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress
         rows.append({
             "unit": unit.key, "operator": unit.operator, "times": times, "ms": ms, "share": ms / whole.ms,
             "macs": unit.macs * times, "obtained": entry.obtained if entry else "estimated",
-            "spread": entry.timing.spread if entry else None,
             "uncertainty": entry.timing.uncertainty if entry else None, "uncertain": bool(entry and entry.uncertain),
         })  # fmt: skip
     rows.sort(key=lambda row: -row["ms"])
@@ -158,7 +157,8 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
             assert table.reference_ms is not None
             ms = whole.timing.ratio * table.reference_ms
             rows.append({
-                "network": name, "measured_ms": ms, "spread": whole.timing.spread, "reliable": whole.timing.reliable,
+                "network": name, "measured_ms": ms, "uncertainty": whole.timing.uncertainty,
+                "reliable": whole.timing.reliable,
                 "error": predicted.ms / ms - 1, "inside": inside(predicted, ms),
                 **asdict(predicted),
             })  # fmt: skip

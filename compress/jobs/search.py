@@ -758,7 +758,8 @@ def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
     if recipe.data.kind == "synthetic":
         said.append("Drawn people are not photographs: accuracy ranks networks here, it does not transfer as a number.")
     said += [
-        f"The timing of {entry['name']} spreads by {entry['latency']['spread']:.0%}: repeat it on a quieter machine."
+        f"The timing of {entry['name']} is uncertain by ± {entry['latency']['uncertainty']:.0%}: "
+        "repeat it on a quieter machine."
         for entry in entries
         if not entry["latency"]["reliable"]
     ]

@@ -9,6 +9,7 @@ from rich.text import Text
 from compress.report.terminal import number, percent, plain_table, print_mapping, printable, stdout_console
 
 _ROWS = 20
+_UNCERTAINTY_LIMIT = 0.03  # as in compress/measure/timing.py, which needs an engine
 _UNIT = 76  # characters of a unit that are shown
 
 
@@ -28,7 +29,7 @@ def print_built(result: Mapping[str, Any], console: Console | None = None) -> No
                 if uncertain
                 else {}
             ),
-            "spread": f"{percent(result['spread'])} of the networks' timings{_noisy(result['spread'])}",
+            "timings": f"± {percent(result['uncertainty'])}{_noisy(result['uncertainty'])}",
         },
         console,
     )
@@ -63,10 +64,11 @@ def print_checked(result: Mapping[str, Any], console: Console | None = None) -> 
     console = console or stdout_console()
     console.print(Text(printable(f"Predicted against measured · {_identity(result)}"), style="bold"))
     _print_foreign(result["foreign"], console)
-    table = plain_table("network", "measured ms", "spread", "predicted ms", "interval", "error", "in the table")
+    table = plain_table("network", "measured ms", "±", "predicted ms", "interval", "error", "in the table")
     for row in result["networks"]:
         table.add_row(
-            Text(printable(row["network"])), f"{row['measured_ms']:.3f}", percent(row["spread"]), f"{row['ms']:.3f}",
+            Text(printable(row["network"])), f"{row['measured_ms']:.3f}", percent(row["uncertainty"]),
+            f"{row['ms']:.3f}",
             _interval(row, ".3f"), percent(row["error"], sign=True), percent(row["coverage"]),
         )  # fmt: skip
     console.print(table)
@@ -116,8 +118,8 @@ def _print_foreign(foreign: list[str], console: Console) -> None:
         console.print(Text(printable(f"The table is of something else: {'; '.join(foreign)}"), style="yellow"))
 
 
-def _noisy(spread: float) -> str:
-    return "; measure again on a quieter machine" if spread > 0.1 else ""
+def _noisy(uncertainty: float) -> str:
+    return "; measure again on a quieter machine" if uncertainty > _UNCERTAINTY_LIMIT else ""
 
 
 def _unit(key: str) -> str:
