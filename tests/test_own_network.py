@@ -261,8 +261,21 @@ PECULIAR: dict[str, tuple[Callable[[Path], str], str]] = {
     "a batch inside": (
         lambda p: peculiar(p, "rows", (4, 3, 64, 64)), "fails on a 64x64 picture, being made for 4 at once",
     ),
+    "training": (
+        lambda p: str(exported_in_training(p)), "exported for inference.*BatchNormalization in training mode"
+    ),
     "no stride": (lambda p: peculiar(p, "large"), r"for a 64x64 picture output 0 is \[1, 6, 50, 50\]"),
 }  # fmt: skip
+
+
+def exported_in_training(path: Path) -> Path:
+    network = nn.Sequential(nn.Conv2d(3, K, 3, 4, 1), nn.BatchNorm2d(K)).train()
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            network, (torch.zeros(1, 3, 64, 64),), path, dynamo=False, opset_version=17,
+            training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
+        )  # fmt: skip
+    return path
 
 
 def _with_sides(path: str, sides: tuple[int, ...]) -> str:

@@ -54,6 +54,7 @@ def read_onnx(path: Path) -> nn.Module:
     model = _loaded(path)
     picture = _picture(model, path)
     _check_outputs(model, path)
+    _check_mode(model, path)
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     if version < OLDEST:
         raise NetworkError(
@@ -161,6 +162,18 @@ def _check_outputs(model: Any, path: Path) -> None:
             )  # fmt: skip
 
 
+def _check_mode(model: Any, path: Path) -> None:
+    """Raises NetworkError for batch norms that go by the pictures' own statistics."""
+    for node in model.graph.node:
+        training = any(one.name == "training_mode" and one.i for one in node.attribute)
+        if node.op_type == "BatchNormalization" and (training or any(node.output[1:])):
+            raise NetworkError(
+                "an ONNX network is exported for inference", place=str(path),
+                value=f"{node.name or node.output[0]}: BatchNormalization in training mode",
+                remedy="export it again, after network.eval()",
+            )  # fmt: skip
+
+
 def _described(one: Any) -> str:
     """`name uint8 [1,3,64,64]`."""
     from onnx import helper
@@ -228,7 +241,8 @@ def _distance(path: Path, network: nn.Module, images: Any, expected: list[Any], 
     found = outputs if isinstance(outputs, list | tuple) else (outputs,)
     if [tuple(one.shape) for one in found] != [one.shape for one in expected]:
         raise NetworkError(
-            "the converted network must give what onnxruntime gives", place=str(path),
+            f"the file's steps must work for any number of pictures, not only for {batch}" if len(images) < batch
+            else "the converted network must give what onnxruntime gives", place=str(path),
             value=", ".join(str(list(one.shape)) for one in found),
             remedy=f"give the network as package.module:function; onnxruntime gives "
             f"{', '.join(str(list(one.shape)) for one in expected)}",
