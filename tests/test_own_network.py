@@ -20,13 +20,15 @@ from compress.artefact import Artefact, artefact_or_network, load_artefact, save
 from compress.deployment import export_and_check
 from compress.errors import ArtefactError, NetworkError
 from compress.jobs.export import export
+from compress.jobs.latency import at_own_size
 from compress.jobs.profile import profile
+from compress.jobs.train import train_network
 from compress.measure.counting import count
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.networks.own import OnnxNetwork, PythonNetwork
 from compress.progress import Silent
-from compress.recipe import ExportRecipe, ProfileRecipe, PruneRecipe, RewriteRecipe
+from compress.recipe import ExportRecipe, LatencyRecipe, ProfileRecipe, PruneRecipe, RewriteRecipe, TrainRecipe
 from compress.report.terminal import Terminal
 from compress.subject import read_subject
 
@@ -321,11 +323,16 @@ def test_initialisers_may_stand_first_among_the_inputs(tmp_path: Path) -> None:
 
 
 def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
-    file = str(legacy(nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, K, 1)), tmp_path / "net.onnx"))
+    file = str(legacy(nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 17, 1)), tmp_path / "net.onnx"))
     data = {"synthetic": {"train": 2, "val": 2}}
     assert profile(file, ProfileRecipe(), Terminal(quiet=True))["input_hw"] == [64, 64]
     assert read_subject(file, PruneRecipe(), 2).input_hw == (64, 64)
     assert read_subject(file, RewriteRecipe(), 2).input_hw == (64, 64)
+    trained = TrainRecipe.model_validate({"data": data, "training": {"epochs": 1, "batch_size": 2, "warmup_steps": 0}})
+    train_network(file, trained, tmp_path / "trained", Silent())
+    assert load_artefact(tmp_path / "trained").facts["input_hw"] == [64, 64]
+    assert at_own_size(["hrnet_w32", file], LatencyRecipe()).input_hw == (64, 64)
+    assert at_own_size([file], LatencyRecipe(input_hw=(32, 32))).input_hw == (32, 32)
     recipe = ExportRecipe.model_validate({"engines": ["onnxruntime"], "data": data, "parity_pictures": 1})
     assert export(file, recipe, tmp_path / "out", Silent())["input_hw"] == [64, 64]
     for refused in (
@@ -335,6 +342,11 @@ def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(NetworkError, match=r"one input size only.*128, 128.*use 64x64"):
             refused()
+
+
+def test_a_network_without_a_size_of_its_own_needs_one_to_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"names none; give it with --set input_hw=\[H,W\]"):
+        export(f"{__name__}:two_maps", ExportRecipe(), tmp_path / "out", Silent())
 
 
 def sized() -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Any
 from compress.artefact import Artefact, artefact_or_network
 from compress.data.sets import validation_set
 from compress.deployment import export_and_check, sample_images
+from compress.errors import NetworkError
 from compress.evaluation import input_size, validation_data
 from compress.networks.architecture import check_input
 from compress.progress import Progress
@@ -22,7 +23,12 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
     facts = source.facts if isinstance(source, Artefact) else {}
     network = source.network if isinstance(source, Artefact) else architecture.build().eval()
     own = None if isinstance(source, Artefact) else getattr(network, "input_hw", None)
-    input_hw = recipe.input_hw or own or input_size(facts, Path(name))
+    input_hw = recipe.input_hw or own or (input_size(facts, Path(name)) if isinstance(source, Artefact) else None)
+    if input_hw is None:
+        raise NetworkError(
+            "an export has one input size, and this network names none", place=name,
+            remedy="give it with --set input_hw=[H,W]",
+        )  # fmt: skip
     check_input(architecture, input_hw, "input_hw")
     data, seed = validation_data(facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)

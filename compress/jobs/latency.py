@@ -41,6 +41,7 @@ from compress.measure.timing import Timing, pinned, reference_convolution, time_
 from compress.measure.units import Unit, cut
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
+from compress.networks.own import is_own
 from compress.progress import Progress
 from compress.recipe import LatencyRecipe, check_threads, find, shipped_folder
 from compress.space import Pick, Space, expand, read_space
@@ -68,6 +69,7 @@ def build(
     for a scale beyond use, see fit_scale; what was timed is kept even so.
     """
     check_threads(recipe.threads)
+    recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     check_writable(table.path.parent)
@@ -106,6 +108,7 @@ def build(
 
 def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
     """Where a network's time goes: totals, one row per unit, dearest first, and the share of each operator."""
+    recipe = at_own_size([name], recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     (candidate,) = candidates([name], recipe, 1, recipe.seed)
@@ -145,6 +148,7 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
     worst_units: of the networks predicted worst, the units whose times in situ differ most from the table's.
     """
     check_threads(recipe.threads)
+    recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     # Another seed than that of the networks that the scale was fitted on.
@@ -228,6 +232,15 @@ def candidates(sources: Sequence[str], recipe: LatencyRecipe, count: int, seed: 
         rng = random.Random(seed)
         found += [_of_space(f"{Path(source).stem}-{n}", space, space.sample(rng)) for n in range(count)]
     return found
+
+
+def at_own_size(sources: Sequence[str], recipe: LatencyRecipe) -> LatencyRecipe:
+    """The recipe, with the size of the first source that takes only one, if it gives none itself."""
+    if "input_hw" in recipe.model_fields_set:
+        return recipe
+    sizes = (getattr(artefact_or_network(source), "input_hw", None) for source in sources if is_own(source))
+    only = next((size for size in sizes if size), None)
+    return recipe.model_copy(update={"input_hw": only}) if only else recipe
 
 
 def space_named(source: str) -> Space | None:

@@ -25,7 +25,7 @@ from compress.engines.onnxruntime_units import units_of_graph
 from compress.engines.unit import Unit
 from compress.errors import TableError
 from compress.files import write_json, write_text
-from compress.jobs.latency import candidates, covering_candidates
+from compress.jobs.latency import at_own_size, candidates, covering_candidates
 from compress.measure.harvest import units_of_file
 from compress.measure.latency_table import LEAST_NETWORKS, Entry, Identity, LatencyTable, add_in_situ, fit_scale
 from compress.measure.profiling import LEAST_RATIO, Profiled, correct
@@ -42,6 +42,7 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
     """Writes the folder. Returns its size and what is in it. Raises TableError if it is there already."""
     if folder.exists() and any(folder.iterdir()):
         raise TableError("the folder must be new", place=str(folder), remedy="name another one")
+    recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
     chosen = [
         *covering_candidates(sources, recipe, progress),
