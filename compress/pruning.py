@@ -223,7 +223,7 @@ def time_share(task: Task, network: nn.Module) -> float:
 
 
 def wanted_share(task: Task) -> float:
-    """The goal in time as a share of the given network's. Raises BudgetError where that is as fast already."""
+    """The goal in time as a share of the given network's. Raises RecipeError where that is as fast already."""
     asked = task.recipe.pruning
     if asked.latency is not None:
         return asked.latency
@@ -231,7 +231,7 @@ def wanted_share(task: Task) -> float:
     assert asked.latency_ms is not None
     if asked.latency_ms >= given_ms:
         share = f", or did you mean {asked.latency_ms:g}% of its time?" if 1 < asked.latency_ms < 100 else ""
-        raise BudgetError("the network meets the goal as it is", place="--latency (pruning.latency_ms)",
+        raise RecipeError("the network meets the goal as it is", place="--latency (pruning.latency_ms)",
                           value=f"{asked.latency_ms:g} ms",
                           remedy=f"it takes {given_ms:.3f} ms here: ask for less{share}")  # fmt: skip
     return asked.latency_ms / given_ms
