@@ -17,9 +17,9 @@ from torch import nn
 
 from compress.artefact import Edit, save_artefact
 from compress.data.loader import Batch
-from compress.deployment import export_and_check, measure_exports, sample_images
+from compress.deployment import ForEngine, as_it_is, export_and_check, measure_exports, sample_images
 from compress.engines import engine
-from compress.errors import RecipeError, nearest
+from compress.errors import EngineError, RecipeError, nearest
 from compress.evaluation import MAIN_FIGURE, RESAMPLES, procedure, score, worthless
 from compress.measure.comparison import Measured, speed_up
 from compress.measure.counting import count
@@ -47,10 +47,6 @@ class Task(Generic[AnyRecipe]):
     fabric: Fabric
 
 
-ForEngine = Callable[[nn.Module, str], nn.Module]
-"""Network, engine's name → the same network in the form that this engine runs best."""
-
-
 Sparsify = Callable[[nn.Module, int], Sparsifier]
 """Network, number of steps → what makes zeros during fine-tuning and keeps them; its state is kept with the run."""
 
@@ -68,27 +64,41 @@ def check_patterns(network: nn.Module, patterns: Iterable[str], what: str, key: 
             )
 
 
-def as_it_is(network: nn.Module, engine_name: str) -> nn.Module:
-    """Every engine runs the network itself."""
-    return network
-
-
 def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForEngine = as_it_is) -> dict[str, Any]:
-    """Exports the network to `folder`; what it costs and, if it is trained, its validation score.
+    """Exports the given network to `folder`; what it costs and, if it is trained, its validation score.
 
     val: in the recipe's procedure; other_val: in the other one, with or without the mirrored pass.
+
+    Raises EngineError where an engine does not take it, which is known before the work then.
     """
+    exported = _exported(task, network, folder, for_engine)
+    if exported["refused"]:
+        raise EngineError(
+            "every engine of `exports` must take the given network: "
+            + "; ".join(f"{name}: {why}" for name, why in exported["refused"].items()),
+            place=task.subject.name, remedy="leave engines that do not out of `exports`",
+        )  # fmt: skip
+    return _scored(task, network) | exported
+
+
+def _exported(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForEngine) -> dict[str, Any]:
+    """`exports`: by engine; `refused`: engine → why there is none."""
     recipe, subject, learning = task.recipe, task.subject, task.subject.learning
-    counted = count(network, subject.input_hw)
     images = (
         sample_images(learning.sets.val, recipe.parity_pictures, subject.input_hw)
         if learning
         else [torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0)).numpy()]
     )
     network.cpu()
-    exports: dict[str, Any] = {}
-    for name in recipe.exports:
-        exports |= export_and_check(for_engine(network, name), [name], images, subject.input_hw, folder)
+    exports, refused = export_and_check(network, recipe.exports, images, subject.input_hw, folder, for_engine)
+    return {"exports": exports, "refused": refused}
+
+
+def _scored(task: Task[Any], network: nn.Module) -> dict[str, Any]:
+    """What the network costs and, if it is trained, its validation scores."""
+    recipe, subject, learning = task.recipe, task.subject, task.subject.learning
+    network.cpu()
+    counted = count(network, subject.input_hw)
     vals = dict.fromkeys((False, True))
     if learning:
         with task.progress.phase("scoring", 2 * len(learning.sets.val)) as phase:
@@ -100,7 +110,6 @@ def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForE
     flip = recipe.decoding.flip_test
     return {
         "params": counted.params, "macs": counted.macs, "val": vals[flip], "other_val": vals[not flip],
-        "exports": exports,
     }  # fmt: skip
 
 
@@ -160,9 +169,13 @@ def finish(
     task: Task[Any], network: nn.Module, architecture: Architecture, edits: Sequence[Edit], obtained: str,
     for_engine: ForEngine = as_it_is,
 ) -> dict[str, Any]:  # fmt: skip
-    """The changed network's state; its artefact and exports lie in the run folder."""
+    """The changed network's state; its artefact and exports lie in the run folder, the artefact first.
+
+    An engine that refuses it is named in the results, for all other work is done; one that times are told of raises
+    EngineError.
+    """
     subject, learning, folder = task.subject, task.subject.learning, task.run.folder
-    state = state_of(task, network, folder, for_engine)
+    state = _scored(task, network)
     facts: dict[str, Any] = {"network": subject.name, "input_hw": list(subject.input_hw), "seed": subject.seed}
     if learning:
         facts |= {
@@ -174,6 +187,13 @@ def finish(
             "val": state["val"],
         }
     save_artefact(folder, architecture, network, facts, edits)
+    state |= _exported(task, network, folder, for_engine)
+    why = state["refused"].get(task.recipe.engine)
+    if why:
+        raise EngineError(
+            f"the changed network is saved, but {task.recipe.engine} does not take it: {why}", place=str(folder),
+            remedy="export it to another engine (compress export), or change it otherwise",
+        )  # fmt: skip
     return state
 
 
@@ -197,7 +217,7 @@ def both(
     no_use = figure is not None and worthless(figure, changed["val"])
     speed_ups = {
         key: speed_up(*(time_of(timed[one][key]) for one in ("given", name)), unchanged=unchanged, worthless=no_use)
-        for key in recipe.exports
+        for key in timed[name]
     }
     return {
         "network": task.subject.name,
@@ -213,6 +233,7 @@ def both(
         "given": {**given, "measured": timed["given"]},
         name: {**changed, "measured": timed[name]},
         "speed_up": {key: asdict(one) for key, one in speed_ups.items()},
+        "failed_exports": [f"{engine_name}: {why}" for engine_name, why in changed["refused"].items()],
     }
 
 

@@ -385,7 +385,11 @@ def export(
         folder = output_folder(beside, f"export-{file_name(network)}")
         return jobs_export.export(network, settings, folder, terminal)
 
-    perform(job, printer("Exported"), as_json=as_json, quiet=quiet)
+    def show(result: dict[str, Any]) -> None:
+        if result["exports"]:
+            print_mapping("Exported", {key: value for key, value in result.items() if key != "failed_exports"})
+
+    perform(job, show, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -698,7 +702,7 @@ def perform(
     """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2, also
     as JSON where that is asked for; Ctrl-C with 130, and with the command that goes on.
 
-    code: the exit code of a result.
+    code: the exit code of a result. A result that lists `failed_exports`, one line each, tells it last, with 2.
 
     Of several processes that torchrun started only the first one prints results; each prints its own mistake, which
     may be of a picture that no other process read.
@@ -731,11 +735,16 @@ def perform(
                 _MADE.pop().rmdir()
     if not speaks:
         return
+    refused = result.get("failed_exports") if isinstance(result, dict) else None
     if as_json:
-        sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
+        mistake = {"error": {"kind": "EngineError", "message": "; ".join(refused)}} if refused else {}
+        told = {**result, **mistake} if mistake else result
+        sys.stdout.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
     elif not quiet:
         show(result)
-    if number := code(result):
+    for line in refused or ():
+        print_error(line)
+    if number := 2 if refused else code(result):
         raise typer.Exit(number)
 
 

@@ -96,12 +96,20 @@ def no_artefact(folder: Path, reason: str | None = None) -> ArtefactError:
         "an artefact is a folder with architecture.yaml and weights.safetensors",
         place=str(folder),
         value=reason or ("no architecture.yaml" if folder.is_dir() else "no such folder"),
-        remedy="give a finalist's folder of a search, or a training's run folder",
+        remedy=_below(folder) or "give a finalist's folder of a search, or a training's run folder",
     )
+
+
+def _below(folder: Path) -> str:
+    """The artefacts in a run folder, as a remedy; '' without any."""
+    found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/architecture.yaml"))
+    return f"it holds: {', '.join(map(str, found[:_LISTED]))}; give one of them" if found else ""
 
 
 def unknown_network(name: str, known: Iterable[str]) -> ArtefactError:
     """No NETWORK is called that. known: the networks' names."""
+    if Path(name).is_dir() and (below := _below(Path(name))):
+        return ArtefactError("a run folder is no network", place="NETWORK", value=name, remedy=below)
     close = get_close_matches(name, known, n=1)
     return ArtefactError(
         "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function or an ONNX file",

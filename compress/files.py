@@ -3,10 +3,13 @@
 A file is written beside its place, flushed, and renamed into it.
 """
 
+import contextlib
+import fcntl
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +67,75 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Replaces the file as a whole or not at all. NaN is refused: it is not JSON."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+_ASIDE = ".aside-"
+
+
+@contextlib.contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """A new temporary folder; its files take their places in `folder`, all of them or none, when the block has ended.
+
+    An error, Ctrl-C too, leaves `folder` as it was, or not there. What a kill left half-done is put right by the next
+    call. Files are moved in the order of their names. Raises OSError that names the folder.
+    """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_ASIDE}*"):
+            _put_right(left, folder)
+        work = Path(tempfile.mkdtemp(dir=folder, prefix=_ASIDE))
+        with _locked(work):
+            new, old, moved = work / "new", work / "old", []
+            try:
+                new.mkdir()
+                old.mkdir()
+                yield new
+                names = sorted(file.name for file in new.iterdir())
+                for name in names:
+                    if (folder / name).exists():
+                        (folder / name).replace(old / name)
+                for name in names:
+                    (new / name).replace(folder / name)
+                    moved.append(name)
+                old.rename(work / "done")  # from here on the new files count
+            except BaseException:
+                for name in moved:
+                    (folder / name).unlink(missing_ok=True)
+                raise
+            finally:
+                _take_back(work, folder)
+    except OSError as error:
+        inside = not error.filename or str(error.filename).startswith(str(folder))
+        raise OSError(error.errno, error.strerror, str(folder) if inside else error.filename) from None
+    finally:
+        for one in made:
+            with contextlib.suppress(OSError):  # something lies there
+                one.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Tells others that this folder is in use. Raises BlockingIOError if it is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _put_right(left: Path, folder: Path) -> None:
+    """Undoes what a kill left; does nothing where another process is at work."""
+    with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(left):
+        _take_back(left, folder)
+
+
+def _take_back(work: Path, folder: Path) -> None:
+    """Files that were to be replaced, and were not, get back to their places; the temporary folder goes."""
+    for file in (work / "old").glob("*"):
+        file.replace(folder / file.name)
+    shutil.rmtree(work)
 
 
 def append_line(path: Path, data: Any) -> None:

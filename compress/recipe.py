@@ -453,7 +453,7 @@ class ExportRecipe(Settings):
     seed: Seed | None = None
     input_hw: InputSize | None = None
     data: Data | None = None
-    engines: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
+    engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] = ("onnxruntime", "ncnn")
     parity_pictures: Positive = 4
 
 

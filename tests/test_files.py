@@ -5,7 +5,9 @@ import json
 import random
 import re
 import resource
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from torch import nn
 
 from compress.engines import engine
 from compress.errors import RecipeError, RunError
-from compress.files import append_line, read_lines, read_yaml_mapping, write_bytes, write_json
+from compress.files import append_line, read_lines, read_yaml_mapping, replaced_together, write_bytes, write_json
 from compress.run import Run
 
 
@@ -73,6 +75,112 @@ def test_an_export_to_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: py
 
 def number_of(line: dict[str, int]) -> int:
     return int(line["number"])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_files_take_their_places_together(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "kept", b"kept")
+    write_bytes(tmp_path / "a", b"old")
+    with replaced_together(tmp_path) as aside:
+        (aside / "a").write_text("new")
+        (aside / "b").write_text("new")
+        assert (tmp_path / "a").read_text() == "old"
+    assert contents(tmp_path) == {"kept": "kept", "a": "new", "b": "new"}
+
+
+def write_then(folder: Path, names: str, error: BaseException | None = None) -> None:
+    with replaced_together(folder) as aside:
+        for name in names:
+            (aside / name).write_text("new")
+        if error:
+            raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_an_error_leaves_the_folder_as_it_was(error: BaseException, tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a", b"old")
+    for folder in (tmp_path, tmp_path / "new" / "folder"):
+        with pytest.raises(type(error)) as raised:
+            write_then(folder, "a", error)
+        if isinstance(error, OSError):
+            assert raised.value.filename == str(folder)  # type: ignore[attr-defined]
+    assert contents(tmp_path) == {"a": "old"}
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_an_error_while_files_are_moved_is_undone(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files go aside, three get their places, and then they count."""
+    before = {"a": "old", "b": "old"}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    calls = 0
+
+    def moving(move: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        def counted(self: Path, target: Path) -> Path:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise OSError(errno.EIO, "broken", str(self))
+            return move(self, target)
+
+        return counted
+
+    monkeypatch.setattr(Path, "replace", moving(Path.replace))
+    monkeypatch.setattr(Path, "rename", moving(Path.rename))
+    with pytest.raises(OSError, match="broken") as raised:
+        write_then(tmp_path, "abc")
+    assert raised.value.filename == str(tmp_path)
+    assert contents(tmp_path) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from compress.files import replaced_together
+
+folder, call, calls = Path(sys.argv[1]), int(sys.argv[2]), 0
+
+def killing(move):
+    def counted(self, target):
+        global calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return move(self, target)
+    return counted
+
+Path.replace, Path.rename = killing(Path.replace), killing(Path.rename)
+with replaced_together(folder) as aside:
+    for name in "ab":
+        (aside / name).write_text("new")
+    if call == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_what_a_kill_left_is_put_right_by_the_next_call(call: int, tmp_path: Path) -> None:
+    before = {"a": "old", "b": "old"}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(call)], check=False)
+    assert done.returncode == -9
+    assert any(path.name.startswith(".") for path in tmp_path.iterdir())
+    with replaced_together(tmp_path) as aside:
+        (aside / "c").write_text("later")
+    assert contents(tmp_path) == {**before, "c": "later"}
+
+
+def test_another_process_at_work_is_left_alone(tmp_path: Path) -> None:
+    with replaced_together(tmp_path) as first:
+        (first / "a").write_text("first")
+        with replaced_together(tmp_path) as second:
+            (second / "b").write_text("second")
+        assert (first / "a").exists()
+    assert contents(tmp_path) == {"a": "first", "b": "second"}
 
 
 def test_a_last_line_cut_off_by_a_kill_is_removed(tmp_path: Path) -> None:

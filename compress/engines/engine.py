@@ -4,9 +4,14 @@ A new engine is one file with a class that has these methods, and one line in EN
 """
 
 import contextlib
+import ctypes
 import hashlib
+import io
 import os
 import platform
+import re
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.engines.unit import Unit
-from compress.errors import EngineError, ParityError
+from compress.errors import CompressError, EngineError, NetworkError, ParityError
 
 Image = NDArray[np.float32]
 """[1,3,H,W], normalised as the network was trained."""
@@ -157,7 +162,7 @@ def network_outputs(network: nn.Module, image: Image) -> tuple[NDArray[np.float3
     network.eval()
     try:
         with torch.inference_mode():
-            outputs = network(torch.from_numpy(image))
+            outputs = network(torch.tensor(image))  # a copy: the network may write into it
     finally:
         for name, module in network.named_modules():
             module.training = training[name]
@@ -167,11 +172,26 @@ def network_outputs(network: nn.Module, image: Image) -> tuple[NDArray[np.float3
 def check_parity(network: nn.Module, runner: Runner, images: Iterable[Image], limit: float = PARITY_LIMIT) -> float:
     """Largest max|torch - engine| / max|torch| over outputs and images.
 
-    Raises ParityError where it exceeds the limit, and for another number of outputs, another shape or a NaN.
+    Raises ParityError where it exceeds the limit, and for another number of outputs, another shape or a NaN;
+    NetworkError where torch's own outputs are not finite; EngineError where the engine cannot run the network.
     """
     worst = 0.0
     for number, image in enumerate(images):
-        expected, found = network_outputs(network, image), runner.run(image)
+        expected = network_outputs(network, image)
+        if not all(np.isfinite(output).all() for output in expected):
+            raise NetworkError(
+                "the network's outputs must be finite numbers: they are not in torch either", place=f"image {number}",
+                remedy="see whether its weights are NaN or infinite",
+            )  # fmt: skip
+        try:
+            found = runner.run(image)
+        except (CompressError, OSError, MemoryError):
+            raise
+        except Exception as problem:  # the engines' own
+            raise EngineError(
+                f"the engine cannot run the exported network: {reason_of(problem)}", place=f"image {number}",
+                remedy="use another engine for this network",
+            ) from problem  # fmt: skip
         if len(expected) != len(found):
             raise _differs(f"image {number}", f"{len(found)} outputs for {len(expected)}")
         for index, (a, b) in enumerate(zip(expected, found, strict=True)):
@@ -188,8 +208,44 @@ def check_parity(network: nn.Module, runner: Runner, images: Iterable[Image], li
 def _differs(place: str, value: str) -> ParityError:
     return ParityError(
         "the exported network must give torch's outputs", place=place, value=value,
-        remedy="export again, or use another engine for this network",
+        remedy="use another engine for this network, or replace what this one computes otherwise",
     )  # fmt: skip
+
+
+def reason_of(error: BaseException, limit: int = 300) -> str:
+    """The first thing that an exception of a library says, without what surrounds the operation it happened in."""
+    said = str(error).strip() or type(error).__name__
+    first = " ".join(re.split(r"\n|\[Caused by| ?Please feel free", said, maxsplit=1)[0].split()).rstrip(".:, ")
+    return first if len(first) <= limit else first[: limit - 1] + "…"
+
+
+def ended(status: int) -> str:
+    """How a program ended: its exit status, or the signal that ended it."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"ended by signal {-status}"
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Nothing on the standard output and error: libraries print from C, past Python, what they then raise as well."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    with open(os.devnull, "wb") as nowhere, contextlib.redirect_stdout(io.StringIO()):
+        for number in kept:
+            os.dup2(nowhere.fileno(), number)
+        try:
+            yield
+        finally:
+            libc.fflush(None)
+            for number, before in kept.items():
+                os.dup2(before, number)
+                os.close(before)
 
 
 def missing_file(path: Path, engine: str, reason: str) -> EngineError:

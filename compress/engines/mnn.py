@@ -4,15 +4,13 @@ Its converter is called as `_tools.mnnconvert` in a process of its own. MNN's co
 `MNN.tools` are never touched: on import they install a telemetry package with pip.
 """
 
-import contextlib
-import ctypes
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.engines.engine import Description, Image, Profile, Profiler, Runner, describe_machine, missing_file
+from compress.engines.engine import (
+    Description,
+    Image,
+    Profile,
+    Profiler,
+    Runner,
+    describe_machine,
+    ended,
+    missing_file,
+    silent,
+)
 from compress.engines.onnxruntime import INPUT, OnnxRuntime
 from compress.engines.unit import Operand, Unit, Value
 from compress.errors import EngineError
@@ -49,10 +57,10 @@ class Mnn:
         return describe_machine(self.name, _mnn().version())
 
     def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Writes `stem.mnn`: input `image`, outputs `output0`, `output1`, ..."""
+        """Writes `stem.mnn`, or `stem.sparse.mnn`: input `image`, outputs `output0`, `output1`, ..."""
         _mnn()
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{stem}.mnn"
+        path = folder / (f"{stem}.sparse.mnn" if self.sparse else f"{stem}.mnn")
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
             (model,) = OnnxRuntime().export(network, input_hw, Path(work), "network")
             part, switch = Path(work, "network.mnn"), Path(work, "sparse.bin")
@@ -93,7 +101,7 @@ class _Session:
         if not Path(path).is_file():
             raise missing_file(path, "MNN", "no such file")
         try:
-            with _silent():
+            with silent():
                 self.interpreter = mnn.Interpreter(str(path))  # must outlive the session
                 # "high": float32 everywhere; the default takes float16 on a phone.
                 config = {"backend": "CPU", "numThread": threads, "precision": "high"}
@@ -236,7 +244,9 @@ def _convert(arguments: Sequence[str]) -> str:
     command = [sys.executable, "-c", _CONVERT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    return said[-1] if said else f"exit status {done.returncode}"
+    if done.returncode < 0:
+        return f"its converter was {ended(done.returncode)}"
+    return said[-1] if said else ended(done.returncode)
 
 
 def _sparse_switch() -> bytes:
@@ -255,26 +265,10 @@ def _sparse_switch() -> bytes:
 def _mnn() -> ModuleType:
     """The library. Raises EngineError if it is not installed."""
     try:
-        with _silent():
+        with silent():
             import MNN
     except ImportError:
         raise EngineError(
             "MNN is not installed", place="engine", value="mnn", remedy="pip install 'compress-pose[mnn]'"
         ) from None
     return MNN  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing on the standard output: MNN prints what the device supports from C, past Python."""
-    libc = ctypes.CDLL(None)
-    sys.stdout.flush()
-    kept = os.dup(1)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        try:
-            yield
-        finally:
-            libc.fflush(None)
-            os.dup2(kept, 1)
-            os.close(kept)

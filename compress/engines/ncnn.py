@@ -24,11 +24,14 @@ from compress.engines.engine import (
     Profiler,
     Runner,
     describe_machine,
+    ended,
     missing_file,
     one_torch_thread,
+    reason_of,
+    silent,
 )
 from compress.engines.ncnn_units import NcnnProfiler, assemble, input_parameters, read_param, write_param
-from compress.engines.tracing import check_traceable, torchscript
+from compress.engines.tracing import check_traceable, remove_unused_calls, torchscript
 from compress.engines.unit import Unit
 from compress.errors import EngineError
 
@@ -50,17 +53,24 @@ class Ncnn:
         # Beside the target, so that moving the finished files there is atomic.
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
             traced = Path(work, "network.pt")
-            with torch.no_grad(), one_torch_thread(), torchscript():
-                check_traceable(shadow, input_hw)
-                trace = torch.jit.trace(shadow, torch.zeros(1, 3, *input_hw), check_trace=False)  # type: ignore[no-untyped-call]
-                trace.save(str(traced))
+            try:
+                with torch.no_grad(), one_torch_thread(), torchscript():
+                    check_traceable(shadow, input_hw)
+                    trace = torch.jit.trace(shadow, torch.zeros(1, 3, *input_hw), check_trace=False)  # type: ignore[no-untyped-call]
+                    remove_unused_calls(trace)
+                    trace.save(str(traced))
+            except (EngineError, OSError):
+                raise
+            except Exception as error:  # whatever the network raises, or torch's own
+                raise EngineError(
+                    f"torch cannot trace the network: {reason_of(error)}", place=place, remedy=_REMEDY
+                ) from error
             shape = "[{}]".format(",".join(map(str, (1, 3, *input_hw))))
             command = [pnnx.EXEC_PATH, traced.name, f"inputshape={shape}", "fp16=0"]
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace", check=False)
             made = [Path(work, f"network.ncnn.{part}") for part in ("param", "bin")]
             if done.returncode or not all(file.is_file() for file in made):
-                last = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-                raise EngineError(f"pnnx cannot convert the network: {last[0]}", place=place, remedy=_REMEDY)
+                raise EngineError(f"pnnx cannot convert the network: {_last_words(done)}", place=place, remedy=_REMEDY)
             unknown = _unknown_layers(made[0])
             if unknown:
                 raise EngineError("ncnn has no such layers", place=place, value=unknown, remedy=_REMEDY)
@@ -100,12 +110,22 @@ class Ncnn:
         for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "bf16_packed"):
             if hasattr(net.opt, f"use_{option}"):
                 setattr(net.opt, f"use_{option}", False)
-        if net.load_param(str(path)) or net.load_model(str(weights)):
+        with silent():
+            broken = net.load_param(str(path)) or net.load_model(str(weights))
+        if broken:
             raise missing_file(path, self.name, "not an ncnn model")
         return net
 
 
 _REMEDY = "replace the operation it names, or use another engine"
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """How pnnx ended, in which of its passes, and the last that it said in it."""
+    lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
+    passes = [line.strip("# ") for line in lines if line.startswith("####")]
+    said = [line for line in lines if not line.startswith("####")][-1:]
+    return "; ".join([ended(done.returncode) + (f" in {passes[-1]}" if passes else ""), *said])
 
 
 def _unknown_layers(param: Path) -> str:
@@ -117,13 +137,15 @@ def _unknown_layers(param: Path) -> str:
 class _Runner:
     def __init__(self, net: ncnn.Net) -> None:
         self.net = net
-        self.inputs, self.outputs = net.input_names(), net.output_names()
+        self.inputs = net.input_names()
+        # ncnn lists outputs in the order they are made: an early one that is returned last comes first.
+        self.outputs = sorted(net.output_names(), key=lambda name: (len(name), name))
 
     def run(self, image: Image) -> tuple[NDArray[np.float32], ...]:
-        # ncnn.Mat shares the array's memory: `pixels` must live until the last output is extracted.
+        # A copy: a first layer that works in place would write into the array's memory, and has died of it.
         pixels = np.ascontiguousarray(image[0], dtype=np.float32)
         extractor = self.net.create_extractor()
-        extractor.input(self.inputs[0], ncnn.Mat(pixels))
+        extractor.input(self.inputs[0], ncnn.Mat(pixels).clone())
         outputs = []
         for name in self.outputs:
             status, mat = extractor.extract(name)

@@ -4,9 +4,7 @@ The TorchScript exporter (dynamo=False) is used: for a DIR-BHRNet of 274 convolu
 dynamo exporter takes 8-10 s, and both give the same optimised graph (torch 2.13, onnxruntime 1.31.1).
 """
 
-import contextlib
 import copy
-import io
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -28,6 +26,8 @@ from compress.engines.engine import (
     describe_machine,
     missing_file,
     one_torch_thread,
+    reason_of,
+    silent,
 )
 from compress.engines.onnxruntime_units import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
 from compress.engines.tracing import check_traceable, torchscript
@@ -57,7 +57,7 @@ class OnnxRuntime:
             names = [f"output{i}" for i in range(check_traceable(shadow, input_hw))]
         work = tempfile.TemporaryDirectory()
         try:
-            with work, one_torch_thread(), torchscript(), contextlib.redirect_stdout(io.StringIO()):
+            with work, one_torch_thread(), torchscript(), silent():
                 raw = Path(work.name, "raw.onnx")
                 # torch announces that the TorchScript exporter will go one day; the reason to keep it is above.
                 warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export.*")
@@ -71,9 +71,11 @@ class OnnxRuntime:
             if not same:
                 raise ValueError("onnxsim changed its outputs")
             onnx.checker.check_model(model, full_check=True)
+        except OSError:
+            raise
         except Exception as error:
             raise EngineError(
-                f"torch cannot export the network to ONNX: {error}", place=place,
+                f"torch cannot export the network to ONNX: {reason_of(error)}", place=place,
                 remedy="replace the operation it names",
             ) from error  # fmt: skip
         path = folder / f"{stem}.onnx"

@@ -19,6 +19,7 @@ from compress.engines.engine import (
     describe_machine,
     missing_file,
     one_torch_thread,
+    reason_of,
 )
 from compress.engines.tracing import check_traceable, torchscript
 from compress.engines.unit import Unit
@@ -50,7 +51,7 @@ class Torch:
                 raise
             except Exception as error:  # whatever the network raises, or torch's own
                 raise EngineError(
-                    f"torch cannot trace the network: {error}", place=type(network).__name__,
+                    f"torch cannot trace the network: {reason_of(error)}", place=type(network).__name__,
                     remedy="replace the operation it names",
                 ) from error  # fmt: skip
             os.replace(part, path)
@@ -91,7 +92,7 @@ class _Runner:
         torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
-                outputs = self.network(torch.from_numpy(image))
+                outputs = self.network(torch.tensor(image))  # a copy: the network may write into it
         finally:
             torch.set_num_threads(before)
         return tuple(output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,)))

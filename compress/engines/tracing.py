@@ -86,6 +86,43 @@ def torchscript() -> Iterator[None]:
         yield
 
 
+def remove_unused_calls(trace: torch.jit.ScriptModule) -> None:
+    """Takes calls of submodules whose results nobody uses out of a trace, but those that write into their inputs.
+
+    pnnx dies of such calls. Inlining everything would do too, but then pnnx no longer knows torch's own modules.
+    """
+    for module in trace.modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            continue
+        for method in module._c._method_names():
+            graph = module._c._get_method(method).graph
+            while True:
+                torch._C._jit_pass_dce(graph)
+                unused = [
+                    node for node in graph.nodes()
+                    if node.kind() == "prim::CallMethod" and not any(output.uses() for output in node.outputs())
+                    if not _writes(module, node)
+                ]  # fmt: skip
+                if not unused:
+                    break
+                for node in unused:
+                    node.destroy()
+
+
+def _writes(module: torch.jit.ScriptModule, call: Any) -> bool:
+    """Whether the called method changes a tensor in place."""
+    path, value = [], next(call.inputs()).node()
+    while value.kind() == "prim::GetAttr":
+        path.append(value.s("name"))
+        value = next(value.inputs()).node()
+    called = module
+    for name in reversed(path):
+        called = getattr(called, name)
+    graph = called._c._get_method(call.s("name")).graph.copy()
+    torch._C._jit_pass_inline(graph)
+    return any(node.kind().endswith("_") for node in graph.nodes())
+
+
 def _cannot_be_traced(read: str) -> EngineError:
     """Says where the network reads the value: the innermost line that is not torch's."""
     frame, line = next(

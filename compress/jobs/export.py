@@ -14,7 +14,8 @@ from compress.recipe import ExportRecipe
 
 
 def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Writes the exports to `folder`; returns engine → file, size, relative error. Raises ParityError beyond 1e-4.
+    """Writes the exports to `folder`: `exports` is engine → file, size, relative error. Of the others nothing is
+    written: `failed_exports` says why, one line each.
 
     name: a NETWORK. A known network has fresh weights, an own one those it comes with.
     """
@@ -34,8 +35,12 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
     pictures = validation_set(data, input_hw, seed)
     images = sample_images(pictures, recipe.parity_pictures, input_hw)
     exports: dict[str, Any] = {}
+    refused: dict[str, str] = {}
     with progress.phase("export", len(recipe.engines)) as phase:
         for engine in recipe.engines:
-            exports |= export_and_check(network, [engine], images, input_hw, folder)
+            made, failed = export_and_check(network, [engine], images, input_hw, folder)
+            exports |= made
+            refused |= failed
             phase.advance(1, engine)
-    return {"artefact": name, "folder": str(folder), "input_hw": list(input_hw), "exports": exports}
+    told = {"artefact": name, "folder": str(folder), "input_hw": list(input_hw), "exports": exports}
+    return told | {"failed_exports": [f"{engine}: {why}" for engine, why in refused.items()]}

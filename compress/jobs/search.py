@@ -25,7 +25,7 @@ from compress.data.samples import Sample, Samples
 from compress.data.sets import Sets, notes_of, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
-from compress.errors import BudgetError, DivergedError
+from compress.errors import BudgetError, DivergedError, EngineError
 from compress.evaluation import RESAMPLES, decode_time, procedure, score
 from compress.files import append_line, read_lines, write_json
 from compress.heap import settled_heap
@@ -93,10 +93,19 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
             tuned = run.once("tuned", lambda: tune_all(task, networks, weights, trials))
+        refused = [f"{name}: {key}: {why}" for name, one in tuned.items() for key, why in one["refused"].items()]
+        tuned = {name: one for name, one in tuned.items() if recipe.measurement.engine in one["exports"]}
+        networks = {name: pick for name, pick in networks.items() if name in tuned}
+        if not tuned:
+            raise EngineError(f"all networks are saved, but {recipe.measurement.engine} takes none: {refused[0]}",
+                              place=str(run.path("finalists")), remedy="export them to another engine")  # fmt: skip
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
             decoded = run.once("decoded", lambda: decode_all(task, tuned))
-        results = collect(task, table, losses, trials, networks, tuned, measured, decoded)
+        results = {
+            **collect(task, table, losses, trials, networks, tuned, measured, decoded),
+            "failed_exports": refused,
+        }
         write_json(run.path("results.json"), results)
     return results
 
@@ -555,8 +564,14 @@ def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str,
     }
     save_artefact(folder, task.candidates.architecture(pick), network, facts, candidate.edits)
     images = sample_images(task.sets.val, recipe.measurement.parity_pictures, recipe.input_hw)
-    exports = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)
-    return {"val": vals[flip_test], "other_val": vals[not flip_test], "obtained": OBTAINED, "exports": exports}
+    exports, refused = export_and_check(network.cpu(), recipe.measurement.exports, images, recipe.input_hw, folder)
+    return {
+        "val": vals[flip_test],
+        "other_val": vals[not flip_test],
+        "obtained": OBTAINED,
+        "exports": exports,
+        "refused": refused,
+    }
 
 
 def measure_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -154,6 +154,7 @@ def timing_remarks(result: Data, changed: str) -> list[str]:
         "Milliseconds are of the network without decoding, on the clock of a reference that was timed "
         "beside both, which takes drift out; ± half the 95 % confidence interval."
     ]
+    found += [f"No export: {line}" for line in result.get("failed_exports", ())]
     slower = [engine for engine, speed_up in result["speed_up"].items() if speed_up["verdict"] == "slower"]
     if slower:
         found.append(f"The network became slower on {', '.join(slower)}.")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.engines import ENGINES, check_parity, engine
-from compress.engines.engine import Engine, Image
+from compress.engines.engine import Engine, Image, ended
 from compress.engines.mnn import SPARSE_BLOCK, Mnn
-from compress.errors import EngineError, ParityError
+from compress.errors import EngineError, NetworkError, ParityError
 from compress.networks.blocks import build_block, conv_bn
 from compress.networks.dir_bhrnet import DirBHRNet
 from compress.networks.hrnet import HRNet
@@ -27,7 +27,7 @@ NETWORKS = {
 }
 FILES = {
     "onnxruntime": {"net.onnx"}, "ncnn": {"net.ncnn.param", "net.ncnn.bin"}, "mnn": {"net.mnn"},
-    "mnn_sparse": {"net.mnn"}, "torch": {"net.torchscript"},
+    "mnn_sparse": {"net.sparse.mnn"}, "torch": {"net.torchscript"},
 }  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def test_mnn_takes_layers_pruned_in_blocks_for_its_sparse_kernels(tmp_path: Path
             shape = layer.weight.shape
             mask = torch.rand(shape[0] // SPARSE_BLOCK, 1, *shape[1:]) < kept
             layer.weight *= mask.expand(-1, SPARSE_BLOCK, -1, -1, -1).reshape(shape)
-    dense, sparse = (Mnn(sparse).export(network, HW, tmp_path, f"{sparse}")[0] for sparse in (False, True))
+    dense, sparse = (Mnn(sparse).export(network, HW, tmp_path, "net")[0] for sparse in (False, True))
     check_parity(network, ENGINES["mnn_sparse"].load(sparse), images(1))
     assert sparse.stat().st_size < 0.4 * dense.stat().st_size
     shares = {}
@@ -236,11 +236,98 @@ class Fixed:
         ([np.full((1, 3, *HW), np.nan, np.float32)], "nan"),
         ([np.zeros((1, 3, 1, 1), np.float32)], "shape"),
         ([], "0 outputs for 1"),
+        ([np.full((1, 3, *HW), np.inf, np.float32)], "inf"),
     ],
 )
 def test_wrong_outputs_fail_parity(output: list[np.ndarray], reason: str) -> None:
     with pytest.raises(ParityError, match=reason):
         check_parity(nn.Identity(), Fixed(*output), images(1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_network_that_is_not_finite_is_not_blamed_on_the_engine(value: float) -> None:
+    image = np.full((1, 3, *HW), value, np.float32)
+    with pytest.raises(NetworkError, match="finite numbers"):
+        check_parity(nn.Identity(), Fixed(image), [image])
+
+
+def test_zeros_are_compared_absolutely() -> None:
+    zeros = np.zeros((1, 3, *HW), np.float32)
+    assert check_parity(nn.Identity(), Fixed(zeros), [zeros]) == 0
+    with pytest.raises(ParityError, match="relative error"):
+        check_parity(nn.Identity(), Fixed(zeros + 1e-3), [zeros])
+
+
+def test_an_engine_that_fails_while_running_is_named() -> None:
+    class Failing:
+        def run(self, image: Image) -> tuple[np.ndarray, ...]:
+            raise RuntimeError("no kernel\nin all of this")
+
+    with pytest.raises(EngineError, match="cannot run the exported network: no kernel"):
+        check_parity(nn.Identity(), Failing(), images(1))
+
+
+class Scaled(nn.Module):
+    """Normalises its input itself, as many networks do: ncnn works in place then."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.conv, self.in_place = nn.Conv2d(3, 4, 3), in_place
+
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(x.mul_(2).sub_(1) if self.in_place else x * 2 - 1)
+
+
+def test_a_first_step_in_place_does_not_change_the_picture(runtime: Engine, tmp_path: Path) -> None:
+    picture = images(1)[0]
+    before = picture.copy()
+    network = Scaled(in_place=runtime.name in ("ncnn", "torch"))  # ONNX has no such thing
+    assert check_parity(network, runtime.load(runtime.export(network, HW, tmp_path, "net")[0]), [picture]) < 1e-5
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_outputs_come_in_the_networks_order(runtime: Engine, tmp_path: Path) -> None:
+    """The last one is computed first; all have one shape, so that only their values tell them apart."""
+
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.ModuleList([nn.Conv2d(3, 6, 1), *(nn.Conv2d(6, 6, 1) for _ in range(11))])
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            made: list[Tensor] = []
+            for layer in self.layers:
+                made.insert(0, layer(made[0] if made else x))
+            return tuple(made)
+
+    network = Backwards()
+    assert check_parity(network, runtime.load(runtime.export(network, HW, tmp_path, "net")[0]), images(1)) < 1e-5
+
+
+@pytest.mark.parametrize(("status", "text"), [(3, "exit status 3"), (-11, "ended by SIGSEGV"), (-99, "by signal 99")])
+def test_how_a_program_ended(status: int, text: str) -> None:
+    assert text in ended(status)
+
+
+def test_what_pnnx_says_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "pnnx"
+    program.write_text("#!/bin/sh\necho '############# pass_level1'\necho 'what: broken' >&2\nkill -SEGV $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("pnnx.EXEC_PATH", str(program))
+    with pytest.raises(EngineError, match="ended by SIGSEGV in pass_level1; what: broken") as raised:
+        ENGINES["ncnn"].export(nn.Conv2d(3, 8, 1), HW, tmp_path / "out", "net")
+    assert "\n" not in str(raised.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_refused_export_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """torch prints the whole graph from C, and its message has the Python stack."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d((5, 7)))
+    with pytest.raises(EngineError, match="adaptive_avg_pool2d") as raised:
+        ENGINES["onnxruntime"].export(network, HW, tmp_path, "net")
+    assert capfd.readouterr() == ("", "")
+    assert len(str(raised.value)) < 300
 
 
 def test_the_error_is_relative_to_the_largest_output() -> None:
