@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,6 +20,7 @@ from compress.errors import ArtefactError, NetworkError, RecipeError, no_artefac
 from compress.files import read_yaml, read_yaml_mapping, write_bytes, write_text
 from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.own import is_own, own_network
+from compress.networks.weights import check_finite, names_of_tied
 from compress.prune.structured import fit_shapes
 from compress.rewrite.functions import as_modules
 from compress.rewrite.sites import Rewrite, rewrite_in_place
@@ -45,8 +47,13 @@ def save_artefact(
 ) -> None:
     """Writes the two files. facts: plain data; `input_hw` is what later commands take as the input size."""
     folder.mkdir(parents=True, exist_ok=True)
-    # clone: safetensors refuses tensors that share their memory, as an own network's may
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    # tied weights once; clone: safetensors refuses tensors that share their memory, as an own network's may
+    first = {names[0] for names in names_of_tied(network).values()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in network.state_dict().items()
+        if name in first
+    }
     write_bytes(folder / WEIGHTS, save(tensors))
     data: dict[str, Any] = {"architecture": architecture_to_data(architecture), "facts": facts}
     if edits:
@@ -99,6 +106,7 @@ def load_artefact(folder: Path) -> Artefact:
             value=reason,
             remedy="keep architecture and weights of one candidate together",
         ) from None
+    check_finite(network, str(weights), ArtefactError)
     return Artefact(architecture, network.eval(), data["facts"], edits)
 
 
@@ -116,11 +124,18 @@ def edited(network: nn.Module, edits: Sequence[Edit]) -> nn.Module:
 def give_weights(network: nn.Module, edits: Sequence[Edit], tensors: Mapping[str, Tensor]) -> None:
     """Changes the edited network to these weights, and its layers to their sizes where it was pruned.
 
-    Raises RuntimeError for weights that do not fit.
+    Tied weights are in the tensors once, or the same under every name. Raises RuntimeError for weights that do not fit.
     """
+    given = dict(tensors)
+    for name, names in names_of_tied(network).items():
+        known = [one for one in names if one in tensors]
+        if any(not torch.equal(tensors[known[0]], tensors[one]) for one in known[1:]):
+            raise RuntimeError(f"{known[0]} and {known[1]} are one tensor of the network, but not in the file")
+        if known:
+            given.setdefault(name, tensors[known[0]])
     if CHANNELS_PRUNED in edits:
-        fit_shapes(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    network.load_state_dict(tensors)
+        fit_shapes(network, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    network.load_state_dict(given)
 
 
 def _edits_from_data(data: Any, place: str) -> tuple[Edit, ...]:

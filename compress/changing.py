@@ -109,7 +109,8 @@ def _scored(task: Task[Any], network: nn.Module) -> dict[str, Any]:
                 )  # fmt: skip
     flip = recipe.decoding.flip_test
     return {
-        "params": counted.params, "macs": counted.macs, "val": vals[flip], "other_val": vals[not flip],
+        "params": counted.params, "macs": counted.macs, "uncounted": list(counted.uncounted), "val": vals[flip],
+        "other_val": vals[not flip],
     }  # fmt: skip
 
 

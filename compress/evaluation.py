@@ -44,14 +44,15 @@ def score(
     flip_test: bool,
     resamples: int = 0,
     phase: Phase | None = None,
+    finite: bool = False,
 ) -> dict[str, Any]:
     """The metric of `kind` (a key of MAIN_FIGURE) over all pictures; None where there is nothing to measure on.
 
     Advances phase per picture. resamples: if any, the main figure's standard error (`AP_se`, ...) from so many
-    bootstrap samples of pictures or persons.
+    bootstrap samples of pictures or persons. finite: see find_people.
     """
     listed = []
-    for one in find_everyone(network, finder, pictures, flip_test=flip_test):
+    for one in find_everyone(network, finder, pictures, flip_test=flip_test, finite=finite):
         listed.append(one)
         if phase:
             phase.advance(1)

@@ -23,7 +23,7 @@ from compress.decode.part_affinity import PartGrouping
 from compress.decode.pose_nms import hard_nms, parallel_nms, soft_nms
 from compress.decode.poses import Poses, to_image
 from compress.engines.engine import one_torch_thread
-from compress.errors import RecipeError
+from compress.errors import NetworkError, RecipeError
 from compress.keypoints import KeypointSet
 from compress.networks import Architecture
 from compress.part_layout import layout_for
@@ -172,17 +172,19 @@ def find_people(
     flip_test: bool,
     indices: Sequence[int] | None = None,
     batch_size: int = 32,
+    finite: bool = False,
 ) -> Iterator[Found]:
     """The people of every picture, in order. The network is set to eval mode.
 
-    flip_test: the mirrored inputs are asked too. indices: of the pictures to look at; None: all.
+    flip_test: the mirrored inputs are asked too. indices: of the pictures to look at; None: all. finite: raises
+    NetworkError for answers that are not; a search goes on, with a candidate that finds nobody.
     """
     network.eval()
     device = next(network.parameters()).device
     for asked in _gathered(finder, pictures, range(len(pictures)) if indices is None else indices, batch_size):
         images = np.concatenate([question.images for _, question in asked])
-        outputs = _answers(network, images, device)
-        mirrored = _answers(network, images[:, :, ::-1], device) if flip_test else None
+        outputs = _answers(network, images, device, finite=finite)
+        mirrored = _answers(network, images[:, :, ::-1], device, finite=finite) if flip_test else None
         start = 0
         for index, question in asked:
             rows = slice(start, start + len(question.images))
@@ -197,8 +199,9 @@ def find_people(
 
 
 def find_everyone(
-    network: nn.Module, finder: Finder, pictures: PictureSet, *, flip_test: bool, batch_size: int = 32
-) -> Iterator[Found]:
+    network: nn.Module, finder: Finder, pictures: PictureSet, *, flip_test: bool, batch_size: int = 32,
+    finite: bool = False,
+) -> Iterator[Found]:  # fmt: skip
     """As find_people, of all pictures; on a CPU where torch has several threads, two processes share the pictures.
 
     Most of the time goes where only one thread works. The answers are those of one thread.
@@ -206,7 +209,9 @@ def find_everyone(
     half = len(pictures) // 2 // batch_size * batch_size
 
     def found(indices: Sequence[int]) -> Iterator[Found]:
-        return find_people(network, finder, pictures, flip_test=flip_test, indices=indices, batch_size=batch_size)
+        return find_people(
+            network, finder, pictures, flip_test=flip_test, indices=indices, batch_size=batch_size, finite=finite
+        )
 
     def second_half() -> list[Found]:
         cv2.setNumThreads(0)  # its threads are not copied
@@ -247,13 +252,24 @@ def _gathered(
         yield asked
 
 
-def _answers(network: nn.Module, images: Picture, device: torch.device, at_once: int = 64) -> list[Tensor]:
-    """The network's outputs for uint8 inputs [N,H,W,3]; none of them if there are no inputs."""
+def _answers(
+    network: nn.Module, images: Picture, device: torch.device, *, finite: bool, at_once: int = 64
+) -> list[Tensor]:
+    """The network's outputs for uint8 inputs [N,H,W,3]; none of them if there are no inputs.
+
+    finite: raises NetworkError for outputs that are not.
+    """
     parts = []
     with torch.no_grad():
         for start in range(0, len(images), at_once):
             inputs = normalise(np.ascontiguousarray(images[start : start + at_once])).to(device)
             parts.append([output.float().cpu() for output in network(inputs)])
+            if finite and not all(output.isfinite().all() for output in parts[-1]):
+                raise NetworkError(
+                    "the network's answers must be finite numbers; its weights are", place="a picture's maps",
+                    value="NaN or infinity",
+                    remedy="some layer's values overflow: look for a norm of variance near 0, or a division by 0",
+                )  # fmt: skip
     return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
 

@@ -26,6 +26,7 @@ from compress.layer_costs import Known, LayerCosts, mac_costs, measured, weighte
 from compress.measure.counting import count
 from compress.measure.timing import pinned
 from compress.measure.units import channel_block
+from compress.networks.weights import check_unparametrized
 from compress.objective import Objective
 from compress.people import first_inputs
 from compress.prune import fine_grained
@@ -65,12 +66,15 @@ Task = changing.Task[PruneRecipe]
 
 
 def check_request(subject: Subject, recipe: PruneRecipe) -> None:
-    """Raises RecipeError unless the recipe says how much shall go, and protects modules that the network has."""
+    """Raises RecipeError unless the recipe says how much shall go, and protects modules that the network has;
+    NetworkError for parametrized layers.
+    """
     asked = recipe.pruning
     if asked.ratio is None and asked.macs is None and asked.latency is None and asked.latency_ms is None:
         raise RecipeError(
             "there must be a goal", place="compress prune", remedy="give one of --ratio R, --macs R, --latency MS|R%"
         )
+    check_unparametrized(subject.network, subject.name)
     changing.check_patterns(subject.network, asked.protect, "a protected module", "pruning.protect")
 
 

@@ -18,6 +18,7 @@ from compress.evaluation import check_metric, input_size, validation_data
 from compress.networks import Architecture, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES
+from compress.networks.weights import check_memory
 from compress.objective import Objective, check_joints, objective_for
 from compress.people import Finder, LabelledBoxes, finder_for
 from compress.recipe import ChangeRecipe, Data, noted_codec
@@ -75,6 +76,7 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: s
     trained = loaded is not None or (own and recipe.data is not None)
     torch.manual_seed(seed)  # fresh weights are the same in every run, and criteria go by weights
     network = (loaded.network if loaded else architecture.build()).eval()
+    check_memory(network, name)
     input_hw = recipe.input_hw
     if input_hw is None:
         input_hw = input_size(facts, Path(name)) if loaded else getattr(network, "input_hw", None) or _DEFAULT_HW

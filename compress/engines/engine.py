@@ -181,7 +181,7 @@ def check_parity(network: nn.Module, runner: Runner, images: Iterable[Image], li
         if not all(np.isfinite(output).all() for output in expected):
             raise NetworkError(
                 "the network's outputs must be finite numbers: they are not in torch either", place=f"image {number}",
-                remedy="see whether its weights are NaN or infinite",
+                remedy="its weights are: mend the layer whose values overflow",
             )  # fmt: skip
         try:
             found = runner.run(image)

@@ -49,7 +49,7 @@ class Ncnn:
         """Writes `stem.ncnn.param` and `stem.ncnn.bin`: input `in0` with its shape, outputs `out0`, `out1`, ..."""
         place = type(network).__name__
         folder.mkdir(parents=True, exist_ok=True)
-        shadow = copy.deepcopy(network).cpu().eval()
+        shadow = _untied(copy.deepcopy(network).cpu().eval())
         # Beside the target, so that moving the finished files there is atomic.
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}-") as work:
             traced = Path(work, "network.pt")
@@ -115,6 +115,17 @@ class Ncnn:
         if broken:
             raise missing_file(path, self.name, "not an ncnn model")
         return net
+
+
+def _untied(network: nn.Module) -> nn.Module:
+    """The network, in which modules that share a parameter have copies of it: pnnx gives up on those. Changes it."""
+    seen: set[int] = set()
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in seen:
+                module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            seen.add(id(module._parameters[name]))
+    return network
 
 
 _REMEDY = "replace the operation it names, or use another engine"

@@ -43,6 +43,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
             flip_test=recipe.decoding.flip_test,
             resamples=RESAMPLES,
             phase=phase,
+            finite=True,
         )
     return {
         "artefact": str(artefact),

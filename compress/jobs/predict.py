@@ -62,7 +62,7 @@ def predict(
     listed: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     with progress.phase("predict", len(pictures)) as phase:
-        for found in find_people(network, finder, pictures, flip_test=recipe.decoding.flip_test):
+        for found in find_people(network, finder, pictures, flip_test=recipe.decoding.flip_test, finite=True):
             source = pictures.path(found.index)
             people = [p for p in _results(found.poses, pictures.image_id(found.index), category) if p["score"] >= least]
             if as_results:

@@ -3,7 +3,7 @@
 Read `prune` from top to bottom: that is the order things happen in. What goes is chosen in `compress.pruning`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import nn
 
 from compress.artefact import CHANNELS_PRUNED, Edit
 from compress.changing import both, finish, measure, state_of, time_of, tune
-from compress.errors import DataError
+from compress.errors import BudgetError, DataError
 from compress.evaluation import MAIN_FIGURE
 from compress.files import write_json
 from compress.measure.comparison import Measured, met
@@ -46,7 +46,7 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
     """Prunes, tunes, exports and measures NETWORK in `folder`; resumes a killed run. Returns results.json's content.
 
     Raises a CompressError before any work if the recipe, the network or the data cannot be used, BudgetError for a goal
-    that pruning does not reach.
+    that pruning does not reach, and where nothing can go.
     """
     subject = read_subject(name, recipe, recipe.pruning.pictures, "pruning.pictures")
     check_request(subject, recipe)
@@ -63,8 +63,11 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
         network, choices = subject.network, []
         for number in range(1, recipe.pruning.steps + 1):
             choices.append(run.once(f"choice_{number}", partial(choose, task, network, number)))
+            if takes_nothing(choices[-1]):
+                continue
             network = apply(task, network, choices[-1])
             tune_pruned(task, network, choices[-1], number)
+        check_taken(choices)
         pruned = run.once(
             "pruned", lambda: finish(task, network, subject.architecture, edits_of(task), OBTAINED, as_run)
         )
@@ -105,6 +108,27 @@ def analyse(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) ->
         }
         write_json(run.path("sensitivity.json"), results)
     return results
+
+
+def takes_nothing(choice: Mapping[str, Any]) -> bool:
+    """Whether the network stays as it is with this choice."""
+    return not choice["gone"] if "gone" in choice else not any(choice["ratios"].values())
+
+
+def check_taken(choices: Sequence[Mapping[str, Any]]) -> None:
+    """Raises BudgetError with the reasons if all steps together take nothing: an unchanged network is no success."""
+    if not all(map(takes_nothing, choices)):
+        return
+    layers: dict[str, list[str]] = {}
+    for name, why in choices[0]["untouched"].items():
+        layers.setdefault(why, []).append(name)
+    reasons = [f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {why}"
+               for why, of in sorted(layers.items(), key=lambda one: -len(one[1]))]  # fmt: skip
+    asked = "the ratio asked for takes nothing from any layer"
+    raise BudgetError(
+        f"nothing goes: {'; '.join(reasons[:4]) or asked}", place="compress prune",
+        remedy="replace what keeps the channels, lower --set pruning.multiple, or ask for more",
+    )  # fmt: skip
 
 
 # --- Steps -----------------------------------------------------------------------------------------------------------

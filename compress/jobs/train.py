@@ -23,6 +23,7 @@ from compress.evaluation import RESAMPLES, check_metric, noted_keypoints, score
 from compress.keypoints import KeypointSet
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
+from compress.networks.weights import check_memory
 from compress.objective import Objective, objective_for
 from compress.part_layout import layout_for
 from compress.people import LabelledBoxes, boxes_for, finder_for, first_inputs
@@ -68,6 +69,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     fabric = launch(recipe.training.precision)
     torch.manual_seed(recipe.seed)
     network = source.network if isinstance(source, Artefact) else architecture.build()
+    check_memory(network, name)
     network = placed(network, fabric.device)
     learner = whole_batch_norm(network, fabric)
     samples = objective.samples(train_pictures)

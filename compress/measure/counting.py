@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -52,6 +53,7 @@ _FREE_OPERATORS = set(
     upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d
     _upsample_bilinear2d_aa upsample_bicubic2d pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
     _to_copy clone copy_ contiguous cat stack repeat unsafe_split unsafe_split_with_sizes _unsafe_view _reshape_copy
+    transpose_ t_ squeeze_ unsqueeze_
     constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d flip roll tril triu
     index index_select index_put index_put_ gather scatter scatter_ embedding im2col col2im argmax argmin max min
     arange linspace full full_like zeros zeros_like ones ones_like empty empty_like empty_strided new_zeros new_ones
@@ -149,18 +151,32 @@ def trace(network: nn.Module, input_hw: tuple[int, int]) -> Trace:
     if tensors and all(tensor.is_meta for tensor in tensors):
         return _run(network, input_hw, "meta")
     try:
-        return _run(copy.deepcopy(network).to("meta"), input_hw, "meta")
+        return _run(_without_values(network), input_hw, "meta")
     except Exception:
         return _run(copy.deepcopy(network).to("cpu"), input_hw, "cpu")
+
+
+def _without_values(network: nn.Module) -> nn.Module:
+    """A copy on the meta device in which one tensor of several modules is still one, as it is not after `.to`."""
+    memo: dict[int, Tensor] = {}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in network.buffers():
+        memo.setdefault(id(buffer), buffer.to("meta"))
+    return copy.deepcopy(network, memo)
 
 
 def _run(network: nn.Module, input_hw: tuple[int, int], device: str) -> Trace:
     training = {module for module in network.modules() if module.training}
     recorder = _Recorder(network.eval())
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator where it is on
     try:
-        with torch.no_grad(), recorder:
+        # torch.device: tensors that a forward makes lie where the others are
+        with torch.no_grad(), torch.device(device), sdpa_kernel(SDPBackend.MATH), recorder:
             outputs = network(torch.zeros(1, 3, *input_hw, device=device))
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         recorder.remove_hooks()
         for module in training:
             module.training = True
@@ -273,6 +289,8 @@ def _operator_macs(
         return weight.numel() * (positions.numel() // positions.shape[1]), ()
     if name in ("mv", "dot", "vdot", "addmv"):
         return args[1 if name == "addmv" else 0].numel(), ()
+    if name == "mkldnn_rnn_layer":  # x [T,B,I], weights of input and state
+        return args[0].shape[:2].numel() * (args[1].numel() + args[2].numel()), ()
     if func.overloadpacket in flop_registry:  # torch's own formulas count multiplications and additions apart
         return flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2, ()
     free = torch.Tag.pointwise in func.tags or torch.Tag.reduction in func.tags or func.is_view

@@ -18,13 +18,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import NetworkError
 from compress.networks.onnx_file import check_conversion, read_onnx, sha256_of
+from compress.networks.weights import check_finite, check_plain
 
 Approach = Literal["bottom-up AE", "PAF", "top-down"]
 
@@ -46,10 +47,7 @@ class Maps(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B,3,H,W] → one or more [B,C,h,w]."""
-        outputs = self.network(images)
-        if isinstance(outputs, dict):
-            outputs = tuple(outputs.values())
-        return tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
+        return tuple(_tensors(self.network(images)))
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,16 @@ class OnnxNetwork:
                 "the ONNX file must be the one the architecture was made of", place=self.file, value=found[:12],
                 remedy=f"restore the file with sha256 {self.sha256[:12]}…",
             )  # fmt: skip
-        return Maps(read_onnx(Path(self.file)))
+        return Maps(_read(Path(self.file)))
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """The maps among what a network returns, in their order; numbers and names beside them are left out."""
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if isinstance(outputs, list | tuple):
+        return [tensor for output in outputs for tensor in _tensors(output)]
+    return [outputs] if isinstance(outputs, Tensor) else []
 
 
 OWN_FAMILIES = {"python": PythonNetwork, "onnx": OnnxNetwork}
@@ -111,11 +118,17 @@ def own_network(name: str) -> PythonNetwork | OnnxNetwork:
     if name.endswith(".onnx"):
         path = Path(name).resolve()
         sha256 = sha256_of(path)
-        network = read_onnx(path)
+        network = _read(path)
         record = OnnxNetwork(str(path), sha256, *_facts(network, name))
         check_conversion(path, network, record.input_hw or _sizes()[record.stride])
         return record
     return PythonNetwork(name, *_facts(_call(name), name))
+
+
+def _read(path: Path) -> nn.Module:
+    network = read_onnx(path)
+    check_finite(network, str(path))
+    return network
 
 
 def _call(name: str) -> nn.Module:
@@ -149,6 +162,8 @@ def _call(name: str) -> nn.Module:
             "the function must return a torch.nn.Module", place=name, value=type(network).__name__,
             remedy="return the network itself",
         )  # fmt: skip
+    check_plain(network, name)
+    check_finite(network, name)
     return network
 
 
@@ -175,6 +190,12 @@ def _facts(network: nn.Module, place: str) -> tuple[Approach, int, int, tuple[in
             approach, keypoints = _approach(network, [shape[1] for shape in shapes], place)
             return approach, keypoints, stride, _output_strides(shapes, input_hw), only
         failure = shapes
+    kinds = {parameter.dtype for parameter in network.parameters()} - {torch.float32}
+    if kinds:
+        raise NetworkError(
+            "the weights must be float32, or the network turn its input into what they are", place=place,
+            value=", ".join(sorted(map(str, kinds))), remedy="return network.float()",
+        )  # fmt: skip
     raise NetworkError(
         "the network takes [B,3,H,W] and returns a map [B,C,H/s,W/s] or several", place=place, value=failure,
         remedy="wrap it so that it does, for every H and W that are multiples of a stride up to 128",

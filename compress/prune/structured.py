@@ -2,7 +2,6 @@
 
 import copy
 import random
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import NetworkError
+from compress.networks.weights import names_of_tied
 from compress.prune.channels import Channels, Group, Rearranged, follow_channels
 
 SAME = 1e-5
@@ -71,10 +71,7 @@ def without_channels(network: nn.Module, channels: Channels, gone: Collection[in
     """
     lost = _lost(channels, gone)
     state = network.state_dict()
-    names: dict[int, list[str]] = defaultdict(list)  # several of a tensor whose module stands at several places
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        names[id(tensor)].append(name)
-    also = {name: others for others in names.values() for name in others}
+    also = names_of_tied(network)
     for use in channels.uses:
         stays = [n for n, channel in enumerate(use.channels) if channel not in lost]
         if len(stays) < len(use.channels):
@@ -110,18 +107,24 @@ def fit_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
     """Gives the network's layers the channels that weights of these shapes have. Values are undefined afterwards.
 
     shapes: of the state that will be loaded. Convolutions with one input or output per group, depthwise ones among
-    them, have as many groups as the weights say; other grouped ones keep their number of groups.
+    them, have as many groups as the weights say; other grouped ones keep their number of groups. A tensor that has
+    several names stays one.
     """
+    replaced: list[Tensor] = []
+    made: dict[int, Tensor] = {}  # by the tensor that it replaces
     for path, module in network.named_modules():
         changed = False
         for kind in (module._parameters, module._buffers):
             for name, tensor in kind.items():
                 wanted = shapes.get(f"{path}.{name}" if path else name)
                 if tensor is not None and wanted is not None and tuple(wanted) != tuple(tensor.shape):
-                    resized = tensor.detach().new_empty(tuple(wanted))
-                    if isinstance(tensor, nn.Parameter):
-                        resized = nn.Parameter(resized, requires_grad=tensor.requires_grad)
-                    kind[name] = resized
+                    if id(tensor) not in made:
+                        resized = tensor.detach().new_empty(tuple(wanted))
+                        if isinstance(tensor, nn.Parameter):
+                            resized = nn.Parameter(resized, requires_grad=tensor.requires_grad)
+                        made[id(tensor)] = resized
+                        replaced.append(tensor)  # lives on, or another could get its id
+                    kind[name] = made[id(tensor)]
                     changed = True
         if changed:
             _describe(module)

@@ -142,10 +142,16 @@ def remarks(result: Data) -> list[str]:
                 f"Step {number}, as it was chosen: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
                 f"{percent(choice['share'])} did, after {choice['tries']} tries{said}."
             )
-    found += timing_remarks(result, "pruned")
+    found += uncounted_remarks(result, "pruned") + timing_remarks(result, "pruned")
     parity = max(export["parity"] for one in ("given", "pruned") for export in result[one]["exports"].values())
     found.append(f"Exports answer like torch within a relative error of {parity:.1e}.")
     return found
+
+
+def uncounted_remarks(result: Data, changed: str) -> list[str]:
+    """Which operators the table's MACs leave out."""
+    names = {name for one in ("given", changed) for name in result[one].get("uncounted", ())}
+    return [f"Not counted among the MACs: {', '.join(sorted(names))}."] if names else []
 
 
 def timing_remarks(result: Data, changed: str) -> list[str]:

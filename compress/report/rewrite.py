@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.files import write_text
-from compress.report.prune import markdown, network_rows, print_rows, timing_remarks
+from compress.report.prune import markdown, network_rows, print_rows, timing_remarks, uncounted_remarks
 from compress.report.terminal import plain_table, printable, stdout_console
 
 Data = Mapping[str, Any]
@@ -67,7 +67,9 @@ def write_rewritten(result: Data, folder: Path) -> None:
 
 def remarks(result: Data) -> list[str]:
     """What must be known beside the figures."""
-    found = timing_remarks(result, "rewritten") if result["rewritten"] else []
+    found = []
+    if result["rewritten"]:
+        found = uncounted_remarks(result, "rewritten") + timing_remarks(result, "rewritten")
     if "depth" in result:
         layers = result["depth"]["layers"]
         found.append(f"{layers['given']} layers became {layers['rewritten']}, from fresh weights.")

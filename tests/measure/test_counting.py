@@ -185,3 +185,72 @@ def test_torchstat_of_mobilenet_v2_with_the_deconvolution_head() -> None:
     c = count(nn.Sequential(*parts, nn.Conv2d(256, 17, 1)), (256, 192))
     assert c.params / 1e6 == pytest.approx(9.570, abs=0.0005)
     assert c.ts / 2**30 == pytest.approx(1.478, abs=0.0005)
+
+
+class Attention(nn.Module):
+    """Self-attention of n cells of c channels in h heads, written in several ways; `table`: made in forward."""
+
+    def __init__(self, how: str, table: bool, c: int, heads: int) -> None:
+        super().__init__()
+        self.how, self.table, self.heads = how, table, heads
+        self.stem = nn.Conv2d(3, c, 8, 8)
+        self.mha = nn.MultiheadAttention(c, heads, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(c, heads, 2 * c, batch_first=True)
+        self.qkv, self.proj = nn.Linear(c, 3 * c), nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.stem(x).flatten(2).transpose(1, 2)
+        b, n, c = t.shape
+        if self.table:
+            t = t + torch.arange(n, dtype=torch.float32)[:, None] * torch.tensor([0.1] * c)
+        if self.how == "table of values":
+            t = t * float(t[0, 0, 0])
+        if self.how == "encoder":
+            return self.layer(t)  # type: ignore[no-any-return]
+        if self.how == "mha":
+            return self.mha(t, t, t, need_weights=False)[0]  # type: ignore[no-any-return]
+        q, k, v = self.qkv(t).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        if self.how in ("sdpa", "table of values"):
+            y = F.scaled_dot_product_attention(q, k, v)
+        elif self.how == "einsum":
+            y = torch.einsum("bhij,bhjd->bhid", torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1), v)
+        elif self.how == "baddbmm":
+            q, k, v = (one.flatten(0, 1) for one in (q, k, v))
+            y = torch.baddbmm(torch.zeros(1, 1, 1, device=q.device), q, k.mT).softmax(-1).bmm(v)
+            y = y.unflatten(0, (b, self.heads))
+        else:
+            y = (q @ k.mT).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(b, n, c))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("how", ["matmul", "einsum", "baddbmm", "sdpa", "mha", "encoder", "table of values"])
+def test_attention_counts_the_same_however_it_is_written(how: str, table: bool) -> None:
+    c, heads, n = 32, 4, 8 * 6
+    c_, fast = count(Attention(how, table, c, heads), (64, 48)), torch.backends.mha.get_fastpath_enabled()
+    stem, projections, products = n * c * 3 * 64, n * c * 4 * c, 2 * heads * n * n * (c // heads)
+    feed_forward = 2 * n * c * 2 * c if how == "encoder" else 0
+    assert c_.macs == stem + projections + products + feed_forward
+    assert c_.uncounted == ()
+    assert fast
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], table: bool) -> None:
+        super().__init__()
+        self.stem, self.table = nn.Conv2d(3, 8, 8, 8), table
+        self.rnn = kind(8, 16, batch_first=True)  # type: ignore[call-arg]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        if self.table:
+            x = x * float(x[0, 0, 0])  # so that it runs on the CPU
+        return self.rnn(x)[0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_are_counted_or_named(kind: type[nn.RNNBase], gates: int, table: bool) -> None:
+    c, n = count(Recurrent(kind, table), (64, 48)), 8 * 6
+    assert c.macs == n * 8 * 3 * 64 + n * gates * 16 * (8 + 16)
+    assert c.uncounted == ()
