@@ -534,10 +534,12 @@ def tune(task: Task, title: str, networks: Mapping[str, nn.Module], objective: O
             checkpoint=task.run.path("steps", f"tuned_{title}.pt"),
             phase=phase,
         )
-    for name, network in networks.items():
-        judged = partial(label_loss, network, objective, samples, settings, recipe.seed)
-        if not recalibrate_unless_worse(network, task.inputs(settings, PICTURES), judged):
-            task.progress.say(KEPT.format(name))
+    with task.progress.phase(f"recalibrating: {title}", len(networks)) as phase:
+        for name, network in networks.items():
+            judged = partial(label_loss, network, objective, samples, settings, recipe.seed)
+            if not recalibrate_unless_worse(network, task.inputs(settings, PICTURES), judged):
+                task.progress.say(KEPT.format(name))
+            phase.advance(1, name)
 
 
 def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str, Any]:
