@@ -17,7 +17,7 @@ from compress.errors import DataError
 from compress.evaluation import check_metric, input_size, validation_data
 from compress.networks import Architecture, architecture_to_data
 from compress.networks.architecture import check_input
-from compress.networks.own import OWN_FAMILIES
+from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
 from compress.objective import Objective, check_joints, objective_for
 from compress.people import Finder, LabelledBoxes, finder_for
@@ -81,6 +81,8 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: s
     if input_hw is None:
         input_hw = input_size(facts, Path(name)) if loaded else getattr(network, "input_hw", None) or _DEFAULT_HW
     check_input(architecture, input_hw, "input_hw")
+    if trained and own:
+        check_learns(network, input_hw, name)
     learning = (
         read_learning(architecture, data, facts, input_hw, seed, recipe, pictures, pictures_key) if trained else None
     )

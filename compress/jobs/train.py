@@ -23,6 +23,7 @@ from compress.evaluation import RESAMPLES, check_metric, noted_keypoints, score
 from compress.keypoints import KeypointSet
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
+from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
 from compress.objective import Objective, objective_for
 from compress.part_layout import layout_for
@@ -70,6 +71,8 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     torch.manual_seed(recipe.seed)
     network = source.network if isinstance(source, Artefact) else architecture.build()
     check_memory(network, name)
+    if architecture.family in OWN_FAMILIES:
+        check_learns(network, recipe.input_hw, name)
     network = placed(network, fabric.device)
     learner = whole_batch_norm(network, fabric)
     samples = objective.samples(train_pictures)

@@ -223,6 +223,26 @@ def _stride_of(network: nn.Module, input_hw: tuple[int, int]) -> int:
     return next((one for one in fitting if not isinstance(_shapes_or_reason(network, _sizes()[one]), str)), 1)
 
 
+def check_learns(network: nn.Module, input_hw: tuple[int, int], place: str) -> None:
+    """Raises NetworkError unless the network gives the same maps in training as in evaluation.
+
+    Maps for deep supervision that only training returns have no targets here. The network is left as it was.
+    """
+    shapes = []
+    for training in (False, True):
+        tried = copy.deepcopy(network).train(training)
+        device = next((parameter.device for parameter in tried.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            outputs = tried(torch.zeros(2, 3, *input_hw, device=device))
+        shapes.append([tuple(output.shape[1:]) for output in outputs])
+    if shapes[0] != shapes[1]:
+        raise NetworkError(
+            "a network that is trained returns the same maps in training as in evaluation", place=place,
+            value=f"{shapes[1]} in training, {shapes[0]} in evaluation",
+            remedy="return the extra maps in both modes, before the one that is decoded, or in neither",
+        )  # fmt: skip
+
+
 def _sizes() -> dict[int, tuple[int, int]]:
     """Stride → the input size a network is tried on: odd multiples, so that one that needs twice the stride fails."""
     cells = {stride: -(-_SMALL // stride) | 1 for stride in _STRIDES}

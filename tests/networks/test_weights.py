@@ -17,7 +17,7 @@ from compress.artefact import CHANNELS_PRUNED, WEIGHTS, load_artefact, save_arte
 from compress.engines import check_parity, engine
 from compress.errors import ArtefactError, NetworkError
 from compress.measure.counting import count, trace
-from compress.networks.own import own_network
+from compress.networks.own import check_learns, own_network
 from compress.networks.weights import check_finite, check_memory, check_plain, check_unparametrized, names_of_tied
 from compress.prune import fine_grained
 from compress.prune.structured import (
@@ -250,3 +250,39 @@ def half() -> nn.Module:
 def test_half_precision_is_told_as_such() -> None:
     with pytest.raises(NetworkError, match=r"float16.*network\.float\(\)"):
         own_network(f"{__name__}:half")
+
+
+# --- What a network returns ------------------------------------------------------------------------------------------
+
+
+class Supervised(nn.Module):
+    """Two maps, returned as `how` says."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.stem, self.head = how, nn.Conv2d(3, 17, 4, 4), nn.Conv2d(17, 17, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        early = self.stem(x)
+        out = self.head(early)
+        nested: dict[str, Any] = {"maps": [early, {"last": out}], "stride": 4}
+        return {"in training": [early, out] if self.training else out, "both": [early, out], "nested": nested}[self.how]
+
+
+HOW = "both"
+
+
+def supervised() -> nn.Module:
+    return Supervised(HOW)
+
+
+@pytest.mark.parametrize("how", ["both", "nested", "in training"])
+def test_maps_for_training_alone_are_refused_and_nested_ones_found(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.HOW", how)
+    record = own_network(f"{__name__}:supervised")
+    assert record.output_strides == ((4,) if how == "in training" else (4, 4))
+    if how == "in training":
+        with pytest.raises(NetworkError, match="the same maps in training"):
+            check_learns(record.build(), SIZE, "here")
+    else:
+        check_learns(record.build(), SIZE, "here")
