@@ -134,7 +134,7 @@ class Channels:
     def allowed(self, wanted: Iterable[int]) -> set[int]:
         """These classes but for kept ones, and for the first of every needed set that would lose all."""
         gone = set(wanted) - set(self.kept)
-        for classes in self.needed():
+        for classes in sorted(self.needed(), key=len):  # what stays of small sets may do for large ones
             if classes <= gone:
                 gone.remove(min(classes))
         return gone

@@ -16,7 +16,7 @@ SAME = 1e-5
 """Largest relative difference between the pruned and the masked network; sums in another order stay near 1e-6."""
 _TRIED = 1e-3
 """The same of a trial with random weights: a wrong channel changes the outputs by about their own size."""
-_REMOVALS = 4
+_REMOVALS = 5
 """Removals that are tried of every group, see _removal."""
 
 
@@ -208,13 +208,13 @@ def _fails(network: nn.Module, channels: Channels, groups: Sequence[Group], imag
 
 
 def _removal(group: Group, number: int) -> Sequence[int]:
-    """Channels of a group that are tried together: its first half, its last half, random ones of a random share.
+    """Channels of a group that are tried together: its halves, all that may go, random ones of a random share.
 
     Those of one group do not depend on others: the groups' shares differ, and trials of fewer groups tell the guilty.
     """
     half = len(group.classes) // 2
-    if number < 2:
-        return group.classes[:half] if number == 0 else group.classes[-half:] if half else ()
+    if number < 3:
+        return (group.classes[:half], group.classes[half:], group.classes)[number]
     chance = random.Random(f"{number} {group.made_by[0]}")
     return chance.sample(group.classes, chance.randint(0, len(group.classes) - 1))
 

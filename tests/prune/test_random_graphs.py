@@ -105,7 +105,7 @@ class Graph(nn.Module):
         kernel = self.chance.choice((1, 3))
         stride = self.chance.choice((1, 1, 1, 2)) if min(maps[at].shape[2:]) >= 4 else 1
         parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)]
-        if self.chance.random() < 0.5:
+        if self.chance.random() < 0.5 and min(maps[at].shape[2:]) > 2:
             parts.append(self.chance.choice((nn.BatchNorm2d, nn.BatchNorm2d, InstanceNorm))(outputs))
         parts.append(self.chance.choice((nn.ReLU, nn.Hardswish, nn.SiLU, nn.Identity, lambda: nn.PReLU(outputs)))())
         layer = self.layer(nn.Sequential(*parts))

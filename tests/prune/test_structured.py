@@ -160,6 +160,7 @@ def test_own_networks_that_take_sizes_from_their_tensors_lose_channels(operator:
     ("operator", "read"),
     [
         (lambda x: x[:, :5], 5),  # a pass does not see that 5 is fixed
+        (lambda x: x[:, -2:], 2),
         (lambda x: torch.cat(torch.split(x, [3, 5], 1)[::-1], 1), 8),
         (lambda x: x.view(1, 8, -1).view(1, 8, *x.shape[2:]), 8),
         (lambda x: torch.cat((x[:, x.shape[1] // 2 :].relu(), x[:, : x.shape[1] // 2]), 1), 8),
