@@ -96,7 +96,8 @@ def search(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search architectures for the best trade of accuracy against latency; tune, export and measure the best."""
+    """Search architectures for the best trade of accuracy against latency; tune, export and measure the best. Exit code
+    3: no candidate reaches half of the best baseline's score."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import SearchRecipe, find, read_recipe
@@ -111,7 +112,10 @@ def search(
         write_report(results, folder)
         return results
 
-    perform(job, print_search, as_json=as_json, quiet=quiet)
+    def code(result: dict[str, Any]) -> int:
+        return 0 if any(network["role"] == "finalist" for network in result["networks"]) else MISSED
+
+    perform(job, print_search, as_json=as_json, quiet=quiet, code=code)
 
 
 @app.command()

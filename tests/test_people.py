@@ -225,7 +225,9 @@ def test_decoding_is_timed(name: str) -> None:
     assert {row["mirrored"] for row in rows} == {False, True}
     labelled = np.mean([len(PICTURES.people(i)) for i in (0, 5)])
     assert all(row["people"] == labelled for row in rows if "suppression" not in row["choice"])
-    times = decode_time(NETWORKS[name].build(), finder(NETWORKS[name]), PICTURES, flip_test=False, wanted=2)
+    times = decode_time(
+        NETWORKS[name].build(), finder(NETWORKS[name]), PICTURES, flip_test=False, reference_ms=1.0, wanted=2
+    )
     assert 0 < times["q1"] <= times["median"] <= times["q3"]
 
 

@@ -5,6 +5,7 @@ folder, and a killed run that is started again goes on from there.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +27,11 @@ from compress.data.sets import Sets, notes_of, picture_sets
 from compress.deployment import complete_table, export_and_check, measure_exports, prepare_table, sample_images
 from compress.engines import engine
 from compress.errors import BudgetError, DivergedError, EngineError
-from compress.evaluation import RESAMPLES, decode_time, procedure, score
+from compress.evaluation import RESAMPLES, decode_time, procedure, score, worthless
 from compress.files import append_line, read_lines, write_json
 from compress.heap import settled_heap
 from compress.measure.batch import PartTable
+from compress.measure.comparison import Measured, speed_up
 from compress.measure.counting import count
 from compress.measure.latency_table import LatencyTable, predict
 from compress.measure.units import UncutError, Unit, cut, cut_by_part
@@ -87,7 +89,11 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
         weights, losses = trained_weights(task)
         with task.clock("search"):
             trials = search_loop(task, table, weights, list(baselines.values()), budget)
-            chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()))
+            decoding = run.once("decoding", lambda: decoding_of(task, table, weights, trials))
+            passes = 1 + recipe.decoding.flip_test
+            chosen = choose_finalists(
+                trials, recipe.finalists.count, list(baselines.values()), decoding["median"] / passes
+            )
             if not chosen:
                 progress.say(NO_FINALIST)
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
@@ -101,9 +107,10 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
                               place=str(run.path("finalists")), remedy="export them to another engine")  # fmt: skip
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
-            decoded = run.once("decoded", lambda: decode_all(task, tuned))
+            decoded = run.once("decoded", lambda: decode_all(task, table, tuned))
         results = {
             **collect(task, table, losses, trials, networks, tuned, measured, decoded),
+            "decoding": decoding,
             "failed_exports": refused,
         }
         write_json(run.path("results.json"), results)
@@ -464,7 +471,7 @@ def choose_finalists(
     of close candidates is uncertain; then the most accurate in half and in two thirds of each one's time; then what
     lies evenly on the front. Hand-made networks are baselines and take no place.
 
-    decoding_ms: what all candidates take to be read beside their own predicted time.
+    decoding_ms: what all candidates take to be read beside their own predicted time, per pass of the network.
     """
     known = {key_of(pick) for pick in hand_made}
     baselines = [trial for trial in trials if key_of(trial["pick"]) in known]
@@ -486,6 +493,21 @@ def choose_finalists(
         order += [index for one in baselines for speed_up in speed_ups for index in within(one, speed_up, rank)]
     chosen = list(dict.fromkeys([*order, *spread(points, wanted), *front(points)]))[:wanted]
     return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
+
+
+def decoding_of(task: Task, table: LatencyTable, weights: Weights, trials: list[dict[str, Any]]) -> dict[str, float]:
+    """What reading people from a candidate's maps takes, predicted for all alike: see decode_time.
+
+    Measured with the candidate of the best score: all have the same outputs, and how long a half-trained one's noise
+    takes says nothing of what it takes once it is tuned.
+    """
+    best = max(trials, key=lambda trial: trial["ap"])
+    flip_test, learned = task.recipe.decoding.flip_test, task.learned_with
+    images = list(task.inputs(learned, task.recipe.search.calibration_pictures))
+    network = carried_over(task, weights, best["pick"], images, steps=0)[1].network
+    finder, clock_ms = task.finder(learned, flip_test), table.reference_ms
+    assert clock_ms is not None
+    return decode_time(network, finder, task.sets.search, flip_test=flip_test, reference_ms=clock_ms)
 
 
 def tune_all(
@@ -587,11 +609,14 @@ def measure_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, di
     )
 
 
-def decode_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
+def decode_all(
+    task: Task, table: LatencyTable, tuned: Mapping[str, dict[str, Any]]
+) -> dict[str, list[dict[str, float]]]:
     """How long every network's answers take to be read, in the recipe's procedure and in the other one.
 
-    Returns name → quartiles of both, see decode_time.
+    Returns name → quartiles of both on the table's clock, see decode_time.
     """
+    assert table.reference_ms is not None
     flip_test = task.recipe.decoding.flip_test
     finders = {flip: task.finder(task.recipe.finalists.training, flip) for flip in (flip_test, not flip_test)}
     times = {}
@@ -599,7 +624,8 @@ def decode_all(task: Task, tuned: Mapping[str, dict[str, Any]]) -> dict[str, lis
         for name in tuned:
             network = load_artefact(task.run.path("finalists", name)).network
             times[name] = [
-                decode_time(network, finder, task.sets.val, flip_test=flip) for flip, finder in finders.items()
+                decode_time(network, finder, task.sets.val, flip_test=flip, reference_ms=table.reference_ms)
+                for flip, finder in finders.items()
             ]
             phase.advance(1, name)
     return times
@@ -676,7 +702,7 @@ def network_entry(
     own, other = (
         {
             "procedure": procedure(flip), "passes": 1 + flip, "val": val, "decode_ms": reading,
-            "end_to_end_ms": (1 + flip) * measured_ms + reading["median"],
+            **end_to_end(1 + flip, Measured(measured_ms, latency["uncertainty"]), reading),
         }
         for flip, val, reading in zip(
             (flip_test, not flip_test), (tuned["val"], tuned["other_val"]), decode_ms, strict=True
@@ -697,26 +723,55 @@ def network_entry(
         "latency": latency,
         "measured_ms": measured_ms,
         "prediction_error": cost.predicted_ms / measured_ms - 1,
-        "ncnn_ms": ncnn["median_ms"] if ncnn else None,
+        "ncnn_ms": ncnn["ratio"] * table.reference_ms if ncnn else None,
         "exports": {
             key: {**export, "file": f"finalists/{name}/{export['file']}"} for key, export in tuned["exports"].items()
         },
     }
 
 
+def end_to_end(passes: int, network: Measured, reading: Mapping[str, float]) -> dict[str, float]:
+    """What a person waits for: so many passes of the network, then the reading of its maps; and how certain that is."""
+    total_ms = passes * network.ms + reading["median"]
+    error_ms = math.hypot(passes * network.ms * network.uncertainty, reading["median"] * reading["uncertainty"])
+    return {"end_to_end_ms": total_ms, "end_to_end_uncertainty": error_ms / total_ms}
+
+
 def compare(baseline: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The most accurate finalist that is no slower than the baseline, and the fastest that is no less accurate."""
+    """The most accurate finalist that is no slower than the baseline, and the fastest that is no less accurate.
+
+    Times are end to end. Each with a verdict: of a gain `beyond chance`, `within chance` or `worthless`, of a speed-up
+    see compress.measure.comparison.
+    """
     finalists = [entry for entry in entries if entry["role"] == "finalist"]
-    ap, ms = baseline["val"]["AP"] or 0.0, baseline["measured_ms"]
-    no_slower = [entry for entry in finalists if entry["measured_ms"] <= ms]
+    ap, ms = baseline["val"]["AP"] or 0.0, baseline["end_to_end_ms"]
+    no_slower = [entry for entry in finalists if entry["end_to_end_ms"] <= ms]
     no_worse = [entry for entry in finalists if (entry["val"]["AP"] or 0.0) >= ap]
     best = max(no_slower, key=lambda entry: entry["val"]["AP"] or 0.0, default=None)
-    fastest = min(no_worse, key=lambda entry: entry["measured_ms"], default=None)
+    fastest = min(no_worse, key=lambda entry: entry["end_to_end_ms"], default=None)
     return {
         "baseline": baseline["name"],
-        "at_its_latency": best and {"network": best["name"], "ap": best["val"]["AP"], "baseline_ap": ap},
-        "at_its_accuracy": fastest and {"network": fastest["name"], "speedup": ms / fastest["measured_ms"]},
+        "at_its_latency": best and gain_over(baseline, best),
+        "at_its_accuracy": fastest and speed_up_over(baseline, fastest),
     }
+
+
+def gain_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A finalist's AP beside a baseline's, and whether the difference means anything."""
+    aps = [one["val"]["AP"] or 0.0 for one in (entry, baseline)]
+    beyond = abs(aps[0] - aps[1]) > 2 * math.hypot(*(one["ap_standard_error"] or 0.0 for one in (entry, baseline)))
+    nothing = worthless("AP", entry["val"])
+    verdict = "worthless" if nothing else "beyond chance" if beyond else "within chance"
+    steady = baseline["latency"]["reliable"] and entry["latency"]["reliable"]
+    return {"network": entry["name"], "ap": aps[0], "baseline_ap": aps[1], "verdict": verdict, "steady": steady}
+
+
+def speed_up_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """How many times as fast a finalist is as a baseline, end to end, and whether that means anything."""
+    times = [Measured(one["end_to_end_ms"], one["end_to_end_uncertainty"]) for one in (baseline, entry)]
+    steady = baseline["latency"]["reliable"] and entry["latency"]["reliable"]
+    found = speed_up(*times, steady=steady, worthless=worthless("AP", entry["val"]))
+    return {"network": entry["name"], "speedup": found.factor, **asdict(found)}
 
 
 def engine_facts(recipe: SearchRecipe) -> dict[str, Any]:

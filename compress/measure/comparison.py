@@ -37,15 +37,20 @@ class SpeedUp:
         return (self.high - self.low) / 2 / self.factor
 
 
-def speed_up(given: Measured, changed: Measured, *, unchanged: bool = False, worthless: bool = False) -> SpeedUp:
-    """Compares two times of one run. unchanged, worthless: see Verdict; they go before what the times say."""
+def speed_up(
+    given: Measured, changed: Measured, *, unchanged: bool = False, worthless: bool = False, steady: bool | None = None
+) -> SpeedUp:
+    """Compares two times of one run. unchanged, worthless: see Verdict; they go before what the times say.
+
+    steady: whether both are reliable; None: by their uncertainties, as timings of one callable are.
+    """
     factor = given.ms / changed.ms
     share = math.hypot(given.uncertainty, changed.uncertainty)
     if unchanged:
         verdict: Verdict = "unchanged"
     elif worthless:
         verdict = "worthless"
-    elif max(given.uncertainty, changed.uncertainty) > UNCERTAINTY_LIMIT:
+    elif not (max(given.uncertainty, changed.uncertainty) <= UNCERTAINTY_LIMIT if steady is None else steady):
         verdict = "unsteady"
     elif not differ(given, changed):
         verdict = "no difference"

@@ -216,6 +216,18 @@ def reference_convolution() -> Callable[[], object]:
     return lambda: session.run(None, feed)
 
 
+def reference_time(clock: Callable[[], float] = time.perf_counter) -> float:
+    """Milliseconds that the reference takes now: the median of REFERENCES runs after an untimed one."""
+    call = reference_convolution()
+    call()
+    found = []
+    for _ in range(REFERENCES):
+        start = clock()
+        call()
+        found.append((clock() - start) * 1000)
+    return median(found)
+
+
 @contextlib.contextmanager
 def pinned(threads: int = 1) -> Iterator[bool]:
     """Keeps this process on as many cores as threads while the block runs, where the system can; yields whether.

@@ -15,16 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from compress.files import write_bytes, write_text
-from compress.pareto import front
 from compress.report import plots
 from compress.report.plots import Row
-from compress.report.terminal import ap_of, duration, file_size, number, percent, short
+from compress.report.terminal import (
+    ap_of,
+    best_of,
+    duration,
+    file_size,
+    gain_text,
+    number,
+    percent,
+    short,
+    speed_text,
+    waited_ms,
+)  # fmt: skip
 
 COLUMNS = (
     *("role", "name", "obtained", "ap", "predicted_ms", "measured_ms"),
-    *("q1_ms", "q3_ms", "decode_ms", "params", "macs", "on_front"),
+    *("low_ms", "high_ms", "decode_ms", "end_to_end_ms", "params", "macs", "on_front"),
 )
-"""Of `pareto.csv`. q1_ms and q3_ms are on the clock of measured_ms, which is the clock of the prediction."""
+"""Of `pareto.csv`. All milliseconds are on one clock; low_ms and high_ms: 95 % confidence interval of measured_ms."""
 
 Data = Mapping[str, Any]
 
@@ -45,11 +55,10 @@ def write_report(results: Data, folder: Path) -> None:
 def rows_of(results: Data) -> list[Row]:
     """Networks, then trials, as they are shown everywhere."""
     networks = list(results["networks"])
-    timed = [n for n in networks if n.get("measured_ms") and ap_of(n) is not None]
-    best = {timed[i]["name"] for i in front([(n["measured_ms"], ap_of(n) or 0.0) for n in timed])}
+    best = best_of(networks)
     return [
         *(_network_row(network, network["name"] in best) for network in networks),
-        *(_trial_row(trial, _scored_with(results)) for trial in results["trials"]),
+        *(_trial_row(trial, results) for trial in results["trials"]),
     ]
 
 
@@ -66,8 +75,8 @@ def _network_row(network: Data, on_front: bool) -> Row:
         ap=ap_of(network),
         predicted_ms=all_passes(cost.get("predicted_ms")),
         measured_ms=all_passes(network.get("measured_ms")),
-        q1_ms=all_passes(_on_clock(network, "q1_ms")),
-        q3_ms=all_passes(_on_clock(network, "q3_ms")),
+        low_ms=all_passes(_bound(network, -1)),
+        high_ms=all_passes(_bound(network, 1)),
         decode_ms=(network.get("decode_ms") or {}).get("median"),
         params=cost.get("params"),
         macs=cost.get("macs"),
@@ -78,30 +87,29 @@ def _network_row(network: Data, on_front: bool) -> Row:
     )
 
 
-def _trial_row(trial: Data, scored_with: str) -> Row:
-    cost = trial["cost"]
+def _trial_row(trial: Data, results: Data) -> Row:
+    cost, passes = trial["cost"], (results["networks"] or [{}])[0].get("passes", 1)
+    predicted = cost.get("predicted_ms")
     return Row(
         role="trial",
         name=f"trial {trial['number']}",
-        obtained=scored_with,
+        obtained=_scored_with(results),
         ap=trial.get("ap"),
-        predicted_ms=cost.get("predicted_ms"),
+        predicted_ms=None if predicted is None else passes * predicted,
         measured_ms=None,
-        q1_ms=None,
-        q3_ms=None,
-        decode_ms=None,
+        low_ms=None,
+        high_ms=None,
+        decode_ms=(results.get("decoding") or {}).get("median"),
         params=cost.get("params"),
         macs=cost.get("macs"),
         on_front=bool(trial.get("on_front")),
     )
 
 
-def _on_clock(network: Data, quartile: str) -> float | None:
-    """A quartile of the raw times, brought from the stopwatch's clock to the clock of measured_ms."""
-    latency, measured = network.get("latency") or {}, network.get("measured_ms")
-    if not measured or not latency.get("median_ms") or latency.get(quartile) is None:
-        return None
-    return float(latency[quartile] * measured / latency["median_ms"])
+def _bound(network: Data, side: int) -> float | None:
+    """An end of the 95 % confidence interval of measured_ms."""
+    share, measured = (network.get("latency") or {}).get("uncertainty"), network.get("measured_ms")
+    return None if share is None or measured is None else float(measured * (1 + side * share))
 
 
 def table_text(rows: Iterable[Row]) -> str:
@@ -185,50 +193,21 @@ def header(results: Data) -> str:
 def findings(results: Data) -> str:
     """What the search gained over the hand-made networks, in sentences, with the doubt that the sample leaves."""
     comparison = results.get("comparison") or []
-    by_name = {network["name"]: network for network in results["networks"]}
-    cards = "".join(_finding(entry, by_name) for entry in comparison)
+    cards = "".join(_finding(entry) for entry in comparison)
     nothing = "<p>No hand-made network was given, so there is nothing to compare with.</p>"
     compared = f"<div class=cards>{cards}</div>" if cards else nothing
     unknown = "<p class=note>Read it with <a href='#unknown'>what this report does not know</a>.</p>"
     return _section("Against the hand-made networks", compared + unknown)
 
 
-def _finding(entry: Data, by_name: Data) -> str:
-    """One baseline: what the search offers at its latency and at its accuracy."""
-    name, better, faster = entry["baseline"], entry.get("at_its_latency"), entry.get("at_its_accuracy")
-    lines = []
-    if better:
-        gain = better["ap"] - better["baseline_ap"]
-        error = _joint_error(by_name.get(better["network"]), by_name.get(name))
-        doubt = ""
-        if error is not None:
-            verdict = "less than that: may be chance" if abs(gain) < 2 * error else "more than that"
-            doubt = (
-                f"<small>twice the standard error of the difference is {2 * error:.3f}; the gain is {verdict}</small>"
-            )
-        lines.append(
-            f"<p><b class=big>{gain:+.3f} AP</b> at no more latency: <em>{_html(better['network'])}</em> "
-            f"{better['ap']:.3f}, {_html(name)} {better['baseline_ap']:.3f}{doubt}</p>"
-        )
-    else:
-        lines.append("<p>No finalist is as fast as this one.</p>")
-    if faster:
-        speedup = f"<b class=big>{faster['speedup']:.2f}×</b> as fast at no less AP"
-        lines.append(f"<p>{speedup}: <em>{_html(faster['network'])}</em></p>")
-    else:
-        lines.append("<p>No finalist reaches the AP of this one.</p>")
-    shown = {name, *(side["network"] for side in (better, faster) if side)}
-    doubted = ", ".join(n for n in _unreliable(by_name.values()) if n in shown)
-    if doubted:
-        lines.append(f"<p class=bad>Unreliable timing: {_html(doubted)}.</p>")
-    return f"<div class=card><h3>{_html(name)}</h3>{''.join(lines)}</div>"
-
-
-def _joint_error(first: Data | None, second: Data | None) -> float | None:
-    """Standard error of a difference of two APs as if their samples were independent; None if not known."""
-    errors = [network.get("ap_standard_error") for network in (first, second) if network]
-    known = [error for error in errors if error is not None]
-    return math.hypot(*known) if len(known) == 2 else None
+def _finding(entry: Data) -> str:
+    """One baseline: what the search offers at its latency and at its accuracy; bold only where it means something."""
+    gained, sped = gain_text(entry), speed_text(entry)
+    lines = [
+        f"<p><b class=big>{_html(head)}</b> {_html(rest)}</p>" if head else f"<p>{_html(rest)}</p>"
+        for head, rest in (gained, sped)
+    ]
+    return f"<div class=card><h3>{_html(entry['baseline'])}</h3>{''.join(lines)}</div>"
 
 
 def front_section(results: Data, rows: Sequence[Row], picture: bytes | None) -> str:
@@ -241,18 +220,25 @@ def front_section(results: Data, rows: Sequence[Row], picture: bytes | None) -> 
     return _section(
         "Accuracy against latency",
         f"<div class=chart id=chart-front style='--height:540px'>{fallback}</div>"
-        "<p class=note>Large marks are networks after a short training, exported and <b>measured</b> on the engine; "
-        "horizontal whiskers are the quartiles of their times, vertical ones one standard error of AP where it is "
-        "known (hidden where smaller than the mark), and the line joins those that no other measured network beats "
+        "<p class=note>Latency is end to end: the network's passes and the reading of its maps, all that a person "
+        "waits for. Large marks are networks after a short training, exported and <b>measured</b> on the engine; "
+        "horizontal whiskers are the 95 % intervals of their latency, vertical ones one standard error of AP where it "
+        "is known (hidden where smaller than the mark), and the line joins those that no other measured network beats "
         f"in both; (?) marks an unreliable timing. The {trials} small grey dots are trials: their latency is only "
-        f"<b>predicted</b> and their AP is the <b>{_score(results)}</b>, which orders them but is not the AP they "
+        f"<b>predicted</b>, with one decoding time for all{_decoding_said(results)}, and "
+        f"their AP is the <b>{_score(results)}</b>, which orders them but is not the AP they "
         "would reach. Grey and coloured heights must not be compared.</p>",
     )
 
 
+def _decoding_said(results: Data) -> str:
+    decoding = results.get("decoding")
+    return f" ({_ms(decoding['median'])} ms, of the candidate that scored best)" if decoding else ""
+
+
 def networks_section(results: Data, rows: Sequence[Row]) -> str:
     """Every finalist and baseline with all its numbers."""
-    networks = sorted(results["networks"], key=lambda network: network.get("measured_ms") or math.inf)
+    networks = sorted(results["networks"], key=lambda network: waited_ms(network) or math.inf)
     engines = sorted({engine for network in networks for engine in network.get("exports") or {}})
     ncnn = any(network.get("ncnn_ms") is not None for network in networks)
     others = [network["other"]["procedure"] for network in networks if network.get("other")]
@@ -261,7 +247,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
         ("AP", "short training"),
         *((metric, "") for metric in ("AP50", "AP75", "AR")),
         ("AP", _scored_with(results)),
-        ("latency ms", "measured, quartiles"),
+        ("latency ms", "measured, 95 % interval"),
         ("latency ms", "predicted, error"),
         ("decoding ms", "and end to end"),
         *([("AP, end to end ms", others[0])] if others else []),
@@ -281,7 +267,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
             _two(f"<b>{_ap_text(row.ap)}</b>", error),
             *(_ap_text(val.get(metric)) for metric in ("AP50", "AP75", "AR")),
             _ap_text(row.supernet_ap),
-            _two(f"<b>{_ms(row.measured_ms)}</b>", f"{_ms(row.q1_ms)} – {_ms(row.q3_ms)}") + doubt,
+            _two(f"<b>{_ms(row.measured_ms)}</b>", f"{_ms(row.low_ms)} – {_ms(row.high_ms)}") + doubt,
             _two(_ms(row.predicted_ms), percent(network.get("prediction_error"), sign=True)),
             _two(_ms(row.decode_ms), _ms(row.end_to_end_ms)),
             *([_other(network.get("other"))] if others else []),
@@ -382,8 +368,7 @@ def prediction_section(results: Data) -> str:
             _ms(network["cost"].get("predicted_ms")),
             _ms(network.get("measured_ms")),
             percent(network.get("prediction_error"), sign=True),
-            _ms(latency.get("median_ms")),
-            f"{_ms(latency.get('q1_ms'))} – {_ms(latency.get('q3_ms'))}",
+            percent(latency.get("uncertainty")),
             percent(latency.get("spread")),
             _count(latency.get("count")),
             reliable,
@@ -394,8 +379,7 @@ def prediction_section(results: Data) -> str:
         "predicted ms",
         "measured ms",
         "error",
-        "stopwatch ms",
-        "quartiles",
+        "uncertainty",
         "spread",
         "calls",
         "reliable",
@@ -404,10 +388,11 @@ def prediction_section(results: Data) -> str:
         "Predicted against measured latency",
         "<div class=split><div class=chart id=chart-prediction style='--height:400px'></div>"
         f"<div><div class=cards>{cards}</div><p class=note>{_html(_prediction_method(results))} Dashed: equal; band: "
-        "±5 %.</p><p class=note>The speed of a machine drifts. <i>Stopwatch</i> is the median as timed, with its "
-        "quartiles; <i>measured</i> is the same corrected by a reference that ran beside it, so that it is on the "
-        "clock on which the latency table was filled. The error is predicted over measured, less one. Spread is the "
-        f"interquartile range over the median.</p></div></div>{_table(head, map(cells, results['networks']))}",
+        "±5 %.</p><p class=note>The speed of a machine drifts: <i>measured</i> is the ratio to a reference that ran "
+        "beside it, on the clock on which the latency table was filled, and so are all milliseconds of this page. The "
+        "error is predicted over measured, less one. Uncertainty is half the 95 % confidence interval of the ratio, "
+        f"spread the interquartile range of the groups of calls it is the median of, "
+        f"both over it.</p></div></div>{_table(head, map(cells, results['networks']))}",
     )
 
 
@@ -453,7 +438,7 @@ def method_section(results: Data) -> str:
     weights = ", ".join(sorted({str(network["obtained"]) for network in networks}))
     calls = sorted({n["latency"]["count"] for n in networks if (n.get("latency") or {}).get("count")})
     doubted = ", ".join(_unreliable(networks))
-    timing = f"Unreliable, for too wide a spread: {doubted}." if doubted else "No timing was marked unreliable."
+    timing = f"Unreliable, for too great an uncertainty: {doubted}." if doubted else "No timing was marked unreliable."
     methods = {
         "AP, validation": f"COCO average precision (OKS) on {_sample(results)}; it is an estimate from this sample. "
         f"Weights: {weights or '–'}. {doubt}",

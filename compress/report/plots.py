@@ -29,8 +29,8 @@ Width = int | Literal["container"]
 class Row:
     """One network or trial as the tables and charts show it; None is "not known".
 
-    ap: 0..1, obtained as `obtained` says. measured_ms, q1_ms, q3_ms, predicted_ms: of as many passes
-    of the network as ap, on the clock of the prediction. on_front: among
+    ap: 0..1, obtained as `obtained` says. measured_ms, predicted_ms: of as many passes
+    of the network as ap, on one clock; low_ms, high_ms: 95 % interval of measured_ms. on_front: among
     the trials or among the measured networks, never across. standard_error: of ap. reliable: the timing. decode_ms:
     from the maps to the people of a picture.
     """
@@ -41,8 +41,8 @@ class Row:
     ap: float | None
     predicted_ms: float | None
     measured_ms: float | None
-    q1_ms: float | None
-    q3_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
     decode_ms: float | None
     params: int | None
     macs: int | None
@@ -53,20 +53,23 @@ class Row:
 
     @property
     def end_to_end_ms(self) -> float | None:
-        """Network and decoding together."""
-        return None if self.measured_ms is None or self.decode_ms is None else self.measured_ms + self.decode_ms
+        """Network and decoding together, of a trial as predicted; None where either is not known."""
+        network_ms = self.predicted_ms if self.role == TRIAL else self.measured_ms
+        return None if network_ms is None or self.decode_ms is None else network_ms + self.decode_ms
 
 
 def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 430) -> alt.LayerChart | None:
     """AP over latency: trials where predicted, networks where measured. None if there is nothing to draw."""
-    trials = [_point(r, r.predicted_ms) for r in rows if r.role == "trial" and r.predicted_ms and r.ap is not None]
-    networks = [_point(r, r.measured_ms) for r in rows if r.role != "trial" and r.measured_ms and r.ap is not None]
+    trials = [_waited(r) for r in rows if r.role == "trial" and r.predicted_ms and r.ap is not None]
+    networks = [_waited(r) for r in rows if r.role != "trial" and r.measured_ms and r.ap is not None]
     if not trials and not networks:
         return None
     kinds = [kind for kind in _COLOURS if any(p["kind"] == kind for p in (*trials, *networks))]
-    times = [p[k] for p in (*trials, *networks) for k in ("ms", "q1_ms", "q3_ms") if p.get(k)]
+    times = [p[k] for p in (*trials, *networks) for k in ("ms", "low_ms", "high_ms") if p.get(k)]
     low, high = min(times) / 1.12, max(times) * 1.12
-    x = alt.X("ms:Q", title="latency [ms], log scale", scale=alt.Scale(type="log", domain=[low, high], nice=False))
+    x = alt.X(
+        "ms:Q", title="latency end to end [ms], log scale", scale=alt.Scale(type="log", domain=[low, high], nice=False)
+    )
     x = x.axis(values=_log_ticks(low, high), format="~g", grid=True)
     y = alt.Y("ap:Q", title="AP", scale=alt.Scale(zero=False, nice=True, padding=18)).axis(format=".3~f")
     legend = alt.Legend(title=None, orient="top", direction="vertical", symbolOpacity=1, symbolSize=90, labelLimit=420)
@@ -102,7 +105,7 @@ def prediction_chart(rows: Sequence[Row], width: Width = "container", height: in
     points = [_point(r, r.measured_ms) for r in rows if r.role != "trial" and r.measured_ms and r.predicted_ms]
     if not points:
         return None
-    values = [p[k] for p in points for k in ("ms", "predicted_ms", "q1_ms", "q3_ms") if p.get(k)]
+    values = [p[k] for p in points for k in ("ms", "predicted_ms", "low_ms", "high_ms") if p.get(k)]
     low, high = min(values) * 0.9, max(values) * 1.1
     ends = [{"x": v, "low": v * (1 - _BAND), "high": v * (1 + _BAND)} for v in (low, high)]
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
@@ -115,11 +118,11 @@ def prediction_chart(rows: Sequence[Row], width: Width = "container", height: in
     colour = alt.Color("kind:N", scale=_scale(kinds, _COLOURS), legend=legend)
     shape = alt.Shape("kind:N", scale=_scale(kinds, _SHAPES), legend=legend)
     ground = alt.Chart(_data(ends)).encode(alt.X("x:Q", scale=scale))
-    spread = [p for p in points if p.get("q1_ms") and p.get("q3_ms")]
+    spread = [p for p in points if p.get("low_ms") and p.get("high_ms")]
     layers = [
         ground.mark_area(color="#8a94a3", opacity=0.2, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
         ground.mark_line(color="#8a94a3", strokeDash=[5, 4], strokeWidth=1.3).encode(alt.Y("x:Q")),
-        alt.Chart(_data(spread)).mark_rule(strokeWidth=1.6).encode(x, alt.Y("q1_ms:Q"), alt.Y2("q3_ms:Q"), colour),
+        alt.Chart(_data(spread)).mark_rule(strokeWidth=1.6).encode(x, alt.Y("low_ms:Q"), alt.Y2("high_ms:Q"), colour),
         alt.Chart(_data(points))
         .mark_point(filled=True, size=110, opacity=1, stroke="white", strokeWidth=1)
         .encode(x, y, colour, shape, tooltip=_tooltip("network")),
@@ -182,8 +185,8 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
         "ap": row.ap,
         "obtained": row.obtained,
         "predicted_ms": row.predicted_ms,
-        "q1_ms": row.q1_ms,
-        "q3_ms": row.q3_ms,
+        "low_ms": row.low_ms,
+        "high_ms": row.high_ms,
         "supernet_ap": row.supernet_ap,
         "params": row.params,
         "macs": row.macs,
@@ -194,6 +197,13 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
         point |= {"ap_low": row.ap - row.standard_error, "ap_high": row.ap + row.standard_error}
         point["standard_error"] = row.standard_error
     return {key: value for key, value in point.items() if value is not None}
+
+
+def _waited(row: Row) -> dict[str, Any]:
+    """The mark at its end-to-end time, or at the network's where decoding was not timed."""
+    point = _point(row, row.end_to_end_ms or row.measured_ms or row.predicted_ms)
+    shift = (row.decode_ms or 0.0) if row.end_to_end_ms else 0.0
+    return {**point, **{end: point[end] + shift for end in ("low_ms", "high_ms") if end in point}}
 
 
 def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
@@ -210,8 +220,8 @@ def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
             ("standard_error:Q", ".4f", "standard error of AP"),
             ("supernet_ap:Q", ".4f", "AP, supernet weights"),
             ("ms:Q", ".3f", "measured latency [ms]"),
-            ("q1_ms:Q", ".3f", "first quartile [ms]"),
-            ("q3_ms:Q", ".3f", "third quartile [ms]"),
+            ("low_ms:Q", ".3f", "from [ms]"),
+            ("high_ms:Q", ".3f", "to [ms]"),
             ("reliable:N", None, "reliable timing"),
             predicted,
             params,
@@ -224,11 +234,11 @@ def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
 
 
 def _whiskers(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color) -> list[alt.Chart]:
-    """Quartiles of the latency, and one standard error of AP where it is known."""
-    timed = [p for p in networks if "q1_ms" in p and "q3_ms" in p]
+    """The 95 % interval of the latency, and one standard error of AP where it is known."""
+    timed = [p for p in networks if "low_ms" in p and "high_ms" in p]
     sampled = [p for p in networks if "ap_low" in p]
     return [
-        alt.Chart(_data(timed)).mark_rule(strokeWidth=2).encode(alt.X("q1_ms:Q"), alt.X2("q3_ms:Q"), y, colour),
+        alt.Chart(_data(timed)).mark_rule(strokeWidth=2).encode(alt.X("low_ms:Q"), alt.X2("high_ms:Q"), y, colour),
         alt.Chart(_data(sampled))
         .mark_rule(strokeWidth=1, opacity=0.6)
         .encode(x, alt.Y("ap_low:Q"), alt.Y2("ap_high:Q"), colour),

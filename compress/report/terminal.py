@@ -248,9 +248,10 @@ class _Note(ProgressColumn):
 def print_search(results: Mapping[str, Any], console: Console | None = None) -> None:
     """The closing tables of a search: the measured networks, fastest first, and where everything lies."""
     console = console or stdout_console()
-    networks = sorted(results["networks"], key=lambda n: n.get("measured_ms") or math.inf)
-    timed = [n for n in networks if n.get("measured_ms") and ap_of(n) is not None]
-    best = {timed[i]["name"] for i in front([(n["measured_ms"], ap_of(n) or 0.0) for n in timed])}
+    networks = sorted(results["networks"], key=lambda n: waited_ms(n) or math.inf)
+    best = best_of(networks)
+    if networks and all(network["role"] == "baseline" for network in networks):
+        console.print(Text("NO FINALIST: no candidate reaches half of the best baseline's score", style="bold red"))
     engine, data = results["engine"], results["data"]
 
     threads = engine.get("threads")
@@ -272,11 +273,15 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
         console.print(table)
         console.print()
     _print_procedures(networks, console)
+    for entry in results.get("comparison") or []:
+        said = "; ".join(" ".join(filter(None, text)) for text in (gain_text(entry), speed_text(entry)))
+        console.print(Text(printable(f"Against {entry['baseline']}: {said}")))
     console.print(
         Text(
-            "* on the front of the measured networks. AP val: after short training, ± one standard error. "
-            "measured: ± half the interquartile range; predicted: from the latency table; decoding: from maps to "
-            "people, measured; in all: ms of network and decoding; two passes: of the picture and its mirror.",
+            "* on the front of the measured networks by end-to-end time. AP val: after short training, ± one standard "
+            "error. All ms are on one clock. measured: ± half the 95 % interval; predicted: from the latency table; "
+            "decoding: from maps to people, measured; in all: ms of network and decoding; two passes: of the picture "
+            "and its mirror.",
             style="dim",
         )
     )
@@ -320,7 +325,7 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
         "AP val": number(ap_of(network), ".3f") + ("" if error is None else f" ± {error:.3f}"),
         "AP supernet": number(network.get("supernet_ap"), ".3f"),
         "measured ms": number(_of_passes(network, network.get("measured_ms")), ".2f")
-        + half_spread(network)
+        + half_interval(network)
         + unreliable,
         "decoding ms": number((network.get("decode_ms") or {}).get("median"), ".2f"),
         "predicted ms": number(_of_passes(network, cost.get("predicted_ms")), ".2f"),
@@ -550,11 +555,58 @@ def ap_of(network: Mapping[str, Any]) -> float | None:
     return ap
 
 
-def half_spread(network: Mapping[str, Any]) -> str:
-    """Half the interquartile range in ms, as ' ± 0.04'; nothing if not known."""
-    spread, measured = (network.get("latency") or {}).get("spread"), network.get("measured_ms")
+def half_interval(network: Mapping[str, Any]) -> str:
+    """Half the 95 % confidence interval of the measured time in ms, as ' ± 0.04'; nothing if not known."""
+    share, measured = (network.get("latency") or {}).get("uncertainty"), network.get("measured_ms")
     passes = network.get("passes", 1)
-    return "" if spread is None or measured is None else f" ± {passes * measured * spread / 2:.2f}"
+    return "" if share is None or measured is None else f" ± {passes * measured * share:.2f}"
+
+
+def waited_ms(network: Mapping[str, Any]) -> float | None:
+    """What a person waits for: end-to-end time, or the network's alone where decoding was not timed."""
+    ms: float | None = network.get("end_to_end_ms") or network.get("measured_ms")
+    return ms
+
+
+def best_of(networks: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Names of the measured networks that no other one beats in both AP and the time a person waits."""
+    timed = [n for n in networks if waited_ms(n) and ap_of(n) is not None]
+    return {timed[i]["name"] for i in front([(waited_ms(n) or 0.0, ap_of(n) or 0.0) for n in timed])}
+
+
+def gain_text(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """A headline, empty where nothing may be claimed, and the rest: AP at no more end-to-end time than a baseline's."""
+    found = entry.get("at_its_latency")
+    if not found:
+        return "", "No finalist is as fast as this one."
+    aps = f"{found['network']} {found['ap']:.3f}, {entry['baseline']} {found['baseline_ap']:.3f}"
+    verdict = found.get("verdict")
+    gain = found["ap"] - found["baseline_ap"]
+    if verdict == "worthless":
+        return "", f"At no more time nothing is gained: {aps}, which is near a constant answer."
+    if verdict == "beyond chance" and found.get("steady") and gain > 0:
+        return f"{gain:+.3f} AP", f"at no more time, beyond two standard errors: {aps}."
+    why = "within two standard errors, may be chance" if verdict != "beyond chance" else "beyond two standard errors"
+    doubt = "" if found.get("steady", True) else "; the timing is unsteady"
+    return "", f"AP at no more time: {aps} ({gain:+.3f}, {why}{doubt})."
+
+
+def speed_text(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """A headline, empty where nothing may be claimed, and the rest: the time for no less AP than a baseline's."""
+    found = entry.get("at_its_accuracy")
+    if not found:
+        return "", "No finalist reaches the AP of this one."
+    name, verdict = found["network"], found.get("verdict")
+    if verdict == "faster":
+        interval = f"({found['low']:.2f}–{found['high']:.2f})"
+        return f"{found['speedup']:.2f}× as fast", f"end to end {interval} at no less AP: {name}."
+    if verdict == "slower":
+        return "", f"No less AP, but slower: {name}, {found['speedup']:.2f}× as fast."
+    if verdict == "no difference":
+        return "", f"No less AP in as much time, within the uncertainty: {name}."
+    if verdict == "worthless":
+        return "", f"No speed-up is told: the AP of {name} is near that of a constant answer."
+    return "", f"No speed-up is told: the timing of {name} or of {entry['baseline']} is unsteady."
 
 
 def progress_text(state: PhaseState) -> str:

@@ -18,7 +18,8 @@ import torch
 from compress.artefact import load_artefact
 from compress.errors import BudgetError, RunError
 from compress.jobs.evaluate import evaluate
-from compress.jobs.search import choose_finalists, in_milliseconds, search
+from compress.jobs.search import choose_finalists, compare, end_to_end, in_milliseconds, search
+from compress.measure.comparison import Measured
 from compress.progress import Silent
 from compress.recipe import Budget, EvaluateRecipe, RecipeError, SearchRecipe, find, read_recipe
 
@@ -216,6 +217,49 @@ def test_a_share_of_the_slowest_baseline_becomes_milliseconds() -> None:
     assert Budget.model_validate({"latency": "150%"}) == Budget.model_validate({"latency": 1.5})
     with pytest.raises(ValueError, match="such as 150%"):
         Budget.model_validate({"latency": "much%"})
+
+
+def entry(name: str, role: str, ap: float, ms: float, decode_ms: float, uncertainty: float) -> dict[str, Any]:
+    reading = {"median": decode_ms, "uncertainty": 0.01}
+    return {
+        "name": name, "role": role, "val": {"AP": ap, "AP_se": 0.01}, "ap_standard_error": 0.01,
+        "latency": {"reliable": uncertainty <= 0.03}, **end_to_end(1, Measured(ms, uncertainty), reading),
+    }  # fmt: skip
+
+
+def test_random_finalists_are_compared_end_to_end() -> None:
+    rng = random.Random(4)
+    seen = set()
+    for _ in range(1000):
+        entries = [
+            entry(f"n{n}", "finalist" if n else "baseline", max(0.0, rng.gauss(0.1, 0.1)), rng.uniform(0.5, 2),
+                  rng.choice([0.1, 5.0]), rng.choice([0.005, 0.02, 0.2]))
+            for n in range(4)
+        ]  # fmt: skip
+        base, finalists = entries[0], entries[1:]
+        found = compare(base, entries)
+        level, faster = found["at_its_latency"], found["at_its_accuracy"]
+        assert bool(level) == any(one["end_to_end_ms"] <= base["end_to_end_ms"] for one in finalists)
+        assert bool(faster) == any(one["val"]["AP"] >= base["val"]["AP"] for one in finalists)
+        by_name = {one["name"]: one for one in entries}
+        if level:
+            assert by_name[level["network"]]["end_to_end_ms"] <= base["end_to_end_ms"]
+            assert (level["verdict"] == "worthless") == (level["ap"] <= 0.02)
+        if faster:
+            one = by_name[faster["network"]]
+            seen.add(faster["verdict"])
+            assert faster["speedup"] == pytest.approx(base["end_to_end_ms"] / one["end_to_end_ms"])
+            if faster["verdict"] in ("faster", "slower"):
+                assert one["val"]["AP"] > 0.02
+                assert base["latency"]["reliable"]
+                assert one["latency"]["reliable"]
+    assert seen == {"worthless", "unsteady", "no difference", "faster", "slower"}
+
+
+def test_end_to_end_is_all_passes_and_the_reading() -> None:
+    found = end_to_end(2, Measured(1.0, 0.03), {"median": 4.0, "uncertainty": 0.02})
+    assert found["end_to_end_ms"] == 6.0
+    assert found["end_to_end_uncertainty"] == pytest.approx((0.06**2 + 0.08**2) ** 0.5 / 6)
 
 
 def test_one_seed_gives_the_same_candidates_and_scores(

@@ -29,6 +29,8 @@ def fake_results(trials: int = 60, seed: int = 0) -> dict[str, Any]:
         _network("hrnet layout", "baseline", 10.6, 0.507, rng),
     ]
     errors = [abs(n["prediction_error"]) for n in networks]
+    chance, beyond = {"verdict": "within chance", "steady": True}, {"verdict": "beyond chance", "steady": True}
+    faster = {"verdict": "faster"}
     return {
         "job": "search",
         "folder": "runs/bhrnet-synthetic",
@@ -55,13 +57,13 @@ def fake_results(trials: int = 60, seed: int = 0) -> dict[str, Any]:
         "comparison": [
             {
                 "baseline": "dir_bhrnet hand balance",
-                "at_its_latency": {"network": "finalist_3", "ap": 0.521, "baseline_ap": 0.498},
-                "at_its_accuracy": {"network": "finalist_3", "speedup": 1.34},
+                "at_its_latency": {"network": "finalist_3", "ap": 0.521, "baseline_ap": 0.498, **chance},
+                "at_its_accuracy": {"network": "finalist_3", "speedup": 1.34, "low": 1.32, "high": 1.36, **faster},
             },
             {
                 "baseline": "hrnet layout",
-                "at_its_latency": {"network": "finalist_4", "ap": 0.549, "baseline_ap": 0.507},
-                "at_its_accuracy": {"network": "finalist_3", "speedup": 1.77},
+                "at_its_latency": {"network": "finalist_4", "ap": 0.549, "baseline_ap": 0.507, **beyond},
+                "at_its_accuracy": {"network": "finalist_3", "speedup": 1.77, "low": 1.74, "high": 1.8, **faster},
             },
         ],
         "prediction": {"mean_error": sum(errors) / len(errors), "worst_error": max(errors)},
@@ -104,6 +106,7 @@ def _network(name: str, role: str, ms: float, ap: float, rng: random.Random) -> 
         "passes": 1,
         "decode_ms": {"median": 0.31, "q1": 0.25, "q3": 0.44, "people": 1.6},
         "end_to_end_ms": ms + 0.31,
+        "end_to_end_uncertainty": half / 2,
         "other": {
             "procedure": "two passes",
             "passes": 2,
@@ -118,6 +121,7 @@ def _network(name: str, role: str, ms: float, ap: float, rng: random.Random) -> 
             "ratio": ms / 0.2,
             "normalised_ms": ms,
             "spread": 2 * half,
+            "uncertainty": half / 2,
             "count": 50,
             "reliable": name != "finalist_2",
         },

@@ -12,6 +12,7 @@ from fake_results import fake_results
 
 from compress.report.page import COLUMNS, order_agreement, page, picture_of, rows_of, table_text, write_report
 from compress.report.plots import front_chart, javascript
+from compress.report.terminal import gain_text, speed_text
 
 
 class Resources(HTMLParser):
@@ -91,7 +92,6 @@ def test_page_shows_every_network_and_its_numbers(parsed):
             f"{network['measured_ms']:.2f}",
             f"{network['cost']['predicted_ms']:.2f}",
             f"{100 * network['prediction_error']:+.1f} %",
-            f"{network['latency']['median_ms']:.2f}",
         ):
             assert shown in parsed.text
 
@@ -105,7 +105,7 @@ def test_page_says_what_a_sceptic_asks(parsed):
         "Its standard error is 0.011",
         f"{100 * results['prediction']['mean_error']:.1f} %",
         f"{100 * results['prediction']['worst_error']:.1f} %",
-        "Unreliable, for too wide a spread: finalist_2",
+        "Unreliable, for too great an uncertainty: finalist_2",
         "compress search recipes/bhrnet.yaml --out 'runs/bhrnet synthetic'",
         '"input_hw"',
         "23 min 32 s",  # 1412 s of supernet
@@ -114,11 +114,28 @@ def test_page_says_what_a_sceptic_asks(parsed):
         assert shown in parsed.text
 
 
-def test_gain_over_a_baseline_is_held_against_the_uncertainty(parsed):
+def test_a_gain_is_a_headline_only_beyond_chance(parsed):
     # Two standard errors of a difference: 2 * sqrt(0.011² + 0.011²) = 0.031; the gains are 0.023 and 0.042.
-    assert "+0.023 AP" in parsed.text
-    assert "is 0.031; the gain is less than that" in parsed.text
-    assert "is 0.031; the gain is more than that" in parsed.text
+    assert "(+0.023, within two standard errors, may be chance)" in parsed.text
+    assert "+0.042 AP at no more time, beyond two standard errors" in parsed.text
+    assert "1.34× as fast end to end (1.32–1.36)" in parsed.text
+
+
+@pytest.mark.parametrize("verdict", ["worthless", "unsteady", "no difference", "slower", "faster"])
+def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
+    side = {"network": "f", "speedup": 9.45, "low": 9.0, "high": 9.9, "verdict": verdict}
+    head, rest = speed_text({"baseline": "b", "at_its_accuracy": side})
+    assert head == ("9.45× as fast" if verdict == "faster" else "")
+    assert "9.45" not in rest or verdict == "slower"
+
+
+@pytest.mark.parametrize("verdict", ["worthless", "within chance", "beyond chance"])
+@pytest.mark.parametrize("steady", [True, False])
+@pytest.mark.parametrize("gain", [0.0, 0.04, -0.04])
+def test_a_gain_is_a_headline_only_where_it_is_one(verdict, steady, gain):
+    side = {"network": "f", "ap": 0.1 + gain, "baseline_ap": 0.1, "verdict": verdict, "steady": steady}
+    head, _ = gain_text({"baseline": "b", "at_its_latency": side})
+    assert bool(head) == (verdict == "beyond chance" and steady and gain > 0)
 
 
 def test_text_is_escaped_everywhere():
@@ -200,17 +217,28 @@ def test_csv_has_every_network_and_trial(folder):
         assert int(line["params"]) == network["cost"]["params"]
     trial = lines[-1]
     assert trial["obtained"] == "supernet"
-    assert trial["measured_ms"] == trial["q1_ms"] == ""
+    assert trial["measured_ms"] == trial["low_ms"] == ""
     assert float(trial["ap"]) == results["trials"][-1]["ap"]
 
 
-def test_quartiles_are_on_the_clock_of_the_measured_latency():
-    # The fake stopwatch runs 4 % slow: median_ms = 1.04 measured_ms; the share below the median must stay.
+def test_the_interval_is_that_of_the_measured_latency():
     results = fake_results(trials=0)
     for row, network in zip(rows_of(results), results["networks"], strict=True):
-        latency = network["latency"]
-        assert row.q1_ms / row.measured_ms == pytest.approx(latency["q1_ms"] / latency["median_ms"])
-        assert row.q1_ms < row.measured_ms < row.q3_ms
+        share = network["latency"]["uncertainty"]
+        assert row.low_ms == pytest.approx(row.measured_ms * (1 - share))
+        assert row.high_ms == pytest.approx(row.measured_ms * (1 + share))
+
+
+def test_the_front_goes_by_end_to_end_time():
+    """A network of half the time whose maps take long to be read is behind one that is better and read at once."""
+    results = fake_results(trials=0)
+    quick, good = results["networks"][:2]
+    quick |= {"measured_ms": 1.0, "decode_ms": {"median": 9.0}, "end_to_end_ms": 10.0, "val": {"AP": 0.4}}
+    good |= {"measured_ms": 2.0, "decode_ms": {"median": 0.5}, "end_to_end_ms": 2.5, "val": {"AP": 0.5}}
+    results["networks"] = [quick, good]
+    assert [row.on_front for row in rows_of(results)] == [False, True]
+    (line,) = marks_of(front_chart(rows_of(results)), "line")
+    assert [point["ms"] for point in line] == [2.5]
 
 
 def test_front_is_the_non_dominated_set_of_the_measured_networks():
@@ -233,9 +261,10 @@ def test_chart_puts_trials_where_predicted_and_networks_where_measured():
     results = fake_results()
     small, large = marks_of(front_chart(rows_of(results)), "point")
     assert [(p["ms"], p["ap"]) for p in small] == [(t["cost"]["predicted_ms"], t["ap"]) for t in results["trials"]]
-    assert [(p["ms"], p["ap"]) for p in large] == [(n["measured_ms"], n["val"]["AP"]) for n in results["networks"]]
+    expected = [(pytest.approx(n["end_to_end_ms"]), n["val"]["AP"]) for n in results["networks"]]
+    assert [(p["ms"], p["ap"]) for p in large] == expected
     assert {p["kind"] for p in small}.isdisjoint(p["kind"] for p in large)
-    assert not any("measured_ms" in p or "q1_ms" in p for p in small)
+    assert not any("measured_ms" in p or "low_ms" in p for p in small)
 
 
 def test_order_agreement_counts_pairs():
@@ -261,7 +290,7 @@ def test_csv_leaves_unknown_empty():
     results["networks"] = results["networks"][:1]
     results["networks"][0] |= {"val": {"AP": None}, "latency": None, "measured_ms": None}
     (line,) = csv.DictReader(io.StringIO(table_text(rows_of(results))))
-    assert [line[key] for key in ("ap", "measured_ms", "q1_ms", "q3_ms", "on_front")] == ["", "", "", "", "False"]
+    assert [line[key] for key in ("ap", "measured_ms", "low_ms", "high_ms", "on_front")] == ["", "", "", "", "False"]
 
 
 def test_edits_are_shown_beside_the_architecture():
