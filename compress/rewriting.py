@@ -160,6 +160,8 @@ def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
     recipe, subject = task.recipe, task.subject
     given, macs = subject.network, count(subject.network, subject.input_hw).macs
     rows: list[Row] = [{"rule": choice.rule, "name": choice.name, "at": list(choice.at)} for choice in choices]
+    for row, choice in zip(rows, choices, strict=True):
+        row["places"] = places_of(given, choice.at)
     table = table_for(task, choices)
     with task.progress.phase("pricing replacements", len(choices)) as phase:
         before = predicted_ms(task, table, given)
@@ -183,6 +185,12 @@ def price(task: Task, choices: Sequence[Choice]) -> list[Row]:
                 rows[number] |= found
                 phase.advance(1, choices[number].name)
     return rows
+
+
+def places_of(network: nn.Module, paths: Sequence[str]) -> int:
+    """At how many places the modules stand: one object may stand at several."""
+    modules = {id(network.get_submodule(path)) for path in paths}
+    return sum(id(module) in modules for _, module in network.named_modules(remove_duplicate=False))
 
 
 def tried(subject: Subject, choice: Choice) -> nn.Module:

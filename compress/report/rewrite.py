@@ -132,4 +132,6 @@ def _row(choice: Data, decision: str) -> tuple[str, ...]:
     score = f"{-choice['loss']:+.3f}" if "loss" in choice else "–"
     unsteady = "" if choice.get("reliable", True) else " (?)"
     times = (shown("predicted_ms", "+.3f"), shown("measured_ms", "+.3f") + unsteady, shown("gain", ".1%") + unsteady)
-    return choice["rule"], choice["name"], str(len(choice["at"])), macs, *times, errors, score, decision
+    places = choice.get("places", len(choice["at"]))
+    name = choice["name"] + (f" (at {places} places)" if places > len(choice["at"]) else "")
+    return choice["rule"], name, str(places), macs, *times, errors, score, decision

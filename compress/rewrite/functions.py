@@ -50,7 +50,23 @@ def as_modules(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
             waiting |= {path} - shared  # what reads its list must see how long that is
         unread = {one: reason for one, reason in unread.items() if one not in inlined}
         unread |= _replace_calls(module, path, graph, inlined)
-    return changed, {path: unread[path] for path, _ in changed.named_modules() if path in unread}
+    return changed, {
+        path: unread[path] for path, module in changed.named_modules() if path in unread and _may_call(module)
+    }
+
+
+def _may_call(module: nn.Module) -> bool:
+    """Whether the module's code names a function that could be replaced, or one of the user's, or cannot be read."""
+    if "forward" in vars(module) or isinstance(module, _Parts):
+        return True
+    try:
+        forward = inspect.unwrap(type(module).forward)
+        source, known = inspect.getsource(type(module)), inspect.getclosurevars(forward)
+    except (OSError, TypeError, ValueError):
+        return True
+    return any(name in source for name, _ in _CALLS.values()) or any(
+        inspect.isfunction(one) for one in (*known.globals.values(), *known.nonlocals.values())
+    )
 
 
 def _of_several_parents(network: nn.Module) -> set[str]:

@@ -13,6 +13,7 @@ from compress.prune.structured import prunable_channels, without_channels
 from compress.rewrite.functions import as_modules
 from compress.rewrite.rules import RULES
 from compress.rewrite.sites import rewritten, sites
+from compress.rewriting import places_of
 
 IMAGE = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
@@ -421,3 +422,21 @@ def test_dropout_modules_follow_the_mode() -> None:
     assert torch.equal(changed(IMAGE), changed(IMAGE))
     changed.train()
     assert not torch.equal(changed(IMAGE), changed(IMAGE))
+
+
+def test_one_object_at_several_places_is_told_so_and_untraceable_code_without_functions_is_not_told() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.SiLU()
+            self.parts = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 1), self.act) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = list(x.chunk(2, 1))
+            for part in self.parts:
+                found.append(part(torch.cat(found[-2:], 1)).chunk(2, 1)[0])
+            return torch.cat(found, 1)
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), Listed())
+    assert as_modules(network)[1] == {}
+    assert places_of(network, ["1.act"]) == 4
