@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.files import write_text
-from compress.report.prune import markdown, network_rows, print_rows, timing_remarks, uncounted_remarks
+from compress.report.prune import markdown, network_rows, print_rows, speed_up_text, timing_remarks, uncounted_remarks
 from compress.report.terminal import plain_table, printable, stdout_console
 
 Data = Mapping[str, Any]
@@ -92,11 +92,9 @@ def remarks(result: Data) -> list[str]:
     if result["rewritten"]:
         engine, alone = result["engine"], sum(result["choices"][number]["gain"] for number in result["taken"])
         faster = result["speed_up"][engine]
-        if faster["verdict"] in ("faster", "slower"):
-            together = 1 - 1 / faster["factor"]
-            found.append(
-                f"Each alone, the accepted save {alone:.1%} of the time in all on {engine}; together {together:.1%}."
-            )
+        told = faster["verdict"] in ("faster", "slower")
+        together = f"{1 - 1 / faster['factor']:.1%}" if told else speed_up_text(faster)
+        found.append(f"Each alone, the accepted save {alone:.1%} of the time in all on {engine}; together {together}.")
     if result["joint_loss"] is not None:
         taken = len(result["taken"])
         found.append(f"The {taken} accepted together lose {result['joint_loss']:.3f} of the score before fine-tuning.")

@@ -379,7 +379,7 @@ def test_another_depth(tmp_path: Path) -> None:
     [
         (["mobilenet_v2", "--rule", "swish_to_rely"], "swish_to_relu"),
         (["mobilenet_v2", "--set", "rewriting.sites=[nothing.*]"], "pattern of sites"),
-        (["mobilenet_v2", "--max-loss", "2"], "max_loss"),
+        (["mobilenet_v2", "--max-loss", "2"], "--max-loss"),
         (["mobilenet_v2", "--depth", "24", "--rule", "swish_to_relu"], "depth"),
         ([], "a network must be given"),
         (["edite_hrnet_s", "--depth", "24"], "edite_hrnet"),
