@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """params: trainable parameters. macs: multiply-adds of one picture. predicted_ms: latency from the table."""
+    """params: trainable parameters. macs: multiply-adds of one picture. predicted_ms: latency from the table.
+
+    uncounted: operators that compute and have no counting rule; their multiply-adds are not in macs.
+    """
 
     params: int
     macs: int
     predicted_ms: float
+    uncounted: tuple[str, ...] = ()

@@ -42,7 +42,7 @@ from compress.recipe import RewriteRecipe
 from compress.rewrite.carry import fit_sites
 from compress.rewrite.functions import as_modules
 from compress.rewrite.rules import RULES
-from compress.rewrite.sites import Rewrite, rewritten, rule_named, sites
+from compress.rewrite.sites import Rewrite, rewritten, rule_named, sites, tied_modules
 from compress.subject import Subject
 
 _SAME = 1e-4  # relative: x·sigmoid(x) as one operator is rounded otherwise
@@ -133,6 +133,17 @@ def choices_of(network: nn.Module, recipe: RewriteRecipe) -> list[Choice]:
         paths = [path for path in paths if any(fnmatchcase(path, pattern) for pattern in asked.sites)]
         found += [Choice(name, group, tuple(at)) for group, at in grouped(paths, asked.groups).items()]
     return found
+
+
+def tied_sites(network: nn.Module, recipe: RewriteRecipe) -> dict[str, str]:
+    """Modules that a rule asked for would replace if they shared no parameter → the module they share it with."""
+    rules = [rule_named(name) for name in dict.fromkeys(recipe.rewriting.rules) or RULES]
+    return {
+        path: other
+        for path, other in tied_modules(network).items()
+        if any(fnmatchcase(path, pattern) for pattern in recipe.rewriting.sites)
+        and any(rule.matches(network.get_submodule(path)) for rule in rules)
+    }
 
 
 def grouped(paths: Sequence[str], at_most: int) -> dict[str, list[str]]:

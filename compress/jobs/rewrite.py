@@ -20,7 +20,17 @@ from compress.progress import Progress
 from compress.recipe import RewriteRecipe
 from compress.rewrite.depth import at_depth, layers_of
 from compress.rewrite.rules import RULES
-from compress.rewriting import Task, check_request, choices_of, decide, functions_as_modules, price, together, weigh
+from compress.rewriting import (
+    Task,
+    check_request,
+    choices_of,
+    decide,
+    functions_as_modules,
+    price,
+    tied_sites,
+    together,
+    weigh,
+)
 from compress.run import open_run
 from compress.subject import Subject, read_subject
 
@@ -50,7 +60,8 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
             rows = weigh(task, choices, rows)
         decision = run.once("decision", partial(decide, task, choices, rows))
         asked = {"engine": recipe.engine, "rules": recipe.rewriting.rules}
-        told = {"job": "rewrite", **asked, "choices": rows, "unread": unread, **decision}
+        tied = tied_sites(subject.network, recipe)
+        told = {"job": "rewrite", **asked, "choices": rows, "unread": unread, "tied": tied, **decision}
         taken = [choices[number] for number in decision["taken"]]
         if not taken:
             return write(task, {**told, "network": name, "folder": str(folder), "rewritten": None})

@@ -391,7 +391,7 @@ def cost_of(task: Task, table: LatencyTable, network: nn.Module) -> Cost:
     counted = count(network, task.recipe.input_hw)
     units = cut(network, task.recipe.input_hw)
     complete_table(table, units)
-    return Cost(counted.params, counted.macs, predict(table, units).ms)
+    return Cost(counted.params, counted.macs, predict(table, units).ms, counted.uncounted)
 
 
 def check_budget(task: Task, table: LatencyTable, baselines: Mapping[str, Pick]) -> Budget:
@@ -827,6 +827,9 @@ def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
             f"Edits are scored {how}: what a full fine-tuning would win back is not known to the search, so it favours "
             "edits that do little harm at first."
         )
+    uncounted = sorted({name for entry in entries for name in entry["cost"]["uncounted"]})
+    if uncounted:
+        said.append(f"MACs leave out operators without a counting rule: {', '.join(uncounted)}.")
     if recipe.data.kind == "synthetic":
         said.append("Drawn people are not photographs: accuracy ranks networks here, it does not transfer as a number.")
     said += [

@@ -83,6 +83,10 @@ def remarks(result: Data) -> list[str]:
         found.append(f"No module of the network is one that {' or '.join(siteless) or 'any rule'} replaces.")
     if result["choices"] and not result["rewritten"]:
         found.append("No replacement paid: the network stays as it is, and nothing was exported.")
+    found += [
+        f"{path} is no site: it shares its parameters with {other}, and would be untied."
+        for path, other in result["tied"].items()
+    ]
     unread = list(result["unread"].items())
     found += [f"Functions called in {path or 'the network'} are no sites: {why}." for path, why in unread[:_NAMED]]
     if len(unread) > _NAMED:

@@ -28,13 +28,38 @@ def rule_named(name: str) -> Rule:
 def sites(network: nn.Module, rule: Rule) -> list[Rewrite]:
     """Modules that the rule matches, outermost only, in the network's order; the network itself is none.
 
-    A module that stands at several places is one site, named by the first of them.
+    A module that stands at several places is one site, named by the first of them. One that shares a parameter with
+    others is none, see `tied_modules`.
     """
+    tied = tied_modules(network)
     found: list[Rewrite] = []
     for path, module in network.named_modules():
         inside = bool(found) and path.startswith(f"{found[-1].at}.")
-        if path and not inside and rule.matches(module):
+        if path and path not in tied and not inside and rule.matches(module):
             found.append(Rewrite(rule.name, path))
+    return found
+
+
+def tied_modules(network: nn.Module) -> dict[str, str]:
+    """Path of every module that shares a parameter or buffer with one outside it → that one's path.
+
+    Replaced alone it would be untied from the other, which then learns on its own: a network of more parameters.
+    """
+    owners: dict[int, list[str]] = {}
+    places: dict[nn.Module, list[str]] = {}
+    for path, module in network.named_modules(remove_duplicate=False):
+        places.setdefault(module, []).append(path)
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                owners.setdefault(id(tensor), []).append(path)
+    shared = [paths for paths in owners.values() if len(paths) > 1]
+    found: dict[str, str] = {}
+    for path, module in network.named_modules():
+        within = tuple(f"{place}." for place in places[module])  # it is replaced at all of them
+        for paths in shared if path else ():
+            inside = [one for one in paths if f"{one}.".startswith(within)]
+            if inside and len(inside) < len(paths):
+                found[path] = next(one for one in paths if one not in inside)
     return found
 
 

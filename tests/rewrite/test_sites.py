@@ -1,5 +1,6 @@
 """Where rules apply, and what becomes of the network."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from compress.networks.blocks import ChannelShuffle
 from compress.networks.own import own_network
 from compress.prune.structured import random_weights
 from compress.rewrite.rules import RULES
-from compress.rewrite.sites import Rewrite, rewrite_in_place, rewritten, rule_named, sites
+from compress.rewrite.sites import Rewrite, rewrite_in_place, rewritten, rule_named, sites, tied_modules
 from tests.networks.small import SMALL
 
 
@@ -159,3 +160,42 @@ def test_rewrites_may_follow_one_another() -> None:
     with torch.no_grad():
         for a, b in zip(new(image), rewritten(network, [first])(image), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def tied_convolutions() -> nn.Module:
+    """Three convolutions, two of which share a weight; two blocks, which share a module; one module at two places."""
+    network = nn.Module()
+    network.one, network.twin, network.other = (nn.Conv2d(8, 8, 7, padding=3) for _ in range(3))
+    network.twin.weight = network.one.weight
+    part = nn.Conv2d(8, 8, 7, padding=3)
+    network.left, network.right = nn.Sequential(part, nn.ReLU()), nn.Sequential(part, nn.Sigmoid())
+    return network
+
+
+def test_a_module_that_shares_a_parameter_with_another_is_no_site() -> None:
+    network = tied_convolutions()
+    assert [site.at for site in sites(network, RULES["conv_to_3x3"])] == ["other", "left.0"]
+    assert tied_modules(network) == {"one": "twin", "twin": "one", "left": "right.0", "right": "left.0"}
+    replaced = rewritten(network, [Rewrite("conv_to_3x3", "left.0")])
+    assert replaced.left[0] is replaced.right[0]
+    assert tied_modules(rewritten(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), [])) == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_rewrite_unties_parameters(seed: int) -> None:
+    """Random ties between convolutions; every site is replaced, and those that were tied still are."""
+    rng = random.Random(seed)
+    network = nn.Sequential(*(nn.Conv2d(8, 8, k, padding=k // 2) for k in rng.choices([5, 7], k=6)))
+    for one, other in (rng.sample(range(6), 2) for _ in range(3)):
+        if network[one].weight.shape == network[other].weight.shape:
+            network[one].weight = network[other].weight
+    groups: dict[int, set[int]] = {}
+    for number, conv in enumerate(network):
+        groups.setdefault(id(conv.weight), set()).add(number)
+    alone = {str(min(group)) for group in groups.values() if len(group) == 1}
+    found = sites(network, RULES["conv_to_3x3"])
+    assert {site.at for site in found} == alone
+    replaced = rewritten(network, found)
+    for group in groups.values():
+        if len(group) > 1:
+            assert len({id(replaced[number].weight) for number in group}) == 1
