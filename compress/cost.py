@@ -1,6 +1,7 @@
 """What a candidate costs."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,3 +15,7 @@ class Cost:
     macs: int
     predicted_ms: float
     uncounted: tuple[str, ...] = ()
+
+    def data(self) -> dict[str, Any]:
+        """As plain data, equal before and after JSON."""
+        return {**asdict(self), "uncounted": list(self.uncounted)}

@@ -282,7 +282,7 @@ def search_loop(
                     sampler.refuse(trial)
                     continue
                 ap = trial_score(task, weights, pick, len(trials), images)
-                done[key] = {"number": len(trials), "pick": pick, "cost": asdict(cost), "ap": ap}
+                done[key] = {"number": len(trials), "pick": pick, "cost": cost.data(), "ap": ap}
                 append_line(run.path("trials.jsonl"), done[key])
                 trial_checkpoint(task, len(trials)).unlink(missing_ok=True)
             trials[key] = done[key]
@@ -302,7 +302,7 @@ def read_trials(run: Run) -> list[dict[str, Any]]:
     """The finished trials. Raises RunError for a broken line."""
 
     def trial(line: Any) -> dict[str, Any]:
-        cost = asdict(Cost(**line["cost"]))
+        cost = Cost(**line["cost"]).data()
         return {"number": int(line["number"]), "pick": dict(line["pick"]), "cost": cost, "ap": float(line["ap"])}
 
     return read_lines(run.path("trials.jsonl"), trial)
@@ -716,7 +716,7 @@ def network_entry(
         "architecture": task.space.apply(pick),
         "pick": pick,
         "edits": {edit.name: pick[edit.path] for edit in task.space.edits if pick[edit.path] != edit.nothing},
-        "cost": asdict(cost),
+        "cost": cost.data(),
         "supernet_ap": known.get(key_of(pick)),
         "obtained": tuned["obtained"],
         "ap_standard_error": tuned["val"]["AP_se"],

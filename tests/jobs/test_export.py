@@ -74,10 +74,16 @@ def network():
     torch.manual_seed(0)
     return Uneven()
 
-def nan():
-    made = Uneven()
-    made.last.bias.data[3] = float("nan")
-    return made
+class TooLarge(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 17, 3, stride=4, padding=1)
+
+    def forward(self, x):
+        return self.first(x) * 1e38 * 1e38
+
+def overflow():
+    return TooLarge()
 """
 
 
@@ -102,9 +108,9 @@ def test_one_engine_refuses_the_others_export(folder: Path, capfd: pytest.Captur
 
 
 def test_all_engines_refuse(folder: Path) -> None:
-    """NaN weights are the network's fault; nothing was exported, and no folder is made for it."""
+    """Outputs that overflow are the network's fault; nothing was exported, and no folder is made for it."""
     (folder / "broken.py").write_text(UNEVEN)
-    done = CliRunner().invoke(app, ["export", "broken:nan", *EXPORT, "--set", "engines=[ncnn, torch]"])
+    done = CliRunner().invoke(app, ["export", "broken:overflow", *EXPORT, "--set", "engines=[ncnn, torch]"])
     assert done.exit_code == 2
     assert "Exported" not in done.stdout
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
