@@ -743,7 +743,15 @@ def noted_data(noted: Any, place: str) -> Data:
 
 
 def noted_codec(facts: Mapping[str, Any]) -> Codec:
-    """The codec that an artefact's facts note, or `ours`. Raises ArtefactError if what they note is none."""
+    """The codec that an artefact's facts note, or `ours`. Raises ArtefactError if what they note is none.
+
+    Artefacts of the time before codecs note `exact` instead, and not all that a codec says: they are refused.
+    """
+    if "codec" not in facts and "exact" in facts:
+        raise ArtefactError(
+            "an artefact's facts must note a codec", place="artefact: facts", value="exact, of an earlier version",
+            remedy="say how its maps are read with --set codec=NAME",
+        )  # fmt: skip
     try:
         codec: Codec = TypeAdapter(CodecSetting).validate_python(facts.get("codec", {}))
         return codec

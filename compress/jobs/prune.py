@@ -155,7 +155,7 @@ def goal_of(recipe: PruneRecipe, results: Mapping[str, Any]) -> dict[str, Any] |
         met_it = met(share, asked.macs, 0.0, CLOSE)
         return {"of": "multiply-adds", "asked": asked.macs, "reached": share, "uncertainty": 0.0, "met": met_it}
     faster = results["speed_up"][recipe.engine]
-    steady = faster["verdict"] != "unsteady"
+    steady = all(one["measured"][recipe.engine]["reliable"] for one in (given, pruned))
     if asked.latency_ms is not None:
         time, goal = time_of(pruned["measured"][recipe.engine]), asked.latency_ms
     elif asked.latency is not None:

@@ -31,7 +31,7 @@ from compress.evaluation import RESAMPLES, decode_time, procedure, score, worthl
 from compress.files import append_line, read_lines, write_json
 from compress.heap import settled_heap
 from compress.measure.batch import PartTable
-from compress.measure.comparison import Measured, speed_up
+from compress.measure.comparison import Measured, differ, speed_up
 from compress.measure.counting import count
 from compress.measure.latency_table import LatencyTable, predict
 from compress.measure.units import UncutError, Unit, cut, cut_by_part
@@ -54,7 +54,7 @@ OBTAINED = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
 _MUCH_FASTER = (2.0, 1.5)
 _LEAST_SCORE = 0.5  # of the best baseline's, in the search: what is less accurate is no answer to anybody
-NO_FINALIST = "no candidate reaches half of the best baseline's score: there is no finalist"
+NO_FINALIST = "no candidate reaches half of the best baseline's score"
 _RECONSTRUCTION = 100  # steps for every replaced module of a finalist; the trials' are solved for in one
 _EXPORT = 1500  # pictures that pass through a network while it is exported
 _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
@@ -96,6 +96,9 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             )
             if not chosen:
                 progress.say(NO_FINALIST)
+            elif recipe.finalists.count < len(baselines):
+                progress.say(f"{recipe.finalists.count} finalist(s) for {len(baselines)} baselines: not every one "
+                             "has a finalist aimed at its time; raise finalists.count")  # fmt: skip
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
             tuned = run.once("tuned", lambda: tune_all(task, networks, weights, trials))
@@ -112,6 +115,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             **collect(task, table, losses, trials, networks, tuned, measured, decoded),
             "decoding": decoding,
             "failed_exports": refused,
+            "no_finalist": None if chosen else NO_FINALIST,
         }
         write_json(run.path("results.json"), results)
     return results
@@ -724,6 +728,8 @@ def network_entry(
         "measured_ms": measured_ms,
         "prediction_error": cost.predicted_ms / measured_ms - 1,
         "ncnn_ms": ncnn["ratio"] * table.reference_ms if ncnn else None,
+        "ncnn_uncertainty": ncnn["uncertainty"] if ncnn else None,
+        "ncnn_reliable": ncnn["reliable"] if ncnn else None,
         "exports": {
             key: {**export, "file": f"finalists/{name}/{export['file']}"} for key, export in tuned["exports"].items()
         },
@@ -757,13 +763,21 @@ def compare(baseline: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str
 
 
 def gain_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A finalist's AP beside a baseline's, and whether the difference means anything."""
+    """A finalist's AP beside a baseline's, and whether the difference means anything.
+
+    faster: by more than both times are uncertain.
+    """
     aps = [one["val"]["AP"] or 0.0 for one in (entry, baseline)]
     beyond = abs(aps[0] - aps[1]) > 2 * math.hypot(*(one["ap_standard_error"] or 0.0 for one in (entry, baseline)))
     nothing = worthless("AP", entry["val"])
     verdict = "worthless" if nothing else "beyond chance" if beyond else "within chance"
     steady = baseline["latency"]["reliable"] and entry["latency"]["reliable"]
-    return {"network": entry["name"], "ap": aps[0], "baseline_ap": aps[1], "verdict": verdict, "steady": steady}
+    times = [Measured(one["end_to_end_ms"], one["end_to_end_uncertainty"]) for one in (entry, baseline)]
+    faster = differ(*times) and times[0].ms < times[1].ms
+    return {
+        "network": entry["name"], "ap": aps[0], "baseline_ap": aps[1], "verdict": verdict, "steady": steady,
+        "faster": faster,
+    }  # fmt: skip
 
 
 def speed_up_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from compress.report.terminal import (
     file_size,
     gain_text,
     number,
+    of_passes,
     percent,
     short,
     speed_text,
@@ -84,6 +85,7 @@ def _network_row(network: Data, on_front: bool) -> Row:
         supernet_ap=network.get("supernet_ap"),
         standard_error=network.get("ap_standard_error"),
         reliable=bool(latency.get("reliable", True)),
+        end_to_end_uncertainty=network.get("end_to_end_uncertainty"),
     )
 
 
@@ -196,8 +198,10 @@ def findings(results: Data) -> str:
     cards = "".join(_finding(entry) for entry in comparison)
     nothing = "<p>No hand-made network was given, so there is nothing to compare with.</p>"
     compared = f"<div class=cards>{cards}</div>" if cards else nothing
+    told = [*filter(None, [results.get("no_finalist")]), *results.get("failed_exports", ())]
+    missing = "".join(f"<p class=bad>{_html(line)}</p>" for line in told)
     unknown = "<p class=note>Read it with <a href='#unknown'>what this report does not know</a>.</p>"
-    return _section("Against the hand-made networks", compared + unknown)
+    return _section("Against the hand-made networks", missing + compared + unknown)
 
 
 def _finding(entry: Data) -> str:
@@ -251,7 +255,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
         ("latency ms", "predicted, error"),
         ("decoding ms", "and end to end"),
         *([("AP, end to end ms", others[0])] if others else []),
-        *([("ncnn ms", "measured")] if ncnn else []),
+        *([("ncnn ms", "measured, 95 % interval")] if ncnn else []),
         ("params", "MACs"),
         *((engine, "file, parity") for engine in engines),
     ]
@@ -271,7 +275,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
             _two(_ms(row.predicted_ms), percent(network.get("prediction_error"), sign=True)),
             _two(_ms(row.decode_ms), _ms(row.end_to_end_ms)),
             *([_other(network.get("other"))] if others else []),
-            *([_ms(network.get("ncnn_ms"))] if ncnn else []),
+            *([_ncnn(network)] if ncnn else []),
             _two(short(row.params), short(row.macs)),
             *(
                 _two(file_size(export.get("size_bytes")), number(export.get("parity"), ".1e"))
@@ -295,6 +299,14 @@ def _other(other: Data | None) -> str:
     if not other:
         return "–"
     return _two(_ap_text((other.get("val") or {}).get("AP")), _ms(other.get("end_to_end_ms")))
+
+
+def _ncnn(network: Data) -> str:
+    """A cell: the time of all passes, its interval, and whether it is to be relied on."""
+    ms, share = of_passes(network, network.get("ncnn_ms")), network.get("ncnn_uncertainty")
+    interval = "" if ms is None or share is None else f"{_ms(ms * (1 - share))} – {_ms(ms * (1 + share))}"
+    doubt = "" if network.get("ncnn_reliable", True) else "<small class=bad>unreliable</small>"
+    return _two(_ms(ms), interval) + doubt
 
 
 def composition_section(results: Data) -> str:
@@ -365,8 +377,8 @@ def prediction_section(results: Data) -> str:
         reliable = {True: "yes", False: "<b class=bad>no</b>", None: "–"}[latency.get("reliable")]
         return [
             _html(network["name"]),
-            _ms(network["cost"].get("predicted_ms")),
-            _ms(network.get("measured_ms")),
+            _ms(of_passes(network, network["cost"].get("predicted_ms"))),
+            _ms(of_passes(network, network.get("measured_ms"))),
             percent(network.get("prediction_error"), sign=True),
             percent(latency.get("uncertainty")),
             percent(latency.get("spread")),

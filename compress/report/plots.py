@@ -32,7 +32,7 @@ class Row:
     ap: 0..1, obtained as `obtained` says. measured_ms, predicted_ms: of as many passes
     of the network as ap, on one clock; low_ms, high_ms: 95 % interval of measured_ms. on_front: among
     the trials or among the measured networks, never across. standard_error: of ap. reliable: the timing. decode_ms:
-    from the maps to the people of a picture.
+    from the maps to the people of a picture. end_to_end_uncertainty: half the 95 % interval of both, a share.
     """
 
     role: str
@@ -50,11 +50,12 @@ class Row:
     supernet_ap: float | None = None
     standard_error: float | None = None
     reliable: bool = True
+    end_to_end_uncertainty: float | None = None
 
     @property
     def end_to_end_ms(self) -> float | None:
         """Network and decoding together, of a trial as predicted; None where either is not known."""
-        network_ms = self.predicted_ms if self.role == TRIAL else self.measured_ms
+        network_ms = self.predicted_ms if self.role == "trial" else self.measured_ms
         return None if network_ms is None or self.decode_ms is None else network_ms + self.decode_ms
 
 
@@ -201,9 +202,11 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
 
 def _waited(row: Row) -> dict[str, Any]:
     """The mark at its end-to-end time, or at the network's where decoding was not timed."""
-    point = _point(row, row.end_to_end_ms or row.measured_ms or row.predicted_ms)
-    shift = (row.decode_ms or 0.0) if row.end_to_end_ms else 0.0
-    return {**point, **{end: point[end] + shift for end in ("low_ms", "high_ms") if end in point}}
+    total_ms, share = row.end_to_end_ms, row.end_to_end_uncertainty
+    point = _point(row, total_ms or row.measured_ms or row.predicted_ms)
+    if total_ms is None or share is None:
+        return point
+    return {**point, "low_ms": total_ms * (1 - share), "high_ms": total_ms * (1 + share)}
 
 
 def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
@@ -219,7 +222,7 @@ def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
             ("obtained:N", None, "weights from"),
             ("standard_error:Q", ".4f", "standard error of AP"),
             ("supernet_ap:Q", ".4f", "AP, supernet weights"),
-            ("ms:Q", ".3f", "measured latency [ms]"),
+            ("ms:Q", ".3f", "end to end, measured [ms]"),
             ("low_ms:Q", ".3f", "from [ms]"),
             ("high_ms:Q", ".3f", "to [ms]"),
             ("reliable:N", None, "reliable timing"),

@@ -12,7 +12,7 @@ from rich.text import Text
 from compress.evaluation import worthless
 from compress.files import write_bytes, write_text
 from compress.report.plots import png
-from compress.report.terminal import percent, plain_table, printable, stdout_console
+from compress.report.terminal import number, percent, plain_table, printable, stdout_console
 
 Data = Mapping[str, Any]
 
@@ -77,8 +77,10 @@ def network_rows(result: Data, changed: str) -> list[tuple[str, str, str, str]]:
     if result["trained"]:
         figure = result["figure"]
         for kind, key in zip(result["procedures"], ("val", "other_val"), strict=True):
-            scores = [(one[key][figure] or 0.0, one[key].get(f"{figure}_se") or 0.0) for one in (given, pruned)]
-            first, second = (f"{score:.3f} ± {error:.3f}" for score, error in scores)
+            first, second = (
+                f"{number(one[key][figure], '.3f')} ± {number(one[key].get(f'{figure}_se'), '.3f')}"
+                for one in (given, pruned)
+            )
             rows.append((f"{figure}, validation, {kind}", first, second, score_text(figure, given[key], pruned[key])))
     for engine, speed_up in result["speed_up"].items():
         first, second = (timing_text(one["measured"][engine], result["passes"]) for one in (given, pruned))
@@ -112,9 +114,11 @@ def speed_up_text(speed_up: Data) -> str:
 
 def score_text(figure: str, given: Data, changed: Data) -> str:
     """The difference of two scores, and what it is worth."""
+    if given[figure] is None or changed[figure] is None:
+        return "no score: nothing to measure on"
     if worthless(figure, given) and worthless(figure, changed):
         return "both like a constant answer"
-    difference = (changed[figure] or 0.0) - (given[figure] or 0.0)
+    difference = changed[figure] - given[figure]
     error = math.hypot(given.get(f"{figure}_se") or 0.0, changed.get(f"{figure}_se") or 0.0)
     return f"{difference:+.3f}{', may be chance' if abs(difference) < 2 * error else ''}"
 
@@ -133,13 +137,13 @@ def remarks(result: Data) -> list[str]:
     found = []
     if not result["trained"]:
         found.append("No trained weights, or no data to judge them by: nothing was fine-tuned, no accuracy is claimed.")
-    for number, choice in enumerate(result["choices"], 1):
+    for step, choice in enumerate(result["choices"], 1):
         if "goal" in choice:
             said = (
                 f"; the layers' model said {percent(choice['predicted_share'])}" if "predicted_share" in choice else ""
             )
             found.append(
-                f"Step {number}, as it was chosen: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
+                f"Step {step}, as it was chosen: {percent(choice['goal'])} of the {choice['of']} was asked to stay, "
                 f"{percent(choice['share'])} did, after {choice['tries']} tries{said}."
             )
     found += uncounted_remarks(result, "pruned") + timing_remarks(result, "pruned")

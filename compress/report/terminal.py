@@ -250,8 +250,8 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
     console = console or stdout_console()
     networks = sorted(results["networks"], key=lambda n: waited_ms(n) or math.inf)
     best = best_of(networks)
-    if networks and all(network["role"] == "baseline" for network in networks):
-        console.print(Text("NO FINALIST: no candidate reaches half of the best baseline's score", style="bold red"))
+    if results.get("no_finalist"):
+        console.print(Text(printable(f"NO FINALIST: {results['no_finalist']}"), style="bold red"))
     engine, data = results["engine"], results["data"]
 
     threads = engine.get("threads")
@@ -324,11 +324,11 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
         "role": network["role"],
         "AP val": number(ap_of(network), ".3f") + ("" if error is None else f" ± {error:.3f}"),
         "AP supernet": number(network.get("supernet_ap"), ".3f"),
-        "measured ms": number(_of_passes(network, network.get("measured_ms")), ".2f")
+        "measured ms": number(of_passes(network, network.get("measured_ms")), ".2f")
         + half_interval(network)
         + unreliable,
         "decoding ms": number((network.get("decode_ms") or {}).get("median"), ".2f"),
-        "predicted ms": number(_of_passes(network, cost.get("predicted_ms")), ".2f"),
+        "predicted ms": number(of_passes(network, cost.get("predicted_ms")), ".2f"),
         "error": percent(network.get("prediction_error"), sign=True),
         "params": short(cost.get("params")),
         "MACs": short(cost.get("macs")),
@@ -336,7 +336,7 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _of_passes(network: Mapping[str, Any], milliseconds: float | None) -> float | None:
+def of_passes(network: Mapping[str, Any], milliseconds: float | None) -> float | None:
     """The time of as many passes as the network's AP is of."""
     return None if milliseconds is None else milliseconds * network.get("passes", 1)
 
@@ -584,11 +584,12 @@ def gain_text(entry: Mapping[str, Any]) -> tuple[str, str]:
     gain = found["ap"] - found["baseline_ap"]
     if verdict == "worthless":
         return "", f"At no more time nothing is gained: {aps}, which is near a constant answer."
+    when = "at no more time" if found.get("faster") else "in as much time, within the uncertainty"
     if verdict == "beyond chance" and found.get("steady") and gain > 0:
-        return f"{gain:+.3f} AP", f"at no more time, beyond two standard errors: {aps}."
+        return f"{gain:+.3f} AP", f"{when}, beyond two standard errors: {aps}."
     why = "within two standard errors, may be chance" if verdict != "beyond chance" else "beyond two standard errors"
     doubt = "" if found.get("steady", True) else "; the timing is unsteady"
-    return "", f"AP at no more time: {aps} ({gain:+.3f}, {why}{doubt})."
+    return "", f"AP {when}: {aps} ({gain:+.3f}, {why}{doubt})."
 
 
 def speed_text(entry: Mapping[str, Any]) -> tuple[str, str]:

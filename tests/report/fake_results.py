@@ -29,7 +29,9 @@ def fake_results(trials: int = 60, seed: int = 0) -> dict[str, Any]:
         _network("hrnet layout", "baseline", 10.6, 0.507, rng),
     ]
     errors = [abs(n["prediction_error"]) for n in networks]
-    chance, beyond = {"verdict": "within chance", "steady": True}, {"verdict": "beyond chance", "steady": True}
+    chance, beyond = (
+        {"verdict": verdict, "steady": True, "faster": True} for verdict in ("within chance", "beyond chance")
+    )
     faster = {"verdict": "faster"}
     return {
         "job": "search",

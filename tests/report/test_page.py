@@ -312,3 +312,42 @@ def test_a_search_around_a_given_network_has_no_supernet():
     assert "Supernet" not in text
     assert "supernet score" not in text
     assert {row.obtained for row in rows_of(results) if row.role == "trial"} == {"given weights"}
+
+
+def test_a_trial_stands_at_its_predicted_end_to_end_time():
+    rows = rows_of(fake_results() | {"decoding": {"median": 1.5}})
+    trials = [row for row in rows if row.role == "trial"]
+    assert trials
+    assert all(row.end_to_end_ms == pytest.approx(row.predicted_ms + 1.5) for row in trials)
+    drawn = next(points for points in marks_of(front_chart(rows), "point") if len(points) == len(trials))
+    assert sorted(point["ms"] for point in drawn) == pytest.approx(sorted(row.end_to_end_ms for row in trials))
+    written = list(csv.DictReader(io.StringIO(table_text(rows))))
+    assert all(line["end_to_end_ms"] for line in written if line["role"] == "trial")
+
+
+def test_more_accuracy_in_as_much_time_is_not_told_as_in_less():
+    side = {"network": "f", "ap": 0.2, "baseline_ap": 0.1, "verdict": "beyond chance", "steady": True}
+    told = [
+        " ".join(gain_text({"baseline": "b", "at_its_latency": {**side, "faster": faster}})) for faster in (True, False)
+    ]
+    assert "at no more time" in told[0]
+    assert "in as much time, within the uncertainty" in told[1]
+
+
+def test_what_an_engine_refused_and_that_there_is_no_finalist_stand_first():
+    results = fake_results() | {"failed_exports": ["finalist_1: ncnn: no <such> layer"], "no_finalist": "none is good"}
+    text = html_of(results)
+    section = text[text.index("Against the hand-made networks") :]
+    assert section.index("none is good") < section.index("class=card")
+    assert "no &lt;such&gt; layer" in section
+
+
+def test_all_milliseconds_are_of_the_procedures_passes():
+    results = fake_results()
+    for network in results["networks"]:
+        network |= {"passes": 2, "ncnn_ms": 7.77, "ncnn_uncertainty": 0.2, "ncnn_reliable": False}
+    text = html_of(results)
+    assert "15.54" in text
+    assert "7.77" not in text
+    one = results["networks"][0]
+    assert f"{2 * one['measured_ms']:.2f}" in text
