@@ -62,7 +62,7 @@ FLOORS = {
 BEHIND = {
     "optuna": ("compress.sampler",),
     "pycocotools": ("compress.metrics", "compress.data.coco"),
-    "onnx": ("compress.engines", "compress.measure", "compress.networks.onnx_file"),
+    "onnx": ("compress.engines", "compress.measure", "compress.networks.onnx_file", "compress.networks.onnx_opsets"),
     "onnxruntime": ("compress.engines", "compress.measure", "compress.networks.onnx_file"),
     "onnxsim": ("compress.engines", "compress.networks.onnx_file"),
     "onnx2torch": ("compress.networks.onnx_file",),
