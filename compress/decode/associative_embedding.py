@@ -32,6 +32,9 @@ Integers = NDArray[np.intp]
 
 _PAD = 1e10  # the cost of starting a new person, in the code of HigherHRNet
 _REFINE_CELLS = 65536  # cells × people that refine looks at together; 256 KiB of float32 stays in the cache
+_GROUPS = 256  # of a joint's cells; refine looks first at the cells above the _HOTTEST-th of their largest heats
+_HOTTEST = 64
+_MANY_PEOPLE = 10  # that lack the joint; for fewer, all cells are as fast
 
 
 @dataclass(frozen=True)
@@ -324,13 +327,36 @@ def _mean_tags(found_pk: Integers, candidates: _Candidates) -> Floats:
 
 
 def _best_cells(heat_c: Floats, tags_tc: Floats, mean_mt: Floats) -> Integers:
-    """First index of the largest heat - round(‖tag - mean‖) over all cells, for each of M people."""
-    best_m = np.empty(len(mean_mt), np.intp)
+    """First index of the largest heat - round(‖tag - mean‖) over all cells, for each of M people.
+
+    No value is above its cell's heat: where the best of the hottest cells is above the heat of every other cell, no
+    other can win. For the other people all cells are looked at.
+    """
+    best_m, open_m = np.empty(len(mean_mt), np.intp), np.arange(len(mean_mt))
+    if len(mean_mt) >= _MANY_PEOPLE and len(heat_c) > 2 * _GROUPS:
+        whole = len(heat_c) // _GROUPS * _GROUPS
+        bound = np.sort(heat_c[:whole].reshape(-1, _GROUPS).max(axis=0))[-_HOTTEST]
+        hot_h = np.flatnonzero(heat_c > bound)  # in the order of their index: of equal ones the first stays the first
+        if 0 < len(hot_h) < len(heat_c) // 4:
+            first_m, value_m = _first_best(heat_c[hot_h], tags_tc[:, hot_h], mean_mt)
+            sure_m = value_m > bound
+            best_m[sure_m] = hot_h[first_m[sure_m]]
+            open_m = np.flatnonzero(~sure_m)
+    if len(open_m):
+        best_m[open_m] = _first_best(heat_c, tags_tc, mean_mt[open_m])[0]
+    return best_m
+
+
+def _first_best(heat_c: Floats, tags_tc: Floats, mean_mt: Floats) -> tuple[Integers, Floats]:
+    """First index of the largest value over these cells, and the value, [M] each."""
+    best_m, value_m = np.empty(len(mean_mt), np.intp), np.empty(len(mean_mt), np.float32)
     rows = max(1, _REFINE_CELLS // len(heat_c))
     for begin in range(0, len(mean_mt), rows):
-        value_mc = _scored(heat_c, tags_tc, mean_mt[begin : begin + rows])
-        best_m[begin : begin + rows] = value_mc.argmax(axis=1)
-    return best_m
+        value_rc = _scored(heat_c, tags_tc, mean_mt[begin : begin + rows])
+        best_r = value_rc.argmax(axis=1)
+        best_m[begin : begin + rows] = best_r
+        value_m[begin : begin + rows] = value_rc[np.arange(len(best_r)), best_r]
+    return best_m, value_m
 
 
 def _scored(heat_c: Floats, tags_tc: Floats, mean_mt: Floats) -> Floats:

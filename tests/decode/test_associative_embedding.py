@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from reference_associative_embedding import plain_decode
 
-from compress.decode.associative_embedding import Grouping, decode, merge_outputs
+from compress.decode.associative_embedding import Grouping, _best_cells, decode, merge_outputs
 from compress.decode.poses import Poses, coco_results, to_image
 from compress.errors import DataError
 from compress.keypoints import COCO_PERSON, KeypointSet
@@ -86,6 +86,24 @@ def test_ties_in_heat_and_tags() -> None:
         heat = rng.integers(0, 4, (4, *sizes(rng))).astype(np.float32) / 4
         tags = rng.integers(0, 4, (*heat.shape, int(rng.integers(1, 3)))).astype(np.float32) / 2
         assert_same(heat, tags, BRIEF, Grouping(max_people=int(rng.integers(1, 31))))
+
+
+@pytest.mark.parametrize("levels", [0, 3, 40])
+@pytest.mark.parametrize("spread", [0.1, 1.5, 40.0])
+def test_refinement_looks_at_every_cell_that_can_win(levels: int, spread: float) -> None:
+    """Maps of more cells than the hottest that are looked at first: the first best cell of all, ties included."""
+    rng = np.random.default_rng(12)
+    for shape in ((7, 9), (8, 8), (5, 13), (20, 30), (40, 45)):
+        for dimensions, people in ((1, 0), (2, 1), (1, 40)):
+            heat = (rng.random(shape[0] * shape[1]) ** rng.choice([1, 6]) * rng.choice([0.2, 3])).astype(np.float32)
+            tags = rng.normal(0, spread, (dimensions, heat.size)).astype(np.float32)
+            mean = rng.normal(0, 2 * spread, (people, dimensions)).astype(np.float32)
+            if levels:
+                heat, tags, mean = (np.round(part * levels) / np.float32(levels) for part in (heat, tags, mean))
+            expected = [
+                int((heat - np.rint(np.sqrt(np.square(tags - one[:, None]).sum(axis=0)))).argmax()) for one in mean
+            ]
+            assert _best_cells(heat, tags, mean).tolist() == expected
 
 
 def test_flat_maps_and_equal_tags() -> None:
