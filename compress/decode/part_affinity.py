@@ -53,7 +53,8 @@ class PartGrouping:
     suppression: parts of a kind are at least so far apart, in cells (6 pixels of the code's 8 to a cell). points:
     places on a limb where its field is read. point_threshold: the field along the limb is above it, not negative, where
     a point succeeds. success_ratio: a limb needs more than this part of its points, 0..1. min_parts: of a person, at
-    least 2. min_score: a person's least score per part.
+    least 2. min_score: a person's least score per part. most: peaks of a part that are looked at, the hottest; more
+    than people fit into a picture, so that maps of noise (hundreds of peaks a part) do not take seconds.
     """
 
     upsample: int = 2
@@ -65,6 +66,7 @@ class PartGrouping:
     success_ratio: float = 0.8
     min_parts: int = 3
     min_score: float = 0.2
+    most: int = 100
 
     def __post_init__(self) -> None:
         for name, good, rule in (
@@ -75,6 +77,7 @@ class PartGrouping:
             ("point_threshold", self.point_threshold >= 0, "must not be negative"),
             ("success_ratio", 0 <= self.success_ratio < 1, "must be at least 0 and below 1"),
             ("min_parts", self.min_parts >= 2, "must be at least 2"),
+            ("most", self.most >= 1, "must be at least 1"),
         ):
             if not good:
                 raise DataError(f"{name} {rule}", place="part grouping", value=getattr(self, name), remedy="change it")
@@ -194,7 +197,16 @@ def _peaks(heat_khw: Floats, grouping: PartGrouping) -> tuple[Doubles, Integers]
     tops_n6 = np.concatenate([np.empty((0, 6)), *(_tops(heat_khw, block_k, grouping) for block_k in blocks)])
     tops_n6 = tops_n6[np.lexsort((tops_n6[:, 2], tops_n6[:, 1], tops_n6[:, 0]))]
     peaks_n6 = tops_n6[_apart(tops_n6[:, :3], grouping.suppression * grouping.upsample)]
+    peaks_n6 = peaks_n6[_hottest(peaks_n6[:, 0], peaks_n6[:, 5], grouping.most)]
     return peaks_n6[:, 3:], peaks_n6[:, 0].astype(np.intp)
+
+
+def _hottest(part_n: Doubles, heat_n: Doubles, most: int) -> NDArray[np.bool_]:
+    """Which peaks, sorted by part, are among the hottest `most` of their part; of equal ones the first."""
+    order_n = np.lexsort((-heat_n, part_n))
+    rank_n = np.empty(len(part_n), np.intp)
+    rank_n[order_n] = np.arange(len(part_n)) - np.searchsorted(part_n, part_n)
+    return rank_n < most
 
 
 def _tops(heat_khw: Floats, part_k: Integers, grouping: PartGrouping) -> Doubles:

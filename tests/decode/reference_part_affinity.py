@@ -102,7 +102,8 @@ def plain_peaks(heatmap: Array, grouping: PartGrouping) -> list[Peak]:
         at = np.array([0]), np.array([y]), np.array([x])
         ((column, row, _),) = located(inside[None], *at, grouping.locate).tolist()
         placed.append((column - 0.5, row - 0.5, heat))
-    return placed
+    hottest = sorted(range(len(placed)), key=lambda index: (-placed[index][2], index))[: grouping.most]
+    return [placed[index] for index in sorted(hottest)]
 
 
 def plain_limbs(
