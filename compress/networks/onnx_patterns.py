@@ -124,6 +124,8 @@ _ELEMENTWISE = (
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid,
     "OnnxBinaryMathOperation", "OnnxErf", "OnnxHardSigmoid", "OnnxPow", "OnnxClip", "OnnxFunction", "OnnxSqrt",
 )  # fmt: skip
+_NEAR, _FAR = 12.0, (15.0, 50.0, 1e2, 1e3, 1e4, 6e4, 1e6, 1e12, 1e30)
+"""Where operators are compared with an activation: densely up to the first, and at plus and minus the others."""
 _MOST = 12
 """Operators of one activation; GELU's tanh form has 9."""
 
@@ -137,8 +139,9 @@ def _is_elementwise(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _name_activations(network: fx.GraphModule) -> None:
-    """Elementwise operators that together are a known activation, seen at the numbers from -12 to 12."""
-    grid = torch.linspace(-12, 12, 481)
+    """Elementwise operators that together are a known activation, seen from -12 to 12 and at large numbers."""
+    far = torch.tensor(_FAR)
+    grid = torch.cat((torch.linspace(-_NEAR, _NEAR, 481), far, -far))
     known = [(build, build()(grid)) for build in _ACTIVATIONS]
     order = _order(network)
     gone: set[fx.Node] = set()
@@ -149,7 +152,10 @@ def _name_activations(network: fx.GraphModule) -> None:
             continue
         for given, nodes in _function_ends(network, last, order):
             curve = _on_grid(network, nodes, given, grid)
-            build = next((build for build, expected in known if _alike(curve, expected)), None)
+            seen = torch.ones_like(grid, dtype=torch.bool)
+            if curve.shape == grid.shape and not any(_clips(network, node) for node in nodes):
+                seen = curve.isfinite() | (grid.abs() <= _NEAR)  # exponentials overflow where the activation does not
+            build = next((build for build, expected in known if _alike(curve, expected, seen)), None)
             if build is not None:
                 network.add_submodule(str(last.target), build())
                 last.args = (given,)
@@ -190,8 +196,13 @@ def _on_grid(network: fx.GraphModule, nodes: Sequence[fx.Node], given: fx.Node, 
     return known[nodes[-1]]  # type: ignore[no-any-return]
 
 
-def _alike(curve: Tensor, expected: Tensor) -> bool:
-    return curve.shape == expected.shape and torch.allclose(curve, expected, rtol=1e-5, atol=2e-6)
+def _clips(network: fx.GraphModule, node: fx.Node) -> bool:
+    module = _module(network, node)
+    return isinstance(module, nn.ReLU6 | nn.Hardtanh) or type(module).__name__ == "OnnxClip"
+
+
+def _alike(curve: Tensor, expected: Tensor, seen: Tensor) -> bool:
+    return curve.shape == expected.shape and torch.allclose(curve[seen], expected[seen], rtol=1e-5, atol=2e-6)
 
 
 def _name_shuffles(network: fx.GraphModule) -> None:

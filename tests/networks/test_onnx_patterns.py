@@ -83,6 +83,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], type[nn.Module]]] = {
     "GELU": (F.gelu, nn.GELU),
     "GELU by tanh": (lambda x: F.gelu(x, approximate="tanh"), nn.GELU),
     "Mish": (F.mish, nn.Mish),
+    "x·exp(x) / (1 + exp(x))": (lambda x: x * torch.exp(x) / (1 + torch.exp(x)), nn.SiLU),
 }
 
 
@@ -109,6 +110,31 @@ def test_what_only_looks_like_an_activation_stays(name: str, tmp_path: Path) -> 
     network = read_onnx(path)
     check_conversion(path, network, (16, 24))
     assert not any(type(module) is nn.SiLU for module in network.modules())
+
+
+BOUNDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "SiLU": F.silu,
+    "x·exp(x) / (1 + exp(x))": lambda x: x * torch.exp(x) / (1 + torch.exp(x)),
+    "hard swish": F.hardswish,
+    "GELU": F.gelu,
+    "Mish": F.mish,
+}
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_bound_behind_an_activation_stays(name: str, opset: int, tmp_path: Path) -> None:
+    pictures = torch.tensor([3.0, 17, 30, 80, 200, 3e4, 1e5, 1e9]).reshape(1, 1, 2, 4).expand(1, 3, 2, 4)
+    for bound in (13.0, 20.0, 60.0, 95.0, 5e3, 7e4, 1e8):
+        function = Function(lambda x, bound=bound: torch.clamp(BOUNDED[name](x), -bound, bound))
+        nn.init.constant_(function.conv.weight, 1 / 3)
+        nn.init.zeros_(function.conv.bias)  # type: ignore[arg-type]
+        network = read_onnx(exported(function, tmp_path / "net.onnx", opset))
+        with torch.no_grad():
+            found, expected = network(pictures), function(pictures)
+        known = expected.isfinite()
+        torch.testing.assert_close(found[known], expected[known])
+        assert found[known].max() <= bound
 
 
 class Blocks(nn.Module):
