@@ -1,6 +1,7 @@
 """Pictures that somebody gives, without labels."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 class Pictures:
     """A PictureSet without labels. inputs: picture files, or folders whose pictures are taken in order of their names.
 
-    ids: by the file's name, as an annotation file numbers them; by default they count from 0. Every picture is decoded
-    once when this is made, and those that are broken are left out: skipped says which, and why. Raises DataError for a
-    missing file, for one without an id, and where no picture is left.
+    ids: by the file's name, as an annotation file numbers them; by default they count from 0. A name with folders is
+    told from others of the same file name by these. Every picture is decoded once when this is made, and those that are
+    broken are left out: skipped says which, and why. Raises DataError for a missing file, for one without an id or
+    whose id is not clear, for two with one id, and where no picture is left.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Pictures:
                 self.skipped.append(error)
         if not self.files:
             raise self.skipped[0]
-        self._ids = list(range(len(self.files))) if ids is None else [_id_of(file, ids) for file in self.files]
+        self._ids = list(range(len(self.files))) if ids is None else _ids_of(self.files, ids)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -61,15 +63,49 @@ class Pictures:
         return None
 
 
-def _id_of(file: Path, ids: Mapping[str, int]) -> int:
-    if file.name not in ids:
+def _ids_of(files: Sequence[Path], ids: Mapping[str, int]) -> list[int]:
+    named: dict[str, list[str]] = {}
+    for name in ids:
+        named.setdefault(Path(name).name, []).append(name)
+    taken: dict[int, Path] = {}
+    for file in files:
+        number = ids[_entry_of(file, named.get(file.name, []))]
+        if number in taken:
+            raise DataError(
+                "no two pictures may have one id",
+                place=str(file),
+                value=f"{number}, as {taken[number]}",
+                remedy="leave one of them out, or give an annotation file that tells them apart",
+            )
+        taken[number] = file
+    return list(taken)
+
+
+def _entry_of(file: Path, names: Sequence[str]) -> str:
+    """Of the names that end like the file's path, the one that agrees with it furthest. Raises DataError."""
+    if not names:
         raise DataError(
             "every picture must have an id in the annotation file",
             place=str(file),
             value=file.name,
             remedy="give the pictures' own annotation file, or leave the picture out",
         )
-    return ids[file.name]
+    agreeing = {name: _common_end(file.absolute(), Path(name)) for name in names}
+    best = [name for name in names if agreeing[name] == max(agreeing.values())]
+    if len(best) > 1:
+        raise DataError(
+            "a picture's id must be clear from its path",
+            place=str(file),
+            value=f"it could be {' or '.join(best[:2])}",
+            remedy="keep the picture in the folder that its file_name has",
+        )
+    return best[0]
+
+
+def _common_end(one: Path, other: Path) -> int:
+    """How many parts at the end both paths have in common."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda parts: parts[0] == parts[1], pairs))
 
 
 def _files(path: Path) -> list[Path]:

@@ -136,7 +136,7 @@ def _chosen(labelled: CocoPeople, files: Sequence[Path]) -> CocoPeople:
 
 
 def _numbered(file: Path) -> tuple[dict[str, int], int]:
-    """The image ids by file name, and the category of persons, of a COCO annotation file. Raises DataError."""
+    """The image ids by `file_name`, and the category of persons, of a COCO annotation file. Raises DataError."""
     record = read_json(file)
     images = record.get("images") if isinstance(record, dict) else None
     if not isinstance(images, list) or not all(
@@ -147,7 +147,16 @@ def _numbered(file: Path) -> tuple[dict[str, int], int]:
             place=str(file),
             remedy="give a file in COCO's layout",
         )
-    return {Path(one["file_name"]).name: one["id"] for one in images}, category_of_persons(record)
+    ids: dict[str, int] = {}
+    for one in images:
+        if ids.setdefault(one["file_name"], one["id"]) != one["id"]:
+            raise DataError(
+                "a file_name must have one id",
+                place=str(file),
+                value=one["file_name"],
+                remedy="write the folder into each file_name, or remove one of them",
+            )
+    return ids, category_of_persons(record)
 
 
 def _results(poses: Poses, image_id: int, category: int) -> list[dict[str, Any]]:

@@ -14,10 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from compress.artefact import save_artefact
+from compress.data.folder import Pictures
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.errors import CompressError, DataError, RecipeError
 from compress.jobs.evaluate import evaluate
-from compress.jobs.predict import predict
+from compress.jobs.predict import _numbered, predict
 from compress.jobs.train import train_network
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.progress import Silent
@@ -141,6 +142,46 @@ def test_what_has_no_id_is_refused(trained: Path, coco: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
     with pytest.raises(RecipeError, match="one of them"):
         read_recipe(None, PredictRecipe, [f"annotations={file}", "data.kind=synthetic"])
+
+
+def test_pictures_of_one_name_have_the_ids_of_their_folders(trained: Path, coco: Path, tmp_path: Path) -> None:
+    pictures = sorted((coco / "val").iterdir())
+    places = ["a/000000.png", "b/000000.png", "b/c/000000.png", "single.png"]
+    for place, picture in zip(places, pictures, strict=False):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, tmp_path / place)
+    record = json.loads((coco / "person_keypoints_val.json").read_text())
+    named = {"a/000000.png": 31, "b/000000.png": 32, "c/000000.png": 33, "elsewhere/single.png": 34}
+    record["images"] = [{"file_name": name, "id": number} for name, number in named.items()]
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps(record))
+    ids, _ = _numbered(file)
+    for order in (places, places[::-1]):
+        files = [tmp_path / place for place in order]
+        found = Pictures(files, ids=ids)
+        assert [found.image_id(n) for n in range(4)] == [
+            dict(zip(places, named.values(), strict=True))[p] for p in order
+        ]
+    (tmp_path / "d").mkdir()
+    shutil.copy(pictures[0], tmp_path / "d" / "000000.png")
+    shutil.copy(pictures[0], tmp_path / "d" / "single.png")
+    recipe = read_recipe(None, PredictRecipe, ["format=coco", f"annotations={file}"])
+    for names, said in (
+        (["d/000000.png"], "must be clear from its path.*could be"),
+        (["single.png", "d/single.png"], "no two pictures may have one id.*34"),
+        (["a/000000.png", "a/000000.png"], "no two pictures may have one id.*31"),
+    ):
+        with pytest.raises(DataError, match=said) as caught:
+            predict(trained, [tmp_path / name for name in names], recipe, tmp_path / "out", Silent())
+        assert "\n" not in str(caught.value)
+    by_name = read_recipe(None, PredictRecipe, ["format=coco"])
+    with pytest.raises(DataError, match="no two pictures may have one id"):
+        predict(trained, [tmp_path / "a", tmp_path / "b"], by_name, tmp_path / "out", Silent())
+    record["images"].append({"file_name": "a/000000.png", "id": 40})
+    file.write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"file_name must have one id.*a/000000\.png"):
+        predict(trained, [tmp_path / "a"], recipe, tmp_path / "out", Silent())
+    assert not (tmp_path / "out").exists()
 
 
 class Heard(Silent):
