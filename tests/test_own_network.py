@@ -110,6 +110,16 @@ def no_maps() -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
 
 
+def one_side() -> nn.Module:
+    return with_size(64)
+
+
+def with_size(size: object) -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, K, 3, 4, 1))
+    network.input_hw = size  # type: ignore[assignment]
+    return network
+
+
 def wrong_approach() -> nn.Module:
     network = nn.Sequential(nn.Conv2d(3, K, 1))
     network.approach = "sideways"  # type: ignore[assignment]
@@ -362,6 +372,48 @@ def test_the_size_that_a_module_was_made_for_is_the_default(tmp_path: Path) -> N
     name = f"{__name__}:sized"
     assert read_subject(name, PruneRecipe(), 2).input_hw == (96, 64)
     assert read_subject(name, PruneRecipe(input_hw=(64, 64)), 2).input_hw == (64, 64)
+
+
+def test_a_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.search(r"input_hw must be two positive integers.*64", fails(f"{__name__}:one_side"))
+    for size in (0, (64,), (64, 64, 3), (64, -64), (64.0, 64), "64x64", (True, 64), torch.ones(2), nn.ReLU()):
+        monkeypatch.setattr(f"{__name__}.one_side", lambda size=size: with_size(size))
+        assert "input_hw must be two positive integers" in fails(f"{__name__}:one_side")
+    for good in ([96, 64], torch.Size((96, 64))):
+        monkeypatch.setattr(f"{__name__}.one_side", lambda good=good: with_size(good))
+        assert read_subject(f"{__name__}:one_side", PruneRecipe(), 2).input_hw == (96, 64)
+
+
+class OpenBatch(nn.Module):
+    """Traced with one picture; `step` is written for one, or for any number."""
+
+    def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.step = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, K, 1), step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.step(self.first(x)))
+
+
+STEPS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "means of all": (lambda x: x * x.reshape(1, 8, -1).mean(2).reshape(1, 8, 1, 1), "give other maps"),
+    "softmax over all": (lambda x: x * x.softmax(0), "give other maps"),
+    "one's shape": (lambda x: x.reshape(1, 4, 2, 16, 16).transpose(1, 2).reshape(1, 8, 16, 16), "fails on three"),
+    "the first alone": (lambda x: x[:1], "give other maps"),
+    "any number": (lambda x: x * x.flatten(2).mean(2)[:, :, None, None], ""),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_an_open_batch_is_tried_with_several_pictures(name: str, tmp_path: Path) -> None:
+    step, said = STEPS[name]
+    file = legacy(OpenBatch(step), tmp_path / "net.onnx", dynamic_axes={"image": {0: "b"}, "maps": {0: "b"}})
+    if said:
+        message = fails(file)
+        assert "open batch" in message
+        assert said in message
+    else:
+        assert isinstance(artefact_or_network(str(file)), OnnxNetwork)
 
 
 def test_a_file_of_one_size_says_so(tmp_path: Path) -> None:

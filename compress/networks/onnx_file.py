@@ -55,12 +55,13 @@ def read_onnx(path: Path) -> nn.Module:
     picture = _picture(model, path)
     _check_outputs(model, path)
     _check_mode(model, path)
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    version = next((entry.version for entry in model.opset_import if not entry.domain), 1)
     if version < OLDEST:
         raise NetworkError(
             f"an ONNX file has opset {OLDEST} or later", place=str(path), value=version,
             remedy="convert it with onnx.version_converter, or export it again",
         )  # fmt: skip
+    _lift_constants(model)  # axes that opset 18 and later read are known then
     try:
         as_opset_17(model)
     except ValueError as error:
@@ -98,12 +99,14 @@ def read_onnx(path: Path) -> nn.Module:
 
 
 def _loaded(path: Path) -> Any:
-    """The model; constants are initialisers throughout, and none of them is an input."""
+    """The model; ONNX's own domain is "", and no initialiser is an input."""
     import onnx
 
     _exists(path)
     try:
         model = onnx.load(path)
+        for one in (*model.opset_import, *model.graph.node):
+            one.domain = "" if one.domain == "ai.onnx" else one.domain
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's errors and the checker's have no common class
         raise NetworkError(
@@ -198,12 +201,14 @@ def _check_weights(model: Any, path: Path) -> None:
 def check_conversion(path: Path, network: nn.Module, input_hw: tuple[int, int]) -> None:
     """Compares the network with onnxruntime, running the file as it is, on random pictures.
 
-    As many pictures as the file fixes, together and one by one; else one. Raises NetworkError beyond a relative 1e-4.
+    As many pictures as the file fixes, together and one by one; else one, and of three together each must be answered
+    as it is alone. Raises NetworkError beyond a relative 1e-4.
     """
     import numpy as np
     import onnxruntime
 
-    batch = _picture(_loaded(path), path).batch or 1
+    fixed = _picture(_loaded(path), path).batch
+    batch = fixed or 1
     images = np.random.default_rng(0).standard_normal((batch, 3, *input_hw), dtype=np.float32)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -223,6 +228,34 @@ def check_conversion(path: Path, network: nn.Module, input_hw: tuple[int, int]) 
                 f"the converted network must answer as onnxruntime does, within a relative {_TOLERANCE:g}",
                 place=str(path), value=f"{distance:.1e}", remedy="give the network as package.module:function",
             )  # fmt: skip
+    if fixed is None:
+        _check_batches(path, network, input_hw)
+
+
+def _check_batches(path: Path, network: nn.Module, input_hw: tuple[int, int]) -> None:
+    """Raises NetworkError unless each of three different pictures is answered together as alone."""
+    images = torch.randn((3, 3, *input_hw), generator=torch.Generator().manual_seed(1))
+    images = images + torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)
+    found = []
+    try:
+        with torch.no_grad():
+            for several in (images, *(image[None] for image in images)):
+                outputs = network(several)
+                found.append(outputs if isinstance(outputs, list | tuple) else (outputs,))
+        together = found[0]
+        alone = [torch.cat(maps) for maps in zip(*found[1:], strict=True)]
+        differs = [tuple(one.shape) for one in together] != [tuple(one.shape) for one in alone] or not all(
+            float((one - other).abs().max()) <= _TOLERANCE * max(float(other.abs().max()), 1e-12)
+            for one, other in zip(together, alone, strict=True)
+        )
+        value = "three pictures together give other maps than one by one" if differs else ""
+    except Exception as error:  # a forward may raise anything
+        value = f"it fails on three: {str(error).partition(chr(10))[0]}"
+    if value:
+        raise NetworkError(
+            "a file with an open batch answers every picture on its own", place=str(path), value=value,
+            remedy="export it with a reshape or the like that keeps the number of pictures (-1, or x.shape[0])",
+        )  # fmt: skip
 
 
 def _distance(path: Path, network: nn.Module, images: Any, expected: list[Any], batch: int) -> float:
@@ -342,10 +375,17 @@ def _converted(convert: Callable[..., Any], model: Any) -> fx.GraphModule:
 
 def _lift_constants(model: Any) -> None:
     """Constant nodes become initialisers: onnx2torch takes weights from nowhere else."""
-    nodes = [node for node in model.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-    for node in nodes:
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
+        kind, value = node.attribute[0].name, helper.get_attribute_value(node.attribute[0])
+        if kind in ("value_int", "value_ints", "value_float", "value_floats"):
+            value = numpy_helper.from_array(np.array(value, dtype=np.int64 if "int" in kind else np.float32))
+        elif kind != "value":
+            continue
         tensor = model.graph.initializer.add()
-        tensor.CopyFrom(node.attribute[0].t)
+        tensor.CopyFrom(value)
         tensor.name = node.output[0]
         model.graph.node.remove(node)
 

@@ -162,9 +162,23 @@ def _call(name: str) -> nn.Module:
             "the function must return a torch.nn.Module", place=name, value=type(network).__name__,
             remedy="return the network itself",
         )  # fmt: skip
+    named = getattr(network, "input_hw", None)
+    if named is not None and _size(named, name) is not named:
+        network.input_hw = _size(named, name)  # type: ignore[assignment]
     check_plain(network, name)
     check_finite(network, name)
     return network
+
+
+def _size(named: object, place: str) -> tuple[int, int]:
+    """A network's input_hw as height and width. Raises NetworkError."""
+    sides = tuple(named) if isinstance(named, list | tuple) else ()
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise NetworkError(
+            "the module's attribute input_hw must be two positive integers, height and width", place=place,
+            value=" ".join(repr(named).split())[:60], remedy="set it to (H, W), or leave it out",
+        )  # fmt: skip
+    return sides
 
 
 def _facts(network: nn.Module, place: str) -> tuple[Approach, int, int, tuple[int, ...], tuple[int, int] | None]:

@@ -209,6 +209,26 @@ def test_every_operator_of_every_opset(name: str, tmp_path: Path) -> None:
         check_conversion(path, read_onnx(path), (H, W))
 
 
+@pytest.mark.parametrize("form", ["value", "value_ints"])
+def test_axes_may_be_constant_nodes(form: str, tmp_path: Path) -> None:
+    """As the TorchScript exporter writes them at opset 18."""
+    for kind in ("ReduceMean", "ReduceMax", "ReduceL2"):
+        value = numpy_helper.from_array(ints(2, 3)) if form == "value" else [2, 3]
+        axes = helper.make_node("Constant", [], ["axes"], **{form: value})
+        path = file_of(([axes, node(kind, "f axes", keepdims=1)], {}), 18, tmp_path / "net.onnx")
+        check_conversion(path, read_onnx(path), (H, W))
+
+
+@pytest.mark.parametrize("opset", [9, 17, 18])
+def test_the_long_name_of_the_domain(opset: int, tmp_path: Path) -> None:
+    path = file_of(mean(opset), opset, tmp_path / "net.onnx")
+    model = onnx.load(path)
+    for one in (*model.opset_import, *model.graph.node):
+        one.domain = "ai.onnx"
+    onnx.save(model, path)
+    check_conversion(path, read_onnx(path), (H, W))
+
+
 def test_norms_behind_transposed_convolutions_are_norms(tmp_path: Path) -> None:
     """onnxruntime has them folded where a file has; here the file has them, of one mean per channel and spatial=0."""
     nodes, constants = transposed_and_norm(7)
