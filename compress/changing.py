@@ -206,19 +206,14 @@ def measure(task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any
 
 
 def both(
-    task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], timed: Mapping[str, Any], name: str,
-    *, unchanged: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """What a report shows of both networks, as plain data. speed_up: per engine, see compress.measure.comparison.
-
-    unchanged: nothing was changed that an engine could notice.
-    """
+    task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], timed: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """What a report shows of both networks, as plain data. speed_up: per engine, see compress.measure.comparison."""
     learning, recipe = task.subject.learning, task.recipe
     figure = MAIN_FIGURE[learning.data.kind] if learning else None
     no_use = figure is not None and worthless(figure, changed["val"])
     speed_ups = {
-        key: speed_up(*(time_of(timed[one][key]) for one in ("given", name)), unchanged=unchanged, worthless=no_use)
-        for key in timed[name]
+        key: speed_up(*(time_of(timed[one][key]) for one in ("given", name)), worthless=no_use) for key in timed[name]
     }
     return {
         "network": task.subject.name,

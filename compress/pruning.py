@@ -66,16 +66,19 @@ Task = changing.Task[PruneRecipe]
 
 
 def check_request(subject: Subject, recipe: PruneRecipe) -> None:
-    """Raises RecipeError unless the recipe says how much shall go, and protects modules that the network has;
-    NetworkError for parametrized layers.
-    """
+    """Raises RecipeError unless the recipe says how much shall go; and as check_network."""
     asked = recipe.pruning
     if asked.ratio is None and asked.macs is None and asked.latency is None and asked.latency_ms is None:
         raise RecipeError(
             "there must be a goal", place="compress prune", remedy="give one of --ratio R, --macs R, --latency MS|R%"
         )
+    check_network(subject, recipe)
+
+
+def check_network(subject: Subject, recipe: PruneRecipe) -> None:
+    """Raises NetworkError for parametrized layers, RecipeError where modules are protected that the network lacks."""
     check_unparametrized(subject.network, subject.name)
-    changing.check_patterns(subject.network, asked.protect, "a protected module", "pruning.protect")
+    changing.check_patterns(subject.network, recipe.pruning.protect, "a protected module", "pruning.protect")
 
 
 # --- The goal --------------------------------------------------------------------------------------------------------

@@ -362,9 +362,8 @@ def together(task: Task, taken: Sequence[Choice]) -> nn.Module:
     names = repr([(choice.rule, choice.at) for choice in taken])
     path = task.run.path("steps", f"together_{hashlib.sha256(names.encode()).hexdigest()[:12]}.safetensors")
     if not path.exists():
-        write_bytes(
-            path, save({name: value.contiguous() for name, value in fitted(task, taken)[0].state_dict().items()})
-        )
+        state = fitted(task, taken)[0].state_dict()
+        write_bytes(path, save({name: value.contiguous().clone() for name, value in state.items()}))  # some are tied
     network.load_state_dict(load_file(path))
     return network.eval()
 

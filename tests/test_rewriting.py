@@ -1,15 +1,18 @@
 """The decision which operators are replaced, on numbers written by hand."""
 
+import copy
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from compress import rewriting
-from compress.rewriting import Choice, choices_of, decide, grouped, refusals, select
+from compress.rewriting import Choice, Task, choices_of, decide, grouped, refusals, select, together
 
 PATHS = ["a.0.act", "a.1.act", "a.2.act", "b.0.x.act", "b.0.y.act", "head"]
 
@@ -137,3 +140,17 @@ def test_reasons_name_the_figure_and_the_limit() -> None:
     assert "0.001 ms" in refused[1]
     assert "0.2%" in refused[2]
     assert "0.300" in refused[3]
+
+
+def test_a_fitted_network_with_tied_weights_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    network.append(network[0])
+    wanted = copy.deepcopy(network)
+    nn.init.constant_(wanted[0].weight, 0.5)
+    monkeypatch.setattr("compress.rewriting.fitted", lambda task, taken: (wanted, []))
+    run = SimpleNamespace(path=lambda *parts: tmp_path.joinpath(parts[-1]))
+    task = SimpleNamespace(subject=SimpleNamespace(network=network, learning=object()), run=run)
+    for _ in range(2):  # written, and found
+        kept = together(cast(Task, task), [])
+        assert kept[0] is kept[2]
+        assert torch.equal(kept[0].weight, wanted[0].weight)

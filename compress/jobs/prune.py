@@ -27,6 +27,7 @@ from compress.pruning import (
     Task,
     apply,
     channels_of,
+    check_network,
     check_request,
     choose,
     for_engine,
@@ -72,8 +73,7 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
             "pruned", lambda: finish(task, network, subject.architecture, edits_of(task), OBTAINED, as_run)
         )
         timed = run.once("measured", lambda: measure(task, given, pruned, "pruned"))
-        unchanged = not any(choice.get("gone") or any(choice.get("ratios", {}).values()) for choice in choices)
-        results = {"job": "prune", **both(task, given, pruned, timed, "pruned", unchanged=unchanged)}
+        results = {"job": "prune", **both(task, given, pruned, timed, "pruned")}
         told = [{key: value for key, value in choice.items() if key != "gone"} for choice in choices]
         results |= {"choices": told, "goal": goal_of(recipe, results)}
         write_json(run.path("results.json"), results)
@@ -83,12 +83,14 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
 def analyse(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
     """The sensitivity of every section and functional block: accuracy against the share of channels gone.
 
-    Points are kept as they come, and a killed analysis goes on. Raises DataError for a network without trained weights.
+    Points are kept as they come, and a killed analysis goes on. Raises DataError for a network without trained weights,
+    and as check_network.
     """
     subject = read_subject(name, recipe, recipe.pruning.pictures, "pruning.pictures")
     if subject.learning is None:
         raise DataError("only a trained network has an accuracy to lose", place=name,
                         remedy="give an artefact, or your own network and --data")  # fmt: skip
+    check_network(subject, recipe)
     with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         channels, parts, scores = channels_of(task, subject.network)

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 
 from compress.measure.timing import UNCERTAINTY_LIMIT
 
-Verdict = Literal["faster", "slower", "no difference", "unsteady", "unchanged", "worthless"]
-"""no difference: within the uncertainty of the two times. unsteady: one of them is unreliable. unchanged: both are of
-the same network. worthless: the changed network scores no better than a constant answer, however fast it is."""
+Verdict = Literal["faster", "slower", "no difference", "unsteady", "worthless"]
+"""no difference: within the uncertainty of the two times. unsteady: one of them is unreliable. worthless:
+the changed network scores no better than a constant answer, however fast it is."""
 
 
 class Measured(NamedTuple):
@@ -37,19 +37,15 @@ class SpeedUp:
         return (self.high - self.low) / 2 / self.factor
 
 
-def speed_up(
-    given: Measured, changed: Measured, *, unchanged: bool = False, worthless: bool = False, steady: bool | None = None
-) -> SpeedUp:
-    """Compares two times of one run. unchanged, worthless: see Verdict; they go before what the times say.
+def speed_up(given: Measured, changed: Measured, *, worthless: bool = False, steady: bool | None = None) -> SpeedUp:
+    """Compares two times of one run. worthless: see Verdict; it goes before what the times say.
 
     steady: whether both are reliable; None: by their uncertainties, as timings of one callable are.
     """
     factor = given.ms / changed.ms
     share = math.hypot(given.uncertainty, changed.uncertainty)
-    if unchanged:
-        verdict: Verdict = "unchanged"
-    elif worthless:
-        verdict = "worthless"
+    if worthless:
+        verdict: Verdict = "worthless"
     elif not (max(given.uncertainty, changed.uncertainty) <= UNCERTAINTY_LIMIT if steady is None else steady):
         verdict = "unsteady"
     elif not differ(given, changed):

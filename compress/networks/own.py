@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 
 from compress.errors import NetworkError
 from compress.networks.onnx_file import check_conversion, read_onnx, sha256_of
-from compress.networks.weights import check_finite, check_plain
+from compress.networks.weights import check_finite, check_plain, separate_elements
 
 Approach = Literal["bottom-up AE", "PAF", "top-down"]
 
@@ -166,6 +166,7 @@ def _call(name: str) -> nn.Module:
     if named is not None and _size(named, name) is not named:
         network.input_hw = _size(named, name)  # type: ignore[assignment]
     check_plain(network, name)
+    separate_elements(network, name)
     check_finite(network, name)
     return network
 
@@ -238,7 +239,7 @@ def _stride_of(network: nn.Module, input_hw: tuple[int, int]) -> int:
 
 
 def check_learns(network: nn.Module, input_hw: tuple[int, int], place: str) -> None:
-    """Raises NetworkError unless the network gives the same maps in training as in evaluation.
+    """Raises NetworkError unless the network runs in training, and gives the same maps as in evaluation.
 
     Maps for deep supervision that only training returns have no targets here. The network is left as it was.
     """
@@ -246,8 +247,16 @@ def check_learns(network: nn.Module, input_hw: tuple[int, int], place: str) -> N
     for training in (False, True):
         tried = copy.deepcopy(network).train(training)
         device = next((parameter.device for parameter in tried.parameters()), torch.device("cpu"))
-        with torch.no_grad():
-            outputs = tried(torch.zeros(2, 3, *input_hw, device=device))
+        try:
+            with torch.no_grad():
+                outputs = tried(torch.zeros(2, 3, *input_hw, device=device))
+        except Exception as error:  # a forward may raise anything
+            mode = "training" if training else "evaluation"
+            raise NetworkError(
+                f"the network must run in {mode} mode on pictures alone", place=place,
+                value=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+                remedy="let its forward take a batch of pictures in this mode, and nothing else",
+            ) from error  # fmt: skip
         shapes.append([tuple(output.shape[1:]) for output in outputs])
     if shapes[0] != shapes[1]:
         raise NetworkError(

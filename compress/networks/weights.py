@@ -67,11 +67,51 @@ def check_memory(network: nn.Module, place: str) -> None:
                     )  # fmt: skip
 
 
+def separate_elements(network: nn.Module, place: str) -> None:
+    """Gives buffers whose elements lie in one place of memory, as expand and meshgrid leave them, memory of their own.
+
+    Such a tensor cannot be written to, so neither loaded nor pruned. Raises NetworkError for parameters of this kind.
+    """
+    shared = [name for name, parameter in network.named_parameters() if _overlaps(parameter)]
+    if shared:
+        raise NetworkError(
+            "the elements of a parameter must each have their own place in memory", place=place, value=_listed(shared),
+            remedy="register a smaller nn.Parameter and expand it in forward, or call .clone() on it before",
+        )  # fmt: skip
+    copies: dict[int, tuple[Tensor, Tensor]] = {}  # by the buffer, which lives on, or another could get its id
+    for module in network.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and _overlaps(buffer):
+                _, module._buffers[name] = copies.setdefault(
+                    id(buffer), (buffer, buffer.clone(memory_format=torch.contiguous_format))
+                )
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether elements of a tensor may lie in one place: whether a stride does not step over the dimensions within."""
+    if tensor.layout != torch.strided or not tensor.numel():
+        return False
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
 def check_plain(network: nn.Module, place: str) -> None:
-    """Raises NetworkError for weights that a hook computes from others before every pass.
+    """Raises NetworkError for weights that a hook computes from others before every pass, and for a state beside them.
 
     As torch.nn.utils.prune, and the old weight_norm and spectral_norm, leave them: such a network cannot be copied.
+    What get_extra_state returns is no tensor, and has no place in a safetensors file.
     """
+    extra = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
+    if extra:
+        raise NetworkError(
+            "a network's state must be tensors alone", place=place, value=_listed(extra),
+            remedy="remove get_extra_state, or register what it returns as a buffer",
+        )  # fmt: skip
     remedies = {
         BasePruningMethod: "torch.nn.utils.prune.remove(module, {!r})",
         WeightNorm: "torch.nn.utils.remove_weight_norm(module, {!r})",

@@ -213,6 +213,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [*network.named_parameters(), *network.named_buffers()]
         self._names = {id(tensor): name for name, tensor in tensors}
         self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
+        self._saved = set(network.state_dict())
         self._numbers: dict[int, Tensor] = {}
         self._axes: dict[int, int] = {}  # of tensors whose channels lie along several dimensions
         self._places: dict[int, tuple[str, Tensor]] = {}  # of views and mixtures of a parameter: its name, flat indices
@@ -535,6 +536,9 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.channels.keep(channels, "a bias that is no parameter")
             return
         name, indices = place
+        if name not in self._saved:
+            self.channels.keep(channels, f"a buffer that is not saved, {name}")
+            return
         shape = self._shapes[name]
         along = indices.movedim(dim, 0).flatten(1)[:, 0] if indices.ndim > 1 else indices
         coordinates = torch.unravel_index(along, shape)

@@ -12,10 +12,11 @@ from compress.errors import NetworkError
 from compress.networks.weights import names_of_tied
 from compress.prune.channels import Channels, Group, Rearranged, follow_channels
 
-SAME = 1e-5
-"""Largest relative difference between the pruned and the masked network; sums in another order stay near 1e-6."""
 _TRIED = 1e-3
-"""The same of a trial with random weights: a wrong channel changes the outputs by about their own size."""
+"""Largest relative difference between the pruned and the masked network, with given and with random weights.
+
+Sums in another order stay near 1e-6 (float32); a wrong channel changes the outputs by about their own size.
+"""
 _REMOVALS = 5
 """Removals that are tried of every group, see _removal."""
 
@@ -192,7 +193,7 @@ def _precise(network: nn.Module, input_hw: tuple[int, int], seed: int) -> tuple[
     try:
         with torch.no_grad():
             network.double()(image.double())
-    except RuntimeError:  # it makes float32 tensors of its own
+    except Exception:  # it makes float32 tensors of its own, or its forward asks for float32
         return network.float(), image
     return network, image.double()
 
@@ -250,7 +251,9 @@ def _describe(module: nn.Module) -> None:
         module.in_channels = module.weight.shape[1] * module.groups
         module.out_channels = module.weight.shape[0]
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.InstanceNorm2d):
-        module.num_features = len(module.weight)
+        values = module.running_mean if module.weight is None else module.weight
+        assert values is not None  # or no shape of it had changed
+        module.num_features = len(values)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.PReLU):

@@ -106,8 +106,6 @@ def speed_up_text(speed_up: Data) -> str:
             return f"no difference within ±{100 * (high / factor - 1):.1f} %"
         case "unsteady":
             return "timing unsteady: no speed-up is claimed"
-        case "unchanged":
-            return "the network is unchanged"
         case _:
             return "no speed-up counts: it scores like a constant answer"
 

@@ -252,6 +252,9 @@ def test_a_wrongly_pruned_network_never_gets_out(tmp_path: Path, monkeypatch: py
 
 def test_sensitivity_is_kept_and_shown(artefact: str, tmp_path: Path) -> None:
     settings = recipe({"ratios": [0.5, 0.75]})
+    with pytest.raises(RecipeError, match="protected module"):
+        analyse(artefact, recipe({"protect": ["nowhere"]}), tmp_path / "refused", Silent())
+    assert not (tmp_path / "refused").exists()
     result = analyse(artefact, settings, tmp_path / "run", Silent())
     assert {"backbone", "branch 4"} <= set(result["blocks"])
     (file,) = (tmp_path / "cache" / "sensitivity").iterdir()

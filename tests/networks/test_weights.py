@@ -18,10 +18,16 @@ from compress.engines import check_parity, engine
 from compress.errors import ArtefactError, NetworkError
 from compress.measure.counting import count, trace
 from compress.networks.own import check_learns, own_network
-from compress.networks.weights import check_finite, check_memory, check_plain, check_unparametrized, names_of_tied
+from compress.networks.weights import (
+    check_finite,
+    check_memory,
+    check_plain,
+    check_unparametrized,
+    names_of_tied,
+    separate_elements,
+)
 from compress.prune import fine_grained
 from compress.prune.structured import (
-    SAME,
     difference,
     masked,
     prunable_channels,
@@ -67,6 +73,7 @@ class Drawn(nn.Module):
 
 
 SEED = 0
+SAME = 1e-5  # relative; sums in another order stay near 1e-6
 
 
 def drawn() -> nn.Module:
@@ -286,3 +293,97 @@ def test_maps_for_training_alone_are_refused_and_nested_ones_found(how: str, mon
             check_learns(record.build(), SIZE, "here")
     else:
         check_learns(record.build(), SIZE, "here")
+
+
+class Demanding(nn.Module):
+    """Needs targets in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 17, 4, 4)
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        if self.training:
+            raise ValueError("targets are missing")
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_a_network_that_fails_in_training_mode_is_refused_with_the_cause() -> None:
+    with pytest.raises(NetworkError, match=r"in training mode on pictures alone.*ValueError: targets are missing"):
+        check_learns(Demanding(), SIZE, "here")
+
+
+# --- State that is no weight, and memory that elements share ---------------------------------------------------------
+
+
+class Extra(nn.Conv2d):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 2}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+def with_extra() -> nn.Module:
+    return nn.Sequential(Extra(3, 17, 4, 4))
+
+
+def test_a_state_beside_tensors_is_refused() -> None:
+    with pytest.raises(NetworkError, match=r"tensors alone.*0\._extra_state"):
+        own_network(f"{__name__}:with_extra")
+
+
+class Grid(nn.Module):
+    """Adds coordinates, whose buffers repeat one row and one column of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 17, 1)
+        y, x = torch.meshgrid(torch.linspace(0, 1, 16), torch.linspace(0, 1, 16), indexing="ij")
+        self.register_buffer("y", y)
+        self.register_buffer("x", x)
+        self.register_buffer("scale", torch.full((1,), 0.5).expand(8))
+
+    def forward(self, image: Tensor) -> Tensor:
+        found = self.norm(self.a(image)) * self.scale.view(1, -1, 1, 1)
+        return self.b(found + F.interpolate((self.x + self.y)[None, None], found.shape[2:]))  # type: ignore[no-any-return]
+
+
+def grid() -> nn.Module:
+    return Grid()
+
+
+def test_buffers_that_repeat_memory_are_pruned_saved_and_loaded(tmp_path: Path) -> None:
+    record = own_network(f"{__name__}:grid")
+    network = record.build()
+    channels = prunable_channels(network, SIZE)
+    gone = channels.allowed(channels.groups()[0].classes[:3])
+    pruned = without_channels(network, channels, gone).eval()
+    image = torch.randn(2, 3, *SIZE)
+    assert pruned.network.norm.num_features == pruned.network.a.out_channels == 5
+    assert difference(masked(network, channels, gone).eval(), pruned, image) < SAME
+    save_artefact(tmp_path, record, pruned, {}, (CHANNELS_PRUNED,))
+    assert difference(load_artefact(tmp_path).network, pruned, image) == 0
+
+
+def test_elements_are_separated_where_they_share_memory_alone() -> None:
+    network = nn.Module()
+    kept = torch.randn(4, 6)[::2, 1:].T
+    repeated = torch.randn(1, 3).expand(2, 3)
+    for name, buffer in {
+        "kept": kept,
+        "one": repeated,
+        "two": repeated,
+        "windows": torch.randn(5).unfold(0, 3, 1),
+    }.items():
+        network.register_buffer(name, buffer)
+    before = {name: buffer.clone() for name, buffer in network.state_dict().items()}
+    separate_elements(network, "here")
+    assert network.kept is kept
+    assert network.one is network.two
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.state_dict().items())
+    for buffer in network.buffers():
+        buffer.normal_()  # can be written to
+    network.weight = nn.Parameter(torch.randn(1, 3).expand(2, 3))
+    with pytest.raises(NetworkError, match="weight"):
+        separate_elements(network, "here")

@@ -16,7 +16,6 @@ from compress.errors import NetworkError
 from compress.networks.blocks import ChannelShuffle
 from compress.prune.channels import Channels, follow_channels
 from compress.prune.structured import (
-    SAME,
     checked,
     difference,
     fit_shapes,
@@ -28,6 +27,7 @@ from compress.prune.structured import (
 from tests.networks.small import SMALL
 
 SIZE = (64, 64)
+SAME = 1e-5  # relative; sums in another order stay near 1e-6
 RATIOS = (0.3, 0.5, 0.7)
 
 
@@ -272,3 +272,33 @@ def test_a_layer_that_stands_twice_loses_the_same_channels_at_both_places() -> N
     assert pruned[2] is pruned[4]
     assert pruned[2].in_channels == pruned[2].out_channels == pruned[0].out_channels == 8
     assert difference(masked(network, channels, gone), pruned, torch.randn(1, 3, 16, 16)) < SAME
+
+
+class Exact(Own):
+    """Takes float32 alone, and says so by an error of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise TypeError("pictures are float32")
+        return super().forward(x)
+
+
+def test_a_network_that_refuses_other_precisions_is_tried_in_its_own() -> None:
+    assert prunable_channels(Exact(torch.relu), (16, 16)).groups()
+
+
+class Scaled(Own):
+    """Its first layer's channels are multiplied by a buffer."""
+
+    def __init__(self, operator: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(operator)
+        self.register_buffer("scale", torch.rand(8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x) * self.scale.view(1, -1, 1, 1)))  # type: ignore[no-any-return]
+
+
+def test_channels_that_meet_a_buffer_that_is_not_saved_are_kept() -> None:
+    network = Scaled(torch.relu)
+    channels = prunable_channels(network, (16, 16))
+    assert "a buffer that is not saved" in channels.unprunable()["a.weight"]
