@@ -233,12 +233,13 @@ def pinned(threads: int = 1) -> Iterator[bool]:
     """Keeps this process on as many cores as threads while the block runs, where the system can; yields whether.
 
     Takes the last of the cores it may use: the first ones serve interrupts and other people's single threads. Threads
-    that an engine has already started stay where they are.
+    that an engine has already started stay where they are. Those that are started meanwhile inherit the cores; they are
+    freed with this one: torch's would else do the rest of the job's training on one core.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield False
         return
-    before = os.sched_getaffinity(0)
+    before, running = os.sched_getaffinity(0), _threads()
     try:
         os.sched_setaffinity(0, sorted(before)[-threads:])
     except OSError:
@@ -247,4 +248,13 @@ def pinned(threads: int = 1) -> Iterator[bool]:
     try:
         yield True
     finally:
-        os.sched_setaffinity(0, before)
+        for thread in {0, *(_threads() - running)}:
+            with contextlib.suppress(ProcessLookupError):  # ended just now
+                os.sched_setaffinity(thread, before)
+
+
+def _threads() -> set[int]:
+    """The threads of this process, where the system tells them; libraries' own, which Python does not know, too."""
+    with contextlib.suppress(OSError):
+        return set(map(int, os.listdir("/proc/self/task")))
+    return set()

@@ -1,5 +1,6 @@
 import os
 import random
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from statistics import fmean, median, stdev
@@ -190,3 +191,22 @@ def test_pinning_ends_with_the_block() -> None:
 def test_the_reference_runs() -> None:
     (output,) = reference_convolution()()  # type: ignore[misc]
     assert output.shape == (1, 32, 32, 32)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_threads_started_while_pinned_are_freed_too() -> None:
+    """As torch's are, which would else share one core for the rest of the job."""
+    before, stop = os.sched_getaffinity(0), threading.Event()
+    early, late = (threading.Thread(target=stop.wait) for _ in range(2))
+    early.start()
+    try:
+        with pinned():
+            late.start()
+            inside = os.sched_getaffinity(late.native_id)
+        assert len(inside) == 1
+        assert os.sched_getaffinity(late.native_id) == os.sched_getaffinity(early.native_id) == before
+        assert os.sched_getaffinity(0) == before
+    finally:
+        stop.set()
+        early.join()
+        late.join()
