@@ -7,7 +7,7 @@ import random
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
@@ -23,7 +23,7 @@ from compress.data.picture import PictureSet
 from compress.engines import Runner, check_parity, engine
 from compress.engines.engine import Image, parity_limit
 from compress.errors import CompressError, TableError
-from compress.files import cache_folder, replaced_together, write_bytes, write_json
+from compress.files import cache_folder, replaced_together, write_json
 from compress.measure.harvest import cover, harvest
 from compress.measure.latency_table import FORMAT, Identity, LatencyTable, Scale, fill, fit_scale, open_table
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
@@ -121,9 +121,10 @@ def prepare_table(
         return table
     kept = table_path(identity)
     if not path.exists() and kept.exists():
-        open_table(kept, identity)  # a broken one is named by its own path
-        write_bytes(path, kept.read_bytes())
-        table = open_table(path, identity)
+        # Without the scale of `compress latency build`: a run that is killed here would go on with it.
+        table = replace(open_table(kept, identity), path=path, scale=None)
+        table.save()
+    _top_up(table, kept)
     known_scale = _kept_scale(kept, space, build, input_hw)
     table.scale = _read_scale(known_scale, table)
     if table.scale is not None:
@@ -133,14 +134,15 @@ def prepare_table(
         _measure_units(table, settings, space, build, input_hw, seed, progress, again)
         _keep(table, again)
         try:
-            _fit(table, settings, space, build, input_hw, seed, progress)
+            fitted_on = _fit(table, settings, space, build, input_hw, seed, progress)
             break
         except TableError:
             if again:
                 raise
     table.save()
     assert table.scale is not None
-    write_json(known_scale, {**asdict(table.scale), "reference_ms": table.reference_ms})
+    ratios = {key: table.units[key].timing.ratio for key in sorted(fitted_on)}
+    write_json(known_scale, {**asdict(table.scale), "reference_ms": table.reference_ms, "units": ratios})
     return table
 
 
@@ -227,8 +229,8 @@ def _exporting(
 def _fit(
     table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
     progress: Progress,
-) -> None:  # fmt: skip
-    """Fits the scale on a few whole candidates. Raises TableError if it is beyond use."""
+) -> set[str]:  # fmt: skip
+    """Fits the scale on a few whole candidates; returns their units' keys. Raises TableError if it is beyond use."""
     rng = random.Random(seed)
     picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
     samples: list[tuple[Mapping[Unit, int], float]] = []
@@ -246,6 +248,7 @@ def _fit(
     for name, timing in timings.items():
         samples.append((units[name], timing.ratio * table.reference_ms))
     fit_scale(table, samples)
+    return {unit.key for found in units.values() for unit in found}
 
 
 # --- Whole networks --------------------------------------------------------------------------------------------------
@@ -316,6 +319,13 @@ def _keep(table: LatencyTable, again: bool = False) -> None:
         kept.save()
 
 
+def _top_up(table: LatencyTable, kept: Path) -> None:
+    """Adds what other runs have measured since this one began; nothing from a table on another clock."""
+    others = open_table(kept, table.identity)
+    if others.reference_ms == table.reference_ms:
+        table.units = {**others.units, **table.units}
+
+
 def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int, int]) -> Path:
     """Where the scale for this space and input size is kept beside the table; where there are edits, for the shapes of
     what they start from as well."""
@@ -328,12 +338,15 @@ def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int,
 
 
 def _read_scale(path: Path, table: LatencyTable) -> Scale | None:
-    """The kept scale, if it was fitted with units on the table's clock."""
+    """The kept scale, if it was fitted on what the table has: the same clock, and the same ratios of its units."""
     if not path.exists() or not table.units:
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Scale(**data) if data.pop("reference_ms") == table.reference_ms else None
+        ratios = {key: entry.timing.ratio for key, entry in table.units.items()}
+        fitted_on = data.pop("units", None)  # files of older versions do not say
+        same = data.pop("reference_ms") == table.reference_ms and fitted_on and fitted_on.items() <= ratios.items()
+        return Scale(**data) if same else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TableError("not a latency scale", place=str(path), value=str(error), remedy="delete it") from None
 

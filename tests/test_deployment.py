@@ -156,3 +156,47 @@ def test_uncertain_units_of_the_kept_table_are_timed_again(folder: Path) -> None
     for table in (run, load_table(kept)):
         assert table.units[key].timing.ratio < 4 * good.units[key].timing.ratio
     assert run.units[key].tries == 2
+
+
+def test_a_run_killed_while_it_measures_does_not_go_on_with_the_scale_of_a_build(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = first_of(folder)
+    known = dict(sorted(good.units.items())[:3])
+    kept = kept_with(folder, replace(good, units=known))
+    replace(good, path=kept, units=known, scale=Scale(1.9, 6, 0.01)).save()  # as `compress latency build` leaves it
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harvest, "time_nodes", killed)
+    for _ in range(2):  # the resumed run has as much to measure
+        with pytest.raises(KeyboardInterrupt):
+            prepared(folder / "new")
+        begun = load_table(folder / "new" / "latency_table.json")
+        assert (begun.scale, begun.units) == (None, known)
+
+
+def test_a_resumed_run_has_the_units_that_the_scale_of_another_was_fitted_on(folder: Path) -> None:
+    first = first_of(folder)
+    part = folder / "part" / "latency_table.json"
+    part.parent.mkdir()
+    replace(first, path=part, scale=None, units=dict(sorted(first.units.items())[:3])).save()
+    assert prepared(part.parent) == replace(first, path=part)
+
+
+def test_a_kept_scale_goes_with_the_units_it_was_fitted_on(folder: Path) -> None:
+    first = first_of(folder)
+    kept = table_path(first.identity)
+    (scale_file,) = kept.parent.glob("*-scale-*.json")
+    marked = {**json.loads(scale_file.read_text()), "factor": 1.9}
+    assert marked["units"].keys() <= first.units.keys()
+    key = max(marked["units"], key=lambda key: marked["units"][key])
+    # More units change nothing; one that was timed anew does, and so does a file that does not say.
+    more = {**first.units, "another": first.units[key]}
+    anew = {**first.units, key: slower(first.units[key], 1.01)}
+    unsaid = {name: value for name, value in marked.items() if name != "units"}
+    for units, content, used in ((more, marked, True), (anew, marked, False), (first.units, unsaid, False)):
+        scale_file.write_text(json.dumps(content))
+        scale = deployment._read_scale(scale_file, replace(first, units=units))
+        assert (scale == Scale(1.9, marked["networks"], marked["error"])) if used else scale is None

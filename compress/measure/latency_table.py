@@ -277,7 +277,10 @@ def predict(table: LatencyTable, units: Mapping[Unit, int]) -> Prediction:
         entry = table.units.get(unit.key)
         if entry is not None:
             ms = units[unit] * entry.timing.normalised_ms * factor
-            measured_ms, doubt_ms = measured_ms + ms, doubt_ms + entry.uncertain * entry.timing.uncertainty * ms
+            measured_ms, doubt_ms = (
+                measured_ms + ms,
+                doubt_ms + (entry.timing.uncertainty * ms if entry.uncertain else 0),
+            )
             continue
         timed = timed or _neighbours(table)
         ratio, off = estimate(unit.kind, unit.macs, unit.bytes, timed)

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import comb
+from math import ceil, comb
 from statistics import median, quantiles
 
 import numpy as np
@@ -89,10 +89,11 @@ def time_interleaved(
 ) -> dict[str, Timing]:
     """Times every callable `rounds` times in its steady state, in groups with the reference before and after them.
 
-    What is not reliable then is timed on, up to `longest` times as often. priming: untimed calls before each group;
-    with 0, and groups of 1, it is the time after other work has emptied the caches. Without a reference, ratio is 1 and
-    normalised_ms the median of the groups' least times. clock: seconds. progress: told how many rounds were done since
-    it was told last (none of those beyond `rounds`), and of what is timed on.
+    The last group is a whole one too: rounds are rounded up to a multiple of `group`. What is not reliable then is
+    timed on, up to `longest` times as often. priming: untimed calls before each group; with 0, and groups of 1, it is
+    the time after other work has emptied the caches. Without a reference, ratio is 1 and normalised_ms the median of
+    the groups' least times. clock: seconds. progress: told how many rounds were done since it was told last (none of
+    those beyond `rounds`), and of what is timed on.
     """
     for _ in range(warmup):
         for call in (*callables.values(), *([reference] if reference else [])):
@@ -114,30 +115,30 @@ def time_interleaved(
         references.extend(found)
         return found
 
-    def time_group(name: str, size: int) -> None:
+    def time_group(name: str) -> None:
         call = callables[name]
         before = timed_references()
         for _ in range(priming):
             call()
-        times[name] += [timed(call) for _ in range(size)]
+        times[name] += [timed(call) for _ in range(group)]
         if found := before + timed_references():
-            beside[name] += [median(found)] * size
+            beside[name] += [median(found)] * group
 
     def found(name: str) -> Timing:
         return summarise(times[name], beside[name], median(references) if references else None, group)
 
     for first in range(0, rounds, group):
-        size = min(group, rounds - first)
         for name in callables:
-            time_group(name, size)
-        progress(size, "")
-    for _ in range(rounds, longest * rounds, group):
+            time_group(name)
+        progress(min(group, rounds - first), "")
+    whole = ceil(rounds / group) * group
+    for _ in range(whole, longest * whole, group):
         unreliable = [name for name in callables if not found(name).reliable]
         if not unreliable:
             break
         progress(0, f"timing {len(unreliable)} of {len(callables)} on")
         for name in unreliable:
-            time_group(name, group)
+            time_group(name)
     return {name: found(name) for name in callables}
 
 
@@ -166,13 +167,14 @@ def summarise(
 def median_uncertainty(values: Sequence[float]) -> float:
     """Half the 95 % confidence interval of the values' median, over it; by order statistics, whatever they come from.
 
-    Of fewer than six values half their range, which holds the median less often; 1 of one value, which tells nothing.
+    Of fewer than six values half their range, which holds the median less often; 1 of one value, which tells nothing,
+    and where the median is 0 (an engine's clock that is too coarse).
     """
     if len(values) < 2:
         return 1.0
     ordered, left_out = sorted(values), _left_out(len(values))
     low, high, middle = ordered[left_out], ordered[-1 - left_out], median(ordered)
-    return (high - low) / 2 / middle if middle else float("inf")
+    return (high - low) / 2 / middle if middle else 1.0
 
 
 @cache

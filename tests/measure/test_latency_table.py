@@ -214,6 +214,17 @@ def test_uncertain_units_are_timed_again_within_a_bound_and_the_best_time_stays(
     assert uncertain.high_ms == pytest.approx(uncertain.ms * (1 + 2 * UNCERTAIN))
 
 
+def test_a_unit_of_no_time_leaves_the_interval_finite(tmp_path: Path) -> None:
+    table = filled(tmp_path)
+    fit_scale(table, [({relu(8): 1}, 16.0), ({relu(8): 2}, 33.0)])
+    before = predict(table, {relu(16): 1})
+    # As tables have it that were measured before a median of 0 counted as 1.
+    none = Entry.of(relu(8), timing(0.0, uncertainty=math.inf), "in situ", 1)
+    table.units[relu(8).key] = none
+    assert not none.uncertain
+    assert predict(table, {relu(8): 3, relu(16): 1}) == before
+
+
 def test_a_steady_time_replaces_an_uncertain_one_and_again_replaces_any(tmp_path: Path) -> None:
     table = LatencyTable(tmp_path / "table.json", HERE)
     table.units[relu(8).key] = Entry.of(relu(8), timing(90.0, uncertainty=0.5), "in situ", 1)
