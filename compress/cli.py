@@ -833,9 +833,12 @@ def options(
 def main() -> None:
     """The console command."""
     # Before torch is loaded. Its threads spin while they wait for one another; where another program has taken one of
-    # their cores, they spin for as long as that one runs: a training step took 3 times as long (two threads on two busy
-    # cores, 11.9 s for 3.4 s). A user's own setting stays.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # their cores, they spin for as long as that one runs. Not to spin at all costs more where nothing else runs. A
+    # supernet's step of recipes/bhrnet.yaml, two threads on two cores, idle and beside a program of two threads, in
+    # seconds: 300000 turns (GNU's default) .20; 20000 .20 and 1.5; 2000 .22 and .75; none (PASSIVE) .55. A user's own
+    # setting stays.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if "--json" not in sys.argv:
         app()
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which Typer does not export

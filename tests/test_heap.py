@@ -39,15 +39,17 @@ def test_it_ends_with_an_error() -> None:
     assert gc.get_freeze_count() == 0
 
 
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_the_command_waits_passively_unless_told_otherwise(given: str | None) -> None:
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "2000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")]
+)
+def test_the_commands_threads_spin_briefly_unless_told_otherwise(given: dict[str, str], spins: str) -> None:
     """Before torch is loaded, which reads it once."""
     code = (
-        "import os, sys; from compress import cli; cli.app = lambda **_: print(os.environ['OMP_WAIT_POLICY'],"
+        "import os, sys; from compress import cli; cli.app = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'),"
         "'torch' in sys.modules); cli.sys.argv = ['compress']\n"
         "try: cli.main()\nexcept SystemExit: pass"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.splitlines()[0] == f"{given or 'PASSIVE'} False"
+    assert done.stdout.splitlines()[0] == f"{spins} False"
