@@ -208,7 +208,7 @@ def test_exact_rules_are_not_fitted() -> None:
     given = nn.Conv2d(4, 4, 1)
     copied = rule(fresh, lambda old, new: new.load_state_dict(old.state_dict()) and None, exact=True)
     found, fitted = fit(copied, given, answered(given, torch.randn(4, 4, 8, 8)), steps=5, seed=1)
-    assert fitted.carried == fitted.reconstructed == 0.0
+    assert max(fitted.carried, fitted.reconstructed) < 1e-12  # a batch of another size may be summed otherwise
     assert torch.equal(found.get_parameter("weight"), given.weight)
 
 
