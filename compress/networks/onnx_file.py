@@ -471,11 +471,6 @@ def _constant(network: fx.GraphModule, argument: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) and value.dim() == 1 else None
 
 
-def _drop(node: Any, name: str) -> None:
-    for attribute in [attribute for attribute in node.attribute if attribute.name == name]:
-        node.attribute.remove(attribute)
-
-
 def _exists(path: Path) -> None:
     if not path.is_file():
         raise NetworkError("no such file", place=str(path), remedy="give the path of an ONNX file")

@@ -248,18 +248,22 @@ def _norm_pairs(network: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 def _attentions(network: fx.GraphModule) -> list[tuple[list[fx.Node], fx.Node]]:
     """Products of x and what two 1x1 convolutions or linear layers, C to S and S to C, make of its means."""
+    return [
+        ([*nodes, product], given) for given, nodes, product in _joined(network, torch.mul) if _squeezes(network, nodes)
+    ]
+
+
+def _joined(network: fx.GraphModule, operation: Callable[..., Any]) -> Iterator[tuple[fx.Node, list[fx.Node], fx.Node]]:
+    """x, what is made of it and used for nothing else, and the sum or product of both."""
     order = _order(network)
-    found = []
-    for product in network.graph.nodes:
-        operands = _operands(network, product)
-        if _calculation(_module(network, product)) is not torch.mul or len(operands) != 2:
+    for joint in network.graph.nodes:
+        operands = _operands(network, joint)
+        if _calculation(_module(network, joint)) is not operation or len(operands) != 2:
             continue
-        for given, gate in (operands, reversed(operands)):
-            nodes = _between(network, given, gate, order)
-            if nodes and set(gate.users) == {product} and _squeezes(network, nodes):
-                found.append(([*nodes, product], given))
-                break
-    return found
+        for given, branch in (operands, reversed(operands)):
+            nodes = _between(network, given, branch, order)
+            if nodes and set(branch.users) == {joint}:
+                yield given, nodes, joint
 
 
 def _squeezes(network: fx.GraphModule, nodes: Sequence[fx.Node]) -> bool:
@@ -281,16 +285,11 @@ def _residuals(network: fx.GraphModule) -> list[tuple[list[fx.Node], fx.Node]]:
 
     A shortcut around depthwise convolutions alone belongs to the block that it lies in.
     """
-    order = _order(network)
-    found = []
-    for total in network.graph.nodes:
-        operands = _operands(network, total)
-        if _calculation(_module(network, total)) is not torch.add or len(operands) != 2:
-            continue
-        for given, branch in (operands, reversed(operands)):
-            nodes = _between(network, given, branch, order)
-            if nodes and set(branch.users) == {total} and _is_branch(network, nodes):
-                found.append(([*nodes, total, *_rectifier(network, total)], given))
+    found = [
+        ([*nodes, total, *_rectifier(network, total)], given)
+        for given, nodes, total in _joined(network, torch.add)
+        if _is_branch(network, nodes)
+    ]
     found.sort(key=lambda block: len(block[0]), reverse=True)
     taken: set[fx.Node] = set()
     blocks = []
@@ -299,6 +298,7 @@ def _residuals(network: fx.GraphModule) -> list[tuple[list[fx.Node], fx.Node]]:
         if taken.isdisjoint(nodes) and not any(_has_dense(network, inner) for inner in inside):
             taken |= set(nodes)
             blocks.append((nodes, given))
+    order = _order(network)
     return sorted(blocks, key=lambda block: order[block[0][0]])
 
 
