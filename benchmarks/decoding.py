@@ -37,14 +37,14 @@ from reference_part_affinity import plain_decode as paf_plain_decode
 from reference_part_affinity import scene
 from reference_pose_nms import plain_hard, plain_parallel, plain_soft
 
-from compress.decode import associative_embedding as ae
-from compress.decode import part_affinity as paf
-from compress.decode import top_down
-from compress.decode.location import located
-from compress.decode.pose_nms import hard_nms, oks_matrix, parallel_nms, soft_nms
-from compress.decode.poses import Poses
-from compress.keypoints import COCO_PERSON
-from compress.part_layout import layout_for
+from compress.data.keypoints import COCO_PERSON
+from compress.data.limbs import layout_for
+from compress.pose.decode import associative_embedding as ae
+from compress.pose.decode import part_affinity as paf
+from compress.pose.decode import top_down
+from compress.pose.decode.location import located
+from compress.pose.decode.pose_nms import hard_nms, oks_matrix, parallel_nms, soft_nms
+from compress.pose.decode.poses import Poses
 
 Array = NDArray[Any]
 JOINTS = len(COCO_PERSON)

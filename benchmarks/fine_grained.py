@@ -6,7 +6,7 @@
 For each network: its weights are random, and the blocks of four of least magnitude are zero. First every layer's time
 in the network, dense and at every ratio, as MNN runs it: from which ratio on does it gain? Then whole networks in one
 round robin: dense on onnxruntime, ncnn and MNN, uniformly pruned, and `allocated`: at each ratio only the layers that
-are faster so than dense are pruned. Pruned transposed convolutions run as ordinary ones (compress.prune.compact): MNN
+are faster so than dense are pruned. Pruned transposed convolutions run as ordinary ones (compress.pruning.compact): MNN
 skips zeros in these only. Accuracy is no part of it; size is that of the file, and every export is checked
 against torch. Finished networks are kept in OUT/results.json and not measured again; OUT/README.md says what came out.
 """
@@ -29,16 +29,16 @@ from torch import nn
 
 from compress.engines import check_parity, engine
 from compress.engines.engine import parity_limit
+from compress.engines.kernel import Unit
 from compress.engines.mnn import SPARSE_BLOCK
-from compress.engines.unit import Unit
 from compress.files import write_json, write_text
 from compress.measure.profiling import time_nodes
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.networks import network_named
 from compress.progress import Progress
-from compress.prune.compact import SubPixelConv2d, without_transposed
-from compress.prune.fine_grained import Block, apply_masks, masks, prunable
-from compress.report.terminal import Terminal
+from compress.pruning.compact import SubPixelConv2d, without_transposed
+from compress.pruning.sparsity import Block, apply_masks, masks, prunable
+from compress.report.progress import Terminal
 
 NETWORKS: dict[str, tuple[tuple[int, int], float]] = {
     "simple_baseline_r50": ((256, 192), 1.8),

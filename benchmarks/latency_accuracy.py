@@ -30,19 +30,19 @@ import torch
 from torch import nn
 
 from compress.engines import ENGINES, Engine, engine
+from compress.engines.kernel import Unit
 from compress.engines.mnn import SPARSE_BLOCK
-from compress.engines.unit import Unit
 from compress.errors import EngineError, SpaceError
 from compress.files import write_json, write_text
-from compress.jobs.latency import accuracy
-from compress.measure.harvest import cover, harvest, units_of_file
+from compress.jobs.latency.latency import accuracy
+from compress.measure.in_network import cover, harvest, units_of_file
 from compress.measure.latency_table import Identity, LatencyTable, fit_scale, predict
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
+from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.progress import Progress
 from compress.recipe import find
-from compress.report.terminal import Terminal
-from compress.space import Pick, Space, SpaceFile, expand, read_space
+from compress.report.progress import Terminal
 
 SPARSITY = 0.8
 """Share of zero blocks in every layer that MNN's sparse kernels take, for the engine mnn_sparse."""

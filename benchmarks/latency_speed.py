@@ -19,15 +19,16 @@ import torch
 
 from compress.engines import ENGINES, engine
 from compress.files import write_json
-from compress.jobs.latency import build, space_named
-from compress.measure.batch import PartTable
+from compress.jobs.latency.latency import build, space_named
+from compress.measure.batch_prediction import PartTable
+from compress.measure.kernels import cut
 from compress.measure.latency_table import load_table, predict
+from compress.measure.onnxruntime_fusion import cut_by_part
 from compress.measure.timing import pinned
-from compress.measure.units import cut, cut_by_part
+from compress.nas.space import Pick
 from compress.networks import architecture_from_data
 from compress.recipe import LatencyRecipe
-from compress.report.terminal import Terminal
-from compress.space import Pick
+from compress.report.progress import Terminal
 
 COMPARED = 100
 """Candidates that are also predicted one by one."""

@@ -24,16 +24,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from compress.artefact import load_artefact
+from compress.artefacts.artefact import load_artefact
+from compress.artefacts.metadata import input_size
 from compress.data.sets import validation_set
-from compress.deployment import time_runners
 from compress.engines import engine
 from compress.errors import RecipeError
-from compress.evaluation import RESAMPLES, decode_time, input_size, score
 from compress.files import write_json, write_text
 from compress.measure.counting import count
+from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
-from compress.people import LabelledBoxes, finder_for
+from compress.measure.whole_networks import time_runners
+from compress.pose.estimator import LabelledBoxes, finder_for
+from compress.pose.scoring import RESAMPLES, score
 from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_codec, noted_data, read_recipe
 
 ENGINES = ("onnxruntime", "ncnn")

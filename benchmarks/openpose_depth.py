@@ -3,7 +3,7 @@
     python -m benchmarks.openpose_depth [--tables depth refinement] [--engines onnxruntime ncnn] [--rounds 40]
         [--size 368] [--out reports/openpose_depth]
 
-The ResNet OpenPose of 24, 36, 72 and 147 layers at the multiply-adds of the one of 36 (compress.rewrite.depth), beside
+The ResNet OpenPose of 24, 36, 72 and 147 layers at the multiply-adds of the one of 36 (compress.rewriting.depth), beside
 the paper's figures; and Lightweight OpenPose with 0 to 3 refinement stages. Fresh weights, one thread, one interleaved
 run per table and engine. Accuracy is the papers' only (COCO val2017): training these networks on COCO takes days.
 Finished tables are kept in OUT/results.json; OUT/README.md says what came out.
@@ -21,15 +21,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from compress.deployment import time_runners
 from compress.engines import engine
 from compress.files import write_json, write_text
 from compress.measure.counting import count
+from compress.measure.whole_networks import time_runners
 from compress.networks import NETWORKS, Architecture
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.networks.published import PUBLISHED, Published
 from compress.recipe import Measurement
-from compress.rewrite.depth import at_depth
+from compress.rewriting.depth import at_depth
 
 LAYERS = (24, 36, 72, 147)
 STAGES = (0, 1, 2, 3)

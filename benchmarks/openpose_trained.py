@@ -3,7 +3,7 @@
     python -m benchmarks.openpose_trained [--tables refinement depth] [--epochs 6] [--seed 1] [--out DIR]
 
 A narrow ResNet OpenPose at 192x192, trained from scratch by `recipes/train_openpose.yaml` for EPOCHS: with 0 to 3
-refinement stages; and with one stage at four depths, as wide as keeps the multiply-adds (compress.rewrite.depth).
+refinement stages; and with one stage at four depths, as wide as keeps the multiply-adds (compress.rewriting.depth).
 Scores are on the validation pictures, one pass; all networks are timed in one interleaved run on onnxruntime, one
 thread. Runs lie in OUT/runs and are not made again. OUT, by default reports/openpose_trained, gets results.json,
 README.md and curve.png.
@@ -24,18 +24,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import altair as alt
 import torch
 
-from compress.artefact import load_artefact
-from compress.deployment import time_runners
+from compress.artefacts.artefact import load_artefact
 from compress.engines import engine
 from compress.files import write_bytes, write_json, write_text
 from compress.jobs.evaluate import evaluate
 from compress.measure.counting import count
+from compress.measure.whole_networks import time_runners
 from compress.networks import Architecture, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import Decoding, EvaluateRecipe, Measurement
 from compress.report.plots import png
-from compress.rewrite.depth import at_depth
+from compress.rewriting.depth import at_depth
 
 BASE = MobileOpenPose(blocks=(2, 3), width=16, features=32, refinements=1, refinement="three_3x3")
 LAYERS = (12, 18, 30, 57)

@@ -23,16 +23,16 @@ import torch
 import torch_pruning
 from torch import nn
 
-from compress.artefact import load_artefact
-from compress.deployment import time_runners
+from compress.artefacts.artefact import load_artefact
 from compress.engines import engine
 from compress.errors import CompressError
 from compress.files import write_json, write_text
-from compress.jobs.prune import prune
+from compress.jobs.prune.prune import prune
 from compress.measure.counting import count
+from compress.measure.whole_networks import time_runners
 from compress.networks import network_named
 from compress.recipe import Measurement, PruneRecipe
-from compress.report.terminal import Terminal
+from compress.report.progress import Terminal
 
 NETWORKS: dict[str, tuple[int, int]] = {
     "mobileposenet": (256, 192),

@@ -25,8 +25,8 @@ from compress.errors import CompressError
 from compress.files import write_json, write_text
 from compress.measure.counting import count
 from compress.networks import NETWORKS, network_named
-from compress.prune.channels import Channels
-from compress.prune.structured import SAME, difference, masked, prunable_channels, random_weights, without_channels
+from compress.pruning.channels import Channels
+from compress.pruning.structured import SAME, difference, masked, prunable_channels, random_weights, without_channels
 
 RATIOS = (0.3, 0.5, 0.7)
 ENGINES = ("onnxruntime", "ncnn")

@@ -16,14 +16,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from compress.artefact import load_artefact
+from compress.artefacts.artefact import load_artefact
+from compress.artefacts.metadata import input_size
 from compress.data.sets import validation_set
 from compress.engines import engine
-from compress.evaluation import MAIN_FIGURE, RESAMPLES, decode_time, input_size, score
 from compress.files import write_json, write_text
+from compress.jobs.profile.decoding_costs import choices
+from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
-from compress.people import LabelledBoxes, finder_for
-from compress.post_processing import choices
+from compress.pose.estimator import LabelledBoxes, finder_for
+from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, score
 from compress.recipe import noted_codec, noted_data
 
 Row = dict[str, Any]

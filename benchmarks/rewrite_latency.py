@@ -27,17 +27,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from torch import nn
 
-from compress.deployment import time_runners
 from compress.engines import engine
 from compress.errors import EngineError
 from compress.files import write_json, write_text
 from compress.measure.counting import count
+from compress.measure.whole_networks import time_runners
 from compress.networks.efficient_hrnet import scaled_efficient_hrnet
 from compress.networks.lightweight_openpose import RefinementBlock as DilatedBlock
 from compress.networks.mobile_openpose import MobileOpenPose, RefinementBlock
 from compress.networks.openpose import OpenPose
 from compress.recipe import Measurement
-from compress.rewrite.sites import rewritten, rule_named, sites
+from compress.rewriting.sites import rewritten, rule_named, sites
 
 Row = dict[str, Any]
 

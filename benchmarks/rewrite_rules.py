@@ -5,7 +5,7 @@
 
 GIVEN is a trained artefact. Every rule with sites in it is applied to all of them at once, and the network is scored
 with fresh weights there; with weights carried over (the rule's own, then least squares on what the given module
-answered, see `compress.rewrite.carry`); after reconstruction of every site in turn, on inputs from the network as it is
+answered, see `compress.rewriting.fitting`); after reconstruction of every site in turn, on inputs from the network as it is
 rewritten so far; and after fine-tuning with GIVEN as teacher. Batch norms of the whole network are recalibrated before
 every score, also before that of GIVEN. The recipe is one of `compress rewrite`; `rewriting.calibration`,
 `rewriting.steps` and `training` count. Rules that OUT/results.json has are not run again; OUT/README.md says what came
@@ -29,21 +29,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
+from compress.artefacts.network import Learning, Subject, read_subject
+from compress.artefacts.run import cpu_name
 from compress.errors import CompressError, DataError, RecipeError, RunError
-from compress.evaluation import MAIN_FIGURE, RESAMPLES, score
 from compress.files import write_json, write_text
-from compress.people import first_inputs
-from compress.processes import launch
+from compress.pose.estimator import first_inputs
+from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, score
 from compress.progress import Progress
-from compress.recalibration import PICTURES, recalibrate
 from compress.recipe import RewriteRecipe, find, read_recipe, to_data
-from compress.report.terminal import Terminal
-from compress.rewrite.carry import Fitted, fit_sites
-from compress.rewrite.rules import RULES
-from compress.rewrite.sites import Rewrite, rewritten, rule_named, sites
-from compress.run import cpu_name
-from compress.subject import Learning, Subject, read_subject
-from compress.training import batch_count, distilled_step, train
+from compress.report.progress import Terminal
+from compress.rewriting.fitting import Fitted, fit_sites
+from compress.rewriting.rules import RULES
+from compress.rewriting.sites import Rewrite, rewritten, rule_named, sites
+from compress.training.loop import batch_count, distilled_step, train
+from compress.training.processes import launch
+from compress.training.recalibration import PICTURES, recalibrate
 
 STAGES = ("naive", "carried", "reconstructed", "tuned")
 

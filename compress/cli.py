@@ -26,15 +26,8 @@ from compress.errors import (
 )
 from compress.files import check_writable
 from compress.report.latency import print_built, print_checked, print_compared, print_shown
-from compress.report.terminal import (
-    Terminal,
-    print_error,
-    print_mapping,
-    print_networks,
-    print_note,
-    print_profile,
-    print_search,
-)
+from compress.report.progress import Terminal
+from compress.report.terminal import print_error, print_mapping, print_networks, print_note, print_profile, print_search
 
 if TYPE_CHECKING:
     from compress.recipe import AnyRecipe
@@ -104,7 +97,7 @@ def search(
 
         path = find(recipe, "recipes", RecipeError)
         settings = read_recipe(path, SearchRecipe, overrides or ())
-        from compress.jobs import search as jobs_search
+        from compress.jobs.search import search as jobs_search
         from compress.report.page import write_report
 
         folder = output_folder(run, path.stem)
@@ -152,7 +145,7 @@ def profile(
         options["--engine"] = [] if engine is None else [f"engine={engine}"]
         check_network(network)
         settings = settings_of(ProfileRecipe, None, overrides, data, options)
-        from compress.jobs import profile as jobs_profile
+        from compress.jobs.profile import profile as jobs_profile
 
         return jobs_profile.profile(network, settings, terminal)
 
@@ -225,7 +218,7 @@ def prune(
         options |= {} if latency is None else {"--latency": [latency_goal(latency)]}
         options |= {"--engine": engine_settings(engine)}
         settings = settings_of(PruneRecipe, recipe, overrides, data, options)
-        from compress.jobs import prune as jobs_prune
+        from compress.jobs.prune import prune as jobs_prune
         from compress.report.prune import write_analysed, write_pruned
 
         folder = output_folder(run, f"prune-{file_name(network)}")
@@ -283,7 +276,7 @@ def rewrite(
 
     def job(terminal: Terminal) -> Any:
         if list_rules:
-            from compress.jobs.rewrite import list_rules as known_rules
+            from compress.jobs.rewrite.rewrite import list_rules as known_rules
 
             return known_rules()
         if network is None:
@@ -300,7 +293,7 @@ def rewrite(
         options |= {"--rule": [f"rewriting.rules={json.dumps(rule)}"]} if rule else {}
         options |= {"--engine": engine_settings(engine)}
         settings = settings_of(RewriteRecipe, recipe, overrides, data, options)
-        from compress.jobs import rewrite as jobs_rewrite
+        from compress.jobs.rewrite import rewrite as jobs_rewrite
         from compress.report.rewrite import write_rewritten
 
         folder = output_folder(run, f"rewrite-{file_name(network)}")
@@ -512,7 +505,7 @@ def latency_build(
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
-        from compress.jobs import latency as jobs_latency
+        from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.build(sources, settings, table, terminal, again)
 
@@ -533,7 +526,7 @@ def latency_show(
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
-        from compress.jobs import latency as jobs_latency
+        from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.show(network, settings, table, terminal)
 
@@ -554,7 +547,7 @@ def latency_check(
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
-        from compress.jobs import latency as jobs_latency
+        from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.check(sources, settings, table, terminal)
 
@@ -572,7 +565,7 @@ def latency_merge(
 
     def job(terminal: Terminal) -> dict[str, Any]:
         check_writable(out.parent)
-        from compress.jobs import latency as jobs_latency
+        from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.merge_files(tables, out)
 
@@ -589,7 +582,7 @@ def latency_diff(
     """Show what tells two tables apart: devices, units, and how much the common units' times changed."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
-        from compress.jobs import latency as jobs_latency
+        from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.compare_files(first, second)
 
@@ -611,7 +604,7 @@ def latency_pack(
 
         settings = settings_of(LatencyRecipe, None, overrides)
         check_writable(out)
-        from compress.jobs import latency_pack as jobs_pack
+        from compress.jobs.latency import pack as jobs_pack
 
         return jobs_pack.pack(sources, settings, out, terminal)
 
@@ -631,7 +624,7 @@ def latency_unpack(
     """Turn the results of a packed folder into a table of the device it was run on."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
-        from compress.jobs import latency_pack as jobs_pack
+        from compress.jobs.latency import pack as jobs_pack
 
         return jobs_pack.unpack(folder, table, device, terminal)
 

@@ -24,9 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from compress.codec import PRESETS, Codec, Locate
 from compress.errors import ArtefactError, CompressError, DataError, RecipeError, nearest
 from compress.files import read_yaml, read_yaml_mapping
+from compress.pose.codec import PRESETS, Codec, Locate
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -323,7 +323,7 @@ class Search(Settings):
     """The search loop.
 
     trials: candidates that are scored. pictures of the search set are scored after batch-norm recalibration on
-    `calibration_pictures` training pictures. space: path, or name of one in the package. sampler: see compress.sampler;
+    `calibration_pictures` training pictures. space: path, or name of one in the package. sampler: see compress.nas.sampler;
     `guided` needs the fewest trials where there are hand-made networks. population: of NSGA-II. start: an artefact
     whose edits are searched instead of a supernet's architectures; `supernet` is not read then. tuning_samples: the
     first so many training samples, which every trial is tuned on once before it is scored, as finalists are, its own
@@ -519,12 +519,12 @@ class Pruning(Settings):
     One goal: ratio, the share of the channels (or weights) that go; macs, the share of the multiply-adds that stays;
     latency_ms, or latency, the share of the measured time that stays. scheme: `channel` gives a smaller dense network;
     the others set weights to zero: `block` (filters of 4 share a mask), `pattern` (4 of 9 positions), `nm` (2 of 4),
-    `unstructured`. criterion: see compress.prune.importance. allocate: `uniform`, the same for every layer; `global`,
+    `unstructured`. criterion: see compress.pruning.importance. allocate: `uniform`, the same for every layer; `global`,
     one threshold for all; `sensitivity` and `latency`, least predicted loss per multiply-add or per millisecond.
     multiple: channels that stay divide by it; None takes what the engine computes at a time. protect: patterns of
     layers that keep all. steps: prune and tune so often, a part each time. ratios: that layers are analysed at.
     threshold: a layer is pruned only from the ratio on at which it gains this share of its time ("high or not at all").
-    schedule: how weights get to zero while the network is tuned, see compress.prune.schedule; force: admm's rho, or the
+    schedule: how weights get to zero while the network is tuned, see compress.pruning.schedule; force: admm's rho, or the
     strength of the reweighted group lasso.
     pictures: that every point of a sensitivity curve, and data-driven criteria, are judged on.
     """

@@ -14,7 +14,7 @@ import typer
 from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
-from compress.artefact import save_artefact
+from compress.artefacts.artefact import save_artefact
 from compress.cli import app, default_run, perform
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks

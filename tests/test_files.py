@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from compress.artefacts.run import Run
 from compress.engines import engine
 from compress.errors import RecipeError, RunError
 from compress.files import append_line, read_lines, read_yaml_mapping, replaced_together, write_bytes, write_json
-from compress.run import Run
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
+from compress.jobs.search.request import read_baselines, read_search_space
+from compress.nas.space import Space, expand, read_space
 from compress.recipe import (
     PruneRecipe,
     RewriteRecipe,
@@ -17,8 +19,6 @@ from compress.recipe import (
     shipped_folder,
     to_data,
 )
-from compress.search_request import read_baselines, read_search_space
-from compress.space import Space, expand, read_space
 
 RECIPE = "job: search\nsearch: {space: bhrnet_small}\n"
 

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from compress.artefact import Artefact, artefact_or_network
+from compress.artefacts.artefact import Artefact
+from compress.artefacts.network import artefact_or_network
+from compress.data.keypoints import KEYPOINT_SETS
 from compress.errors import RecipeError
 from compress.files import read_yaml_mapping
 from compress.jobs.train import with_joints
-from compress.keypoints import KEYPOINT_SETS
 from compress.networks import NETWORKS
 from compress.networks.architecture import check_input
-from compress.objective import objective_for
+from compress.pose.objective import objective_for
 from compress.recipe import PruneRecipe, RewriteRecipe, SearchRecipe, TrainRecipe, read_recipe, to_data
-from compress.training import learning_rate, optimizer_for
+from compress.training.loop import learning_rate, optimizer_for
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 TRAININGS = [path for path in RECIPES if path.stem.startswith("train_")]

@@ -25,16 +25,17 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from compress.artefact import load_artefact
+from compress.artefacts.artefact import load_artefact
+from compress.artefacts.metadata import noted_keypoints
 from compress.data.sets import validation_set
-from compress.deployment import time_runners
 from compress.engines import engine
-from compress.evaluation import decode_time, noted_keypoints
 from compress.files import write_bytes, write_json, write_text
 from compress.jobs.evaluate import evaluate
 from compress.measure.counting import count
-from compress.people import LabelledBoxes, finder_for
-from compress.percent_correct import THRESHOLDS
+from compress.measure.decoding import decode_time
+from compress.measure.whole_networks import time_runners
+from compress.pose.estimator import LabelledBoxes, finder_for
+from compress.pose.percent_correct import THRESHOLDS
 from compress.progress import Silent
 from compress.recipe import Decoding, EvaluateRecipe, Measurement, noted_codec, noted_data
 from compress.report.plots import png

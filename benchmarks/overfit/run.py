@@ -22,21 +22,21 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from compress.artefact import load_artefact
+from compress.artefacts.artefact import load_artefact
 from compress.data.coco import CocoPeople
+from compress.data.limbs import layout_for
 from compress.data.sets import validation_set
 from compress.data.transforms import BORDER_RGB
-from compress.decode.poses import coco_results
 from compress.engines import engine
 from compress.errors import NetworkError
-from compress.evaluation import score
 from compress.files import read_yaml_mapping, write_json, write_text
+from compress.jobs.profile.decoding_costs import perfect_answers
 from compress.measure.counting import count
-from compress.metrics import oks_ap
 from compress.networks import Architecture, architecture_from_data
-from compress.part_layout import layout_for
-from compress.people import Finder, LabelledBoxes, finder_for
-from compress.post_processing import perfect_answers
+from compress.pose.average_precision import oks_ap
+from compress.pose.decode.poses import coco_results
+from compress.pose.estimator import Finder, LabelledBoxes, finder_for
+from compress.pose.scoring import score
 from compress.recipe import Data, Decoding, TrainRecipe, read_recipe
 
 HERE = Path(__file__).parent

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from compress.codec import Codec, Crop
+from compress.data.keypoints import KeypointSet
 from compress.data.picture import Floats
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Matrix, turned_about
 from compress.errors import DataError
-from compress.keypoints import KeypointSet
+from compress.pose.codec import Codec, Crop
 
 Box = Sequence[float] | npt.NDArray[np.floating]
 

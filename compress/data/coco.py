@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from compress.data.keypoints import COCO_PERSON, KeypointSet
 from compress.data.picture import Mask, People, Picture, people_of
 from compress.data.sizes import decode, sizes_as_labelled
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, KeypointSet
 
 
 class CocoPeople:

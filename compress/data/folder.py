@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from compress.data.keypoints import COCO_PERSON, KeypointSet
 from compress.data.picture import Mask, People, Picture
 from compress.data.sizes import decode
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, KeypointSet
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 

@@ -16,11 +16,11 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from compress.data.coco import are_finite, read_json, require_pictures
+from compress.data.keypoints import MPII, KeypointSet
 from compress.data.picture import Mask, People, Picture, people_of
 from compress.data.sizes import decode
 from compress.data.synthetic import coco_category
 from compress.errors import DataError
-from compress.keypoints import MPII, KeypointSet
 
 HEAD_SIZE = 0.6
 """Of the head box's diagonal: MPII's own evaluation (SC_BIAS)."""

@@ -11,8 +11,8 @@ paper: the largest Gaussian, which keeps near joints apart, and the mean of the 
 
 import numpy as np
 
+from compress.data.limbs import PartLayout
 from compress.data.picture import Floats, Mask
-from compress.part_layout import PartLayout
 
 _SMALLEST = 0.01  # a Gaussian's values below it are 0 (Lightweight OpenPose's code)
 _SHORTEST_PX = 1e-6  # a limb below it has no direction

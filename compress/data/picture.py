@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from compress.keypoints import KeypointSet
+from compress.data.keypoints import KeypointSet
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

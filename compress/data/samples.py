@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from compress.codec import Codec
 from compress.data.boxes import PersonAugmentation, augment_person, person_targets
+from compress.data.limbs import PartLayout
 from compress.data.part_affinity_targets import part_maps
 from compress.data.picture import Floats, Mask, Picture, PictureSet
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Augmentation, Matrix, augment_matrix, flip, mirrors, move_keypoints, warp
-from compress.part_layout import PartLayout
+from compress.pose.codec import Codec
 
 MAX_PEOPLE = 30  # HigherHRNet, cfg.DATASET.MAX_NUM_PEOPLE
 

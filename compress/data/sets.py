@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.data.coco import CocoPeople
+from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.data.mpii import MpiiPeople
 from compress.data.picture import PictureSet
 from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.recipe import Data, DiskData, data_folder
 
 

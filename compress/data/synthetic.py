@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from compress.data.keypoints import COCO_PERSON, KeypointSet
 from compress.data.picture import Mask, People, Picture, PictureSet, people_of
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, KeypointSet
 
 Array = npt.NDArray[np.float64]
 Colour = tuple[int, int, int]

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from compress.codec import Codec
 from compress.data.picture import Floats
+from compress.pose.codec import Codec
 
 
 def gaussian_heatmaps(keypoints_pk3: Floats, input_hw: tuple[int, int], stride: int, codec: Codec) -> Floats:

@@ -1,11 +1,11 @@
 """All inference engines by name. Their modules import the runtimes, which takes a while: import this late."""
 
 from compress.engines.engine import Description, Engine, Profile, Profiler, Runner, check_parity
+from compress.engines.kernel import Unit
 from compress.engines.mnn import Mnn
 from compress.engines.ncnn import Ncnn
 from compress.engines.onnxruntime import OnnxRuntime
 from compress.engines.torch import Torch
-from compress.engines.unit import Unit
 from compress.errors import EngineError, nearest
 
 ENGINES: dict[str, Engine] = {

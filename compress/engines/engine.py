@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.engines.unit import Unit
+from compress.engines.kernel import Unit
 from compress.errors import CompressError, EngineError, NetworkError, ParityError
 
 Image = NDArray[np.float32]

@@ -32,8 +32,8 @@ from compress.engines.engine import (
     missing_file,
     silent,
 )
+from compress.engines.kernel import Operand, Unit, Value
 from compress.engines.onnxruntime import INPUT, OnnxRuntime
-from compress.engines.unit import Operand, Unit, Value
 from compress.errors import EngineError
 
 SPARSE_BLOCK = 4

@@ -30,9 +30,9 @@ from compress.engines.engine import (
     reason_of,
     silent,
 )
-from compress.engines.ncnn_units import NcnnProfiler, assemble, input_parameters, read_param, write_param
+from compress.engines.kernel import Unit
+from compress.engines.ncnn_kernels import NcnnProfiler, assemble, input_parameters, read_param, write_param
 from compress.engines.tracing import check_traceable, remove_unused_calls, torchscript
-from compress.engines.unit import Unit
 from compress.errors import EngineError
 
 

@@ -29,9 +29,9 @@ from compress.engines.engine import (
     reason_of,
     silent,
 )
-from compress.engines.onnxruntime_units import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
+from compress.engines.kernel import Unit
+from compress.engines.onnxruntime_kernels import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
 from compress.engines.tracing import check_traceable, torchscript
-from compress.engines.unit import Unit
 from compress.errors import EngineError
 from compress.files import write_bytes
 

@@ -21,8 +21,8 @@ from compress.engines.engine import (
     one_torch_thread,
     reason_of,
 )
+from compress.engines.kernel import Unit
 from compress.engines.tracing import check_traceable, torchscript
-from compress.engines.unit import Unit
 from compress.errors import EngineError
 
 

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from compress.artefact import load_artefact
+from compress.artefacts.artefact import load_artefact
+from compress.artefacts.metadata import input_size, validation_data
 from compress.data.sets import notes_of, validation_set
-from compress.evaluation import RESAMPLES, check_metric, input_size, procedure, score, validation_data
 from compress.networks.architecture import check_input
-from compress.objective import check_joints
-from compress.people import boxes_for, finder_for
+from compress.pose.estimator import boxes_for, finder_for
+from compress.pose.objective import check_joints
+from compress.pose.scoring import RESAMPLES, check_metric, procedure, score
 from compress.progress import Progress
 from compress.recipe import EvaluateRecipe, noted_codec
-from compress.training import best_device
+from compress.training.loop import best_device
 
 
 def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict[str, Any]:

@@ -7,22 +7,22 @@ from typing import Any
 import cv2
 import numpy as np
 
-from compress.artefact import Artefact, load_artefact
+from compress.artefacts.artefact import Artefact, load_artefact
+from compress.artefacts.metadata import input_size, noted_keypoints
 from compress.data.coco import CocoPeople, category_of_persons, is_whole, read_json
 from compress.data.folder import Pictures
+from compress.data.keypoints import KeypointSet
 from compress.data.sets import notes_of, validation_set
-from compress.decode.poses import Poses, coco_results
-from compress.draw import draw_people
 from compress.errors import DataError
-from compress.evaluation import input_size, noted_keypoints
 from compress.files import write_bytes, write_json
-from compress.keypoints import KeypointSet
 from compress.networks.architecture import check_input
-from compress.objective import check_joints
-from compress.people import WholePictures, boxes_for, find_people, finder_for
+from compress.pose.decode.poses import Poses, coco_results
+from compress.pose.drawing import draw_people
+from compress.pose.estimator import WholePictures, boxes_for, find_people, finder_for
+from compress.pose.objective import check_joints
 from compress.progress import Progress
 from compress.recipe import PredictRecipe, changed, noted_codec
-from compress.training import best_device
+from compress.training.loop import best_device
 
 RESULTS = "results.json"
 """What the format `coco` writes."""

@@ -15,26 +15,25 @@ from lightning_fabric import Fabric
 from tensorboardX import SummaryWriter
 from torch import nn
 
-from compress.artefact import Artefact, artefact_or_network, load_artefact, save_artefact
+from compress.artefacts.artefact import Artefact, load_artefact, save_artefact
+from compress.artefacts.metadata import noted_keypoints
+from compress.artefacts.network import artefact_or_network, network_digest
+from compress.artefacts.run import open_run
+from compress.data.keypoints import KeypointSet
+from compress.data.limbs import layout_for
 from compress.data.sets import notes_of, train_and_val
-from compress.distill import FeatureDistillation
 from compress.errors import DataError, NetworkError
-from compress.evaluation import RESAMPLES, check_metric, noted_keypoints, score
-from compress.keypoints import KeypointSet
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
-from compress.objective import Objective, objective_for
-from compress.part_layout import layout_for
-from compress.people import LabelledBoxes, boxes_for, finder_for, first_inputs
-from compress.processes import is_first, launch, whole_batch_norm
+from compress.pose.distillation import FeatureDistillation
+from compress.pose.estimator import LabelledBoxes, boxes_for, finder_for, first_inputs
+from compress.pose.objective import Objective, objective_for
+from compress.pose.scoring import RESAMPLES, check_metric, score
 from compress.progress import Progress
-from compress.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 from compress.recipe import TrainRecipe
-from compress.run import open_run
-from compress.subject import network_digest
-from compress.training import (
+from compress.training.loop import (
     EpochLoss,
     LossStep,
     batch_count,
@@ -45,6 +44,8 @@ from compress.training import (
     placed,
     train,
 )
+from compress.training.processes import is_first, launch, whole_batch_norm
+from compress.training.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 
 
 def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from compress.engines import engine
 from compress.engines.engine import Description
-from compress.engines.unit import Unit
+from compress.engines.kernel import Unit
 from compress.errors import TableError
 from compress.files import write_text
 from compress.measure.neighbours import Neighbour, estimate

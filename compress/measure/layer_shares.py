@@ -15,7 +15,7 @@ from math import prod
 
 from torch import nn
 
-from compress.engines.unit import Unit
+from compress.engines.kernel import Unit
 from compress.measure.counting import Layer
 from compress.measure.profiling import Profiled
 

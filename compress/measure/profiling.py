@@ -16,7 +16,7 @@ from statistics import fmean, median
 from time import perf_counter
 
 from compress.engines.engine import Profile, Profiler
-from compress.engines.unit import Unit
+from compress.engines.kernel import Unit
 from compress.measure.timing import GROUP, REFERENCES, Timing, reference_convolution, summarise, time_interleaved
 
 ROUNDS = 40

@@ -29,7 +29,7 @@ from compress.report.terminal import (
     short,
     speed_text,
     waited_ms,
-)  # fmt: skip
+)
 
 COLUMNS = (
     *("role", "name", "obtained", "ap", "predicted_ms", "measured_ms"),

@@ -9,8 +9,8 @@ import altair as alt
 from rich.console import Console
 from rich.text import Text
 
-from compress.evaluation import worthless
 from compress.files import write_bytes, write_text
+from compress.pose.scoring import worthless
 from compress.report.plots import png
 from compress.report.terminal import number, percent, plain_table, printable, stdout_console
 

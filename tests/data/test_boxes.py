@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compress.codec import Name, codec_named
 from compress.data.boxes import (
     PersonAugmentation,
     Region,
@@ -17,10 +16,11 @@ from compress.data.boxes import (
     half_body,
     person_targets,
 )
+from compress.data.keypoints import COCO_PERSON, KeypointSet
 from compress.data.targets import gaussian_heatmaps
 from compress.data.transforms import fit_matrix, mirrors
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, KeypointSet
+from compress.pose.codec import Name, codec_named
 
 Array = NDArray[Any]
 STILL = PersonAugmentation(rotation_deg=0, scale=0, flip=0, half_body=0)

@@ -11,8 +11,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from compress.data.coco import CocoPeople
+from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, CROWDPOSE, LSP
 
 REAL_DATA = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 JOINTS = [12, 8, 2, 20, 9, 1] + [0] * 45

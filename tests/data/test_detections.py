@@ -12,8 +12,8 @@ import pytest
 
 from compress.data.coco import CocoPeople
 from compress.data.detections import Detections, read_detections
+from compress.data.keypoints import CROWDPOSE
 from compress.errors import DataError
-from compress.keypoints import CROWDPOSE
 
 REAL_DATA = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -17,10 +17,10 @@ from pycocotools.cocoeval import COCOeval
 
 from compress.data.coco import CocoPeople
 from compress.data.folder import Pictures
+from compress.data.keypoints import COCO_PERSON, CROWDPOSE
 from compress.data.sizes import stored
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON, CROWDPOSE
-from compress.metrics import oks_ap
+from compress.pose.average_precision import oks_ap
 
 Record = dict[str, Any]
 HEIGHT, WIDTH, COUNT = 160, 224, 6

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from compress.codec import Codec
 from compress.data.boxes import PersonAugmentation, box_region, crop_matrix
+from compress.data.keypoints import COCO_PERSON
+from compress.data.limbs import layout_for
 from compress.data.loader import batches, eval_batches
 from compress.data.part_affinity_targets import part_maps
 from compress.data.samples import MAX_PEOPLE, CutOutPersons, PartPictures, TaggedPictures
@@ -13,8 +14,7 @@ from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.data.targets import gaussian_heatmaps
 from compress.data.transforms import NO_AUGMENTATION, Augmentation, fit_matrix, move_keypoints
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON
-from compress.part_layout import layout_for
+from compress.pose.codec import Codec
 
 SAMPLES = {
     "input_hw": (64, 64),

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from compress.data.keypoints import MPII
 from compress.data.mpii import MpiiPeople
 from compress.errors import DataError
-from compress.keypoints import MPII
 
 REAL_DATA = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compress.data.keypoints import COCO_PERSON, KeypointSet
+from compress.data.limbs import PartLayout, layout_for
 from compress.data.part_affinity_targets import part_maps
 from compress.data.transforms import flip
-from compress.keypoints import COCO_PERSON, KeypointSet
-from compress.part_layout import PartLayout, layout_for
 
 Array = NDArray[Any]
 COCO = layout_for(COCO_PERSON)

@@ -5,9 +5,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from compress.data.coco import CocoPeople
+from compress.data.keypoints import COCO_PERSON
 from compress.data.synthetic import Difficulty, SyntheticPeople, write_coco
 from compress.errors import DataError
-from compress.keypoints import COCO_PERSON
 
 
 @pytest.fixture(scope="module")

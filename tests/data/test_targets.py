@@ -3,8 +3,8 @@ from math import exp
 import numpy as np
 import pytest
 
-from compress.codec import Codec, codec_named
 from compress.data.targets import gaussian_heatmaps, joint_locations
+from compress.pose.codec import Codec, codec_named
 
 
 def joints(*rows):

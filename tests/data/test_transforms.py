@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from compress.data.keypoints import COCO_PERSON
 from compress.data.transforms import (
     BORDER_RGB,
     NO_AUGMENTATION,
@@ -14,7 +15,6 @@ from compress.data.transforms import (
     normalise,
     warp,
 )
-from compress.keypoints import COCO_PERSON
 
 
 def apply(matrix, x, y):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.deployment import export_and_check
 from compress.engines import ENGINES
+from compress.engines.export import export_and_check
 
 HW = (40, 56)
 Step = Callable[[Tensor], Tensor]

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from compress.cli import app
 from compress.engines import engine
-from compress.engines.ncnn_units import replicate
+from compress.engines.ncnn_kernels import replicate
 from compress.errors import TableError
-from compress.jobs.latency import (
+from compress.jobs.latency.latency import (
     accuracy,
     build,
     candidates,
@@ -27,10 +27,10 @@ from compress.jobs.latency import (
     merge_files,
     show,
 )
-from compress.jobs.latency_pack import pack, unpack
-from compress.measure import harvest
+from compress.jobs.latency.pack import pack, unpack
+from compress.measure import in_network as harvest
+from compress.measure.kernels import cut, cut_by_engine
 from compress.measure.latency_table import load_table
-from compress.measure.units import cut, cut_by_engine
 from compress.progress import Silent
 from compress.recipe import LatencyRecipe
 from compress.report.latency import print_built, print_checked, print_compared, print_shown

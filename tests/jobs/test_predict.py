@@ -13,7 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from compress.artefact import save_artefact
+from compress.artefacts.artefact import save_artefact
 from compress.data.folder import Pictures
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.errors import CompressError, DataError, RecipeError

@@ -8,9 +8,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compress.artefact import save_artefact
+from compress.artefacts.artefact import save_artefact
 from compress.errors import EngineError, NetworkError
-from compress.jobs.profile import profile
+from compress.jobs.profile.profile import profile
+from compress.jobs.profile.site_costs import RULES_AGAINST
 from compress.measure.counting import trace
 from compress.measure.cross_check import cross_check
 from compress.networks import Architecture
@@ -18,10 +19,9 @@ from compress.networks.blocks import ChannelShuffle
 from compress.networks.dir_bhrnet import DirBHRNet, balanced_blocks, equal_blocks
 from compress.networks.hrnet import HRNet
 from compress.recipe import ProfileRecipe
-from compress.report.terminal import Terminal
-from compress.rewrite.rules import RULES
-from compress.rewrite.sites import rewritten, sites
-from compress.site_costs import RULES_AGAINST
+from compress.report.progress import Terminal
+from compress.rewriting.rules import RULES
+from compress.rewriting.sites import rewritten, sites
 
 
 def profiled(name: str, **settings: Any) -> dict[str, Any]:

@@ -10,17 +10,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from compress import pruning
-from compress.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
+from compress.artefacts.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
 from compress.cli import app, latency_goal
 from compress.errors import ArtefactError, BudgetError, DataError, NetworkError, RecipeError
-from compress.jobs import prune as jobs_prune
 from compress.jobs.evaluate import evaluate
-from compress.jobs.prune import analyse, prune
-from compress.layer_costs import Known
+from compress.jobs.prune import choice as pruning
+from compress.jobs.prune import prune as jobs_prune
+from compress.jobs.prune.prune import analyse, prune
 from compress.measure.counting import count, trace
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.progress import Silent
+from compress.pruning.layer_costs import Known
 from compress.recipe import EvaluateRecipe, PruneRecipe
 from compress.report.prune import print_analysed, print_pruned, write_analysed, write_pruned
 
@@ -241,10 +241,10 @@ def test_a_wrongly_pruned_network_never_gets_out(tmp_path: Path, monkeypatch: py
     name, asked = f"{__name__}:even_and_odd", recipe({"ratio": 0.5}, data=None, input_hw=(32, 32))
     result = prune(name, asked, tmp_path / "right", Silent())
     assert result["choices"][0]["sections"]["network.stem"]["share"] == 0.5
-    monkeypatch.setattr("compress.prune.channels._Follower._stride", lambda *_: None)
+    monkeypatch.setattr("compress.pruning.channels._Follower._stride", lambda *_: None)
     kept = prune(name, asked, tmp_path / "kept", Silent())["choices"][0]["untouched"]
     assert kept["network.stem"].startswith("the network fails without them: ")
-    monkeypatch.setattr("compress.prune.structured._fails", lambda *_: None)
+    monkeypatch.setattr("compress.pruning.structured._fails", lambda *_: None)
     with pytest.raises(NetworkError, match="must do what the given one does"):
         prune(name, asked, tmp_path / "wrong", Silent())
     assert not list((tmp_path / "wrong").glob("*.onnx"))

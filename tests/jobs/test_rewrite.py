@@ -14,24 +14,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from compress import rewriting
-from compress.artefact import CHANNELS_PRUNED, FUNCTIONS_AS_MODULES, load_artefact, save_artefact
+from compress.artefacts.artefact import CHANNELS_PRUNED, FUNCTIONS_AS_MODULES, load_artefact, save_artefact
 from compress.cli import app
 from compress.engines import check_parity, engine
 from compress.errors import NetworkError, RecipeError
-from compress.jobs import rewrite as jobs_rewrite
 from compress.jobs.evaluate import evaluate
-from compress.jobs.prune import prune
-from compress.jobs.rewrite import rewrite
+from compress.jobs.prune.prune import prune
+from compress.jobs.rewrite import choice as rewriting
+from compress.jobs.rewrite import rewrite as jobs_rewrite
+from compress.jobs.rewrite.rewrite import rewrite
 from compress.measure.counting import count
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import EvaluateRecipe, PruneRecipe, RewriteRecipe
 from compress.report.rewrite import print_rewritten, print_rules, write_rewritten
-from compress.rewrite import carry
-from compress.rewrite.depth import layers_of
-from compress.rewrite.rules import RULES
-from compress.rewrite.sites import Rewrite
+from compress.rewriting import fitting as carry
+from compress.rewriting.depth import layers_of
+from compress.rewriting.rules import RULES
+from compress.rewriting.sites import Rewrite
 
 HW = (64, 64)
 NETWORK = MobileOpenPose(blocks=(1, 1), width=4, features=8, refinement="one_7x7")

@@ -10,13 +10,16 @@ import pytest
 import torch
 import yaml
 
-from compress.artefact import load_artefact, save_artefact
+from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.errors import RunError
-from compress.jobs import prune, rewrite, search, train
+from compress.jobs import train
+from compress.jobs.prune import prune
+from compress.jobs.rewrite import rewrite
+from compress.jobs.search import search
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import PruneRecipe, RewriteRecipe, SearchRecipe, TrainRecipe
-from compress.rewrite.sites import Rewrite, rewrite_in_place
+from compress.rewriting.sites import Rewrite, rewrite_in_place
 
 RECORD = MobileOpenPose(blocks=(1, 1), width=4, features=8, refinement="one_7x7")
 DATA = {"synthetic": {"train": 4, "search": 2, "val": 2}}

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from compress.artefact import load_artefact
+from compress.artefacts.artefact import load_artefact
 from compress.errors import BudgetError, RunError
 from compress.jobs.evaluate import evaluate
-from compress.jobs.search import choose_finalists, compare, end_to_end, in_milliseconds, search
+from compress.jobs.search.search import choose_finalists, compare, end_to_end, in_milliseconds, search
 from compress.measure.comparison import Measured
 from compress.progress import Silent
 from compress.recipe import Budget, EvaluateRecipe, RecipeError, SearchRecipe, find, read_recipe

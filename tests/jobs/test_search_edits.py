@@ -14,16 +14,16 @@ import pytest
 import torch
 import yaml
 
-from compress.artefact import load_artefact, save_artefact
+from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.errors import ArtefactError, CompressError, DivergedError, RecipeError, SpaceError
-from compress.jobs import search as jobs_search
-from compress.jobs.search import search
+from compress.jobs.search import search as jobs_search
+from compress.jobs.search.request import read_baselines, read_search_space
+from compress.jobs.search.search import search
 from compress.networks import architecture_from_data
 from compress.progress import Silent
 from compress.recipe import SearchRecipe
 from compress.report.page import write_report
-from compress.rewrite.sites import Rewrite, rewritten
-from compress.search_request import read_baselines, read_search_space
+from compress.rewriting.sites import Rewrite, rewritten
 
 FIELDS = {"width": 4, "features": 8, "refinement": "one_7x7", "blocks": [1, 1], "keypoints": 18, "limbs": 19}
 EDITS: dict[str, Any] = {

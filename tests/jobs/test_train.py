@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compress.artefact import save_artefact
+from compress.artefacts.artefact import save_artefact
+from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.data.synthetic import SyntheticPeople
 from compress.errors import CompressError, DataError, NetworkError, RecipeError
 from compress.jobs.evaluate import evaluate
 from compress.jobs.predict import predict
 from compress.jobs.train import train_network, with_joints
-from compress.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.networks import NETWORKS, Architecture
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.networks.lightweight_openpose import LightweightOpenPose

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from compress.engines import engine
-from compress.engines.unit import Operand, Unit
+from compress.engines.kernel import Operand, Unit
 from compress.errors import TableError
+from compress.measure.kernels import cut_by_engine
 from compress.measure.latency_table import (
     TRIES,
     UNCERTAIN,
@@ -30,7 +31,6 @@ from compress.measure.latency_table import (
 )
 from compress.measure.profiling import Profiled
 from compress.measure.timing import Timing
-from compress.measure.units import cut_by_engine
 from compress.networks.dir_bhrnet import DirBHRNet
 
 HERE = Identity("onnxruntime", "1.0", "a CPU")

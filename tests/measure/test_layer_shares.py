@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor, nn
 
 from compress.engines import engine
-from compress.engines.unit import Operand, Unit
+from compress.engines.kernel import Operand, Unit
 from compress.measure.counting import trace
 from compress.measure.layer_shares import layer_shares
 from compress.measure.profiling import Profiled

@@ -4,7 +4,7 @@ from time import perf_counter
 import pytest
 
 from compress.engines.engine import Profile
-from compress.engines.unit import Operand, Unit
+from compress.engines.kernel import Operand, Unit
 from compress.measure.profiling import DROPPED, GROUP, LEAST_RATIO, correct, time_nodes, without_excess
 from compress.measure.timing import REFERENCES, summarise
 

@@ -9,7 +9,7 @@ import torch
 from small import SMALL
 from torch import Tensor, nn
 
-from compress.artefact import load_artefact, save_artefact
+from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.engines import ENGINES, check_parity
 from compress.engines.engine import parity_limit
 from compress.measure.counting import count

@@ -9,12 +9,7 @@ from torch import nn
 from compress.networks import NETWORKS
 from compress.networks.blocks import SqueezeExcite
 from compress.networks.efficient_hrnet import MBConvBlock
-from compress.networks.mobile_openpose import (
-    MobileOpenPose,
-    MobileOpenPoseEfficientNet,
-    Refinement,
-    RefinementBlock,
-)
+from compress.networks.mobile_openpose import MobileOpenPose, MobileOpenPoseEfficientNet, Refinement, RefinementBlock
 
 # layers, million parameters, multiply-adds at 368x368
 COUNTS = [(24, 5.870, 14.24), (36, 6.796, 16.09), (72, 6.730, 16.11), (147, 6.829, 16.46)]

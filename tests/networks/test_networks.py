@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.artefact import load_artefact, save_artefact
+from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.errors import ArtefactError, NetworkError
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input

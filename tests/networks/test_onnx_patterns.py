@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from compress.engines import engine
 from compress.networks.blocks import ChannelShuffle, SqueezeExcite, conv_bn
 from compress.networks.onnx_file import check_conversion, read_onnx
-from compress.rewrite.rules import RULES
-from compress.rewrite.sites import Rewrite, rewritten, sites
+from compress.rewriting.rules import RULES
+from compress.rewriting.sites import Rewrite, rewritten, sites
 from tests.networks.small import SMALL
 
 OURS = (

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from compress.artefact import CHANNELS_PRUNED, WEIGHTS, load_artefact, save_artefact
+from compress.artefacts.artefact import CHANNELS_PRUNED, WEIGHTS, load_artefact, save_artefact
 from compress.engines import check_parity, engine
 from compress.errors import ArtefactError, NetworkError
 from compress.measure.counting import count, trace
@@ -26,14 +26,8 @@ from compress.networks.weights import (
     names_of_tied,
     separate_elements,
 )
-from compress.prune import fine_grained
-from compress.prune.structured import (
-    difference,
-    masked,
-    prunable_channels,
-    random_weights,
-    without_channels,
-)
+from compress.pruning import sparsity as fine_grained
+from compress.pruning.structured import difference, masked, prunable_channels, random_weights, without_channels
 
 SIZE = (64, 64)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compress.changing import time_of
+from compress.jobs.finalise import time_of
 from compress.measure.comparison import speed_up
 from compress.report.prune import print_pruned, write_pruned
 

@@ -9,8 +9,8 @@ from fake_results import fake_results
 from rich.console import Console
 
 from compress.progress import Stage
+from compress.report.progress import Terminal
 from compress.report.terminal import (
-    Terminal,
     duration,
     file_size,
     print_error,

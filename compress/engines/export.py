@@ -1,0 +1,54 @@
+"""Exports that compute what torch computes."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from compress.engines import check_parity, engine
+from compress.engines.engine import Image, parity_limit
+from compress.errors import CompressError
+from compress.files import replaced_together
+
+# --- Exports ---------------------------------------------------------------------------------------------------------
+
+
+ForEngine = Callable[[nn.Module, str], nn.Module]
+"""Network, engine's name → the same network in the form that this engine runs best."""
+
+
+def as_it_is(network: nn.Module, engine_name: str) -> nn.Module:
+    """Every engine runs the network itself."""
+    return network
+
+
+def export_and_check(
+    network: nn.Module, engines: Iterable[str], images: Sequence[Image], input_hw: tuple[int, int], folder: Path,
+    for_engine: ForEngine = as_it_is,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:  # fmt: skip
+    """Exports to every engine and compares its outputs with torch's on the images and on a random one.
+
+    An engine's files come to `folder` together, and only if its outputs are torch's within parity_limit; an engine that
+    fails leaves the folder as it was, and the next one is tried. Returns engine → {file, files, size_bytes, parity},
+    and engine → why it failed. Raises OSError where nothing can be written.
+    """
+    # No flat picture: norms over a map make much of what rounding leaves of it.
+    noise: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
+    exports: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name in engines:
+        try:
+            with replaced_together(folder) as aside:
+                of_engine = for_engine(network, name)
+                files = engine(name).export(of_engine, input_hw, aside, "model")
+                parity = check_parity(of_engine, engine(name).load(files[0]), [*images, noise], parity_limit(name))
+                size_bytes = sum(file.stat().st_size for file in files)
+        except CompressError as error:
+            failed[name] = str(error).replace(f"{aside}{os.sep}", "")  # no file lies there
+            continue
+        names = [file.name for file in files]
+        exports[name] = {"file": names[0], "files": names, "size_bytes": size_bytes, "parity": parity}
+    return exports, failed

@@ -1,0 +1,340 @@
+"""`compress latency build`, `show`, `check`, `merge`, `diff`: tables of what units take, and what they are worth.
+
+SOURCES are search spaces (a shipped name or a .yaml file) and networks (see compress.artefacts.artefact). A space gives random
+candidates; networks give themselves.
+"""
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+from torch import nn
+
+from compress.artefacts.artefact import Artefact
+from compress.artefacts.network import artefact_or_network
+from compress.engines import Engine, engine
+from compress.errors import SpaceError, TableError
+from compress.files import check_writable
+from compress.measure.in_network import harvest, units_of_file
+from compress.measure.kept_tables import table_path
+from compress.measure.kernels import Unit, cut
+from compress.measure.latency_table import (
+    LEAST_NETWORKS,
+    Identity,
+    LatencyTable,
+    Prediction,
+    difference,
+    fit_scale,
+    load_table,
+    merge,
+    open_table,
+    predict,
+)
+from compress.measure.profiling import time_nodes
+from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
+from compress.nas.space import Pick, Space, expand, read_space
+from compress.nas.space_table import covering
+from compress.networks import architecture_from_data, architecture_to_data
+from compress.networks.architecture import check_input
+from compress.networks.own import is_own
+from compress.progress import Progress
+from compress.recipe import LatencyRecipe, check_threads, find, shipped_folder
+
+_WORST = 2  # networks that `check` looks into
+_ROWS = 12  # units that `check` lists
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network to be cut, exported or measured. build: makes it; on the meta device when asked under one."""
+
+    name: str
+    build: Callable[[], nn.Module]
+
+
+def build(
+    sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress, again: bool = False
+) -> dict[str, Any]:
+    """Measures what the table does not know of the sources' units and fits its scale on whole networks. Returns a
+    summary: uncertain counts the table's units that stayed so; scale is None where none is known.
+
+    path: of the table; this machine's kept one if not given. again: times all of the sources' units anew. A killed
+    build goes on where it was. One network alone fits no scale: the one that the table has stays. Raises TableError
+    for a scale beyond use, see fit_scale; what was timed is kept even so.
+    """
+    check_threads(recipe.threads)
+    recipe = at_own_size(sources, recipe)
+    runtime = engine(recipe.engine)
+    table = _open(recipe, runtime, path)
+    check_writable(table.path.parent)
+    if table.foreign:
+        raise TableError(
+            "a table of something else cannot be built on", place=str(table.path), value=table.foreign[0],
+            remedy="name another file",
+        )  # fmt: skip
+    wholes = candidates(sources, recipe, recipe.networks, recipe.seed)
+    covers = covering_candidates(sources, recipe, progress)
+    before = dict(table.units)
+    with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
+        measured = measure_whole(wholes, recipe, runtime, Path(folder), progress)
+        files = {candidate.name: _exporting(candidate, runtime, recipe, Path(folder)) for candidate in covers}
+        files |= {name: partial(_given, whole.file) for name, whole in measured.items()}
+        with progress.phase("timing units in networks", len(files)) as phase:
+            harvest(table, runtime, files, recipe.rounds, lambda name: phase.advance(1, name), again)
+        assert table.reference_ms is not None
+        samples = [(Counter(m.units), m.timing.ratio * table.reference_ms) for m in measured.values()]
+        try:
+            if len(samples) >= LEAST_NETWORKS:
+                fit_scale(table, samples)
+        finally:
+            table.save()  # also without a scale
+    return {
+        **asdict(table.identity),
+        "table": str(table.path),
+        "units": len(table.units),
+        "measured": len(table.units.keys() - before.keys()),
+        "timed_again": sum(table.units[key] != entry for key, entry in before.items()),
+        "uncertain": sum(entry.uncertain for entry in table.units.values()),
+        "scale": asdict(table.scale) if table.scale else None,
+        "uncertainty": round(fmean(m.timing.uncertainty for m in measured.values()), 4),
+    }
+
+
+def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
+    """Where a network's time goes: totals, one row per unit, dearest first, and the share of each operator."""
+    recipe = at_own_size([name], recipe)
+    runtime = engine(recipe.engine)
+    table = _open(recipe, runtime, path)
+    (candidate,) = candidates([name], recipe, 1, recipe.seed)
+    with progress.phase("cutting", 1) as phase:
+        units = cut(candidate.build(), recipe.input_hw, runtime)
+        phase.advance(1)
+    whole = predict(table, units)
+    rows: list[dict[str, Any]] = []
+    for unit, times in units.items():
+        entry = table.units.get(unit.key)
+        ms = predict(table, {unit: times}).ms
+        rows.append({
+            "unit": unit.key, "operator": unit.operator, "times": times, "ms": ms, "share": ms / whole.ms,
+            "macs": unit.macs * times, "obtained": entry.obtained if entry else "estimated",
+            "uncertainty": entry.timing.uncertainty if entry else None, "uncertain": bool(entry and entry.uncertain),
+        })  # fmt: skip
+    rows.sort(key=lambda row: -row["ms"])
+    operators: dict[str, float] = {}
+    for row in rows:
+        operators[row["operator"]] = operators.get(row["operator"], 0.0) + row["share"]
+    return {
+        "network": candidate.name,
+        "input_hw": list(recipe.input_hw),
+        **asdict(table.identity),
+        "table": str(table.path),
+        "prediction": asdict(whole),
+        "scale": asdict(table.scale) if table.scale else None,
+        "operators": dict(sorted(operators.items(), key=lambda item: -item[1])),
+        "units": rows,
+    }
+
+
+def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
+    """Measures networks that the table's scale was not fitted on, whole, and compares. The table stays as it is.
+
+    mape, within_5, within_10, tau: of the predictions; coverage: shares of units and of time that were in the table.
+    worst_units: of the networks predicted worst, the units whose times in situ differ most from the table's.
+    """
+    check_threads(recipe.threads)
+    recipe = at_own_size(sources, recipe)
+    runtime = engine(recipe.engine)
+    table = _open(recipe, runtime, path)
+    # Another seed than that of the networks that the scale was fitted on.
+    chosen = candidates(sources, recipe, recipe.networks, recipe.seed + 1)
+    with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
+        measured = measure_whole(chosen, recipe, runtime, Path(folder), progress)
+        rows = []
+        for name, whole in measured.items():
+            predicted = predict(table, Counter(whole.units))
+            assert table.reference_ms is not None
+            ms = whole.timing.ratio * table.reference_ms
+            rows.append({
+                "network": name, "measured_ms": ms, "uncertainty": whole.timing.uncertainty,
+                "reliable": whole.timing.reliable,
+                "error": predicted.ms / ms - 1, "inside": inside(predicted, ms),
+                **asdict(predicted),
+            })  # fmt: skip
+        worst = sorted(rows, key=lambda row: -abs(row["error"]))[:_WORST]
+        worst_units = _worst_units(table, [measured[row["network"]] for row in worst], recipe, runtime)
+    return {**asdict(table.identity), "table": str(table.path), "foreign": list(table.foreign), **accuracy(rows),
+            "networks": rows, "worst_units": worst_units}  # fmt: skip
+
+
+def inside(predicted: Prediction, ms: float) -> bool | None:
+    """Whether the measured time lies in the prediction's interval; None where it has none."""
+    if predicted.low_ms is None or predicted.high_ms is None:
+        return None
+    return predicted.low_ms <= ms <= predicted.high_ms
+
+
+def accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of rows with ms (predicted) and measured_ms. tau: Kendall's; None of fewer than two networks."""
+    errors = [abs(row["ms"] / row["measured_ms"] - 1) for row in rows]
+    tau = kendalltau([r["ms"] for r in rows], [r["measured_ms"] for r in rows]).statistic if len(rows) > 1 else None
+    return {
+        "count": len(rows),
+        "mape": fmean(errors),
+        "worst": max(errors),
+        "within_5": fmean(error <= 0.05 for error in errors),
+        "within_10": fmean(error <= 0.10 for error in errors),
+        "tau": None if tau is None else float(tau),
+        "coverage": fmean(row["coverage"] for row in rows),
+        "time_coverage": fmean(row["time_coverage"] for row in rows),
+    }
+
+
+def merge_files(files: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Writes one table with all units of several. Returns its size. Raises TableError, also if `out` exists."""
+    if out.exists():
+        raise TableError("the merged table must be a new file", place=str(out), remedy="name another one")
+    merged = merge([load_table(file) for file in files], out)
+    merged.save()
+    return {**asdict(merged.identity), "table": str(out), "units": len(merged.units)}
+
+
+def compare_files(first: Path, second: Path) -> dict[str, Any]:
+    """What tells two tables apart: identity, units of only one, and how the ratios of the common ones changed."""
+    found = difference(load_table(first), load_table(second))
+    changes = sorted(found.change.items(), key=lambda item: -abs(item[1]))
+    return {
+        "identity": {name: list(values) for name, values in found.identity.items()},
+        "only_first": list(found.only_first),
+        "only_second": list(found.only_second),
+        "common": len(changes),
+        "median_change": median(abs(change) for _, change in changes) if changes else None,
+        "changes": dict(changes),
+    }
+
+
+# --- Networks --------------------------------------------------------------------------------------------------------
+
+
+def candidates(sources: Sequence[str], recipe: LatencyRecipe, count: int, seed: int) -> list[Candidate]:
+    """`count` random candidates of every space, and the networks themselves."""
+    found = []
+    for source in sources:
+        space = space_named(source)
+        if space is None:
+            found.append(_network(source, recipe))
+            continue
+        rng = random.Random(seed)
+        found += [_of_space(f"{Path(source).stem}-{n}", space, space.sample(rng)) for n in range(count)]
+    return found
+
+
+def at_own_size(sources: Sequence[str], recipe: LatencyRecipe) -> LatencyRecipe:
+    """The recipe, with the size of the first source that takes only one, if it gives none itself."""
+    if "input_hw" in recipe.model_fields_set:
+        return recipe
+    sizes = (getattr(artefact_or_network(source), "input_hw", None) for source in sources if is_own(source))
+    only = next((size for size in sizes if size), None)
+    return recipe.model_copy(update={"input_hw": only}) if only else recipe
+
+
+def space_named(source: str) -> Space | None:
+    """The search space of that file or shipped name; None if it names no space."""
+    if (
+        Path(source).suffix not in (".yaml", ".yml")
+        and not (shipped_folder("search_spaces") / f"{source}.yaml").is_file()
+    ):
+        return None
+    file = read_space(find(source, "search_spaces", SpaceError))
+    place = f"{file.path}: fixed"
+    return expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
+
+
+def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
+    """Of every space, few that together have its units several times."""
+    return [
+        _of_space(f"{Path(source).stem}-cover-{number}", space, pick)
+        for source in sources
+        if (space := space_named(source)) is not None
+        for number, pick in enumerate(covering(space, recipe.input_hw, recipe.seed, progress))
+    ]
+
+
+def _of_space(name: str, space: Space, pick: Pick) -> Candidate:
+    return Candidate(name, lambda: architecture_from_data(space.apply(pick), "search space").build())
+
+
+def _network(source: str, recipe: LatencyRecipe) -> Candidate:
+    named = artefact_or_network(source)
+    name = Path(source).stem.replace(":", "-")
+    architecture = named.architecture if isinstance(named, Artefact) else named
+    check_input(architecture, recipe.input_hw, "input_hw")
+    if isinstance(named, Artefact):
+        return Candidate(name, lambda: named.network)
+    return Candidate(name, named.build)
+
+
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A measured network. file: its export."""
+
+    file: Path
+    units: tuple[Unit, ...]
+    timing: Timing
+
+
+def measure_whole(
+    chosen: Sequence[Candidate], recipe: LatencyRecipe, runtime: Engine, folder: Path, progress: Progress
+) -> dict[str, Whole]:
+    """Exports the networks, cuts them by the engine, and times them in one round robin."""
+    files, units, calls = {}, {}, {}
+    image = np.random.default_rng(0).standard_normal((1, 3, *recipe.input_hw), dtype=np.float32)
+    with progress.phase("exporting", len(chosen)) as phase:
+        for number, candidate in enumerate(chosen):
+            files[candidate.name] = runtime.export(candidate.build(), recipe.input_hw, folder, f"whole{number}")[0]
+            units[candidate.name] = units_of_file(runtime, files[candidate.name])
+            runner = runtime.load(files[candidate.name], recipe.threads)
+            calls[candidate.name] = lambda runner=runner: runner.run(image)
+            phase.advance(1, candidate.name)
+    with progress.phase("measuring networks", recipe.rounds) as phase:
+        timings = time_interleaved(calls, reference_convolution(), recipe.rounds, progress=phase.advance)
+    return {name: Whole(files[name], units[name], timings[name]) for name in files}
+
+
+def _exporting(candidate: Candidate, runtime: Engine, recipe: LatencyRecipe, folder: Path) -> Callable[[], Path]:
+    return lambda: runtime.export(candidate.build(), recipe.input_hw, folder, "network")[0]
+
+
+def _given(file: Path) -> Path:
+    return file
+
+
+def _worst_units(
+    table: LatencyTable, wholes: Sequence[Whole], recipe: LatencyRecipe, runtime: Engine
+) -> list[dict[str, Any]]:
+    """The units by how much their times in situ and in the table tell apart, in milliseconds over all their places."""
+    rows: dict[str, dict[str, Any]] = {}
+    for whole in wholes:
+        found = time_nodes(runtime.profiler(whole.file, recipe.threads), recipe.rounds)
+        assert table.reference_ms is not None
+        for unit, timing in zip(found.units, found.timings, strict=True):
+            row = rows.setdefault(unit.key, {"unit": unit.key, "times": 0, "in_situ_ms": 0.0, "predicted_ms": 0.0})
+            row["times"] += 1
+            row["in_situ_ms"] += timing.ratio * table.reference_ms
+            row["predicted_ms"] += predict(table, {unit: 1}).ms
+    return sorted(rows.values(), key=lambda row: -abs(row["predicted_ms"] - row["in_situ_ms"]))[:_ROWS]
+
+
+def _open(recipe: LatencyRecipe, runtime: Engine, path: Path | None) -> LatencyTable:
+    identity = Identity.of(runtime.describe(), recipe.threads)
+    return open_table(path or table_path(identity), identity, allow_foreign=recipe.allow_foreign)

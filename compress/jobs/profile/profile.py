@@ -1,0 +1,319 @@
+"""`compress profile`: where a network's parameters, multiply-adds and memory go, and what mobile engines dislike in it.
+
+A layer belongs to a stage by the path of its module, and to a branch by its resolution. The stage is the first part of
+the path, after wrappers that hold more than half of the layers (`backbone`); a list of stages is entered. The
+resolution is the layer's output size relative to the input. The balance is the BHRNet paper's Table I: the share of
+each resolution among the blocks of the stages, that is among what lies under a list named `stages` and not under a
+module whose class name ends in `Fusion`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.artefacts.artefact import Artefact
+from compress.artefacts.metadata import input_size, validation_data
+from compress.artefacts.network import artefact_or_network
+from compress.data.picture import PictureSet
+from compress.data.sets import validation_set
+from compress.errors import NetworkError
+from compress.jobs.profile.decoding_costs import decode_table
+from compress.jobs.profile.site_costs import time_sites
+from compress.measure.counting import Layer, total, trace
+from compress.measure.cross_check import cross_check
+from compress.networks import NETWORKS, Architecture
+from compress.networks.architecture import check_input
+from compress.networks.published import PUBLISHED
+from compress.pose.codec import Codec
+from compress.pose.objective import check_joints
+from compress.progress import Progress
+from compress.recipe import ProfileRecipe, noted_codec
+
+_DEFAULT_HW = (256, 256)
+_EXPONENTIALS = {
+    "sigmoid",
+    "silu",
+    "tanh",
+    "exp",
+    "softmax",
+    "_softmax",
+    "elu",
+    "gelu",
+    "softplus",
+    "mish",
+    "celu",
+    "selu",
+}
+_REASONS = {
+    "exponential": "Swish, sigmoid and the like compute exponentials, slow on small cores; hard versions do not",
+    "large kernel": "engines have fast paths (Winograd) for 3x3; three 3x3 see as far as one 7x7",
+    "dilation": "reads inputs that do not lie side by side: poor locality",
+    "transposed convolution": "no blocked kernel in onnxruntime: the data is reordered before and after it",
+    "channel shuffle": "moves the whole map through memory and computes nothing",
+    "odd channels": "engines compute channels in blocks of 8: a part of the last block is wasted",
+}  # sources: fast_mppe paper (Sec. 3.1-3.3) for the first three, measurements on onnxruntime and ncnn for the others
+
+
+def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, Any]:
+    """Counts one forward pass of one picture. Returns totals and tables as plain data.
+
+    layers, stages, branches: params, macs, share (of all MACs), activation_bytes (of the outputs, float32). balance:
+    share of each resolution among the stages' blocks. concerns: operators that mobile engines handle badly. ptflops:
+    its count, and every difference to ours with its cause. uncounted: layers with an operator without a counting rule.
+    decoding: if asked for, the ways to read people from the maps (rows: see decode_table), and whose maps they were.
+    timing: with an engine, of one pass; then concerns have their time, costliest first, and their sites theirs.
+    """
+    architecture, network, input_hw = _load(name, recipe)
+    pictures = _pictures(name, architecture, input_hw, recipe) if recipe.decode else None
+    with progress.phase("profile", 2 + recipe.decode + (recipe.engine is not None)) as phase:
+        try:
+            traced = trace(network, input_hw)
+        except Exception as error:
+            raise NetworkError(
+                f"the network fails on a {input_hw[0]}x{input_hw[1]} picture", place=name,
+                value=str(error).partition("\n")[0], remedy="give another size with --set input_hw=[H,W]",
+            ) from error  # fmt: skip
+        phase.advance(1, "counted")
+        check = cross_check(network, input_hw, traced.layers)
+        phase.advance(1, "compared with ptflops")
+        decoding = _decoding(name, architecture, network, input_hw, pictures, recipe.codec) if pictures else None
+        if decoding:
+            phase.advance(1, "decoding timed")
+        concerns = _concerns(traced.layers, _head_channels(architecture, traced.outputs))
+        timing: dict[str, Any] | None = None
+        costs: dict[str, dict[str, Any]] = {}
+        if recipe.engine:
+            timing, costs = time_sites(
+                network, traced.layers, concerns, input_hw, recipe.engine, recipe.threads, recipe.rounds
+            )
+            phase.advance(1, "layers timed")
+    counted = total(network, traced.layers)
+    layers, stage_of = traced.layers, _stages(network, traced.layers)
+
+    def share(macs: int) -> float:
+        return round(macs / counted.macs, 5) if counted.macs else 0.0
+
+    def rows(key: str, of: Callable[[Layer], str]) -> list[dict[str, Any]]:
+        names = dict.fromkeys(map(of, layers))
+        groups = {group: [layer for layer in layers if of(layer) == group] for group in names}
+        return [{key: group, **_sums(members, share)} for group, members in groups.items()]
+
+    def resolution_of(layer: Layer) -> str:
+        return _resolution(layer.outputs, input_hw)
+
+    blocks = [layer for layer in layers if _in_block(network, layer.path)]
+    return {
+        "network": name,
+        "family": architecture.family,
+        "approach": architecture.approach,
+        "input_hw": list(input_hw),
+        "params": counted.params,
+        "macs": counted.macs,
+        "activation_bytes": sum(layer.output_bytes for layer in layers),
+        "stages": rows("stage", lambda layer: stage_of[layer.path]),
+        "branches": sorted(rows("resolution", resolution_of), key=lambda row: _steps(row["resolution"])),
+        "balance": _balance(blocks, resolution_of),
+        "layers": [
+            {
+                "path": layer.path,
+                "kind": layer.kind,
+                "stage": stage_of[layer.path],
+                "resolution": resolution_of(layer),
+                "output": list(layer.outputs),
+                **_sums([layer], share),
+            }
+            for layer in layers
+        ],
+        "concerns": _concern_rows(layers, concerns, share, costs),
+        "ptflops": {
+            "macs": check.macs,
+            "failure": check.failure,
+            "differences": [
+                {"operator": d.operator, "ptflops": d.ptflops, "ours": d.ours, "cause": d.cause}
+                for d in check.differences
+            ],
+        },
+        "uncounted": [
+            {"path": layer.path, "kind": layer.kind, "operators": list(layer.uncounted)}
+            for layer in layers
+            if layer.uncounted
+        ],
+        **({"decoding": decoding} if decoding else {}),
+        **({"timing": timing} if timing else {}),
+    }
+
+
+def _pictures(name: str, architecture: Architecture, input_hw: tuple[int, int], recipe: ProfileRecipe) -> PictureSet:
+    """The pictures that decoding is timed on."""
+    source = artefact_or_network(name)
+    facts = source.facts if isinstance(source, Artefact) else {}
+    data, seed = validation_data(facts, recipe.data, recipe.seed)
+    pictures = validation_set(data, input_hw, seed)
+    check_joints(architecture, pictures.keypoints, name)
+    return pictures
+
+
+def _decoding(
+    name: str,
+    architecture: Architecture,
+    network: nn.Module,
+    input_hw: tuple[int, int],
+    pictures: PictureSet,
+    codec: Codec | None,
+) -> dict[str, Any]:
+    source = artefact_or_network(name)
+    trained = network if isinstance(source, Artefact) else None
+    codec = codec or noted_codec(source.facts if isinstance(source, Artefact) else {})
+    rows = decode_table(architecture, trained, pictures, input_hw, codec=codec)
+    return {"maps": "the network's" if trained else "perfect", "joints": pictures.keypoints.name, "rows": rows}
+
+
+def _load(name: str, recipe: ProfileRecipe) -> tuple[Architecture, nn.Module, tuple[int, int]]:
+    """The network and its input size: the recipe's, the artefact's, its own, the first published, or 256x256."""
+    source = artefact_or_network(name)
+    if isinstance(source, Artefact):
+        input_hw = recipe.input_hw or input_size(source.facts, Path(name))
+        check_input(source.architecture, input_hw, "input_hw")
+        return source.architecture, source.network, input_hw
+    if name in NETWORKS and recipe.engine is None:
+        with torch.device("meta"):  # ours need no weights to be counted
+            network = source.build()
+    else:
+        network = source.build()
+    published = (row.input_hw for row in PUBLISHED if row.network == name and row.input_hw)
+    input_hw = recipe.input_hw or getattr(network, "input_hw", None) or next(published, _DEFAULT_HW)
+    check_input(source, input_hw, "input_hw")
+    return source, network, input_hw
+
+
+def _sums(layers: Iterable[Layer], share: Callable[[int], float]) -> dict[str, Any]:
+    layers = list(layers)
+    macs = sum(layer.macs for layer in layers)
+    return {
+        "params": sum(layer.params for layer in layers),
+        "macs": macs,
+        "share": share(macs),
+        "activation_bytes": sum(layer.output_bytes for layer in layers),
+    }
+
+
+# --- Where a layer belongs -------------------------------------------------------------------------------------------
+
+
+def _stages(network: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
+    """The stage of every layer's path."""
+    inside: dict[str, int] = {}  # layers under each module
+    for layer in layers:
+        parts = layer.path.split(".")
+        for n in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:n])
+            inside[prefix] = inside.get(prefix, 0) + 1
+    wrappers = {prefix for prefix, count in inside.items() if 2 * count > len(layers)}
+    return {path: _stage(network, path, wrappers) for path in {layer.path for layer in layers}}
+
+
+def _stage(network: nn.Module, path: str, wrappers: set[str]) -> str:
+    names: list[str] = []
+    module, prefix = network, ""
+    for part in path.split(".") if path else ():
+        module, prefix = module.get_submodule(part), f"{prefix}.{part}".lstrip(".")
+        listed = type(module) in (nn.ModuleList, nn.ModuleDict)
+        if not listed and not names and prefix in wrappers and not isinstance(module, nn.Sequential):
+            continue
+        names.append(part)
+        if not listed or len(names) == 2:
+            break
+    # In a flat network, as an ONNX file gives it, the first part of a name such as layer1/conv is what comes nearest.
+    return ".".join(names).partition("/")[0] or "(whole)"
+
+
+def _in_block(network: nn.Module, path: str) -> bool:
+    parts = path.split(".")
+    modules = [network.get_submodule(".".join(parts[: n + 1])) for n in range(len(parts))] if path else []
+    listed = any(part == "stages" and type(m) is nn.ModuleList for part, m in zip(parts, modules, strict=False))
+    return listed and not any(type(module).__name__.endswith("Fusion") for module in modules)
+
+
+def _resolution(outputs: tuple[int, ...], input_hw: tuple[int, int]) -> str:
+    """`1/4` for a map of a quarter of the input's height and width; `-` for other tensors and pooled 1x1 maps."""
+    if len(outputs) != 4 or 0 in outputs or outputs[2] == 1 or input_hw[0] % outputs[2]:
+        return "-"
+    return f"1/{input_hw[0] // outputs[2]}"
+
+
+def _steps(resolution: str) -> int:
+    return 10**6 if resolution == "-" else int(resolution[2:])
+
+
+def _balance(blocks: Sequence[Layer], resolution_of: Callable[[Layer], str]) -> dict[str, float]:
+    """Resolution → share of the blocks' MACs; empty without blocks of several resolutions."""
+    macs: dict[str, int] = {}
+    for layer in blocks:
+        if layer.macs and resolution_of(layer) != "-":
+            macs[resolution_of(layer)] = macs.get(resolution_of(layer), 0) + layer.macs
+    whole = sum(macs.values())
+    found = {resolution: round(macs[resolution] / whole, 5) for resolution in sorted(macs, key=_steps)}
+    return found if len(found) > 1 else {}
+
+
+# --- What mobile engines handle badly --------------------------------------------------------------------------------
+
+
+def _concerns(layers: Sequence[Layer], head_channels: set[int]) -> dict[str, list[int]]:
+    """Concern → numbers of its layers; without concerns of none."""
+    found: dict[str, list[int]] = {concern: [] for concern in _REASONS}
+    for number, layer in enumerate(layers):
+        for concern in _concerns_of(layer, head_channels):
+            found[concern].append(number)
+    return {concern: members for concern, members in found.items() if members}
+
+
+def _concern_rows(
+    layers: Sequence[Layer], concerns: Mapping[str, Sequence[int]], share: Callable[[int], float],
+    costs: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """costs: of every concern, if it was timed; the costliest is the first then."""
+    rows = [
+        {
+            "operator": concern,
+            "reason": _REASONS[concern],
+            "count": len(numbers),
+            "share": share(sum(layers[n].macs for n in numbers)),
+            "activation_bytes": sum(layers[n].output_bytes for n in numbers),
+            "layers": [layers[n].path for n in numbers],
+            **costs.get(concern, {}),
+        }
+        for concern, numbers in concerns.items()
+    ]
+    return sorted(rows, key=lambda row: -row.get("ms", 0.0))
+
+
+def _head_channels(architecture: Architecture, outputs: Iterable[tuple[int, ...]]) -> set[int]:
+    """Channels of the outputs; with part affinity fields also of their parts, heatmaps and fields."""
+    channels = {shape[1] for shape in outputs if len(shape) == 4}
+    heatmaps = architecture.keypoints + 1
+    return channels | ({heatmaps} | {n - heatmaps for n in channels} if architecture.approach == "PAF" else set())
+
+
+def _concerns_of(layer: Layer, head_channels: set[int]) -> Iterable[str]:
+    """head_channels: of the network's outputs, which are as they must be."""
+    if _EXPONENTIALS & {name.rstrip("_") for name in layer.operators}:
+        yield "exponential"
+    shuffles = {"channel_shuffle", "native_channel_shuffle"} & set(layer.operators)
+    moves = "clone" in layer.operators and (len(layer.inputs) == 5 or "transpose" in layer.operators)
+    if (shuffles or moves) and not layer.macs:
+        yield "channel shuffle"
+    module = layer.module
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        if transposed:
+            yield "transposed convolution"
+        elif max(module.kernel_size) > 3:
+            yield "large kernel"
+        if max(module.dilation) > 1:
+            yield "dilation"
+        if module.out_channels % 8 and module.out_channels not in head_channels:
+            yield "odd channels"

@@ -1,0 +1,96 @@
+"""Fills a latency table from whole networks that are run and timed node by node.
+
+Units in whole networks have their real neighbours: what is in the caches, in which layout, and how many weights other
+layers push out. Predictions from such times were off by half as much as from models made of units (BHRNet candidates,
+onnxruntime and ncnn, on a busy machine: 3-4 % and 7-8 %).
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from compress.engines.engine import Engine
+from compress.engines.kernel import Unit
+from compress.measure.latency_table import TRIES, UNCERTAIN, LatencyTable, add_in_situ
+from compress.measure.profiling import ROUNDS, Profiled, time_nodes
+
+TIMES = 3
+"""Networks that a unit is timed in, so that the noise of one does not count for much."""
+BATCH = 24
+"""Networks after which the table is saved."""
+
+Name = TypeVar("Name")
+
+
+def cover(units: Mapping[Name, set[Unit]], times: int = TIMES) -> list[Name]:
+    """Few of the networks, by what units they have, in which every unit occurs `times` times or as often as in all.
+
+    Greedy: always the network with the most units that are still wanted.
+    """
+    wanted: dict[Unit, int] = {}
+    for found in units.values():
+        for unit in found:
+            wanted[unit] = min(times, wanted.get(unit, 0) + 1)
+    left, chosen = dict(units), []
+    while wanted:
+        best = max(left, key=lambda name: len(left[name] & wanted.keys()))
+        for unit in left.pop(best) & wanted.keys():
+            wanted[unit] -= 1
+            if not wanted[unit]:
+                del wanted[unit]
+        chosen.append(best)
+    return chosen
+
+
+def harvest(
+    table: LatencyTable,
+    runtime: Engine,
+    files: Mapping[str, Callable[[], Path]],
+    rounds: int = ROUNDS,
+    progress: Callable[[str], None] = lambda name: None,
+    again: bool = False,
+) -> None:
+    """Times the networks' units that the table does not know; saves every few networks, so that a killed build goes on
+    there.
+
+    files: name → what exports the network and returns its file. progress: told of every network that is done. again:
+    all of their units are timed anew, whatever the table has.
+    """
+    waiting: list[Profiled] = []
+    renewed: set[str] = set()
+    for number, (name, export) in enumerate(files.items(), 1):
+        file = export()
+        known = renewed if again else table.known()
+        if any(unit.key not in known for unit in units_of_file(runtime, file)):
+            waiting.append(_timed(runtime, file, table.identity.threads, rounds))
+        if waiting and (len(waiting) == BATCH or number == len(files)):
+            keys = {unit.key for network in waiting for unit in network.units} - renewed if again else set()
+            add_in_situ(table, waiting, keys)
+            table.save()
+            renewed |= keys
+            waiting.clear()
+        progress(name)
+
+
+def _timed(runtime: Engine, file: Path, threads: int, rounds: int) -> Profiled:
+    """The network node by node: again, up to TRIES times, while what its nodes take is uncertain by UNCERTAIN on the
+    average; the least uncertain time is returned."""
+    tries = []
+    for _ in range(TRIES):
+        tries.append(time_nodes(runtime.profiler(file, threads), rounds))
+        if _uncertainty(tries[-1]) <= UNCERTAIN:
+            break
+    return min(tries, key=_uncertainty)
+
+
+def _uncertainty(network: Profiled) -> float:
+    """Of the nodes' times, weighted by these."""
+    total = sum(timing.ratio for timing in network.timings)
+    return sum(timing.uncertainty * timing.ratio for timing in network.timings) / total
+
+
+def units_of_file(runtime: Engine, file: Path) -> tuple[Unit, ...]:
+    """The units of an exported network, in the order they run."""
+    profiler = runtime.profiler(file)
+    profiler.run_timed()
+    return profiler.finish().units

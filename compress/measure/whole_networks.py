@@ -1,0 +1,65 @@
+"""Whole networks timed side by side."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from compress.engines import Runner, engine
+from compress.engines.engine import Image
+from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
+from compress.progress import Progress
+
+# --- Whole networks --------------------------------------------------------------------------------------------------
+
+
+class HowTimed(Protocol):
+    """What a recipe says of timing: threads of the engine, interleaved timings per network."""
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+
+
+def time_runners(
+    runners: Mapping[str, Runner],
+    input_hw: tuple[int, int],
+    settings: HowTimed,
+    progress: Callable[[int, str], None] = lambda rounds, note: None,
+) -> dict[str, Timing]:
+    """All networks in one interleaved run on the recipe's number of threads, on one random picture."""
+    image: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
+    calls = {name: _call(runner, image) for name, runner in runners.items()}
+    with pinned(settings.threads):
+        return time_interleaved(calls, reference_convolution(), rounds=settings.rounds, progress=progress)
+
+
+def measure_exports(
+    folders: Mapping[str, Path], exports: Mapping[str, Mapping[str, Any]], settings: HowTimed,
+    input_hw: tuple[int, int], progress: Progress,
+) -> dict[str, dict[str, dict[str, Any]]]:  # fmt: skip
+    """Times every exported network of every engine. Returns network → engine → timing as plain data."""
+    runners = {
+        (name, key): engine(key).load(folders[name] / export["file"], settings.threads)
+        for name, of_engine in exports.items()
+        for key, export in of_engine.items()
+    }
+    with progress.phase("measuring", settings.rounds) as phase:
+        timings = time_runners(
+            {f"{name} {key}": runner for (name, key), runner in runners.items()},
+            input_hw,
+            settings,
+            phase.advance,
+        )
+    measured: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, key in runners:
+        timing = timings[f"{name} {key}"]
+        measured.setdefault(name, {})[key] = {**asdict(timing), "reliable": timing.reliable}
+    return measured
+
+
+def _call(runner: Runner, image: Image) -> Callable[[], object]:
+    return lambda: runner.run(image)

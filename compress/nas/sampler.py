@@ -1,0 +1,199 @@
+"""Which pick to try next, behind ask and tell, with Optuna as the record. The loop belongs to the caller.
+
+Deterministic: with the same space, seed and told history the same picks are asked. So a killed search is taken up again
+by telling the finished trials once more, and goes on exactly as if it had not been killed.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import Trial, TrialState
+
+from compress.nas.space import Pick, Space
+
+_CHANGED = 0.2
+
+SamplerKind = Literal["nsga2", "tpe", "random", "guided"]
+"""nsga2, tpe, random: Optuna's. guided: see Guide."""
+
+Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
+"""Picks → the cost of each, as it will be told."""
+
+
+class Sampler:
+    """Two objectives: cost, to be small, and score, to be large.
+
+    hand_made: picks the search is to beat. population: of NSGA-II. The first picks are the hand-made ones, the smallest
+    and the largest, the hand-made ones with one field changed as a whole (every block of another kind), and up to
+    `population`, in equal parts, random picks and hand-made ones with a fifth of their choices changed. costs: of any
+    picks at once, for the guide; None: it models them.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        kind: SamplerKind,
+        *,
+        population: int,
+        seed: int,
+        hand_made: Sequence[Pick],
+        costs: Costs | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = space
+        self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=_sampler(kind, population, seed))
+        rng = random.Random(seed)
+        changed = [change for pick in hand_made for change in space.whole_changes(pick)]
+        first = [*hand_made, space.smallest, space.largest, *changed]
+        while len(first) < population:
+            near = hand_made and len(first) % 2
+            first.append(space.mutate(rng.choice(hand_made), _CHANGED, rng) if near else space.sample(rng))
+        for pick in first:
+            self._study.enqueue_trial(pick)
+        self._guide = Guide(space, hand_made, rng, costs) if kind == "guided" else None
+        self._waiting = len(first)
+
+    def ask(self) -> tuple[Trial, Pick]:
+        """The next pick, and the trial to answer for it."""
+        if self._waiting:
+            self._waiting -= 1
+        elif self._guide:
+            self._study.enqueue_trial(self._guide.propose())
+        trial = self._study.ask()
+        pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
+        return trial, pick
+
+    def tell(self, trial: Trial, cost: float, score: float) -> None:
+        """The pick's cost, which must be positive, and score."""
+        self._study.tell(trial, [cost, score])
+        if self._guide:
+            self._guide.learn({path: trial.params[path] for path in self._space.choices}, cost, score)
+
+    def refuse(self, trial: Trial) -> None:
+        """The pick is over budget and was not scored."""
+        self._study.tell(trial, state=TrialState.FAIL)
+        if self._guide:
+            self._guide.skip({path: trial.params[path] for path in self._space.choices})
+
+
+def _sampler(kind: SamplerKind, population: int, seed: int) -> BaseSampler:
+    if kind == "nsga2":
+        return NSGAIISampler(population_size=population, seed=seed)
+    if kind == "tpe":
+        return TPESampler(seed=seed, multivariate=False)
+    return RandomSampler(seed=seed)
+
+
+class Guide:
+    """Proposes what a model of the scored picks holds for the most accurate at some cost.
+
+    The model is additive: every value of every choice adds its part to the score, and where costs cannot be asked for
+    to the logarithm of the cost (ridge regression; picks of similar cost weigh more). The cost aimed at is in turn that
+    of a hand-made pick, a fifth less, as these are the questions asked about them, or any on the scale. Candidates for
+    it are children of good picks of about that cost: fields crossed, a field changed as a whole, single steps.
+    """
+
+    def __init__(self, space: Space, hand_made: Sequence[Pick], rng: random.Random, costs: Costs | None = None) -> None:
+        self._space, self._rng, self._costs_of = space, rng, costs
+        self._hand_made = [_key(pick) for pick in hand_made]
+        self._columns = {
+            (path, value): column
+            for column, (path, value) in enumerate((p, v) for p, values in space.choices.items() for v in values)
+        }
+        self._picks: list[Pick] = []
+        self._costs: list[float] = []
+        self._scores: list[float] = []
+        self._known: set[str] = set()
+
+    def learn(self, pick: Pick, cost: float, score: float) -> None:
+        """One scored pick."""
+        if _key(pick) not in self._known:
+            self._known.add(_key(pick))
+            self._picks.append(pick)
+            self._costs.append(cost)
+            self._scores.append(score)
+
+    def skip(self, pick: Pick) -> None:
+        """One pick that is not to be proposed again."""
+        self._known.add(_key(pick))
+
+    def propose(self) -> Pick:
+        """A pick that is not known yet, if one is found."""
+        if len(self._picks) < 2:
+            return self._space.sample(self._rng)
+        aim = self._aim()
+        log_costs = np.log(self._costs)
+        weights = np.exp(-(((log_costs - np.log(aim)) / _WIDTH) ** 2) / 2)
+        features = np.stack([self._features(pick) for pick in self._picks])
+        score_of = _ridge(features, np.asarray(self._scores), weights)
+        candidates = [pick for pick in self._children(weights) if _key(pick) not in self._known]
+        if not candidates:
+            return self._space.sample(self._rng)
+        rows = np.stack([self._features(pick) for pick in candidates])
+        scores = rows @ score_of
+        costs = self._costs_of(candidates) if self._costs_of else np.exp(rows @ _ridge(features, log_costs, weights))
+        scores[costs > aim] = -np.inf
+        best = int(np.argmax(scores) if np.isfinite(scores).any() else np.argmin(costs))
+        return candidates[best]
+
+    def _aim(self) -> float:
+        costs = [self._costs[i] for i, pick in enumerate(self._picks) if _key(pick) in self._hand_made]
+        aims = [cost * share for cost in costs for share in (1.0, 0.8)]
+        low, high = min(self._costs), max(self._costs)
+        anywhere = float(low * (high / low) ** self._rng.random())
+        return self._rng.choice([*aims, anywhere])
+
+    def _children(self, weights: NDArray[np.float64]) -> list[Pick]:
+        """Of the picks that are best near the cost aimed at and, to leap, of any: crossed, changed, stepped."""
+        near = [i for i in range(len(self._picks)) if weights[i] > _NEAR]
+        parents = sorted(near, key=lambda i: -self._scores[i])[:_PARENTS] or list(range(len(self._picks)))
+        space, rng = self._space, self._rng
+        children = []
+        for number in range(_CHILDREN):
+            if number % 2:
+                child = self._picks[rng.choice(parents)]
+                child = rng.choice([space.cross(child, self._picks[rng.choice(parents)], rng), child])
+            else:
+                child = self._picks[rng.randrange(len(self._picks))]
+            for _ in range(rng.choice((0, 1, 1, 2, 3))):
+                child = rng.choice(space.whole_changes(child))
+            for _ in range(rng.choice((0, 1, 2, 3, 4))):
+                child = space.step(child, rng)
+            children.append(child)
+        return children
+
+    def _features(self, pick: Pick) -> NDArray[np.float64]:
+        row = np.zeros(len(self._columns) + 1)
+        row[-1] = 1.0
+        for path, value in pick.items():
+            row[self._columns[path, value]] = 1.0
+        return row
+
+
+_WIDTH = 0.7
+"""Of the weights around the cost aimed at, in its logarithm: narrower, and a model at half the cost knows nothing of
+width 24 that it has seen at twice."""
+_NEAR = 0.3
+"""Least weight of a parent for small changes."""
+_PARENTS = 12
+_CHILDREN = 1000
+_RIDGE = 0.3
+
+
+def _ridge(
+    features: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted least squares with a penalty on all coefficients but the last, the mean."""
+    penalty = np.eye(features.shape[1]) * _RIDGE
+    penalty[-1, -1] = 1e-6
+    weighted = features * weights[:, None]
+    return np.linalg.solve(features.T @ weighted + penalty, weighted.T @ values).astype(np.float64)
+
+
+def _key(pick: Pick) -> str:
+    return repr(sorted(pick.items()))

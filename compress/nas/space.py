@@ -1,0 +1,330 @@
+"""Search spaces: named choices over one family's architecture.
+
+A space file names a family, fixes some of its fields and lists choices for others:
+
+    family: dir_bhrnet
+    fixed: {head: single, keypoints: 17}
+    choices:
+      width: [8, 12, 16]          # a field
+      blocks.*.*: [0, 1, 2, 3]    # every stage and branch on its own
+      blocks.3.3: [0, 1]          # but these ones otherwise
+
+A *pick* is one value per choice, {"width": 12, "blocks.0.0": 2, ...}. Values are listed from smallest to largest: the
+first of every list is the smallest candidate, the last of every list the largest.
+
+It may also name groups of edits, things that are done to a network once it is built:
+
+    edits:
+      large kernels: {sites: refinements, rewrite: [keep, conv_to_3x3]}   # names of rules; keep: as it is
+      trunk: {sites: features.*, channels: [0.5, 0.75, 1.0]}              # shares of the channels that stay
+
+They are choices like the others, with the paths `edits.large kernels` and `edits.trunk`; all sites of a group are
+edited alike. Every group offers the network as it is, `keep` or 1.0. Rewrites come first, in the order of the file,
+then channels go.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.errors import SpaceError, nearest
+from compress.files import read_yaml_mapping
+
+Pick = dict[str, Any]
+
+KEEP = "keep"
+"""Of a rewrite: the modules stay as they are."""
+
+_EDITS = "edits."
+_KEYS = ("family", "fixed", "choices", "edits")
+_EDIT_KEYS = ("sites", "rewrite", "channels")
+
+
+@dataclass(frozen=True)
+class EditChoice:
+    """A group of edits. sites: pattern of the paths of modules, or of modules around them; `*` matches dots as well.
+
+    values: of a rewrite the names of rules, and KEEP; of channels the shares that stay, above 0 and up to 1.
+    """
+
+    name: str
+    sites: str
+    kind: Literal["rewrite", "channels"]
+    values: tuple[str | float, ...]
+
+    @property
+    def path(self) -> str:
+        """Of the choice in a pick."""
+        return f"{_EDITS}{self.name}"
+
+    @property
+    def nothing(self) -> str | float:
+        """The value that leaves the network as it is."""
+        return KEEP if self.kind == "rewrite" else 1.0
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """A space file as written: not yet compared with the family's architecture."""
+
+    path: Path
+    family: str
+    fixed: dict[str, Any]
+    choices: dict[str, tuple[Any, ...]]
+    edits: tuple[EditChoice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Space:
+    """Choices over an architecture's plain data, and edits. base: the data every pick starts from.
+
+    choices: path → values, those of the edits among them.
+    """
+
+    base: dict[str, Any]
+    choices: dict[str, tuple[Any, ...]]
+    edits: tuple[EditChoice, ...] = ()
+
+    @property
+    def architectures(self) -> "Space":
+        """The same without edits."""
+        return Space(self.base, {p: values for p, values in self.choices.items() if not p.startswith(_EDITS)})
+
+    @property
+    def unedited(self) -> Pick:
+        """The values of all edits that leave a network as it is."""
+        return {edit.path: edit.nothing for edit in self.edits}
+
+    @property
+    def smallest(self) -> Pick:
+        """The first value of every choice."""
+        return {path: values[0] for path, values in self.choices.items()}
+
+    @property
+    def largest(self) -> Pick:
+        """The last value of every choice."""
+        return {path: values[-1] for path, values in self.choices.items()}
+
+    @property
+    def size(self) -> int:
+        """Number of picks."""
+        product = 1
+        for values in self.choices.values():
+            product *= len(values)
+        return product
+
+    def mutate(self, pick: Mapping[str, Any], share: float, rng: random.Random) -> Pick:
+        """The pick with about that share of its choices drawn anew."""
+        return {
+            path: rng.choice(values) if rng.random() < share else pick[path] for path, values in self.choices.items()
+        }
+
+    def whole_changes(self, pick: Mapping[str, Any]) -> list[Pick]:
+        """The pick with all choices of one field set to one value, for every field and value that change it.
+
+        Every block kind becomes `ir`, every expansion 1, the width another.
+        """
+        changed = []
+        for paths in self._fields().values():
+            first, *others = (self.choices[path] for path in paths)
+            common = [value for value in first if all(value in values for values in others)]
+            changed += [{**pick, **dict.fromkeys(paths, value)} for value in common]
+        return [other for other in changed if other != pick]
+
+    def cross(self, one: Mapping[str, Any], other: Mapping[str, Any], rng: random.Random) -> Pick:
+        """Every field whole from one of two picks: the block counts of one with the block kinds of the other."""
+        pick: Pick = {}
+        for paths in self._fields().values():
+            source = rng.choice((one, other))
+            pick |= {path: source[path] for path in paths}
+        return {path: pick[path] for path in self.choices}
+
+    def step(self, pick: Mapping[str, Any], rng: random.Random) -> Pick:
+        """The pick with one choice changed: a number to the next larger or smaller one, another choice to any."""
+        path = rng.choice([path for path, values in self.choices.items() if len(values) > 1])
+        values = self.choices[path]
+        at = values.index(pick[path])
+        near = [at - 1, at + 1] if isinstance(values[0], int | float) else [i for i in range(len(values)) if i != at]
+        return {**pick, path: values[rng.choice([i for i in near if 0 <= i < len(values)])]}
+
+    def _fields(self) -> dict[str, list[str]]:
+        """The architecture's fields, and the paths of the choices in each; every edit is a field of its own."""
+        fields: dict[str, list[str]] = {}
+        for path in self.choices:
+            fields.setdefault(path if path.startswith(_EDITS) else path.split(".")[0], []).append(path)
+        return fields
+
+    def smallest_of(self, rng: random.Random) -> Pick:
+        """The smallest of every number, and any of the choices that have no size, such as block kinds."""
+        return {**self.sample(rng), **{path: values[0] for path, values in self._sized()}}
+
+    def largest_of(self, rng: random.Random) -> Pick:
+        """The largest of every number, and any of the choices that have no size, such as block kinds."""
+        return {**self.sample(rng), **{path: values[-1] for path, values in self._sized()}}
+
+    def _sized(self) -> list[tuple[str, tuple[Any, ...]]]:
+        return [(path, values) for path, values in self.choices.items() if isinstance(values[0], int | float)]
+
+    def sample(self, rng: random.Random) -> Pick:
+        """A random pick. First how large it is, uniform from 0 to 1, then every sized choice around that.
+
+        Were every value equally likely, sums over many choices would all lie in the middle, and hardly a small or a
+        large candidate would ever be seen. Every pick is possible; choices without a size are uniform.
+        """
+        size = rng.random()
+        pick = {path: rng.choice(values) for path, values in self.choices.items()}
+        for path, values in self._sized():
+            pick[path] = values[sum(rng.random() < size for _ in range(len(values) - 1))]
+        return pick
+
+    def apply(self, pick: Mapping[str, Any]) -> dict[str, Any]:
+        """The architecture's plain data with the pick's values in place; edits are not part of it."""
+        data: dict[str, Any] = _copy(self.base)
+        for path, value in pick.items():
+            if not path.startswith(_EDITS):
+                _set(data, path.split("."), value)
+        return data
+
+    def pick_of(self, data: Mapping[str, Any], place: str) -> Pick:
+        """The pick that gives this architecture, unedited. Raises SpaceError when the space does not contain it."""
+        pick = {path: _get(data, path.split(".")) for path in self.architectures.choices} | self.unedited
+        for path, value in pick.items():
+            if value not in self.choices[path]:
+                raise SpaceError(
+                    f"{path} must be one of {list(self.choices[path])}",
+                    place=place,
+                    value=value,
+                    remedy="widen the space's choices or change the architecture",
+                )
+        different = [key for key, value in self.apply(pick).items() if value != data.get(key)]
+        if different:
+            raise SpaceError(
+                f"the space fixes {different[0]} to {self.base[different[0]]!r}",
+                place=place,
+                value=data.get(different[0]),
+                remedy="change 'fixed' in the space or the architecture",
+            )
+        return pick
+
+
+def read_space(path: Path) -> SpaceFile:
+    """Reads a space file. Raises SpaceError for a missing or broken file, an unknown key or an empty choice.
+
+    With edits, `fixed` and `choices` may be left out.
+    """
+    data = read_yaml_mapping(path, SpaceError, "a search space")
+    for key in data:
+        if key not in _KEYS:
+            raise SpaceError("unknown key", place=f"{path}: {key}", remedy=nearest(str(key), _KEYS))
+    if "edits" in data:
+        data = {"fixed": {}, "choices": {}, **data}
+    for key, kind in (("family", str), ("fixed", dict), ("choices", dict), ("edits", dict)):
+        if key in (*_KEYS[:3], *data) and not isinstance(data.get(key), kind):
+            raise SpaceError(
+                f"'{key}' must be given as a {'name' if kind is str else 'mapping'}",
+                place=f"{path}: {key}",
+                value=data.get(key),
+                remedy="see compress/nas/space.py for an example",
+            )
+    choices = {str(key): _values(values, f"{path}: choices.{key}") for key, values in data["choices"].items()}
+    edits = tuple(_edit(str(name), given, f"{path}: edits.{name}") for name, given in data.get("edits", {}).items())
+    return SpaceFile(path, data["family"], data["fixed"], choices, edits)
+
+
+def _values(values: Any, place: str) -> tuple[Any, ...]:
+    """A choice's list. Raises SpaceError unless it holds different values, numbers from smallest to largest."""
+    if not isinstance(values, list) or not values:
+        raise SpaceError(
+            "a choice is a list of at least one value", place=place, value=values, remedy="write [value, value, ...]"
+        )
+    if len({repr(value) for value in values}) < len(values):
+        raise SpaceError("a choice lists a value twice", place=place, value=values, remedy="drop one")
+    if all(isinstance(value, int | float) for value in values) and sorted(values) != values:
+        raise SpaceError(
+            "numbers are listed from smallest to largest", place=place, value=values, remedy="sort them"
+        )  # fmt: skip
+    return tuple(values)
+
+
+def _edit(name: str, given: Any, place: str) -> EditChoice:
+    """A group of edits. Raises SpaceError unless it is one as the module's docstring has them."""
+    kinds = [key for key in _EDIT_KEYS[1:] if isinstance(given, dict) and key in given]
+    if len(kinds) != 1 or not isinstance(given.get("sites"), str):
+        raise SpaceError(
+            "a group of edits has 'sites', a pattern, and either 'rewrite' or 'channels', a list",
+            place=place, value=given, remedy="see compress/nas/space.py for an example",
+        )  # fmt: skip
+    for key in given:
+        if key not in _EDIT_KEYS:
+            raise SpaceError("unknown key", place=f"{place}.{key}", remedy=nearest(str(key), _EDIT_KEYS))
+    kind: Literal["rewrite", "channels"] = "rewrite" if kinds == ["rewrite"] else "channels"
+    values = _values(given[kind], f"{place}.{kind}")
+    for value in values:
+        if kind == "rewrite" and not isinstance(value, str):
+            raise SpaceError("a rewrite is a rule's name", place=f"{place}.{kind}", value=value, remedy="correct it")
+        if kind == "channels" and not (isinstance(value, int | float) and 0 < value <= 1):
+            raise SpaceError(
+                "shares of the channels that stay are above 0 and at most 1", place=f"{place}.{kind}", value=value,
+                remedy="write 0.75 where a quarter shall go",
+            )  # fmt: skip
+    edit = EditChoice(name, given["sites"], kind, values if kind == "rewrite" else tuple(map(float, values)))
+    if edit.nothing not in edit.values:
+        raise SpaceError(
+            f"every group of edits must offer the network as it is, {edit.nothing}",
+            place=f"{place}.{kind}", value=list(values), remedy="add it",
+        )  # fmt: skip
+    return edit
+
+
+def expand(file: SpaceFile, base: dict[str, Any]) -> Space:
+    """The space over an architecture's plain data `base` (defaults with `fixed` applied), wildcards written out.
+
+    A path without wildcards wins over one with them. Raises SpaceError for a path the architecture does not have.
+    """
+    choices: dict[str, tuple[Any, ...]] = {}
+    for pattern in sorted(file.choices, key=lambda p: -p.count("*")):
+        paths = _matches(base, pattern.split("."))
+        if not paths:
+            raise SpaceError(
+                f"{file.family} has no such field",
+                place=f"{file.path}: choices.{pattern}",
+                remedy=nearest(pattern.split(".")[0], base),
+            )
+        for path in paths:
+            choices[".".join(path)] = file.choices[pattern]
+    edits = {edit.path: edit.values for edit in file.edits}
+    return Space(base, dict(sorted(choices.items())) | edits, file.edits)
+
+
+def _matches(data: Any, pattern: list[str]) -> list[list[str]]:
+    if not pattern:
+        return [[]]
+    head, rest = pattern[0], pattern[1:]
+    if isinstance(data, dict):
+        keys = list(data) if head == "*" else [head] * (head in data)
+        items = [(key, data[key]) for key in keys]
+    elif isinstance(data, list):
+        indices = range(len(data)) if head == "*" else [int(head)] if head.isdigit() and int(head) < len(data) else []
+        items = [(str(index), data[index]) for index in indices]
+    else:
+        items = []
+    return [[key, *tail] for key, value in items for tail in _matches(value, rest)]
+
+
+def _get(data: Any, path: list[str]) -> Any:
+    for key in path:
+        data = data[int(key)] if isinstance(data, list) else data[key]
+    return data
+
+
+def _set(data: Any, path: list[str], value: Any) -> None:
+    target = _get(data, path[:-1])
+    target[int(path[-1]) if isinstance(target, list) else path[-1]] = value
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list) else data

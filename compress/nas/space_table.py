@@ -1,0 +1,203 @@
+"""What ships: exports that answer like torch, and latencies predicted from the table and measured on whole networks."""
+
+import hashlib
+import json
+import random
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compress.engines import engine
+from compress.errors import TableError
+from compress.files import write_json
+from compress.measure.in_network import cover, harvest
+from compress.measure.kept_tables import complete_table, keep, table_path, top_up
+from compress.measure.kernels import Unit, cut
+from compress.measure.latency_table import Identity, LatencyTable, Scale, fit_scale, open_table
+from compress.measure.timing import pinned
+from compress.measure.whole_networks import time_runners
+from compress.nas.space import Pick, Space
+from compress.networks import architecture_from_data
+from compress.progress import Progress
+from compress.recipe import Measurement
+
+SCALE_NETWORKS = 6
+"""Whole networks that the table's scale is fitted on."""
+_CORNER_LIMIT = 400
+_RANDOM_PICKS = 32  # beside the corners
+
+
+# --- The latency table -----------------------------------------------------------------------------------------------
+
+BuildPick = Callable[[Pick], nn.Module]
+"""A pick's network, of any weights, on torch's default device or on the CPU."""
+
+
+def prepare_table(
+    path: Path, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    progress: Progress,
+) -> LatencyTable:  # fmt: skip
+    """The table at `path` (a run's own), with every unit the space can produce and a scale fitted on whole networks.
+
+    A run that goes on has its own table, units and scale. A new one starts from what this machine's kept table knows,
+    measures only what is missing or uncertain, in whole candidates, and adds it to the kept one. Raises TableError if
+    whole networks and their units do not go together, see fit_scale.
+    """
+    identity = Identity.of(engine(settings.engine).describe(), settings.threads)
+    table = open_table(path, identity)
+    if table.scale is not None:  # what the run began with; the machine's kept table may have become another
+        return table
+    kept = table_path(identity)
+    if not path.exists() and kept.exists():
+        # Without the scale of `compress latency build`: a run that is killed here would go on with it.
+        table = replace(open_table(kept, identity), path=path, scale=None)
+        table.save()
+    top_up(table, kept)
+    known_scale = _kept_scale(kept, space, build, input_hw)
+    table.scale = _read_scale(known_scale, table)
+    if table.scale is not None:
+        table.save()
+        return table
+    for again in (False, True):  # where whole networks and units contradict each other, all units are timed anew, once
+        _measure_units(table, settings, space, build, input_hw, seed, progress, again)
+        keep(table, again)
+        try:
+            fitted_on = _fit(table, settings, space, build, input_hw, seed, progress)
+            break
+        except TableError:
+            if again:
+                raise
+    table.save()
+    assert table.scale is not None
+    ratios = {key: table.units[key].timing.ratio for key in sorted(fitted_on)}
+    write_json(known_scale, {**asdict(table.scale), "reference_ms": table.reference_ms, "units": ratios})
+    return table
+
+
+def _measure_units(
+    table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    progress: Progress, again: bool,
+) -> None:  # fmt: skip
+    """Times the space's units that the table does not know, or all of them anew."""
+    chosen = covering(space, input_hw, seed, progress, () if again else table.known(), build)
+    with (
+        progress.phase("latency table", len(chosen)) as phase,
+        pinned(settings.threads),
+        tempfile.TemporaryDirectory() as exports,
+    ):
+        files = {
+            f"candidate {number} of {len(chosen)}": _exporting(partial(build, pick), settings, input_hw, Path(exports))
+            for number, pick in enumerate(chosen, 1)
+        }
+        runtime = engine(settings.engine)
+        harvest(table, runtime, files, progress=lambda name: phase.advance(1, name), again=again)
+
+
+def covering(
+    space: Space, input_hw: tuple[int, int], seed: int, progress: Progress, known: Collection[str] = (),
+    build: BuildPick | None = None,
+) -> list[Pick]:  # fmt: skip
+    """Few candidates that together have almost every unit the space can produce, but the known keys, several times.
+
+    Units are those of onnxruntime, which other engines' go along with. What combinations of different branches alone
+    produce may be missing. build: None takes the pick's architecture as it is, without edits.
+    """
+    build = build or (lambda pick: architecture_from_data(space.apply(pick), "search space").build())
+    rng = random.Random(seed)
+    asked = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
+    picks = list({repr(sorted(pick.items())): pick for pick in asked}.values())
+    units: dict[int, set[Unit]] = {}
+    with progress.phase("choosing candidates to time", len(picks)) as phase:
+        for number, pick in enumerate(picks):
+            with torch.device("meta"):
+                network = build(pick)
+            units[number] = {unit for unit in cut(network, input_hw) if unit.key not in known}
+            phase.advance(1)
+    return [picks[number] for number in cover(units)]
+
+
+def _corner_picks(space: Space) -> Iterator[Pick]:
+    """Choices that differ only in an index (the branches' block kinds, say) take the same place in their lists.
+
+    Every combination of places is met; of counts the first and the last. Edits come one at a time, at both ends.
+    """
+    for pick in (space.smallest, space.largest):
+        for edit in space.edits:
+            yield from ({**pick, **space.unedited, edit.path: value} for value in edit.values)
+    groups: dict[str, list[str]] = {}
+    for path in space.architectures.choices:
+        groups.setdefault(re.sub(r"\b\d+\b", "*", path), []).append(path)
+    places = []
+    for pattern, paths in groups.items():
+        longest = max(len(space.choices[path]) for path in paths)
+        ends = sorted({0, longest - 1})
+        places.append(ends if pattern.startswith("blocks") else list(range(longest)))
+    for combination in islice(product(*places), _CORNER_LIMIT):
+        yield {
+            path: space.choices[path][min(place, len(space.choices[path]) - 1)]
+            for place, paths in zip(combination, groups.values(), strict=True)
+            for path in paths
+        } | space.unedited
+
+
+def _exporting(
+    build: Callable[[], nn.Module], settings: Measurement, input_hw: tuple[int, int], folder: Path
+) -> Callable[[], Path]:
+    return lambda: engine(settings.engine).export(build(), input_hw, folder, "candidate")[0]
+
+
+def _fit(
+    table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    progress: Progress,
+) -> set[str]:  # fmt: skip
+    """Fits the scale on a few whole candidates; returns their units' keys. Raises TableError if it is beyond use."""
+    rng = random.Random(seed)
+    picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
+    samples: list[tuple[Mapping[Unit, int], float]] = []
+    with progress.phase("latency scale", len(picks)) as phase, tempfile.TemporaryDirectory() as folder:
+        runners, units = {}, {}
+        for number, pick in enumerate(picks):
+            network = build(pick)
+            files = engine(settings.engine).export(network, input_hw, Path(folder), f"scale{number}")
+            runners[str(number)] = engine(settings.engine).load(files[0], settings.threads)
+            units[str(number)] = cut(network, input_hw)
+            complete_table(table, units[str(number)])
+            phase.advance(1)
+        timings = time_runners(runners, input_hw, settings)
+    assert table.reference_ms is not None
+    for name, timing in timings.items():
+        samples.append((units[name], timing.ratio * table.reference_ms))
+    fit_scale(table, samples)
+    return {unit.key for found in units.values() for unit in found}
+
+
+def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int, int]) -> Path:
+    """Where the scale for this space and input size is kept beside the table; where there are edits, for the shapes of
+    what they start from as well."""
+    asked = [space.base, {path: list(values) for path, values in space.choices.items()}, list(input_hw)]
+    if space.edits:
+        state = build({**space.largest, **space.unedited}).state_dict()
+        asked += [[asdict(edit) for edit in space.edits], {name: list(one.shape) for name, one in state.items()}]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    return kept.with_name(f"{kept.stem}-scale-{key}.json")
+
+
+def _read_scale(path: Path, table: LatencyTable) -> Scale | None:
+    """The kept scale, if it was fitted on what the table has: the same clock, and the same ratios of its units."""
+    if not path.exists() or not table.units:
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        ratios = {key: entry.timing.ratio for key, entry in table.units.items()}
+        fitted_on = data.pop("units", None)  # files of older versions do not say
+        same = data.pop("reference_ms") == table.reference_ms and fitted_on and fitted_on.items() <= ratios.items()
+        return Scale(**data) if same else None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise TableError("not a latency scale", place=str(path), value=str(error), remedy="delete it") from None

@@ -1,0 +1,123 @@
+"""The score a network earns, by the metric of the data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from compress.data.mpii import MpiiPeople
+from compress.data.picture import PictureSet
+from compress.errors import DataError
+from compress.networks import Architecture
+from compress.pose.average_precision import crowd_pose_ap, oks_ap
+from compress.pose.decode.poses import coco_results
+from compress.pose.estimator import Finder, Found, find_everyone
+from compress.pose.percent_correct import PercentCorrect, pck, pckh
+from compress.progress import Phase
+from compress.recipe import Data
+
+RESAMPLES = 50
+"""Bootstrap samples behind a reported standard error: enough to know it to a tenth."""
+
+MAIN_FIGURE = {"synthetic": "AP", "coco": "AP", "crowdpose": "AP", "mpii": "PCKh", "lsp": "PCK"}
+"""What a data set's networks are compared by."""
+
+WORTHLESS = {"AP": 0.02, "PCKh": 0.1, "PCK": 0.1}
+"""Scores of no network that has learned something. The mean pose of the training people, put into every labelled box,
+has AP 0.003 on drawn people, 0.001 on COCO and PCK@0.2 0.05 on LSPET; this is the double of it at least."""
+
+
+def worthless(figure: str, val: Mapping[str, Any]) -> bool:
+    """Whether a main figure is near that of a constant answer, or within two standard errors of nothing."""
+    return (val[figure] or 0.0) <= max(WORTHLESS[figure], 2 * (val.get(f"{figure}_se") or 0.0))
+
+
+def score(
+    network: nn.Module,
+    finder: Finder,
+    pictures: PictureSet,
+    *,
+    kind: str,
+    flip_test: bool,
+    resamples: int = 0,
+    phase: Phase | None = None,
+    finite: bool = False,
+) -> dict[str, Any]:
+    """The metric of `kind` (a key of MAIN_FIGURE) over all pictures; None where there is nothing to measure on.
+
+    Advances phase per picture. resamples: if any, the main figure's standard error (`AP_se`, ...) from so many
+    bootstrap samples of pictures or persons. finite: see find_people.
+    """
+    listed = []
+    for one in find_everyone(network, finder, pictures, flip_test=flip_test, finite=finite):
+        listed.append(one)
+        if phase:
+            phase.advance(1)
+    if kind in ("mpii", "lsp"):
+        figures = _percent_correct(listed, pictures, kind, resamples)
+    else:
+        results = [entry for one in listed for entry in coco_results(one.poses, pictures.image_id(one.index))]
+        if kind == "crowdpose":
+            figures = crowd_pose_ap(pictures.coco, results, resamples)
+        else:
+            figures = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
+    return {name: _plain(value) for name, value in figures.items()}
+
+
+def procedure(flip_test: bool) -> str:
+    """What scores and times shown together are both of: a picture alone, or its mirror image too."""
+    return "two passes" if flip_test else "one pass"
+
+
+def check_metric(architecture: Architecture, data: Data) -> None:
+    """Raises DataError unless the data's metric can score what the network finds; PCK compares person by person."""
+    if MAIN_FIGURE[data.kind] == "AP" or (architecture.approach == "top-down" and data.disk.detections is None):
+        return
+    raise DataError(
+        f"{MAIN_FIGURE[data.kind]} compares person by person, so every labelled box must give one pose",
+        place=f"data: kind {data.kind}",
+        value=f"a {architecture.approach} network" + (" and a detector's boxes" if data.disk.detections else ""),
+        remedy="use a top-down network and labelled boxes for this data",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Rounded, and None for what is not a number, in figures and in the lists and mappings of them."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return (None if value != value else round(value, 5)) if isinstance(value, float) else value
+
+
+def _percent_correct(found: list[Found], pictures: PictureSet, kind: str, resamples: int) -> dict[str, Any]:
+    """Every labelled person against the answer for that person's own box."""
+    people = [pictures.people(one.index) for one in found]
+    for one, truth in zip(found, people, strict=True):
+        if len(one.poses) != len(truth):
+            raise DataError(
+                "joints are compared person by person, so every labelled box must give one pose",
+                place=f"picture {pictures.image_id(one.index)}",
+                value=f"{len(one.poses)} poses for {len(truth)} people",
+                remedy="use a top-down network and labelled boxes for this data",
+            )
+    predicted = np.concatenate([one.poses.keypoints_pk3[:, :, :2] for one in found])
+    truth_pk3 = np.concatenate([part.keypoints_pk3 for part in people])
+    if kind == "mpii":
+        assert isinstance(pictures, MpiiPeople)
+        sizes = np.concatenate([pictures.head_sizes(one.index) for one in found])
+        figures = pckh(predicted, truth_pk3[..., :2], truth_pk3[..., 2], sizes, resamples=resamples)
+    else:
+        figures = pck(predicted, truth_pk3[..., :2], truth_pk3[..., 2], pictures.keypoints, resamples=resamples)
+    return {MAIN_FIGURE[kind]: figures.mean, f"{MAIN_FIGURE[kind]}_se": figures.standard_error, **_parts(figures)}
+
+
+def _parts(figures: PercentCorrect) -> dict[str, Any]:
+    return {
+        "curve": list(figures.curve),
+        "area": figures.area,
+        "joints": figures.joints,
+        "persons": figures.persons,
+        "left_out": figures.left_out,
+    }

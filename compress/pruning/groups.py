@@ -1,0 +1,154 @@
+"""The finest parts in which channels may be chosen: classes that the same parameters make and read."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from compress.errors import NetworkError, RecipeError, nearest
+from compress.pruning.channels import Channels
+
+MULTIPLE = 8
+"""Channels that engines compute at a time (AVX: 8 floats; ncnn's own advice); 64→45 is slower than 64→48."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Classes with the same uses: a layer's or a residual stream's channels; of a shuffled stream, one kind of orbit.
+
+    Every use consists of whole sections: while each section keeps a class, no layer loses all its channels.
+    name: the layer that makes them first. made_by: parameters. classes: those that may go. widths: channels of each
+    class, in the parameter that has most of them. fixed: channels that stay, and why. multiple: what stays divides by.
+    layers: how many make, follow or read the channels.
+    """
+
+    name: str
+    made_by: tuple[str, ...]
+    classes: tuple[int, ...]
+    widths: tuple[int, ...]
+    fixed: int
+    why: str
+    multiple: int
+    layers: int
+
+    @property
+    def channels(self) -> int:
+        """All of them."""
+        return sum(self.widths) + self.fixed
+
+    def removals(self, scores: Mapping[int, float]) -> list[tuple[int, ...]]:
+        """Classes that may go together, from none to most, the least important first.
+
+        At least one class stays, and the channels left divide by `multiple`; not so if there are no more than that.
+        """
+        width = dict(zip(self.classes, self.widths, strict=True))
+        order = sorted(self.classes, key=lambda member: (scores[member], member))
+        step = self.multiple if self.channels > self.multiple else 1
+        found: list[tuple[int, ...]] = [()]
+        left = self.channels
+        for count, member in enumerate(order if self.fixed else order[:-1], start=1):
+            left -= width[member]
+            if left % step == 0:
+                found.append(tuple(order[:count]))
+        return found
+
+    def nearest_removal(self, scores: Mapping[int, float], ratio: float) -> tuple[int, ...]:
+        """The removal whose share of the channels is nearest to the ratio; of two, the smaller."""
+        return min(self.removals(scores), key=lambda gone: abs(self.share(gone) - ratio))
+
+    def share(self, gone: Collection[int]) -> float:
+        """Of the section's channels, those that go, in 0..1."""
+        gone = set(gone)
+        lost = sum(width for member, width in zip(self.classes, self.widths, strict=True) if member in gone)
+        return lost / self.channels
+
+
+def sections(channels: Channels, *, multiple: int = MULTIPLE, protected: Sequence[str] = ()) -> list[Section]:
+    """All sections in the order of the network. protected: patterns (`head`, `*.stem.0`) of layers, or of modules
+    around them, that keep what they make.
+
+    Raises RecipeError for a multiple below 1, NetworkError for a pattern that no layer matches.
+    """
+    if multiple < 1:
+        raise RecipeError(
+            "channels are rounded to a multiple of at least 1", place="multiple", value=multiple,
+            remedy="8 suits most engines, 1 rounds nothing",
+        )  # fmt: skip
+    uses: dict[int, set[tuple[str, int]]] = defaultdict(set)
+    makers: dict[int, dict[str, None]] = defaultdict(dict)
+    width: Counter[int] = Counter()
+    for use in channels.uses:
+        for member, count in Counter(map(channels.class_of, use.channels)).items():
+            uses[member].add((use.name, use.dim))
+            if use.made:
+                makers[member][use.name] = None
+                width[member] = max(width[member], count)
+    for number, part in enumerate(channels.parts):
+        for member in map(channels.class_of, part):
+            uses[member].add(("a slice", number))
+    stays = {**_protected(channels, protected), **channels.kept}
+    alike: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
+    for member in makers:
+        alike[frozenset(uses[member])].append(member)
+    named: Counter[str] = Counter()
+    found = []
+    for members in alike.values():
+        layer = layer_of(next(iter(makers[members[0]])))
+        named[layer] += 1
+        free = [member for member in members if member not in stays]
+        fixed = [member for member in members if member in stays]
+        found.append(
+            Section(
+                name=layer if named[layer] == 1 else f"{layer}#{named[layer]}",
+                made_by=tuple(makers[members[0]]),
+                classes=tuple(free),
+                widths=tuple(width[member] for member in free),
+                fixed=sum(width[member] for member in fixed),
+                why=stays[fixed[0]] if fixed else "",
+                multiple=multiple,
+                layers=len({layer_of(name) for name, _ in uses[members[0]]}),
+            )
+        )
+    return found
+
+
+def whole(parts: Sequence[Section]) -> dict[str, str]:
+    """Sections that cannot lose anything, and why."""
+    reasons = {}
+    for part in parts:
+        if len(part.removals(dict.fromkeys(part.classes, 0.0))) == 1:
+            if not part.classes:
+                reasons[part.name] = part.why
+            elif len(part.classes) == 1 and not part.fixed:
+                reasons[part.name] = f"its {part.channels} channels only go together"
+            else:
+                reasons[part.name] = (
+                    f"nothing that could go of its {part.channels} leaves a multiple of {part.multiple}"
+                )
+    return reasons
+
+
+def layer_of(parameter: str) -> str:
+    """The path of the layer that has the parameter."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def _protected(channels: Channels, patterns: Sequence[str]) -> dict[int, str]:
+    """The classes that matching layers make."""
+    made = {use: _modules_around(use.name) for use in channels.uses if use.made}
+    found: dict[int, str] = {}
+    for pattern in patterns:
+        matching = [use for use, modules in made.items() if any(fnmatchcase(module, pattern) for module in modules)]
+        if not matching:
+            raise NetworkError(
+                "a protected layer must be one that makes channels", place="protect", value=pattern,
+                remedy=nearest(pattern, {module for modules in made.values() for module in modules}),
+            )  # fmt: skip
+        found.update({channels.class_of(one): f"protected by {pattern!r}" for use in matching for one in use.channels})
+    return found
+
+
+def _modules_around(parameter: str) -> list[str]:
+    """The layer that has the parameter, and every module that has the layer."""
+    parts = layer_of(parameter).split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]

@@ -1,0 +1,29 @@
+"""Which time is whose when an engine's nodes are told apart."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from compress.engines import engine
+from compress.pruning.layer_costs import measured
+
+
+def twins() -> nn.Module:
+    """Layers of equal multiply-adds, and one that the engine pads: only their names tell them apart."""
+    wide = nn.Conv2d(16, 16, 3, padding=1)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+        nn.Sigmoid(), nn.Conv2d(16, 17, 1),
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "ncnn"])
+def test_every_layer_with_weights_has_a_time_and_others_none(name: str, tmp_path: Path) -> None:
+    layers = ["0", "2", "4", "6"]
+    known, clock = measured(twins(), layers, frozenset(), (32, 32), engine(name), tmp_path, 1, 5, None)
+    assert sorted(known.layers) == layers
+    assert min(known.layers.values()) > 0
+    assert clock > 0
+    fewer, same = measured(twins(), ["4"], frozenset({1}), (32, 32), engine(name), tmp_path, 1, 5, clock)
+    assert (list(fewer.layers), fewer.gone, same) == (["4"], frozenset({1}), clock)
