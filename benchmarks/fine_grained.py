@@ -29,7 +29,7 @@ from torch import nn
 
 from compress.engines import check_parity, engine
 from compress.engines.engine import parity_limit
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.engines.mnn import SPARSE_BLOCK
 from compress.files import write_json, write_text
 from compress.measure.profiling import time_nodes
@@ -99,8 +99,12 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path, progress: Pr
             add(runtime, runtime, network, {"zeros": 0.0})
             phase.advance(1, runtime)
         for ratio in ratios:
-            add(f"uniform {ratio}", "mnn_sparse", pruned(network, dict.fromkeys(kinds, ratio)),
-                {"zeros": ratio, "pruned_layers": len(kinds)})  # fmt: skip
+            add(
+                f"uniform {ratio}",
+                "mnn_sparse",
+                pruned(network, dict.fromkeys(kinds, ratio)),
+                {"zeros": ratio, "pruned_layers": len(kinds)},
+            )
             phase.advance(1, str(ratio))
     with progress.phase(f"{name}: layer by layer", 1 + len(ratios)) as phase:
         times: dict[float, dict[str, float]] = {}
@@ -116,8 +120,12 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path, progress: Pr
         for ratio in ratios:
             gaining = {layer: ratio for layer, kind in kinds.items() if gains(times, kind, ratio)}
             if 0 < len(gaining) < len(kinds):  # else it is the uniform or the dense one
-                add(f"allocated {ratio}", "mnn_sparse", pruned(network, gaining),
-                    {"zeros": ratio, "pruned_layers": len(gaining)})  # fmt: skip
+                add(
+                    f"allocated {ratio}",
+                    "mnn_sparse",
+                    pruned(network, gaining),
+                    {"zeros": ratio, "pruned_layers": len(gaining)},
+                )
             phase.advance(1, str(ratio))
     with progress.phase(f"{name}: measuring", arguments.rounds) as phase:
         timings = time_interleaved(calls, reference_convolution(), arguments.rounds, progress=phase.advance)
@@ -129,11 +137,16 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path, progress: Pr
         sound = undisturbed(timing) and undisturbed(best)
         whole.append({"name": key, **row, **asdict(timing), "speed_up": speed_up, "sound": sound})
     return {
-        "network": name, "input_hw": list(input_hw), "seed": arguments.seed,
+        "network": name,
+        "input_hw": list(input_hw),
+        "seed": arguments.seed,
         "engines": {runtime: engine(runtime).describe().version for runtime in DENSE},
-        "device": engine("mnn").describe().device, "whole": whole,
-        "layers": layer_rows(kinds, times, ratios), "disturbed": disturbed, "dense": found.refused,
-    }  # fmt: skip
+        "device": engine("mnn").describe().device,
+        "whole": whole,
+        "layers": layer_rows(kinds, times, ratios),
+        "disturbed": disturbed,
+        "dense": found.refused,
+    }
 
 
 # --- Layers ----------------------------------------------------------------------------------------------------------
@@ -164,9 +177,9 @@ def kind_times(runtime: str, file: Path, rounds: int, sparse: bool) -> tuple[dic
     """Kind → mean milliseconds of its convolutions, and one pass; sparse: only of those that MNN runs as sparse."""
     profiled = time_nodes(engine(runtime).profiler(file), rounds)
     found: dict[str, list[float]] = defaultdict(list)
-    for unit, timing in zip(profiled.units, profiled.timings, strict=True):
-        if unit.operator in ("Convolution", "Deconvolution") and sparse == ("sparseBlock" in dict(unit.attributes)):
-            found[_kind_of_unit(unit)].append(timing.normalised_ms)
+    for kernel, timing in zip(profiled.kernels, profiled.timings, strict=True):
+        if kernel.operator in ("Convolution", "Deconvolution") and sparse == ("sparseBlock" in dict(kernel.attributes)):
+            found[_kind_of_kernel(kernel)].append(timing.normalised_ms)
     return {kind: fmean(times) for kind, times in found.items()}, profiled.whole
 
 
@@ -196,14 +209,14 @@ def layer_rows(
     return sorted(rows, key=lambda row: -row["count"] * row["ms"]["0.0"])
 
 
-def _kind_of_unit(unit: Unit) -> str:
-    numbers = dict(unit.attributes)
+def _kind_of_kernel(kernel: Kernel) -> str:
+    numbers = dict(kernel.attributes)
     kernel, stride, dilation = (
         (int(numbers.get(f"{what}Y", 1)), int(numbers.get(f"{what}X", 1)))  # type: ignore[arg-type]
         for what in ("kernel", "stride", "dilate")
     )
-    what = "transposed " if unit.operator == "Deconvolution" else ""
-    return what + _kind(unit.inputs[0].shape, unit.outputs[0].shape, kernel, stride, dilation)
+    what = "transposed " if kernel.operator == "Deconvolution" else ""
+    return what + _kind(kernel.inputs[0].shape, kernel.outputs[0].shape, kernel, stride, dilation)
 
 
 def _kind(read: Sequence[int], made: Sequence[int], kernel: Any, stride: Any, dilation: Any) -> str:
@@ -219,16 +232,26 @@ def _kind(read: Sequence[int], made: Sequence[int], kernel: Any, stride: Any, di
 def markdown(results: Sequence[Row], command: str) -> str:
     """One table of whole networks and one of layers per network."""
     lines = [
-        "# Fine-grained pruning: what it is worth in time", "", f"    {command}", "",
+        "# Fine-grained pruning: what it is worth in time",
+        "",
+        f"    {command}",
+        "",
         f"Random weights, blocks of {SPARSE_BLOCK} filters, one thread; times interleaved, medians with quartiles. "
-        "Speed-up: over the fastest dense engine of the same run, both normalised by the reference.", "",
-    ]  # fmt: skip
+        "Speed-up: over the fastest dense engine of the same run, both normalised by the reference.",
+        "",
+    ]
     for result in results:
         engines = ", ".join(f"{name} {version}" for name, version in result["engines"].items())
-        lines += [f"## {result['network']} at {'x'.join(map(str, result['input_hw']))}", "",
-                  f"{engines}; {result['device']}.", "", _verdict(result), "",
-                  "| | layers pruned | ms | quartiles | spread | speed-up | file | parity |",
-                  "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += [
+            f"## {result['network']} at {'x'.join(map(str, result['input_hw']))}",
+            "",
+            f"{engines}; {result['device']}.",
+            "",
+            _verdict(result),
+            "",
+            "| | layers pruned | ms | quartiles | spread | speed-up | file | parity |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for row in result["whole"]:
             mark = "" if row["sound"] else " (disturbed)"
             lines.append(
@@ -238,14 +261,20 @@ def markdown(results: Sequence[Row], command: str) -> str:
             )
         ratios = [ratio for ratio in result["layers"][0]["ms"] if ratio != "0.0"]
         note = f" Disturbed, not to be trusted: {', '.join(result['disturbed'])}." if result["disturbed"] else ""
-        lines += ["", f"Layers in MNN, dearest first: milliseconds dense, speed-up over that by ratio.{note}", "",
-                  f"| layer | times | dense ms | {' | '.join(ratios)} | gains from |",
-                  "|---|---|---|" + "---|" * (len(ratios) + 1)]  # fmt: skip
+        lines += [
+            "",
+            f"Layers in MNN, dearest first: milliseconds dense, speed-up over that by ratio.{note}",
+            "",
+            f"| layer | times | dense ms | {' | '.join(ratios)} | gains from |",
+            "|---|---|---|" + "---|" * (len(ratios) + 1),
+        ]
         for row in result["layers"]:
             dense = row["ms"]["0.0"]
             cells = [f"{dense / row['ms'][ratio]:.2f}" if ratio in row["ms"] else "stays dense" for ratio in ratios]
-            lines.append(f"| {row['kind']} | {row['count']} | {dense:.3f} | {' | '.join(cells)} | "
-                         f"{row['gains_from'] or 'never'} |")  # fmt: skip
+            lines.append(
+                f"| {row['kind']} | {row['count']} | {dense:.3f} | {' | '.join(cells)} | "
+                f"{row['gains_from'] or 'never'} |"
+            )
         reasons = ", ".join(f"{count} because {reason}" for reason, count in Counter(result["dense"].values()).items())
         lines += ["", f"Never pruned: {reasons}.", ""]
     return "\n".join(lines)

@@ -3,11 +3,11 @@
     python -m benchmarks.latency_accuracy [--engines onnxruntime ncnn mnn mnn_sparse] [--families bhrnet lite_hrnet ...]
         [--count 28] [--pool 48] [--fit 8] [--rounds 40] [--again-after 600] [--out reports/latency] [--seed 0]
 
-For each family and engine: a pool of random candidates is exported; those that together have every unit several times
+For each family and engine: a pool of random candidates is exported; those that together have every kernel several times
 are timed node by node (the table); some of the pool are timed whole (the scale, and what the baselines are fitted on);
 then `count` other candidates are timed whole in one round robin and compared with the prediction. In the same run:
-multiply-adds times a factor, linear regression on multiply-adds, bytes and number of units, and the sum of units that
-are each timed as a model of their own, with and without a factor (where the engine takes single units).
+multiply-adds times a factor, linear regression on multiply-adds, bytes and number of kernels, and the sum of kernels
+that are each timed as a model of their own, with and without a factor (where the engine takes single kernels).
 
 When all are measured, everything unseen is timed a second time, at least `--again-after` seconds after the first, and
 compared with the same predictions. Finished steps are kept in OUT/accuracy-ENGINE-FAMILY.json and not measured again;
@@ -30,12 +30,12 @@ import torch
 from torch import nn
 
 from compress.engines import ENGINES, Engine, engine
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.engines.mnn import SPARSE_BLOCK
 from compress.errors import EngineError, SpaceError
 from compress.files import write_json, write_text
 from compress.jobs.latency.latency import accuracy
-from compress.measure.in_network import cover, harvest, units_of_file
+from compress.measure.in_network import cover, kernels_of_file, profile_in_networks
 from compress.measure.latency_table import Identity, LatencyTable, fit_scale, predict
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
@@ -48,19 +48,44 @@ SPARSITY = 0.8
 """Share of zero blocks in every layer that MNN's sparse kernels take, for the engine mnn_sparse."""
 
 FAMILIES: dict[str, tuple[str, tuple[int, int], dict[str, Any], dict[str, tuple[Any, ...]]]] = {
-    "lite_hrnet": ("lite_hrnet", (256, 192), {}, {
-        "width": (24, 32, 40), "modules.*": (1, 2), "blocks": (1, 2), "block": ("weighting", "shuffle"),
-        "stem_width": (16, 32),
-    }),
-    "openpose": ("mobile_openpose", (192, 192), {}, {
-        "blocks.0": (1, 2, 3), "blocks.1": (2, 4, 6), "width": (24, 32, 48), "features": (64, 128),
-        "refinements": (0, 1, 2), "refinement": ("three_3x3", "one_7x7"),
-    }),
-    "mobileposenet": ("mobileposenet", (256, 192), {}, {
-        "kernels.*": (3, 5), "upsampling": ("light", "transposed"), "upsampled": (80, 160), "expansion": (1, 2),
-        "attention": (False, True),
-    }),
-}  # fmt: skip
+    "lite_hrnet": (
+        "lite_hrnet",
+        (256, 192),
+        {},
+        {
+            "width": (24, 32, 40),
+            "modules.*": (1, 2),
+            "blocks": (1, 2),
+            "block": ("weighting", "shuffle"),
+            "stem_width": (16, 32),
+        },
+    ),
+    "openpose": (
+        "mobile_openpose",
+        (192, 192),
+        {},
+        {
+            "blocks.0": (1, 2, 3),
+            "blocks.1": (2, 4, 6),
+            "width": (24, 32, 48),
+            "features": (64, 128),
+            "refinements": (0, 1, 2),
+            "refinement": ("three_3x3", "one_7x7"),
+        },
+    ),
+    "mobileposenet": (
+        "mobileposenet",
+        (256, 192),
+        {},
+        {
+            "kernels.*": (3, 5),
+            "upsampling": ("light", "transposed"),
+            "upsampled": (80, 160),
+            "expansion": (1, 2),
+            "attention": (False, True),
+        },
+    ),
+}
 """Family → the architecture's family, input size, fixed fields, choices; `bhrnet` is the shipped space bhrnet_small."""
 BHRNET_HW = (128, 128)
 
@@ -110,43 +135,53 @@ def compare(family: str, runtime: Engine, arguments: argparse.Namespace, folder:
     space, input_hw = space_of(family)
     picks = picks_of(space, arguments.pool + arguments.count, random.Random(arguments.seed))
     files: dict[int, Path] = {}
-    units: dict[int, tuple[Unit, ...]] = {}
+    kernels: dict[int, tuple[Kernel, ...]] = {}
     with progress.phase(f"{runtime.name} {family}: exporting", len(picks)) as phase:
         for number, pick in enumerate(picks):
             files[number] = runtime.export(build(space, pick, runtime, number), input_hw, folder, f"net{number}")[0]
-            units[number] = units_of_file(runtime, files[number])
+            kernels[number] = kernels_of_file(runtime, files[number])
             phase.advance(1)
-    unseen = list(units)[-arguments.count :]
-    pool = [number for number in units if number not in unseen]
+    unseen = list(kernels)[-arguments.count :]
+    pool = [number for number in kernels if number not in unseen]
     fitted = pool[: arguments.fit]
 
     table = LatencyTable(folder / "table.json", Identity.of(runtime.describe()))
     start = time.perf_counter()
-    chosen = cover({number: set(units[number]) for number in pool})
+    chosen = cover({number: set(kernels[number]) for number in pool})
     with progress.phase(f"{runtime.name} {family}: table", len(chosen)) as phase:
-        harvest(table, runtime, {str(n): lambda n=n: files[n] for n in chosen}, arguments.rounds,
-                lambda name: phase.advance(1))  # fmt: skip
+        profile_in_networks(
+            table,
+            runtime,
+            {str(n): lambda n=n: files[n] for n in chosen},
+            arguments.rounds,
+            lambda name: phase.advance(1),
+        )
     table_s = time.perf_counter() - start
 
     timings = measure({n: files[n] for n in [*fitted, *unseen]}, runtime, input_hw, arguments.rounds, progress)
     measured_at = time.time()
     assert table.reference_ms is not None
     ms = {number: timing.ratio * table.reference_ms for number, timing in timings.items()}
-    scale = fit_scale(table, [(Counter(units[n]), ms[n]) for n in fitted])
-    predictions = {n: predict(table, Counter(units[n])) for n in unseen}
+    scale = fit_scale(table, [(Counter(kernels[n]), ms[n]) for n in fitted])
+    predictions = {n: predict(table, Counter(kernels[n])) for n in unseen}
     rows = [
         {"network": n, "pick": picks[n], "measured_ms": ms[n], "spread": timings[n].spread, **asdict(predictions[n])}
         for n in unseen
     ]
-    methods = {"units in networks x factor": {n: predictions[n].ms for n in unseen}}
-    methods |= baselines(units, ms, fitted, unseen)
-    methods |= isolated(runtime, units, ms, fitted, unseen, table.reference_ms, progress)
+    methods = {"kernels in networks x factor": {n: predictions[n].ms for n in unseen}}
+    methods |= baselines(kernels, ms, fitted, unseen)
+    methods |= isolated(runtime, kernels, ms, fitted, unseen, table.reference_ms, progress)
     return {
-        **asdict(table.identity), "family": family, "input_hw": list(input_hw), "scale": asdict(scale),
-        "measured_at": measured_at, "reference_ms": table.reference_ms,
-        "table": {"units": len(table.units), "networks": len(chosen), "seconds": table_s}, "rows": rows,
+        **asdict(table.identity),
+        "family": family,
+        "input_hw": list(input_hw),
+        "scale": asdict(scale),
+        "measured_at": measured_at,
+        "reference_ms": table.reference_ms,
+        "table": {"kernels": len(table.kernels), "networks": len(chosen), "seconds": table_s},
+        "rows": rows,
         "methods": {name: summary(rows, values) for name, values in methods.items()},
-    }  # fmt: skip
+    }
 
 
 def measure_again(result: Row, runtime: Engine, arguments: argparse.Namespace, folder: Path, progress: Progress) -> Row:
@@ -165,9 +200,10 @@ def measure_again(result: Row, runtime: Engine, arguments: argparse.Namespace, f
     moved = [row["again_ms"] / row["measured_ms"] - 1 for row in rows]
     again = {
         **accuracy([{**row, "measured_ms": row["again_ms"]} for row in rows]),
-        "seconds_later": seconds_later, "moved_mean": float(np.mean(moved)),
+        "seconds_later": seconds_later,
+        "moved_mean": float(np.mean(moved)),
         "moved_worst": float(np.max(np.abs(moved))),
-    }  # fmt: skip
+    }
     return {**result, "rows": rows, "again": again}
 
 
@@ -187,10 +223,10 @@ def measure(
 
 
 def baselines(
-    units: Mapping[int, Sequence[Unit]], ms: Mapping[int, float], fitted: Sequence[int], unseen: Sequence[int]
+    kernels: Mapping[int, Sequence[Kernel]], ms: Mapping[int, float], fitted: Sequence[int], unseen: Sequence[int]
 ) -> dict[str, dict[int, float]]:
     """From counts alone, fitted on the same networks as the table's scale."""
-    counts = {n: (sum(u.macs for u in us), sum(u.bytes for u in us), len(us), 1.0) for n, us in units.items()}
+    counts = {n: (sum(u.macs for u in us), sum(u.bytes for u in us), len(us), 1.0) for n, us in kernels.items()}
     factor = float(np.exp(np.mean([np.log(ms[n] / counts[n][0]) for n in fitted])))
     # Relative errors count, as in the comparison: every equation is divided by its network's time.
     left = np.array([np.array(counts[n]) / ms[n] for n in fitted])
@@ -198,35 +234,40 @@ def baselines(
     weights = np.linalg.lstsq(left / size, np.ones(len(fitted)), rcond=None)[0] / size
     return {
         "macs x factor": {n: factor * counts[n][0] for n in unseen},
-        "regression on macs, bytes, units": {n: float(np.array(counts[n]) @ weights) for n in unseen},
+        "regression on macs, bytes, kernels": {n: float(np.array(counts[n]) @ weights) for n in unseen},
     }
 
 
 def isolated(
-    runtime: Engine, units: Mapping[int, Sequence[Unit]], ms: Mapping[int, float], fitted: Sequence[int],
-    unseen: Sequence[int], reference_ms: float, progress: Progress,
-) -> dict[str, dict[int, float]]:  # fmt: skip
-    """The sum of units that are each a model of their own; nothing for engines that take no single units."""
-    wanted = sorted({unit for n in [*fitted, *unseen] for unit in units[n]})
-    alone: dict[Unit, float] = {}
+    runtime: Engine,
+    kernels: Mapping[int, Sequence[Kernel]],
+    ms: Mapping[int, float],
+    fitted: Sequence[int],
+    unseen: Sequence[int],
+    reference_ms: float,
+    progress: Progress,
+) -> dict[str, dict[int, float]]:
+    """The sum of kernels that are each a model of their own; nothing for engines that take no single kernels."""
+    wanted = sorted({kernel for n in [*fitted, *unseen] for kernel in kernels[n]})
+    alone: dict[Kernel, float] = {}
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            progress.phase(f"{runtime.name}: units alone", len(wanted)) as phase,
+            progress.phase(f"{runtime.name}: kernels alone", len(wanted)) as phase,
         ):
-            for unit in wanted:
-                profiler = runtime.profiler(runtime.assemble([unit], Path(folder), "alone")[0])
+            for kernel in wanted:
+                profiler = runtime.profiler(runtime.assemble([kernel], Path(folder), "alone")[0])
                 timing = time_interleaved({"": profiler.run}, reference_convolution(), 12)[""]
-                alone[unit] = timing.ratio * reference_ms
+                alone[kernel] = timing.ratio * reference_ms
                 phase.advance(1)
     except EngineError as error:
         progress.say(str(error))
         return {}
-    sums = {n: sum(alone[unit] for unit in units[n]) for n in [*fitted, *unseen]}
+    sums = {n: sum(alone[kernel] for kernel in kernels[n]) for n in [*fitted, *unseen]}
     factor = float(np.exp(np.mean([np.log(ms[n] / sums[n]) for n in fitted])))
     return {
-        "units alone": {n: sums[n] for n in unseen},
-        "units alone x factor": {n: factor * sums[n] for n in unseen},
+        "kernels alone": {n: sums[n] for n in unseen},
+        "kernels alone x factor": {n: factor * sums[n] for n in unseen},
     }
 
 
@@ -259,8 +300,8 @@ def markdown(results: Sequence[Row]) -> str:
         lines += ["", f"tau is the families' mean; over all networks together ours is {everything['tau']:.3f}."]
         lines += ["", "| family | table | MAPE | worst | tau | again | moved |", "|---|---|---|---|---|---|---|"]
         for result in of_engine:
-            ours, again, table = result["methods"]["units in networks x factor"], result.get("again"), result["table"]
-            built = f"{table['units']} units, {table['networks']} networks, {table['seconds']:.0f} s"
+            ours, again, table = result["methods"]["kernels in networks x factor"], result.get("again"), result["table"]
+            built = f"{table['kernels']} kernels, {table['networks']} networks, {table['seconds']:.0f} s"
             cells = [result["family"], built, f"{ours['mape']:.1%}", f"{ours['worst']:.1%}", f"{ours['tau']:.3f}"]
             if again:
                 cells.append(f"MAPE {again['mape']:.1%} after {again['seconds_later']:.0f} s")

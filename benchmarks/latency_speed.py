@@ -21,9 +21,9 @@ from compress.engines import ENGINES, engine
 from compress.files import write_json
 from compress.jobs.latency.latency import build, space_named
 from compress.measure.batch_prediction import PartTable
-from compress.measure.kernels import cut
+from compress.measure.kernels import detect_kernels
 from compress.measure.latency_table import load_table, predict
-from compress.measure.onnxruntime_fusion import cut_by_part
+from compress.measure.onnxruntime_fusion import kernels_by_part
 from compress.measure.timing import pinned
 from compress.nas.space import Pick
 from compress.networks import architecture_from_data
@@ -74,7 +74,7 @@ def batch(source: str, path: Path, count: int) -> dict[str, Any]:
     def cut_pick(pick: Pick) -> Any:
         nonlocal cuts
         cuts += 1
-        return cut_by_part(network(pick), input_hw)
+        return kernels_by_part(network(pick), input_hw)
 
     rng = random.Random(1)
     picks = [space.sample(rng) for _ in range(count)]
@@ -83,7 +83,7 @@ def batch(source: str, path: Path, count: int) -> dict[str, Any]:
     learned = time.perf_counter()
     milliseconds = parts.predict(table, picks)
     done = time.perf_counter()
-    alone = [predict(table, cut(network(pick), input_hw)).ms for pick in picks[:COMPARED]]
+    alone = [predict(table, detect_kernels(network(pick), input_hw)).ms for pick in picks[:COMPARED]]
     differences = [abs(ms / one - 1) for ms, one in zip(milliseconds[:COMPARED], alone, strict=True)]
     return {
         "candidates": count,

@@ -1,4 +1,4 @@
-"""The flow of Shen et al. (IJCAI 2021) on an OpenPose-like network: replacement, reading the maps, pruning.
+"""The flow of Shen et al. (IJCAI 2021) on an OpenPose-like network: replacement, decoding the maps, pruning.
 
     python -m benchmarks.mobile_flow START [--latency 0.62] [--control-epochs 15] [--out reports/mobile_flow]
 
@@ -6,7 +6,7 @@ START is the run folder of a trained network with 7x7 convolutions, such as `com
 are read as Lightweight OpenPose's code does: upsampled 8 times, parts at whole pixels.
 Steps: `compress rewrite START --recipe rewrite_openpose`; maps read as this toolkit does by default; `compress prune
 --recipe prune_openpose` of what the rewriting gave, for onnxruntime. Every step's network is scored on the same
-validation pictures and timed in one interleaved run on onnxruntime and in one on ncnn, one thread; reading the maps is
+validation pictures and timed in one interleaved run on onnxruntime and in one on ncnn, one thread; decoding the maps is
 timed on the same pictures. As a control, START is trained on without a teacher, if for any epochs: what more training
 alone gives. Runs lie in OUT/runs and are not made again.
 """
@@ -34,7 +34,7 @@ from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
-from compress.pose.estimator import LabelledBoxes, finder_for
+from compress.pose.estimator import LabelledBoxes, estimator_for
 from compress.pose.scoring import RESAMPLES, score
 from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_codec, noted_data, read_recipe
 
@@ -69,8 +69,11 @@ def main() -> None:
     ]
     if arguments.control_epochs:
         steps.append((f"beside: that, trained on for {arguments.control_epochs} epochs", control, "default"))
-    results = {"command": ["python", "-m", "benchmarks.mobile_flow", *sys.argv[1:]], "rows": measured(steps),
-               "device": engine("onnxruntime").describe().device}  # fmt: skip
+    results = {
+        "command": ["python", "-m", "benchmarks.mobile_flow", *sys.argv[1:]],
+        "rows": measured(steps),
+        "device": engine("onnxruntime").describe().device,
+    }
     write_json(arguments.out / "results.json", results)
     write_text(arguments.out / "README.md", text(results))
 
@@ -88,10 +91,18 @@ def train_on(run: Path, start: Path, epochs: int) -> None:
     kept = ("batch_size", "learning_rate", "warmup_steps", "augment")
     facts = load_artefact(start).facts
     training = {key: tuned.model_dump(mode="json")[key] for key in kept} | {"epochs": epochs}
-    write_json(recipe, {
-        "job": "train", "seed": 3, "input_hw": facts["input_hw"], "data": facts["data"],
-        "codec": facts["codec"], "decoding": {"flip_test": False}, "training": training,
-    })  # fmt: skip
+    write_json(
+        recipe,
+        {
+            "job": "train",
+            "seed": 3,
+            "input_hw": facts["input_hw"],
+            "data": facts["data"],
+            "codec": facts["codec"],
+            "decoding": {"flip_test": False},
+            "training": training,
+        },
+    )
     if not (run / "architecture.yaml").is_file():
         subprocess.run(
             [sys.executable, "-m", "compress", "train", str(start), "--recipe", str(recipe), "--run", str(run)],
@@ -104,18 +115,26 @@ def scored(folder: Path, decoding: Decoding) -> Row:
     loaded = load_artefact(folder)
     input_hw = input_size(loaded.facts, folder)
     pictures = validation_set(noted_data(loaded.facts["data"], str(folder)), input_hw, loaded.facts["seed"])
-    finder = finder_for(
-        loaded.architecture, pictures.keypoints, input_hw, codec=noted_codec(loaded.facts),
-        decoding=decoding, boxes=LabelledBoxes(),
-    )  # fmt: skip
-    val = score(loaded.network, finder, pictures, kind="synthetic", flip_test=False, resamples=RESAMPLES)
+    estimator = estimator_for(
+        loaded.architecture,
+        pictures.keypoints,
+        input_hw,
+        codec=noted_codec(loaded.facts),
+        decoding=decoding,
+        boxes=LabelledBoxes(),
+    )
+    val = score(loaded.network, estimator, pictures, kind="synthetic", flip_test=False, resamples=RESAMPLES)
     with pinned(1):
-        reading = decode_time(loaded.network, finder, pictures, flip_test=False)
+        reading = decode_time(loaded.network, estimator, pictures, flip_test=False)
     counted = count(loaded.network, input_hw)
     return {
-        "AP": val["AP"], "AP_se": val["AP_se"], "decode_ms": reading, "macs": counted.macs, "params": counted.params,
+        "AP": val["AP"],
+        "AP_se": val["AP_se"],
+        "decode_ms": reading,
+        "macs": counted.macs,
+        "params": counted.params,
         "pictures": len(pictures),
-    }  # fmt: skip
+    }
 
 
 def measured(steps: list[tuple[str, Path, str]]) -> list[Row]:
@@ -141,14 +160,18 @@ def text(results: Row) -> str:
     """The page."""
     rows = results["rows"]
     lines = [
-        "# OpenPose made mobile, step by step", "", f"    {' '.join(results['command'])}", "",
+        "# OpenPose made mobile, step by step",
+        "",
+        f"    {' '.join(results['command'])}",
+        "",
         f"Measured: one thread, {results['device']}; medians, quartiles in brackets. {rows[0]['pictures']} drawn",
         "validation pictures, one pass; ± is a bootstrap standard error over the pictures, one seed. Faster: end to",
-        "end, the network and reading its maps. The start's maps are read as Lightweight OpenPose's code does.", "",
+        "end, the network and reading its maps. The start's maps are read as Lightweight OpenPose's code does.",
+        "",
         f"| step | MACs M | {' | '.join(f'{name} ms' for name in ENGINES)} | reading ms | "
         f"{' | '.join(f'faster, {name}' for name in ENGINES)} | AP |",
         "|" + "---|" * (4 + 2 * len(ENGINES)),
-    ]  # fmt: skip
+    ]
     first = {name: end_to_end(rows[0], name) for name in ENGINES}
     for row in rows:
         networks = [quartiles(row["network_ms"][name], "median_ms", "q1_ms", "q3_ms") for name in ENGINES]

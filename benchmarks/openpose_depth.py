@@ -3,10 +3,10 @@
     python -m benchmarks.openpose_depth [--tables depth refinement] [--engines onnxruntime ncnn] [--rounds 40]
         [--size 368] [--out reports/openpose_depth]
 
-The ResNet OpenPose of 24, 36, 72 and 147 layers at the multiply-adds of the one of 36 (compress.rewriting.depth), beside
-the paper's figures; and Lightweight OpenPose with 0 to 3 refinement stages. Fresh weights, one thread, one interleaved
-run per table and engine. Accuracy is the papers' only (COCO val2017): training these networks on COCO takes days.
-Finished tables are kept in OUT/results.json; OUT/README.md says what came out.
+The ResNet OpenPose of 24, 36, 72 and 147 layers at the multiply-adds of the one of 36 (compress.rewriting.depth),
+beside the paper's figures; and Lightweight OpenPose with 0 to 3 refinement stages. Random weights, one thread, one
+interleaved run per table and engine. Accuracy is the papers' only (COCO val2017): training these networks on COCO takes
+days. Finished tables are kept in OUT/results.json; OUT/README.md says what came out.
 """
 
 import argparse
@@ -67,8 +67,13 @@ def measure(architectures: Mapping[str, Architecture], input_hw: tuple[int, int]
             runners[title] = runtime.load(runtime.export(network, input_hw, Path(folder), title)[0])
         timings = time_runners(runners, input_hw, Measurement(rounds=rounds))
     for title, timing in timings.items():
-        rows[title] |= {"ms": timing.median_ms, "q1_ms": timing.q1_ms, "q3_ms": timing.q3_ms,
-                        "reliable": timing.reliable, "ratio": timing.ratio}  # fmt: skip
+        rows[title] |= {
+            "ms": timing.median_ms,
+            "q1_ms": timing.q1_ms,
+            "q3_ms": timing.q3_ms,
+            "reliable": timing.reliable,
+            "ratio": timing.ratio,
+        }
     return list(rows.values())
 
 
@@ -86,21 +91,26 @@ def _paper(name: str) -> Row:
 def text(results: Mapping[str, Mapping[str, Any]], device: str) -> str:
     """The page."""
     lines = [
-        "# Depth against width, and the number of refinement stages", "", "    python -m benchmarks.openpose_depth", "",
-        "MACs, parameters and milliseconds are ours (fresh weights, one thread, one interleaved run per table and "
+        "# Depth against width, and the number of refinement stages",
+        "",
+        "    python -m benchmarks.openpose_depth",
+        "",
+        "MACs, parameters and milliseconds are ours (random weights, one thread, one interleaved run per table and "
         "engine: medians and quartiles; time: over the first row, drift taken out). G and AP are the papers' (COCO "
         "val2017, 368x368): nothing was trained here. The paper's network of 24 layers has fewer multiply-adds than "
         "its others; of refinement stages it says that accuracy saturates after the first or second, and prints no "
         "figures. "
         f"{device}.",
-    ]  # fmt: skip
+    ]
     for result in results.values():
         side = "x".join(map(str, result["input_hw"]))
         lines += [
-            "", f"## {result['table'].capitalize()} at {side}, {result['engine']} {result['version']}", "",
+            "",
+            f"## {result['table'].capitalize()} at {side}, {result['engine']} {result['version']}",
+            "",
             "| network | MACs | parameters | ms | quartiles | time | published G | published AP |",
             "|---|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
+        ]
         lines += [_line(row, result["rows"][0]["ratio"]) for row in result["rows"]]
     return "\n".join(lines) + "\n"
 
@@ -133,8 +143,14 @@ def main() -> None:
                 continue
             rows = measure(TABLES[table](input_hw), input_hw, name, arguments.rounds)
             description = engine(name).describe()
-            results[key] = {"table": table, "input_hw": input_hw, "engine": name, "version": description.version,
-                            "rounds": arguments.rounds, "rows": rows}  # fmt: skip
+            results[key] = {
+                "table": table,
+                "input_hw": input_hw,
+                "engine": name,
+                "version": description.version,
+                "rounds": arguments.rounds,
+                "rows": rows,
+            }
             write_json(file, results)
             write_text(arguments.out / "README.md", text(results, description.device))
 

@@ -1,4 +1,4 @@
-"""What depth at equal multiply-adds and what refinement stages are worth once trained, on drawn people.
+"""What depth at equal multiply-adds and what refinement stages are worth once trained, on synthetic people.
 
     python -m benchmarks.openpose_trained [--tables refinement depth] [--epochs 6] [--seed 1] [--out DIR]
 
@@ -78,8 +78,10 @@ def main() -> None:
     results = {
         "command": ["python", "-m", "benchmarks.openpose_trained", *sys.argv[1:]],
         "device": engine("onnxruntime").describe().device,
-        "epochs": arguments.epochs, "seed": arguments.seed, "tables": rows,
-    }  # fmt: skip
+        "epochs": arguments.epochs,
+        "seed": arguments.seed,
+        "tables": rows,
+    }
     write_json(arguments.out / "results.json", results)
     write_text(arguments.out / "README.md", text(results))
     write_bytes(arguments.out / "curve.png", curve(rows))
@@ -100,10 +102,23 @@ def train(network: Architecture, run: Path, epochs: int, seed: int) -> None:
         record = Path(folder) / "network.yaml"
         write_json(record, architecture_to_data(network))  # JSON is YAML
         subprocess.run(
-            [sys.executable, "-m", "compress", "train", str(record), "--recipe", "train_openpose", "--run", str(run),
-             "--set", f"training.epochs={epochs}", "--set", f"seed={seed}"],
+            [
+                sys.executable,
+                "-m",
+                "compress",
+                "train",
+                str(record),
+                "--recipe",
+                "train_openpose",
+                "--run",
+                str(run),
+                "--set",
+                f"training.epochs={epochs}",
+                "--set",
+                f"seed={seed}",
+            ],
             check=True,
-        )  # fmt: skip
+        )
 
 
 def scored(choice: int, network: Architecture, run: Path) -> Row:
@@ -112,9 +127,14 @@ def scored(choice: int, network: Architecture, run: Path) -> Row:
     metrics = evaluate(run, recipe, Silent())["metrics"]
     counted = count(load_artefact(run).network, INPUT_HW)
     return {
-        "choice": choice, "architecture": architecture_to_data(network), "run": str(run),
-        "macs": counted.macs, "params": counted.params, "AP": metrics["AP"], "AP_se": metrics["AP_se"],
-    }  # fmt: skip
+        "choice": choice,
+        "architecture": architecture_to_data(network),
+        "run": str(run),
+        "macs": counted.macs,
+        "params": counted.params,
+        "AP": metrics["AP"],
+        "AP_se": metrics["AP_se"],
+    }
 
 
 def time_all(tables: Mapping[str, list[Row]]) -> None:
@@ -140,19 +160,26 @@ TITLES = {
 def text(results: Row) -> str:
     """The page."""
     lines = [
-        "# Refinement stages and depth, trained", "", f"    {' '.join(results['command'])}", "",
-        f"A narrow ResNet OpenPose at 192x192 on drawn people, trained from scratch for {results['epochs']} epochs of",
-        "4096 pictures (`recipes/train_openpose.yaml`), 400 validation pictures, one pass; ± is the bootstrap standard",
-        "error over the pictures, one seed each. Times: onnxruntime, one thread, one interleaved run, medians with",
-        f"quartiles, {results['device']}. A short training favours shallow networks; COCO may differ.",
-        "", "![AP over time](curve.png)",
-    ]  # fmt: skip
+        "# Refinement stages and depth, trained",
+        "",
+        f"    {' '.join(results['command'])}",
+        "",
+        f"A narrow ResNet OpenPose at 192x192 on synthetic people, trained from scratch for {results['epochs']} epochs",
+        "of 4096 pictures (`recipes/train_openpose.yaml`), 400 validation pictures, one pass; ± is the bootstrap",
+        "standard error over the pictures, one seed each. Times: onnxruntime, one thread, one interleaved run, medians",
+        f"with quartiles, {results['device']}. A short training favours shallow networks; COCO may differ.",
+        "",
+        "![AP over time](curve.png)",
+    ]
     for name, rows in results["tables"].items():
         title, what = TITLES[name]
         lines += [
-            "", f"## {title}", "", f"| {what} | blocks | width | MACs M | parameters k | ms | AP |",
+            "",
+            f"## {title}",
+            "",
+            f"| {what} | blocks | width | MACs M | parameters k | ms | AP |",
             "|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
+        ]
         for row in rows:
             record, ms = row["architecture"], row["network_ms"]
             lines.append(
@@ -167,12 +194,16 @@ def curve(tables: Mapping[str, list[Row]]) -> bytes:
     """AP over measured time, a line per table, a standard error to either side."""
     values = [
         {
-            "table": TITLES[name][0], "choice": f"{row['choice']} {TITLES[name][1]}",
-            "ms": row["network_ms"]["median_ms"], "AP": row["AP"],
-            "low": row["AP"] - row["AP_se"], "high": row["AP"] + row["AP_se"],
+            "table": TITLES[name][0],
+            "choice": f"{row['choice']} {TITLES[name][1]}",
+            "ms": row["network_ms"]["median_ms"],
+            "AP": row["AP"],
+            "low": row["AP"] - row["AP_se"],
+            "high": row["AP"] + row["AP_se"],
         }
-        for name, rows in tables.items() for row in rows
-    ]  # fmt: skip
+        for name, rows in tables.items()
+        for row in rows
+    ]
     x = alt.X("ms:Q", title="network, measured ms", scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=values), width=520, height=320).encode(
         x=x, color=alt.Color("table:N", title=None, legend=alt.Legend(labelLimit=400))
@@ -181,7 +212,7 @@ def curve(tables: Mapping[str, list[Row]]) -> bytes:
     points = base.mark_line(point=True).encode(y=ap, order="ms:Q")
     bars = base.mark_rule().encode(y=alt.Y("low:Q", title=""), y2="high:Q")
     names = base.mark_text(align="left", dx=8, dy=14, fontSize=11).encode(y=ap, text="choice:N")
-    return png(points + bars + names, "Refinement stages and depth, trained", "drawn people, 192x192, onnxruntime")
+    return png(points + bars + names, "Refinement stages and depth, trained", "synthetic people, 192x192, onnxruntime")
 
 
 if __name__ == "__main__":

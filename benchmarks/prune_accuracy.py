@@ -7,8 +7,8 @@ GIVEN is a trained artefact, such as a finalist of `compress search recipes/bhrn
 one that `benchmarks/lspet/run.py` trained on photographs. Every budget is a share of its measured time, met within a
 few percent by each of three allocations (`compress prune --latency B% --allocate uniform | global | latency`); then all
 are fine-tuned alike, and scored on the same validation pictures. A seed stands for another order of training and, of
-drawn people, other pictures; the same seed compares the same. --set goes to `compress prune` as it is. Finished runs
-lie in OUT/runs and are not made again; OUT/README.md and OUT/results.json say what came out.
+synthetic people, other pictures; the same seed compares the same. --set goes to `compress prune` as it is. Finished
+runs lie in OUT/runs and are not made again; OUT/README.md and OUT/results.json say what came out.
 """
 
 import argparse
@@ -53,9 +53,13 @@ def one(arguments: argparse.Namespace, seed: int, budget: float, allocation: str
     run = arguments.out / "runs" / f"{allocation}_{budget:g}_{seed}"
     if not (run / "results.json").is_file():
         settings = [
-            f"seed={seed}", f"training.epochs={arguments.epochs}", "exports=[onnxruntime]",
-            f"pruning.latency={budget}", f"pruning.allocate={allocation}", *arguments.overrides,
-        ]  # fmt: skip
+            f"seed={seed}",
+            f"training.epochs={arguments.epochs}",
+            "exports=[onnxruntime]",
+            f"pruning.latency={budget}",
+            f"pruning.allocate={allocation}",
+            *arguments.overrides,
+        ]
         command = [sys.executable, "-m", "compress", "prune", str(arguments.given), "--recipe", arguments.recipe]
         command += ["--run", str(run), "--quiet"]
         command += [part for setting in settings for part in ("--set", setting)]
@@ -64,11 +68,16 @@ def one(arguments: argparse.Namespace, seed: int, budget: float, allocation: str
     figure = result["figure"]
     given, pruned = result["given"], result["pruned"]
     return {
-        "seed": seed, "budget": budget, "allocation": allocation, "figure": figure,
-        "time_share": 1 / result["speed_up"]["onnxruntime"]["factor"], "macs_share": pruned["macs"] / given["macs"],
-        "given": given["val"][figure], "pruned": pruned["val"][figure],
+        "seed": seed,
+        "budget": budget,
+        "allocation": allocation,
+        "figure": figure,
+        "time_share": 1 / result["speed_up"]["onnxruntime"]["factor"],
+        "macs_share": pruned["macs"] / given["macs"],
+        "given": given["val"][figure],
+        "pruned": pruned["val"][figure],
         "device": result["engines"]["onnxruntime"]["device"],
-    }  # fmt: skip
+    }
 
 
 def text(results: Row) -> str:
@@ -76,12 +85,16 @@ def text(results: Row) -> str:
     rows = results["rows"]
     figure = rows[0]["figure"]
     lines = [
-        "# Allocation by latency, against uniform and global ratios", "", f"    {' '.join(results['command'])}", "",
+        "# Allocation by latency, against uniform and global ratios",
+        "",
+        f"    {' '.join(results['command'])}",
+        "",
         f"Mean over the seeds, ± their standard deviation; {figure} after fine-tuning; times measured beside the given",
-        f"network's, onnxruntime, one thread, {rows[0]['device']}.", "",
-        f"| asked time | allocation | seeds | measured time | MACs left | {figure} given | {figure} pruned | change |",
+        f"network's, onnxruntime, one thread, {rows[0]['device']}.",
+        "",
+        f"| target | allocation | seeds | measured time | MACs left | {figure} given | {figure} pruned | change |",
         "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for budget in dict.fromkeys(row["budget"] for row in rows):
         for allocation in ALLOCATIONS:
             found = [row for row in rows if (row["budget"], row["allocation"]) == (budget, allocation)]

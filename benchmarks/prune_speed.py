@@ -2,7 +2,7 @@
 
     python -m benchmarks.prune_speed [--networks hrnet_w32 ...] [--engines onnxruntime ncnn] [--out reports/prune_speed]
 
-Fresh weights, one thread, one interleaved run per network and engine: the network as it is; pruned by `compress prune
+Random weights, one thread, one interleaved run per network and engine: the network as it is; pruned by `compress prune
 --macs 0.5` (l2, uniform, and `--allocate latency`); by torch-pruning 1.6 (GroupMagnitudeImportance, one ratio for all
 layers, no rounding, the output layers left out), its ratio chosen for the same multiply-adds; and by `compress prune
 --latency 50% --allocate latency`. Finished networks are kept in OUT/results.json; OUT/README.md says what came out.
@@ -61,9 +61,11 @@ def compare(name: str, engine_name: str, folder: Path) -> dict[str, Row]:
     variants: dict[str, Callable[[], nn.Module]] = {
         "given": lambda: given,
         "torch-pruning, half the MACs": lambda: by_torch_pruning(given, input_hw),
-        **{title: ours(name, engine_name, settings, input_hw, folder / str(n))
-           for n, (title, settings) in enumerate(OURS.items())},
-    }  # fmt: skip
+        **{
+            title: ours(name, engine_name, settings, input_hw, folder / str(n))
+            for n, (title, settings) in enumerate(OURS.items())
+        },
+    }
     rows: dict[str, Row] = {}
     runners = {}
     for title, build in variants.items():
@@ -77,19 +79,30 @@ def compare(name: str, engine_name: str, folder: Path) -> dict[str, Row]:
         rows[title] = {"macs": count(network, input_hw).macs, "params": count(network, input_hw).params}
     timings = time_runners(runners, input_hw, Measurement())
     for title, timing in timings.items():
-        rows[title] |= {"ms": timing.median_ms, "q1_ms": timing.q1_ms, "q3_ms": timing.q3_ms, "spread": timing.spread,
-                        "speed_up": timings["given"].ratio / timing.ratio}  # fmt: skip
+        rows[title] |= {
+            "ms": timing.median_ms,
+            "q1_ms": timing.q1_ms,
+            "q3_ms": timing.q3_ms,
+            "spread": timing.spread,
+            "speed_up": timings["given"].ratio / timing.ratio,
+        }
     return rows
 
 
 def ours(
     name: str, engine_name: str, settings: Mapping[str, Any], input_hw: tuple[int, int], run: Path
 ) -> Callable[[], nn.Module]:
-    """`compress prune` with these settings; the seed gives the same fresh weights."""
-    recipe = PruneRecipe.model_validate({
-        "input_hw": input_hw, "engine": engine_name, "exports": [engine_name], "seed": 1, "rounds": 24,
-        "pruning": dict(settings),
-    })  # fmt: skip
+    """`compress prune` with these settings; the seed gives the same random weights."""
+    recipe = PruneRecipe.model_validate(
+        {
+            "input_hw": input_hw,
+            "engine": engine_name,
+            "exports": [engine_name],
+            "seed": 1,
+            "rounds": 24,
+            "pruning": dict(settings),
+        }
+    )
 
     def build() -> nn.Module:
         prune(name, recipe, run, Terminal(quiet=True))
@@ -118,9 +131,15 @@ def pruned_by_torch_pruning(given: nn.Module, ratio: float, input_hw: tuple[int,
         shapes = {output.shape[1] for output in network(image)}
     last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.out_channels in shapes]
     pruner = torch_pruning.pruner.BasePruner(
-        network, image, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio,
-        ignored_layers=last, in_channel_groups={}, out_channel_groups={}, num_heads={},
-    )  # fmt: skip
+        network,
+        image,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        ignored_layers=last,
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
     pruner.step()
     return network
 
@@ -128,10 +147,15 @@ def pruned_by_torch_pruning(given: nn.Module, ratio: float, input_hw: tuple[int,
 def text(results: Mapping[str, Mapping[str, Row]], device: str) -> str:
     """The page."""
     lines = [
-        "# Half the multiply-adds, and what that gains", "", "    python -m benchmarks.prune_speed", "",
-        f"Fresh weights, one thread, one interleaved run per network and engine; quartiles in brackets. {device}.", "",
-        "| network | engine | pruned by | MACs left | ms | speed-up |", "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        "# Half the multiply-adds, and what that gains",
+        "",
+        "    python -m benchmarks.prune_speed",
+        "",
+        f"Random weights, one thread, one interleaved run per network and engine; quartiles in brackets. {device}.",
+        "",
+        "| network | engine | pruned by | MACs left | ms | speed-up |",
+        "|---|---|---|---|---|---|",
+    ]
     for key, rows in results.items():
         name, engine_name = key.split(" on ")
         macs = rows["given"]["macs"]

@@ -26,8 +26,10 @@ from compress.files import write_json, write_text
 from compress.measure.counting import count
 from compress.networks import NETWORKS, network_named
 from compress.pruning.channels import Channels
-from compress.pruning.structured import SAME, difference, masked, prunable_channels, random_weights, without_channels
+from compress.pruning.structured import difference, masked, prunable_channels, random_weights, without_channels
 
+SAME = 1e-3
+"""Largest relative difference between pruned and masked network, as in compress.pruning.structured."""
 RATIOS = (0.3, 0.5, 0.7)
 ENGINES = ("onnxruntime", "ncnn")
 
@@ -107,10 +109,14 @@ def measure(name: str, size: int) -> dict[str, Any]:
     seconds = time.monotonic() - start
     dense = count(network, (side, side))
     return {
-        "input_hw": [side, side], "follow_s": seconds, "params": dense.params, "macs": dense.macs,
-        "groups": len(channels.groups()), "unprunable": channels.unprunable(),
+        "input_hw": [side, side],
+        "follow_s": seconds,
+        "params": dense.params,
+        "macs": dense.macs,
+        "groups": len(channels.groups()),
+        "unprunable": channels.unprunable(),
         "pruned": [prune_and_check(network, channels, ratio, (side, side)) for ratio in RATIOS],
-    }  # fmt: skip
+    }
 
 
 def page(results: dict[str, Any]) -> str:
@@ -147,8 +153,10 @@ def page(results: dict[str, Any]) -> str:
     lines += ["", "## Failures", ""]
     lines += [
         f"- {name} at {case['ratio']}: {case['failure']}"
-        for name, result in results.items() for case in result["pruned"] if case["failure"]
-    ] or ["none"]  # fmt: skip
+        for name, result in results.items()
+        for case in result["pruned"]
+        if case["failure"]
+    ] or ["none"]
     lines += ["", "## Layers that lose no channel", ""]
     for why, networks in reasons.items():
         lines += [f"- {why}:"]

@@ -24,7 +24,7 @@ from compress.files import write_json, write_text
 from compress.jobs.profile.decoding_costs import choices
 from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
-from compress.pose.estimator import LabelledBoxes, finder_for
+from compress.pose.estimator import LabelledBoxes, estimator_for
 from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, score
 from compress.recipe import noted_codec, noted_data
 
@@ -57,36 +57,51 @@ def read_every_way(artefact: Path) -> Row:
     for name, decoding in choices(loaded.architecture.approach):
         if decoding.flip_test or decoding.suppression != "none":
             continue
-        finder = finder_for(
-            loaded.architecture, pictures.keypoints, input_hw, codec=noted_codec(loaded.facts),
-            decoding=decoding, boxes=LabelledBoxes(),
-        )  # fmt: skip
-        val = score(loaded.network, finder, pictures, kind=data.kind, flip_test=False, resamples=RESAMPLES)
+        estimator = estimator_for(
+            loaded.architecture,
+            pictures.keypoints,
+            input_hw,
+            codec=noted_codec(loaded.facts),
+            decoding=decoding,
+            boxes=LabelledBoxes(),
+        )
+        val = score(loaded.network, estimator, pictures, kind=data.kind, flip_test=False, resamples=RESAMPLES)
         with pinned(1):
-            times = decode_time(loaded.network, finder, pictures, flip_test=False)
+            times = decode_time(loaded.network, estimator, pictures, flip_test=False)
         rows.append({"choice": name, "score": val[figure], "se": val[f"{figure}_se"], "decode_ms": times})
         print(artefact, name, rows[-1]["score"], times["median"], flush=True)
     return {
-        "family": loaded.architecture.family, "input_hw": list(input_hw), "data": data.kind, "figure": figure,
-        "pictures": len(pictures), "rows": rows,
-    }  # fmt: skip
+        "family": loaded.architecture.family,
+        "input_hw": list(input_hw),
+        "data": data.kind,
+        "figure": figure,
+        "pictures": len(pictures),
+        "rows": rows,
+    }
 
 
 def text(results: Row) -> str:
     """The page."""
     lines = [
-        "# Ways to read maps", "", f"    {' '.join(results['command'])}", "",
+        "# Ways to read maps",
+        "",
+        f"    {' '.join(results['command'])}",
+        "",
         f"Measured on one thread of {results['device']}; medians, quartiles in brackets. Scores on the validation",
         "pictures, one pass, ± the bootstrap standard error. The ways of a network are compared on the same maps, so",
         "that their differences are more certain than that.",
-    ]  # fmt: skip
+    ]
     for name, network in results["networks"].items():
         size = "x".join(map(str, network["input_hw"]))
         lines += [
-            "", f"## {name}", "",
-            f"{network['family']}, {size}, {network['pictures']} pictures ({network['data']})", "",
-            f"| maps | {network['figure']} | ms per picture | people found |", "|---|---|---|---|",
-        ]  # fmt: skip
+            "",
+            f"## {name}",
+            "",
+            f"{network['family']}, {size}, {network['pictures']} pictures ({network['data']})",
+            "",
+            f"| maps | {network['figure']} | ms per picture | people found |",
+            "|---|---|---|---|",
+        ]
         for row in network["rows"]:
             times = row["decode_ms"]
             lines.append(

@@ -3,7 +3,7 @@
     python -m benchmarks.rewrite_latency [--groups refinement ...] [--engines onnxruntime ncnn] [--rounds 60]
         [--size H W] [--out reports/rewrite_latency]
 
-Fresh weights, one thread, one interleaved run per group and engine, multiply-adds beside milliseconds. Accuracy is no
+Random weights, one thread, one interleaved run per group and engine, multiply-adds beside milliseconds. Accuracy is no
 part of it. Groups:
 - refinement: the ResNet OpenPose of 24 layers with one refinement stage, whose five blocks have one 7x7, Lightweight
   OpenPose's two 3x3, the second dilated (behind the 1x1 that all three have), or three 3x3;
@@ -70,22 +70,34 @@ def by_rule(build: Callable[[], nn.Module], rule: str) -> nn.Module:
 
 _H2 = scaled_efficient_hrnet(-2)
 GROUPS: dict[str, Group] = {
-    "refinement": Group("OpenPose with a ResNet, 24 layers, one refinement stage", (256, 256), {
-        "one 7x7": MobileOpenPose(refinement="one_7x7").build,
-        "1x1, 3x3, dilated 3x3": with_dilation,
-        "three 3x3": MobileOpenPose(refinement="three_3x3").build,
-    }),
-    "openpose": Group("OpenPose", (256, 256), {
-        "7x7": OpenPose().build,
-        "7x7 → three 3x3 (rule)": lambda: by_rule(OpenPose().build, "conv_to_3x3"),
-    }),
-    "activation": Group("EfficientHRNet H-2", (448, 448), {
-        "Swish": _H2.build,
-        "hard swish": replace(_H2, act="hard_swish").build,
-        "hard tanh form (rule)": lambda: by_rule(_H2.build, "swish_to_hard_tanh"),
-        "ReLU": replace(_H2, act="relu").build,
-    }),
-}  # fmt: skip
+    "refinement": Group(
+        "OpenPose with a ResNet, 24 layers, one refinement stage",
+        (256, 256),
+        {
+            "one 7x7": MobileOpenPose(refinement="one_7x7").build,
+            "1x1, 3x3, dilated 3x3": with_dilation,
+            "three 3x3": MobileOpenPose(refinement="three_3x3").build,
+        },
+    ),
+    "openpose": Group(
+        "OpenPose",
+        (256, 256),
+        {
+            "7x7": OpenPose().build,
+            "7x7 → three 3x3 (rule)": lambda: by_rule(OpenPose().build, "conv_to_3x3"),
+        },
+    ),
+    "activation": Group(
+        "EfficientHRNet H-2",
+        (448, 448),
+        {
+            "Swish": _H2.build,
+            "hard swish": replace(_H2, act="hard_swish").build,
+            "hard tanh form (rule)": lambda: by_rule(_H2.build, "swish_to_hard_tanh"),
+            "ReLU": replace(_H2, act="relu").build,
+        },
+    ),
+}
 
 
 def compare(group: Group, input_hw: tuple[int, int], engine_name: str, rounds: int, folder: Path) -> dict[str, Row]:
@@ -104,25 +116,34 @@ def compare(group: Group, input_hw: tuple[int, int], engine_name: str, rounds: i
     first = timings.get(next(iter(group.variants)))
     for title, timing in timings.items():
         rows[title] |= {
-            "ms": timing.median_ms, "q1_ms": timing.q1_ms, "q3_ms": timing.q3_ms, "reliable": timing.reliable,
+            "ms": timing.median_ms,
+            "q1_ms": timing.q1_ms,
+            "q3_ms": timing.q3_ms,
+            "reliable": timing.reliable,
             "speed_up": first.ratio / timing.ratio if first else None,
-        }  # fmt: skip
+        }
     return rows
 
 
 def text(results: Mapping[str, Mapping[str, Any]], device: str) -> str:
     """The page."""
     lines = [
-        "# What replacing operators gains in measured time", "", "    python -m benchmarks.rewrite_latency", "",
-        "Fresh weights, one thread, one interleaved run per group and engine: medians and quartiles; speed-ups are of "
+        "# What replacing operators gains in measured time",
+        "",
+        "    python -m benchmarks.rewrite_latency",
+        "",
+        "Random weights, one thread, one interleaved run per group and engine: medians and quartiles; speed-ups are of "
         f"times relative to a reference run in between. Accuracy is no part of it. {device}.",
-    ]  # fmt: skip
+    ]
     for result in results.values():
         side = "x".join(map(str, result["input_hw"]))
         lines += [
-            "", f"## {result['title']} at {side}, {result['engine']} {result['version']}", "",
-            "| variant | MACs | parameters | ms | quartiles | speed-up |", "|---|---|---|---|---|---|",
-        ]  # fmt: skip
+            "",
+            f"## {result['title']} at {side}, {result['engine']} {result['version']}",
+            "",
+            "| variant | MACs | parameters | ms | quartiles | speed-up |",
+            "|---|---|---|---|---|---|",
+        ]
         lines += [_line(title, row) for title, row in result["rows"].items()]
     return "\n".join(lines) + "\n"
 
@@ -157,8 +178,14 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 rows = compare(group, input_hw, engine_name, arguments.rounds, Path(folder))
             version = engine(engine_name).describe().version
-            results[key] = {"title": group.title, "input_hw": input_hw, "engine": engine_name, "version": version,
-                            "rounds": arguments.rounds, "rows": rows}  # fmt: skip
+            results[key] = {
+                "title": group.title,
+                "input_hw": input_hw,
+                "engine": engine_name,
+                "version": version,
+                "rounds": arguments.rounds,
+                "rows": rows,
+            }
             write_json(file, results)
             write_text(arguments.out / "README.md", text(results, engine(engine_name).describe().device))
 

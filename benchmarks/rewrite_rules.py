@@ -4,10 +4,10 @@
         [--out reports/rewrite_rules]
 
 GIVEN is a trained artefact. Every rule with sites in it is applied to all of them at once, and the network is scored
-with fresh weights there; with weights carried over (the rule's own, then least squares on what the given module
-answered, see `compress.rewriting.fitting`); after reconstruction of every site in turn, on inputs from the network as it is
-rewritten so far; and after fine-tuning with GIVEN as teacher. Batch norms of the whole network are recalibrated before
-every score, also before that of GIVEN. The recipe is one of `compress rewrite`; `rewriting.calibration`,
+with random weights there; with weights carried over (the rule's own, then least squares on what the given module
+answered, see `compress.rewriting.fitting`); after reconstruction of every site in turn, on inputs from the network as
+it is rewritten so far; and after fine-tuning with GIVEN as teacher. Batch norms of the whole network are recalibrated
+before every score, also before that of GIVEN. The recipe is one of `compress rewrite`; `rewriting.calibration`,
 `rewriting.steps` and `training` count. Rules that OUT/results.json has are not run again; OUT/README.md says what came
 out.
 """
@@ -66,10 +66,13 @@ class Bench:
         """What the rules' rows are compared with."""
         learning = self.learning
         return {
-            "figure": MAIN_FIGURE[learning.data.kind], "data": learning.data.kind, "pictures": len(learning.sets.val),
+            "figure": MAIN_FIGURE[learning.data.kind],
+            "data": learning.data.kind,
+            "pictures": len(learning.sets.val),
             "device": torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else cpu_name(),
-            "before": self.scored(copy.deepcopy(self.subject.network), "given"), "rules": {},
-        }  # fmt: skip
+            "before": self.scored(copy.deepcopy(self.subject.network), "given"),
+            "rules": {},
+        }
 
     def measure(self, found: Sequence[Rewrite]) -> Row:
         """One rule's row. Where replacements have no weights, there is nothing to carry or to reconstruct."""
@@ -90,12 +93,17 @@ class Bench:
     def fitted(self, found: Sequence[Rewrite], steps: int) -> tuple[nn.Module, list[Fitted]]:
         """The network with fitted replacements, each on the inputs it gets from those before it; and their errors."""
         learning, wanted = self.learning, self.recipe.rewriting.calibration
-        pictures = list(first_inputs(learning.finder, learning.sets.train, wanted, self.fabric.device))
+        pictures = list(first_inputs(learning.estimator, learning.sets.train, wanted, self.fabric.device))
         with self.progress.phase(f"fitting, {steps} steps", len(found)) as phase:
             network, errors = fit_sites(
-                self.subject.network, found, pictures, limit=wanted, steps=steps, seed=self.subject.seed,
+                self.subject.network,
+                found,
+                pictures,
+                limit=wanted,
+                steps=steps,
+                seed=self.subject.seed,
                 progress=lambda path: phase.advance(1, path),
-            )  # fmt: skip
+            )
         return network, list(errors.values())
 
     def tune(self, network: nn.Module) -> None:
@@ -103,29 +111,39 @@ class Bench:
         learning = self.learning
         settings = self.recipe.training
         samples = learning.objective.samples(learning.sets.train)
-        step = distilled_step(
-            [network], self.subject.network, learning.objective, settings.distillation, self.fabric
-        )  # fmt: skip
+        step = distilled_step([network], self.subject.network, learning.objective, settings.distillation, self.fabric)
         with (
             tempfile.TemporaryDirectory() as folder,
             self.progress.phase("fine-tuning", batch_count(settings, samples)) as phase,
         ):
             train(
-                network, [dict(network.named_parameters())], step, samples=samples, settings=settings,
-                seed=self.subject.seed, fabric=self.fabric, workers=learning.data.workers,
-                checkpoint=Path(folder) / "tuned.pt", phase=phase,
-            )  # fmt: skip
+                network,
+                [dict(network.named_parameters())],
+                step,
+                samples=samples,
+                settings=settings,
+                seed=self.subject.seed,
+                fabric=self.fabric,
+                workers=learning.data.workers,
+                checkpoint=Path(folder) / "tuned.pt",
+                phase=phase,
+            )
 
     def scored(self, network: nn.Module, stage: str) -> list[float]:
         """Recalibrates the network; the main figure and its standard error. Changes the network."""
         learning = self.learning
-        recalibrate(network, first_inputs(learning.finder, learning.sets.train, PICTURES, self.fabric.device))
+        recalibrate(network, first_inputs(learning.estimator, learning.sets.train, PICTURES, self.fabric.device))
         with self.progress.phase(f"scoring: {stage}", len(learning.sets.val)) as phase:
             kind = learning.data.kind
             found = score(
-                network, learning.finder, learning.sets.val, kind=kind,
-                flip_test=self.recipe.decoding.flip_test, resamples=RESAMPLES, phase=phase,
-            )  # fmt: skip
+                network,
+                learning.estimator,
+                learning.sets.val,
+                kind=kind,
+                flip_test=self.recipe.decoding.flip_test,
+                resamples=RESAMPLES,
+                phase=phase,
+            )
         return [found[MAIN_FIGURE[kind]] or 0.0, found[f"{MAIN_FIGURE[kind]}_se"] or 0.0]
 
 
@@ -133,7 +151,7 @@ class Bench:
 
 
 def recovered(before: float, row: Row) -> str:
-    """Share of what fresh weights lose that is back before any tuning; a dash where they lose nothing to speak of."""
+    """Share of what random weights lose that is back before any tuning; a dash where they lose nothing to speak of."""
     naive, spread = row["naive"]
     lost = before - naive
     if "reconstructed" not in row or lost <= spread:
@@ -144,28 +162,34 @@ def recovered(before: float, row: Row) -> str:
 def text(results: dict[str, Row]) -> str:
     """The README."""
     lines = [
-        "# Operators replaced in trained networks, rule by rule", "",
+        "# Operators replaced in trained networks, rule by rule",
+        "",
         "Every rule is applied to all its sites at once. Scores on the validation pictures, ± the standard error;",
-        "batch norms of the whole network are recalibrated in every column alike. Naive: fresh weights. Carried: the",
+        "batch norms of the whole network are recalibrated in every column alike. Naive: random weights. Carried: the",
         "rule's own start and least squares. Reconstructed: then Adam on the output of each site in turn. Recovered:",
-        "(reconstructed - naive) / (given - naive), before any fine-tuning; – where fresh weights lose no more than",
+        "(reconstructed - naive) / (given - naive), before any fine-tuning; – where random weights lose no more than",
         "the standard error. A replacement without weights has nothing to carry over: – too, what it loses is under",
         "naive. Tuned: fine-tuning with the given network as teacher.",
         "Error: mean over the sites of the squared output error, relative to the output's variance, on pictures",
         "that nothing was fitted to; beyond all measure where a site's output hardly varies.",
-    ]  # fmt: skip
+    ]
     for name, result in results.items():
         settings, figure = result["recipe"], result["figure"]
         training, rewriting = settings["training"], settings["rewriting"]
         lines += [
-            "", f"## {name}", "", f"    {' '.join(result['command'])}", "",
+            "",
+            f"## {name}",
+            "",
+            f"    {' '.join(result['command'])}",
+            "",
             f"{result['data']}, {figure} on {result['pictures']} pictures; fitted on {rewriting['calibration']}, "
             f"{rewriting['steps']} steps of Adam per site; fine-tuned for {training['epochs']} epochs at "
-            f"{training['learning_rate']:g}; {result['device']}.", "",
+            f"{training['learning_rate']:g}; {result['device']}.",
+            "",
             "| rule | sites | given | naive | carried | reconstructed | recovered | tuned | error: naive | carried |"
             " reconstructed |",
             "|" + "---|" * 11,
-        ]  # fmt: skip
+        ]
         lines += [line(result["before"], rule, row) for rule, row in result["rules"].items()]
     return "\n".join(lines) + "\n"
 

@@ -422,7 +422,7 @@ def predict(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Where drawn pictures and people.json, or results.json, go.",
+            help="Where synthetic pictures and people.json, or results.json, go.",
             show_default="reports/predict-TIME",
         ),
     ] = None,
@@ -493,12 +493,12 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The packed folder."
 def latency_build(
     sources: Sources,
     table: TableOption = None,
-    again: Annotated[bool, typer.Option("--again", help="Time all of the sources' units anew.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Time all of the sources' kernels anew.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time what the table lacks of the sources' units on this machine, or has only uncertain times of; a killed build
+    """Time what the table lacks of the sources' kernels on this machine, or has only uncertain times of; a killed build
     goes on where it was."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
@@ -561,7 +561,7 @@ def latency_merge(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one table with the units of several, such as colleagues measured on the same kind of machine."""
+    """Write one table with the kernels of several, such as colleagues measured on the same kind of machine."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         check_writable(out.parent)
@@ -579,7 +579,7 @@ def latency_diff(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what tells two tables apart: devices, units, and how much the common units' times changed."""
+    """Show what tells two tables apart: devices, kernels, and how much the common kernels' times changed."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.jobs.latency import latency as jobs_latency
@@ -597,7 +597,7 @@ def latency_pack(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a folder that times the sources' units on another device: `python run.py` needs only the engine."""
+    """Write a folder that times the sources' kernels on another device: `python run.py` needs only the engine."""
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import LatencyRecipe
@@ -649,7 +649,7 @@ def settings_of(
     kind, _, folder = (data or "").partition(":")
     if data is not None and (not kind or (kind == "synthetic" and folder)):
         raise RecipeError(
-            "it is KIND or KIND:FOLDER, and drawn pictures have no folder",
+            "it is KIND or KIND:FOLDER, and synthetic pictures have no folder",
             place="--data",
             value=data,
             remedy="name the kind of data in that folder: coco, crowdpose, mpii or lsp",

@@ -87,7 +87,7 @@ def changed(settings: Settings) -> set[str]:
 
 
 class SyntheticData(Settings):
-    """Drawn people. Pictures per set; the three sets never share a picture.
+    """Synthetic people. Pictures per set; the three sets never share a picture.
 
     people: fewest and most in a picture. scale: their standing height in units of the picture's. clutter: mean number
     of background shapes. pose_spread: multiplies the random part of every joint angle. tumble, truncation, occluder:
@@ -323,11 +323,11 @@ class Search(Settings):
     """The search loop.
 
     trials: candidates that are scored. pictures of the search set are scored after batch-norm recalibration on
-    `calibration_pictures` training pictures. space: path, or name of one in the package. sampler: see compress.nas.sampler;
-    `guided` needs the fewest trials where there are hand-made networks. population: of NSGA-II. start: an artefact
-    whose edits are searched instead of a supernet's architectures; `supernet` is not read then. tuning_samples: the
-    first so many training samples, which every trial is tuned on once before it is scored, as finalists are, its own
-    network unedited being the teacher; most edits score next to nothing without it. 0: none.
+    `calibration_pictures` training pictures. space: path, or name of one in the package. sampler: see
+    compress.nas.sampler; `guided` needs the fewest trials where there are hand-made networks. population: of NSGA-II.
+    start: an artefact whose edits are searched instead of a supernet's architectures; `supernet` is not read then.
+    tuning_samples: the first so many training samples, which every trial is tuned on once before it is scored, as
+    finalists are, its own network unedited being the teacher; most edits score next to nothing without it. 0: none.
     """
 
     space: str
@@ -524,8 +524,8 @@ class Pruning(Settings):
     multiple: channels that stay divide by it; None takes what the engine computes at a time. protect: patterns of
     layers that keep all. steps: prune and tune so often, a part each time. ratios: that layers are analysed at.
     threshold: a layer is pruned only from the ratio on at which it gains this share of its time ("high or not at all").
-    schedule: how weights get to zero while the network is tuned, see compress.pruning.schedule; force: admm's rho, or the
-    strength of the reweighted group lasso.
+    schedule: how weights get to zero while the network is tuned, see compress.pruning.schedule; force: admm's rho, or
+    the strength of the reweighted group lasso.
     pictures: that every point of a sensitivity curve, and data-driven criteria, are judged on.
     """
 
@@ -534,9 +534,7 @@ class Pruning(Settings):
     latency: Annotated[float, Field(gt=0, lt=1)] | None = None
     latency_ms: Annotated[float, Field(gt=0)] | None = None
     scheme: Literal["channel", "block", "pattern", "nm", "unstructured"] = "channel"
-    criterion: Literal[
-        "l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"
-    ] = "l2"  # fmt: skip
+    criterion: Literal["l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"] = "l2"
     allocate: Literal["uniform", "global", "sensitivity", "latency"] = "uniform"
     multiple: Positive | None = None
     protect: tuple[str, ...] = ()
@@ -627,7 +625,7 @@ class Rewriting(Settings):
     @model_validator(mode="after")
     def _depth_stands_alone(self) -> "Rewriting":
         if self.depth is not None and self.rules:
-            raise ValueError("depth makes another network with fresh weights: there is nothing yet for rules to keep")
+            raise ValueError("depth makes another network with random weights: there is nothing yet for rules to keep")
         return self
 
 
@@ -749,9 +747,11 @@ def noted_codec(facts: Mapping[str, Any]) -> Codec:
     """
     if "codec" not in facts and "exact" in facts:
         raise ArtefactError(
-            "an artefact's facts must note a codec", place="artefact: facts", value="exact, of an earlier version",
+            "an artefact's facts must note a codec",
+            place="artefact: facts",
+            value="exact, of an earlier version",
             remedy="say how its maps are read with --set codec=NAME",
-        )  # fmt: skip
+        )
     try:
         codec: Codec = TypeAdapter(CodecSetting).validate_python(facts.get("codec", {}))
         return codec

@@ -74,7 +74,12 @@ BEHIND = {
     "altair": ("compress.report",),
     "vl_convert": ("compress.report",),
     "typer": ("compress.cli",),
-    "lightning_fabric": ("compress.training.processes", "compress.training.loop", "compress.jobs.finalise", "compress.jobs"),
+    "lightning_fabric": (
+        "compress.training.processes",
+        "compress.training.loop",
+        "compress.jobs.finalise",
+        "compress.jobs",
+    ),
     "tensorboardX": ("compress.jobs.train",),
     "pydantic": ("compress.recipe", "compress.networks"),
     "rich": ("compress.report",),

@@ -50,7 +50,7 @@ def artefact(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """A COCO folder of eight drawn pictures, as `train` and `val`."""
+    """A COCO folder of eight synthetic pictures, as `train` and `val`."""
     folder = tmp_path / "coco"
     for split, seed in (("train", 1), ("val", 2)):
         part = tmp_path / split
@@ -166,9 +166,23 @@ def test_how_many_pictures_are_held_out_is_said_by_the_key_that_says_so(artefact
 
 
 def test_a_goal_in_milliseconds_that_was_meant_as_a_share(artefact: Path, tmp_path: Path) -> None:
-    line = fails("prune", artefact, "--latency", "50", "--run", tmp_path / "run", "--set", "rounds=3",
-                 "--set", "exports=[onnxruntime]", "--set", "data.synthetic={train: 8, val: 2}",
-                 "--set", "pruning.pictures=4", "-q")  # fmt: skip
+    line = fails(
+        "prune",
+        artefact,
+        "--latency",
+        "50",
+        "--run",
+        tmp_path / "run",
+        "--set",
+        "rounds=3",
+        "--set",
+        "exports=[onnxruntime]",
+        "--set",
+        "data.synthetic={train: 8, val: 2}",
+        "--set",
+        "pruning.pictures=4",
+        "-q",
+    )
     assert "did you mean 50% of its time?" in line
     assert "--latency" in line
 

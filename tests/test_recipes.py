@@ -20,8 +20,10 @@ from compress.training.loop import learning_rate, optimizer_for
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 TRAININGS = [path for path in RECIPES if path.stem.startswith("train_")]
 KINDS: dict[str, type[PruneRecipe | RewriteRecipe | SearchRecipe]] = {
-    "prune": PruneRecipe, "rewrite": RewriteRecipe, "search": SearchRecipe,
-}  # fmt: skip
+    "prune": PruneRecipe,
+    "rewrite": RewriteRecipe,
+    "search": SearchRecipe,
+}
 FOLDER = ["data.disk.folder=/somewhere"]
 
 

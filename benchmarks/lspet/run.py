@@ -34,7 +34,7 @@ from compress.jobs.evaluate import evaluate
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.whole_networks import time_runners
-from compress.pose.estimator import LabelledBoxes, finder_for
+from compress.pose.estimator import LabelledBoxes, estimator_for
 from compress.pose.percent_correct import THRESHOLDS
 from compress.progress import Silent
 from compress.recipe import Decoding, EvaluateRecipe, Measurement, noted_codec, noted_data
@@ -121,7 +121,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
             files = engine("onnxruntime").export(first.network, INPUT_HW, Path(exports), Path(NETWORKS[name]).stem)
             runners[name] = engine("onnxruntime").load(files[0])
             pictures = validation_set(noted_data(first.facts["data"], str(folders[0])), INPUT_HW, 1)
-            finder = finder_for(
+            estimator = estimator_for(
                 first.architecture,
                 noted_keypoints(first.facts, folders[0]),
                 INPUT_HW,
@@ -144,7 +144,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
                 },
                 "persons": scores[0]["persons"],
                 "left_out": scores[0]["left_out"],
-                "decode_ms": decode_time(first.network, finder, pictures, flip_test=False),
+                "decode_ms": decode_time(first.network, estimator, pictures, flip_test=False),
             }
         for name, timing in time_runners(runners, INPUT_HW, Measurement()).items():
             entries[name]["latency"] = {

@@ -35,7 +35,7 @@ from compress.measure.counting import count
 from compress.networks import Architecture, architecture_from_data
 from compress.pose.average_precision import oks_ap
 from compress.pose.decode.poses import coco_results
-from compress.pose.estimator import Finder, LabelledBoxes, finder_for
+from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for
 from compress.pose.scoring import score
 from compress.recipe import Data, Decoding, TrainRecipe, read_recipe
 
@@ -115,7 +115,7 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
     pictures = validation_set(data, recipe.input_hw, 1)
     assert isinstance(pictures, CocoPeople)
     joined = pictures.subset(pictures_of_joined_people(pictures))
-    finder = finder_for(
+    estimator = estimator_for(
         record,
         pictures.keypoints,
         recipe.input_hw,
@@ -134,28 +134,30 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
             name: {
                 "pictures": len(part),
                 "people": sum(len(part.people(i)) for i in range(len(part))),
-                "network": score(trained.network, finder, part, kind="coco", flip_test=False) if trained else None,
-                "perfect": perfect(record, finder, part, recipe),
+                "network": score(trained.network, estimator, part, kind="coco", flip_test=False) if trained else None,
+                "perfect": perfect(record, estimator, part, recipe),
             }
             for name, part in (("all", pictures), ("joined", joined))
         },
     }
 
 
-def perfect(architecture: Architecture, finder: Finder, pictures: CocoPeople, recipe: TrainRecipe) -> dict[str, float]:
+def perfect(
+    architecture: Architecture, estimator: PoseEstimator, pictures: CocoPeople, recipe: TrainRecipe
+) -> dict[str, float]:
     """What the decoder and the metric make of the training targets themselves."""
     results = []
     for index in range(len(pictures)):
-        question = finder.ask(pictures, index)
+        asked_inputs = estimator.ask(pictures, index)
         answers, _ = perfect_answers(
             architecture,
             pictures,
             index,
-            question,
+            asked_inputs,
             recipe.input_hw,
             recipe.codec,
         )
-        results += coco_results(finder.read(question, answers, None), pictures.image_id(index))
+        results += coco_results(estimator.read(asked_inputs, answers, None), pictures.image_id(index))
     return oks_ap(pictures.coco, results, pictures.keypoints)
 
 

@@ -87,9 +87,11 @@ def load_artefact(folder: Path) -> Artefact:
         network = edited(network, edits)
     except (NetworkError, RecipeError) as error:
         raise ArtefactError(
-            "the rewrites must be of this architecture", place=f"{path}: edits", value=str(error),
+            "the rewrites must be of this architecture",
+            place=f"{path}: edits",
+            value=str(error),
             remedy="restore the file; a newer version may know more",
-        ) from None  # fmt: skip
+        ) from None
     weights = folder / WEIGHTS
     try:
         give_weights(network, edits, load_file(weights))
@@ -143,9 +145,11 @@ def _edits_from_data(data: Any, place: str) -> tuple[Edit, ...]:
     known = isinstance(data, list) and all(edit in plain or _is_rewrite(edit) for edit in data)
     if not known:
         raise ArtefactError(
-            "an edit must be one this version knows", place=place, value=data,
+            "an edit must be one this version knows",
+            place=place,
+            value=data,
             remedy=f"known: {'; '.join(plain)}; {{rewrite: RULE, at: MODULE}}; a newer version may know more",
-        )  # fmt: skip
+        )
     return tuple(Rewrite(edit["rewrite"], edit["at"]) if isinstance(edit, dict) else edit for edit in data)
 
 

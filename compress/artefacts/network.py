@@ -20,7 +20,7 @@ from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, check_learns, is_own, own_network
 from compress.networks.weights import check_memory
 from compress.pose.codec import Codec
-from compress.pose.estimator import Finder, LabelledBoxes, finder_for
+from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for
 from compress.pose.objective import Objective, check_joints, objective_for
 from compress.pose.scoring import check_metric
 from compress.recipe import ChangeRecipe, Data, noted_codec
@@ -35,7 +35,7 @@ class Learning:
     data: Data
     sets: Sets
     objective: Objective
-    finder: Finder
+    estimator: PoseEstimator
     codec: Codec
 
 
@@ -72,11 +72,13 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: s
     own = architecture.family in OWN_FAMILIES
     if recipe.data and not (loaded or own):
         raise DataError(
-            "a network taken by its name or architecture has fresh weights: there is nothing to score",
-            place="--data", value=name, remedy="train it first (compress train) and give the run's folder",
-        )  # fmt: skip
+            "a network taken by its name or architecture has random weights: there is nothing to score",
+            place="--data",
+            value=name,
+            remedy="train it first (compress train) and give the run's folder",
+        )
     trained = loaded is not None or (own and recipe.data is not None)
-    torch.manual_seed(seed)  # fresh weights are the same in every run, and criteria go by weights
+    torch.manual_seed(seed)  # random weights are the same in every run, and criteria go by weights
     network = (loaded.network if loaded else architecture.build()).eval()
     check_memory(network, name)
     input_hw = recipe.input_hw
@@ -92,9 +94,15 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: s
 
 
 def read_learning(
-    architecture: Architecture, data: Data, facts: Mapping[str, Any], input_hw: tuple[int, int], seed: int,
-    recipe: ChangeRecipe, pictures: int, pictures_key: str,
-) -> Learning:  # fmt: skip
+    architecture: Architecture,
+    data: Data,
+    facts: Mapping[str, Any],
+    input_hw: tuple[int, int],
+    seed: int,
+    recipe: ChangeRecipe,
+    pictures: int,
+    pictures_key: str,
+) -> Learning:
     """The data, and how the network reads it; maps are decoded as it was trained."""
     wanted = {"search": pictures}
     parts = {"synthetic": data.synthetic.model_copy(update=wanted), "disk": data.disk.model_copy(update=wanted)}
@@ -104,16 +112,16 @@ def read_learning(
     check_metric(architecture, data)
     codec = recipe.codec or noted_codec(facts)
     objective = objective_for(architecture, keypoints, input_hw, recipe.training, codec)
-    finder = finder_for(
+    estimator = estimator_for(
         architecture, keypoints, input_hw, codec=codec, decoding=recipe.decoding, boxes=LabelledBoxes()
-    )  # fmt: skip
-    return Learning(data, sets, objective, finder, codec)
+    )
+    return Learning(data, sets, objective, estimator, codec)
 
 
 def network_digest(architecture: Architecture, network: nn.Module, edits: Sequence[Edit] = (), *, trained: bool) -> str:
     """Short sha256 of what a network is: its record, its edits and the weights it came with.
 
-    Fresh weights of a known architecture are left out: they follow from the seed, and differ in the last bits between
+    Random weights of a known architecture are left out: they follow from the seed, and differ in the last bits between
     kinds of CPUs. What an own network's Python code does is not in it.
     """
     record = [architecture_to_data(architecture), [str(edit) for edit in edits]]
@@ -123,8 +131,6 @@ def network_digest(architecture: Architecture, network: nn.Module, edits: Sequen
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()[:16]
-
-
 
 
 def artefact_or_network(name: str) -> Artefact | Architecture:

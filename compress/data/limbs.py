@@ -77,10 +77,25 @@ def layout_for(keypoints: KeypointSet) -> PartLayout:
 
 
 _COCO_NAMES = (
-    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
-    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
-    "right_ear", "left_ear",
-)  # fmt: skip
+    "nose",
+    "neck",
+    "right_shoulder",
+    "right_elbow",
+    "right_wrist",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "right_hip",
+    "right_knee",
+    "right_ankle",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "right_eye",
+    "left_eye",
+    "right_ear",
+    "left_ear",
+)
 _COCO_SOURCES = tuple(
     tuple(
         COCO_PERSON.names.index(joint) for joint in (("left_shoulder", "right_shoulder") if name == "neck" else (name,))
@@ -89,9 +104,26 @@ _COCO_SOURCES = tuple(
 )
 # Hips and legs, right arm, left arm (each followed by its shoulder-ear limb, 9 and 13), head.
 _COCO_LIMBS = (
-    (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 2), (2, 3), (3, 4), (2, 16), (1, 5), (5, 6), (6, 7),
-    (5, 17), (1, 0), (0, 14), (0, 15), (14, 16), (15, 17),
-)  # fmt: skip
+    (1, 8),
+    (8, 9),
+    (9, 10),
+    (1, 11),
+    (11, 12),
+    (12, 13),
+    (1, 2),
+    (2, 3),
+    (3, 4),
+    (2, 16),
+    (1, 5),
+    (5, 6),
+    (6, 7),
+    (5, 17),
+    (1, 0),
+    (0, 14),
+    (0, 15),
+    (14, 16),
+    (15, 17),
+)
 
 
 def _broken_rule(layout: PartLayout) -> str:

@@ -166,8 +166,6 @@ def _single_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-
-
 def sample_images(pictures: PictureSet, count: int, input_hw: tuple[int, int]) -> list[Image]:
     """The first pictures as a network gets them, [1,3,H,W] each."""
     images: list[Image] = []

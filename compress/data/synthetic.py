@@ -1,4 +1,4 @@
-"""Drawn people: pictures of articulated figures with exact COCO labels, made on the spot, no download.
+"""Synthetic people: pictures of articulated figures with exact COCO labels, made on the spot, no download.
 
 A figure is a small 3-D skeleton (lengths after Drillis and Contini's body proportions, head and limbs somewhat thicker
 so that they survive 100-pixel pictures), posed by joint angles, turned, projected in parallel and painted limb by limb
@@ -408,8 +408,8 @@ def _paint_person(canvas: Picture, owners: Picture, person: int, figure: _Figure
             for side in (0, 1):
                 if toward[1 + side] > 0:
                     paint(shapes[_EYES + side], (250, 250, 250), 0)
-                    pupil, radius = _disc(points_px[_L_EYE + side], 0.0105 * figure.height_px)
-                    cv2.circle(canvas, pupil, radius, (20, 20, 40), -1, cv2.LINE_8, _SHIFT)
+                    student, radius = _disc(points_px[_L_EYE + side], 0.0105 * figure.height_px)
+                    cv2.circle(canvas, student, radius, (20, 20, 40), -1, cv2.LINE_8, _SHIFT)
             if toward[1] > 0 and toward[2] > 0:
                 paint(shapes[_LIPS], (150, 40, 50), 0)
             paint(shapes[_NOSE_TIP], _shade(outfit.skin, 0.62), _HEAD_GROUP)
@@ -662,7 +662,7 @@ def _annotation(owners: Picture, person: int, joints: Array, box: list[float], a
 
 
 class SyntheticPeople:
-    """`count` drawn pictures of `size_hw` pixels; a PictureSet with COCO's 17 joints.
+    """`count` synthetic pictures of `size_hw` pixels; a PictureSet with COCO's 17 joints.
 
     The same (seed, difficulty, size_hw) gives the same picture at the same index. Pictures are drawn when asked for
     and kept in memory up to cache_bytes; beyond that they are drawn again each time. `coco` draws the whole set.
@@ -731,7 +731,7 @@ class SyntheticPeople:
             {"image_id": self.image_id(index), **label} for index in range(len(self)) for label in self._labels(index)
         ]
         return {
-            "info": {"description": f"drawn people, seed {self.seed}, {self.difficulty}"},
+            "info": {"description": f"synthetic people, seed {self.seed}, {self.difficulty}"},
             "images": images,
             "annotations": [{"id": number, **label} for number, label in enumerate(labels, start=1)],
             "categories": [coco_category(self.keypoints)],

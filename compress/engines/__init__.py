@@ -1,7 +1,7 @@
 """All inference engines by name. Their modules import the runtimes, which takes a while: import this late."""
 
 from compress.engines.engine import Description, Engine, Profile, Profiler, Runner, check_parity
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.engines.mnn import Mnn
 from compress.engines.ncnn import Ncnn
 from compress.engines.onnxruntime import OnnxRuntime
@@ -25,5 +25,13 @@ def engine(name: str) -> Engine:
 
 
 __all__ = [
-    "ENGINES", "Description", "Engine", "Profile", "Profiler", "Runner", "Unit", "check_parity", "engine",
-]  # fmt: skip
+    "ENGINES",
+    "Description",
+    "Engine",
+    "Kernel",
+    "Profile",
+    "Profiler",
+    "Runner",
+    "check_parity",
+    "engine",
+]

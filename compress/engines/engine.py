@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.errors import CompressError, EngineError, NetworkError, ParityError
 
 Image = NDArray[np.float32]
@@ -71,9 +71,9 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Profile:
-    """Timed passes of a model. units, names: its nodes in the order they run. times_ms: [pass][node]."""
+    """Timed passes of a model. kernels, names: its nodes in the order they run. times_ms: [pass][node]."""
 
-    units: tuple[Unit, ...]
+    kernels: tuple[Kernel, ...]
     times_ms: list[list[float]]
     names: tuple[str, ...]
 
@@ -122,10 +122,11 @@ class Engine(Protocol):
         """The exported or assembled model, to be timed node by node. Raises EngineError as `load` does."""
         ...
 
-    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Writes a model of these units, each behind a node that has just made its inputs; the first path is the model.
+    def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes a model of these kernels, each behind a node that has just made its inputs; the first path is the
+        model.
 
-        Its nodes named `u0`, `u1`, ... are the units. Raises EngineError if the engine cannot.
+        Its nodes named `u0`, `u1`, ... are the kernels. Raises EngineError if the engine cannot.
         """
         ...
 
@@ -180,18 +181,20 @@ def check_parity(network: nn.Module, runner: Runner, images: Iterable[Image], li
         expected = network_outputs(network, image)
         if not all(np.isfinite(output).all() for output in expected):
             raise NetworkError(
-                "the network's outputs must be finite numbers: they are not in torch either", place=f"image {number}",
+                "the network's outputs must be finite numbers: they are not in torch either",
+                place=f"image {number}",
                 remedy="its weights are: mend the layer whose values overflow",
-            )  # fmt: skip
+            )
         try:
             found = runner.run(image)
         except (CompressError, OSError, MemoryError):
             raise
         except Exception as problem:  # the engines' own
             raise EngineError(
-                f"the engine cannot run the exported network: {reason_of(problem)}", place=f"image {number}",
+                f"the engine cannot run the exported network: {reason_of(problem)}",
+                place=f"image {number}",
                 remedy="use another engine for this network",
-            ) from problem  # fmt: skip
+            ) from problem
         if len(expected) != len(found):
             raise _differs(f"image {number}", f"{len(found)} outputs for {len(expected)}")
         for index, (a, b) in enumerate(zip(expected, found, strict=True)):
@@ -207,9 +210,11 @@ def check_parity(network: nn.Module, runner: Runner, images: Iterable[Image], li
 
 def _differs(place: str, value: str) -> ParityError:
     return ParityError(
-        "the exported network must give torch's outputs", place=place, value=value,
+        "the exported network must give torch's outputs",
+        place=place,
+        value=value,
         remedy="use another engine for this network, or replace what this one computes otherwise",
-    )  # fmt: skip
+    )
 
 
 def reason_of(error: BaseException, limit: int = 300) -> str:

@@ -26,9 +26,13 @@ def as_it_is(network: nn.Module, engine_name: str) -> nn.Module:
 
 
 def export_and_check(
-    network: nn.Module, engines: Iterable[str], images: Sequence[Image], input_hw: tuple[int, int], folder: Path,
+    network: nn.Module,
+    engines: Iterable[str],
+    images: Sequence[Image],
+    input_hw: tuple[int, int],
+    folder: Path,
     for_engine: ForEngine = as_it_is,
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:  # fmt: skip
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Exports to every engine and compares its outputs with torch's on the images and on a random one.
 
     An engine's files come to `folder` together, and only if its outputs are torch's within parity_limit; an engine that

@@ -1,4 +1,4 @@
-"""Units: the nodes that an engine really runs, with everything that decides how long they take."""
+"""Kernels: the nodes that an engine really runs, with everything that decides how long they take."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Value = int | float | str | tuple[int | float | str, ...]
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor that a unit reads or makes.
+    """A tensor that a kernel reads or makes.
 
     constant: part of the model, such as weights. values: of a small constant that steers the work, such as sizes;
     other constants are known by their shape. dtype: numpy's name; `none` stands for an optional input left out.
@@ -46,12 +46,12 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Kernel:
     """One node of an engine's own optimised graph, for one picture.
 
     operator: the engine's name of it; onnxruntime's own domains in front, as in `nchwc.Conv`. attributes: by name,
     without those at their defaults. Shapes are as the engine computes, so padded channels are in them. macs: so too.
-    kind: units of one kind differ in sizes only. What engine, version, threads and device, is the table's to know.
+    kind: kernels of one kind differ in sizes only. What engine, version, threads and device, is the table's to know.
     """
 
     operator: str
@@ -63,7 +63,7 @@ class Unit:
 
     @cached_property
     def key(self) -> str:
-        """Equal keys if and only if equal units: `nchwc.Conv 1x16x8x8,*16x16x3x3 > 1x16x8x8 pads=[1,1,1,1]`."""
+        """Equal keys if and only if equal kernels: `nchwc.Conv 1x16x8x8,*16x16x3x3 > 1x16x8x8 pads=[1,1,1,1]`."""
         parts = [self.operator, ",".join(map(str, self.inputs)), ">", ",".join(map(str, self.outputs))]
         return " ".join([*parts, *(f"{name}={_text(value)}" for name, value in self.attributes)])
 
@@ -75,7 +75,7 @@ class Unit:
     def __hash__(self) -> int:
         return hash(self.key)
 
-    def __lt__(self, other: "Unit") -> bool:
+    def __lt__(self, other: "Kernel") -> bool:
         return self.key < other.key
 
 

@@ -32,7 +32,7 @@ from compress.engines.engine import (
     missing_file,
     silent,
 )
-from compress.engines.kernel import Operand, Unit, Value
+from compress.engines.kernel import Kernel, Operand, Value
 from compress.engines.onnxruntime import INPUT, OnnxRuntime
 from compress.errors import EngineError
 
@@ -71,9 +71,10 @@ class Mnn:
             said = _convert(arguments)
             if not part.is_file():
                 raise EngineError(
-                    f"MNN cannot convert the network: {said}", place=type(network).__name__,
+                    f"MNN cannot convert the network: {said}",
+                    place=type(network).__name__,
                     remedy="replace the operation it names, or use another engine",
-                )  # fmt: skip
+                )
             os.replace(part, path)
         return (path,)
 
@@ -85,12 +86,14 @@ class Mnn:
         """The model, operation by operation."""
         return _MnnProfiler(_Session(path, threads), Path(path))
 
-    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
+    def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
         """Raises EngineError: MNN makes some of its operations only when it loads a whole network."""
         raise EngineError(
-            "MNN's units can only be timed inside whole networks", place="engine", value=self.name,
+            "MNN's kernels can only be timed inside whole networks",
+            place="engine",
+            value=self.name,
             remedy="build the table from networks that contain them",
-        )  # fmt: skip
+        )
 
 
 class _Session:
@@ -176,22 +179,22 @@ class _MnnProfiler:
 
         self._session.interpreter.runSessionWithCallBackInfo(self._session.session, before, after)
         attributes = _attributes(self._path)
-        units = [
-            _unit(kind, mflops, made, read, attributes.get(name, {}))
+        kernels = [
+            _kernel(kind, mflops, made, read, attributes.get(name, {}))
             for (name, kind, mflops), read, made in zip(seen, inputs, outputs, strict=True)
         ]
-        return Profile(tuple(units), self._times_ms, tuple(name for name, _, _ in seen))
+        return Profile(tuple(kernels), self._times_ms, tuple(name for name, _, _ in seen))
 
 
-def _unit(
+def _kernel(
     kind: str,
     mflops: float,
     outputs: Sequence[tuple[int, ...]],
     inputs: Sequence[tuple[int, ...]],
     attributes: dict[str, Value],
-) -> Unit:
+) -> Kernel:
     steering = [f"{name}={attributes[name]}" for name in _STEERING if name in attributes]
-    return Unit(
+    return Kernel(
         kind,
         tuple(Operand(shape) for shape in inputs),
         tuple(Operand(shape) for shape in outputs),
@@ -204,7 +207,7 @@ def _unit(
 _STEERING = ("kernelX", "kernelY", "strideX", "strideY", "opType", "operation", "type")
 _LEFT_OUT = {"padMode", "outputCount", "inputCount", "hasOutputShape", "mnn_uuid", "T", "dataFormat"}
 _DEFAULTS = {"dilateX": 1, "dilateY": 1, "strideX": 1, "strideY": 1, "group": 1, "padX": 0, "padY": 0}
-# Numbers of a JSON dump that no unit's key has: the weights are most of the file.
+# Numbers of a JSON dump that no kernel's key has: the weights are most of the file.
 _ARRAYS = re.compile(
     r'"(weight|bias|float32s|scale|alpha|slope|slopeData|meanData|varData|biasData|scaleData)": \[[^\]]*\]'
 )

@@ -30,7 +30,7 @@ from compress.engines.engine import (
     reason_of,
     silent,
 )
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.engines.ncnn_kernels import NcnnProfiler, assemble, input_parameters, read_param, write_param
 from compress.engines.tracing import check_traceable, remove_unused_calls, torchscript
 from compress.errors import EngineError
@@ -74,10 +74,13 @@ class Ncnn:
             unknown = _unknown_layers(made[0])
             if unknown:
                 raise EngineError("ncnn has no such layers", place=place, value=unknown, remedy=_REMEDY)
-            write_param(made[0], [
-                replace(layer, parameters=input_parameters((3, *input_hw))) if layer.kind == "Input" else layer
-                for layer in read_param(made[0])
-            ])  # fmt: skip
+            write_param(
+                made[0],
+                [
+                    replace(layer, parameters=input_parameters((3, *input_hw))) if layer.kind == "Input" else layer
+                    for layer in read_param(made[0])
+                ],
+            )
             paths = tuple(folder / f"{stem}.ncnn.{part}" for part in ("param", "bin"))
             # The weights first: a reader finds the file it opens first, .param, only when all is there.
             for file, path in reversed(list(zip(made, paths, strict=True))):
@@ -92,11 +95,11 @@ class Ncnn:
         """The model, layer by layer."""
         return NcnnProfiler(self._net(path, threads), read_param(path), path)
 
-    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Writes `stem.ncnn.param` and `stem.ncnn.bin`, a model of these units and of what makes their inputs."""
+    def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes `stem.ncnn.param` and `stem.ncnn.bin`, a model of these kernels and of what makes their inputs."""
         folder.mkdir(parents=True, exist_ok=True)
         param = folder / f"{stem}.ncnn.param"
-        assemble(units, param)
+        assemble(kernels, param)
         return param, param.with_suffix(".bin")
 
     def _net(self, path: Path, threads: int) -> ncnn.Net:

@@ -1,4 +1,4 @@
-"""ncnn's layers as units: read from a .param file, timed one by one, and put together to a model of their own.
+"""ncnn's layers as kernels: read from a .param file, timed one by one, and put together to a model of their own.
 
 ncnn has no profiler here, but it computes a layer when its output is first asked for. So asking for one layer's output
 after the other's runs the network as usual and tells every layer's time; asking again tells what asking costs.
@@ -14,20 +14,28 @@ import ncnn
 import numpy as np
 
 from compress.engines.engine import Profile
-from compress.engines.kernel import Operand, Unit
+from compress.engines.kernel import Kernel, Operand
 from compress.errors import EngineError
 
 MAGIC = "7767517"
 _WEIGHTS = {
-    "Convolution": "6", "ConvolutionDepthWise": "6", "Deconvolution": "6", "DeconvolutionDepthWise": "6",
+    "Convolution": "6",
+    "ConvolutionDepthWise": "6",
+    "Deconvolution": "6",
+    "DeconvolutionDepthWise": "6",
     "InnerProduct": "2",
-}  # fmt: skip
+}
 """Layers that multiply by weights → the parameter that says how many weights there are."""
 _KINDS = {
-    "Convolution": ("1", "11", "2", "3"), "Pooling": ("0", "1", "2", "4"), "BinaryOp": ("0",), "UnaryOp": ("0",),
-    "Interp": ("0",), "Reduction": ("0",), "Eltwise": ("0",),
-}  # fmt: skip
-"""Parameters that make another kind of unit: of convolutions kernel, dilation and stride; of others the operation."""
+    "Convolution": ("1", "11", "2", "3"),
+    "Pooling": ("0", "1", "2", "4"),
+    "BinaryOp": ("0",),
+    "UnaryOp": ("0",),
+    "Interp": ("0",),
+    "Reduction": ("0",),
+    "Eltwise": ("0",),
+}
+"""Parameters that make another kind of kernel: of convolutions kernel, dilation and stride; of others the operation."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,19 @@ def read_param(path: Path) -> list[Layer]:
 def write_param(path: Path, layers: Sequence[Layer]) -> None:
     """Writes the .param file of these layers."""
     lines = [
-        " ".join([
-            layer.kind, layer.name, str(len(layer.bottoms)), str(len(layer.tops)), *layer.bottoms, *layer.tops,
-            *(f"{key}={value}" for key, value in layer.parameters),
-        ])
+        " ".join(
+            [
+                layer.kind,
+                layer.name,
+                str(len(layer.bottoms)),
+                str(len(layer.tops)),
+                *layer.bottoms,
+                *layer.tops,
+                *(f"{key}={value}" for key, value in layer.parameters),
+            ]
+        )
         for layer in layers
-    ]  # fmt: skip
+    ]
     blobs = sum(len(layer.tops) for layer in layers)
     path.write_text("\n".join([MAGIC, f"{len(layers)} {blobs}", *lines]) + "\n", encoding="utf-8")
 
@@ -108,23 +123,25 @@ class NcnnProfiler:
             del again
             if status:
                 raise EngineError(
-                    "ncnn stopped while running", place=f"{self._place}: {layer.name}", value=status,
+                    "ncnn stopped while running",
+                    place=f"{self._place}: {layer.name}",
+                    value=status,
                     remedy="use a smaller image",
-                )  # fmt: skip
+                )
             times.append(max(0.0, (middle - start) - (end - asked)) * 1000)
         self._times_ms.append(times)
 
     def finish(self) -> Profile:
-        """What was timed, and the units, for which every output is looked at once."""
+        """What was timed, and the kernels, for which every output is looked at once."""
         extractor = self._extractor()
         extractor.set_light_mode(False)
         shapes = {name: Operand(np.array(mat).shape) for name, mat in self._inputs.items()}
-        units = []
+        kernels = []
         for layer in self._layers:
             for name in layer.tops:
                 shapes[name] = Operand(np.array(extractor.extract(name)[1]).shape)
-            units.append(unit_of(layer, [shapes[n] for n in layer.bottoms], [shapes[n] for n in layer.tops]))
-        return Profile(tuple(units), self._times_ms, tuple(layer.name for layer in self._layers))
+            kernels.append(kernel_of(layer, [shapes[n] for n in layer.bottoms], [shapes[n] for n in layer.tops]))
+        return Profile(tuple(kernels), self._times_ms, tuple(layer.name for layer in self._layers))
 
     def _extractor(self) -> ncnn.Extractor:
         extractor = self._net.create_extractor()
@@ -136,8 +153,8 @@ class NcnnProfiler:
 _AS_IT_IS = 1  # without unpacking the channels
 
 
-def unit_of(layer: Layer, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Unit:
-    """The unit of a layer with blobs of these shapes. Its weights are one constant, so many numbers long."""
+def kernel_of(layer: Layer, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Kernel:
+    """The kernel of a layer with blobs of these shapes. Its weights are one constant, so many numbers long."""
     parameters = dict(layer.parameters)
     kind, macs = [layer.kind, f"{len(inputs)} in"], 0
     base = layer.kind.removesuffix("DepthWise")
@@ -152,40 +169,43 @@ def unit_of(layer: Layer, inputs: Sequence[Operand], outputs: Sequence[Operand])
             macs = weights * prod((inputs if base == "Deconvolution" else outputs)[0].shape[-2:])
     elif layer.kind in ("MatMul", "Gemm") and inputs:
         macs = outputs[0].elements * inputs[0].shape[-1]
-    return Unit(layer.kind, tuple(operands), tuple(outputs), layer.parameters, " ".join(kind), macs)
+    return Kernel(layer.kind, tuple(operands), tuple(outputs), layer.parameters, " ".join(kind), macs)
 
 
-def assemble(units: Sequence[Unit], param: Path) -> None:
-    """Writes .param and .bin of a model in which each unit reads what another layer has just made; `u<i>` is unit i.
+def assemble(kernels: Sequence[Kernel], param: Path) -> None:
+    """Writes .param and .bin of a model in which each kernel reads what another layer has just made; `u<i>` is kernel
+    i.
 
     All weights are 0, which takes as long as others do. The model has one output, as a network has.
     """
     sources: dict[tuple[int, ...], list[str]] = {}
     middle: list[Layer] = []
-    for index, unit in enumerate(units):
+    for index, kernel in enumerate(kernels):
         bottoms = []
-        for position, operand in enumerate(o for o in unit.inputs if not o.constant):
+        for position, operand in enumerate(o for o in kernel.inputs if not o.constant):
             name = f"s{index}.{position}"
             readers = sources.setdefault(operand.shape, [])
             readers.append(f"{name}.in")
             middle.append(_source(name, readers[-1]))
             bottoms.append(name)
-        middle.append(_copy_of(unit, f"u{index}", bottoms))
+        middle.append(_copy_of(kernel, f"u{index}", bottoms))
     _write(param, [*_inputs(sources), *middle])
 
 
-def replicate(unit: Unit, copies: int, param: Path) -> None:
-    """The same for copies of one unit that share what they read: the time of a copy more is the unit's own."""
+def replicate(kernel: Kernel, copies: int, param: Path) -> None:
+    """The same for copies of one kernel that share what they read: the time of a copy more is the kernel's own."""
     sources: dict[tuple[int, ...], list[str]] = {}
     middle: list[Layer] = []
-    for position, operand in enumerate(o for o in unit.inputs if not o.constant):
+    for position, operand in enumerate(o for o in kernel.inputs if not o.constant):
         readers = sources.setdefault(operand.shape, [])
         readers.append(f"s{position}.in")
         middle.append(_source(f"s{position}", readers[-1]))
         shared = tuple(f"s{position}.{n}" for n in range(copies))
         middle.append(Layer("Split", f"split.s{position}", (f"s{position}",), shared, ()))
     for n in range(copies):
-        middle.append(_copy_of(unit, f"u{n}", [f"s{i}.{n}" for i in range(sum(not o.constant for o in unit.inputs))]))
+        middle.append(
+            _copy_of(kernel, f"u{n}", [f"s{i}.{n}" for i in range(sum(not o.constant for o in kernel.inputs))])
+        )
     _write(param, [*_inputs(sources), *middle])
 
 
@@ -199,13 +219,15 @@ def _inputs(sources: Mapping[tuple[int, ...], Sequence[str]]) -> list[Layer]:
 
 
 def _source(name: str, reads: str) -> Layer:
-    """What makes a unit's input. It packs the channels as any layer would, so that the unit need not."""
+    """What makes a kernel's input. It packs the channels as any layer would, so that the kernel need not."""
     return Layer("ReLU", name, (reads,), (name,), ())
 
 
-def _copy_of(unit: Unit, name: str, bottoms: Sequence[str]) -> Layer:
-    tops = tuple(f"{name}.{n}" for n in range(len(unit.outputs)))
-    return Layer(unit.operator, name, tuple(bottoms), tops, tuple((key, str(value)) for key, value in unit.attributes))
+def _copy_of(kernel: Kernel, name: str, bottoms: Sequence[str]) -> Layer:
+    tops = tuple(f"{name}.{n}" for n in range(len(kernel.outputs)))
+    return Layer(
+        kernel.operator, name, tuple(bottoms), tops, tuple((key, str(value)) for key, value in kernel.attributes)
+    )
 
 
 def _write(param: Path, layers: Sequence[Layer]) -> None:
@@ -228,7 +250,8 @@ def _input_shape(layer: Layer, place: Path) -> tuple[int, ...]:
     shape = tuple(int(sizes[key]) for key in ("2", "11", "1", "0") if key in sizes)
     if not shape:
         raise EngineError(
-            "an Input layer must say its shape to be profiled", place=f"{place}: {layer.name}",
+            "an Input layer must say its shape to be profiled",
+            place=f"{place}: {layer.name}",
             remedy="export the network again",
-        )  # fmt: skip
+        )
     return shape

@@ -29,7 +29,7 @@ from compress.engines.engine import (
     reason_of,
     silent,
 )
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.engines.onnxruntime_kernels import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
 from compress.engines.tracing import check_traceable, torchscript
 from compress.errors import EngineError
@@ -64,9 +64,14 @@ class OnnxRuntime:
                 warnings.filterwarnings("ignore", message=".*feature will be removed.*")
                 warnings.filterwarnings("ignore", message="Constant folding - Only steps=1.*")  # of uneven padding
                 torch.onnx.export(
-                    shadow, (image,), raw, dynamo=False, opset_version=OPSET, input_names=[INPUT],
+                    shadow,
+                    (image,),
+                    raw,
+                    dynamo=False,
+                    opset_version=OPSET,
+                    input_names=[INPUT],
                     output_names=names,
-                )  # fmt: skip
+                )
                 model, same = onnxsim.simplify(onnx.load(raw))
             if not same:
                 raise ValueError("onnxsim changed its outputs")
@@ -75,9 +80,10 @@ class OnnxRuntime:
             raise
         except Exception as error:
             raise EngineError(
-                f"torch cannot export the network to ONNX: {reason_of(error)}", place=place,
+                f"torch cannot export the network to ONNX: {reason_of(error)}",
+                place=place,
                 remedy="replace the operation it names",
-            ) from error  # fmt: skip
+            ) from error
         path = folder / f"{stem}.onnx"
         write_bytes(path, model.SerializeToString())
         return (path,)
@@ -104,10 +110,10 @@ class OnnxRuntime:
                 each.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return OnnxRuntimeProfiler(path, *options)
 
-    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Writes `stem.onnx`, a model of these units and of what makes their inputs."""
+    def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
+        """Writes `stem.onnx`, a model of these kernels and of what makes their inputs."""
         folder.mkdir(parents=True, exist_ok=True)
-        assemble(units, folder / f"{stem}.onnx")
+        assemble(kernels, folder / f"{stem}.onnx")
         return (folder / f"{stem}.onnx",)
 
 
@@ -121,7 +127,7 @@ class _Runner:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """The settings under which networks and units are timed: one graph at a time on `threads` threads, silent."""
+    """The settings under which networks and kernels are timed: one graph at a time on `threads` threads, silent."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

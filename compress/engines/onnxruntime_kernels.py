@@ -1,4 +1,4 @@
-"""What onnxruntime makes of a model: its optimised graph's nodes as units, their times, and models made of units.
+"""What onnxruntime makes of a model: its optimised graph's nodes as kernels, their times, and models made of kernels.
 
 onnxruntime writes the graph it runs to a file and every node's time to a profile; the profile also tells the shapes.
 The nodes of that graph can be put into another model as they are, which is then run without optimising it again.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from compress.engines.engine import Profile, missing_file
-from compress.engines.kernel import Operand, Unit, Value
+from compress.engines.kernel import Kernel, Operand, Value
 from compress.errors import EngineError
 
 OPTIMISED = "optimised"
@@ -28,9 +28,16 @@ OPTIMISED = "optimised"
 _DOMAINS = {"com.microsoft.nchwc": "nchwc.", "com.microsoft": "microsoft.", "": "", "ai.onnx.ml": "ml."}
 _PREFIXES = {prefix: domain for domain, prefix in _DOMAINS.items() if prefix}
 _DEFAULTS = {
-    "auto_pad": "NOTSET", "group": 1, "channels_last": 0, "ceil_mode": 0, "storage_order": 0, "allowzero": 0,
-    "cubic_coeff_a": -0.75, "exclude_outside": 0, "extrapolation_value": 0.0,
-}  # fmt: skip
+    "auto_pad": "NOTSET",
+    "group": 1,
+    "channels_last": 0,
+    "ceil_mode": 0,
+    "storage_order": 0,
+    "allowzero": 0,
+    "cubic_coeff_a": -0.75,
+    "exclude_outside": 0,
+    "extrapolation_value": 0.0,
+}
 _WHOLE_LISTS = {"dilations": 1, "strides": 1, "pads": 0, "output_padding": 0}  # left out where all are that
 _FLOAT_VALUES = {"Resize", "nchwc.Upsample", "Upsample", "Clip", "Pad"}  # floats steer the work of these
 _MOST_VALUES = 16
@@ -68,9 +75,9 @@ class OnnxRuntimeProfiler:
     def finish(self) -> Profile:
         """What was timed. Times are whole microseconds plus half of one, which the profile cuts off on average."""
         events = runs_of(json.loads(Path(self._profiled.end_profiling()).read_text()))
-        units = units_of_graph(self._graph, events[0], self._path)
+        kernels = kernels_of_graph(self._graph, events[0], self._path)
         self._clean()
-        return Profile(units, [[(e["dur"] + 0.5) / 1000 for e in run] for run in events], _names(events[0]))
+        return Profile(kernels, [[(e["dur"] + 0.5) / 1000 for e in run] for run in events], _names(events[0]))
 
 
 def runs_of(profile: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -84,8 +91,8 @@ def runs_of(profile: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return runs[:-1]
 
 
-def units_of_graph(graph: Path, events: Sequence[Mapping[str, Any]], place: Path) -> tuple[Unit, ...]:
-    """The units of an optimised model's file in the order of one run's events, which tell the shapes.
+def kernels_of_graph(graph: Path, events: Sequence[Mapping[str, Any]], place: Path) -> tuple[Kernel, ...]:
+    """The kernels of an optimised model's file in the order of one run's events, which tell the shapes.
 
     place: the model it was made from. Raises EngineError for a broken file, and for a node with a graph inside (If,
     Loop), whose work the profile does not tell apart.
@@ -99,7 +106,7 @@ def units_of_graph(graph: Path, events: Sequence[Mapping[str, Any]], place: Path
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     # Not the profile's own list of inputs: weights that a node has packed for itself are missing there.
     shapes = {value.name: _declared(value) for value in model.graph.input}
-    units = []
+    kernels = []
     for event, name in zip(events, _names(events), strict=True):
         node = nodes.get(name)
         if node is None:
@@ -108,9 +115,11 @@ def units_of_graph(graph: Path, events: Sequence[Mapping[str, Any]], place: Path
             unnamed = [other for other in unnamed if other is not node]
         if node is None or any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
             raise EngineError(
-                "a network with control flow cannot be cut into units", place=f"{place}: {name}",
-                value=event["args"]["op_name"], remedy="export it without loops and branches",
-            )  # fmt: skip
+                "a network with control flow cannot be cut into kernels",
+                place=f"{place}: {name}",
+                value=event["args"]["op_name"],
+                remedy="export it without loops and branches",
+            )
         operator = _DOMAINS.get(node.domain, f"{node.domain}.") + node.op_type
         inputs = [
             _constant_operand(operator, constants[i]) if i in constants else shapes[i] if i else Operand((), "none")
@@ -118,14 +127,14 @@ def units_of_graph(graph: Path, events: Sequence[Mapping[str, Any]], place: Path
         ]
         outputs = [_shaped(shape) for shape in event["args"]["output_type_shape"]]
         shapes.update(zip(filter(None, node.output), outputs, strict=True))
-        units.append(onnx_unit(operator, inputs, outputs, {a.name: _value(a) for a in node.attribute}))
-    return tuple(units)
+        kernels.append(onnx_kernel(operator, inputs, outputs, {a.name: _value(a) for a in node.attribute}))
+    return tuple(kernels)
 
 
-def onnx_unit(
+def onnx_kernel(
     operator: str, inputs: Sequence[Operand], outputs: Sequence[Operand], attributes: Mapping[str, Value]
-) -> Unit:
-    """The unit of a node with these operands; attributes at their defaults may be given or left out."""
+) -> Kernel:
+    """The kernel of a node with these operands; attributes at their defaults may be given or left out."""
     weights = next((o for o in inputs if o.constant and len(o.shape) >= 2 and not o.values), None)
     kept = {
         name: value
@@ -150,11 +159,11 @@ def onnx_unit(
         macs = outputs[0].elements * inputs[0].shape[-1]
     elif "kernel_shape" in kept:
         kind += [str(kept["kernel_shape"]), str(kept.get("strides", ""))]
-    return Unit(operator, tuple(inputs), tuple(outputs), tuple(kept.items()), " ".join(filter(None, kind)), macs)
+    return Kernel(operator, tuple(inputs), tuple(outputs), tuple(kept.items()), " ".join(filter(None, kind)), macs)
 
 
-def assemble(units: Sequence[Unit], path: Path) -> None:
-    """Writes one model in which each unit reads what another node has just made; node `u<i>` is unit i.
+def assemble(kernels: Sequence[Kernel], path: Path) -> None:
+    """Writes one model in which each kernel reads what another node has just made; node `u<i>` is kernel i.
 
     Constants are random, and as small as weights are. Inputs are shared: one of each shape and type.
     """
@@ -162,9 +171,9 @@ def assemble(units: Sequence[Unit], path: Path) -> None:
     nodes: list[NodeProto] = []
     weights: list[TensorProto] = []
     inputs: dict[str, Operand] = {}
-    for index, unit in enumerate(units):
+    for index, kernel in enumerate(kernels):
         names = []
-        for position, operand in enumerate(unit.inputs):
+        for position, operand in enumerate(kernel.inputs):
             name = f"u{index}.{position}"
             if operand.dtype == "none":
                 names.append("")
@@ -176,23 +185,23 @@ def assemble(units: Sequence[Unit], path: Path) -> None:
                 inputs[f"image {operand}"] = operand
                 fresh = "Identity" if operand.dtype == "bool" else "Neg"
                 nodes.append(helper.make_node(fresh, [f"image {operand}"], [name], name=f"s{index}.{position}"))
-        prefix, _, operator = unit.operator.rpartition(".")
-        made = [f"u{index}.out{n}" for n in range(len(unit.outputs))]
+        prefix, _, operator = kernel.operator.rpartition(".")
+        made = [f"u{index}.out{n}" for n in range(len(kernel.outputs))]
         domain = _PREFIXES.get(f"{prefix}.", prefix)
-        attributes: dict[str, Any] = dict(unit.attributes)
+        attributes: dict[str, Any] = dict(kernel.attributes)
         nodes.append(helper.make_node(operator, names, made, name=f"u{index}", domain=domain, **attributes))
     opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in _DOMAINS if domain)]
     declared = [helper.make_tensor_value_info(n, _onnx_type(o.dtype), o.shape) for n, o in inputs.items()]
-    last = helper.make_tensor_value_info(f"u{len(units) - 1}.out0", _onnx_type(units[-1].outputs[0].dtype), None)
+    last = helper.make_tensor_value_info(f"u{len(kernels) - 1}.out0", _onnx_type(kernels[-1].outputs[0].dtype), None)
     model = helper.make_model(
-        helper.make_graph(nodes, "units", declared, [last], weights), opset_imports=opsets, ir_version=10
+        helper.make_graph(nodes, "kernels", declared, [last], weights), opset_imports=opsets, ir_version=10
     )
     helper.set_model_props(model, {OPTIMISED: "yes"})
     path.write_bytes(model.SerializeToString())
 
 
 OPSET = 17
-"""Of exported models, and of the units cut from them."""
+"""Of exported models, and of the kernels cut from them."""
 
 
 def _names(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from compress.engines.engine import (
     one_torch_thread,
     reason_of,
 )
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.engines.tracing import check_traceable, torchscript
 from compress.errors import EngineError
 
@@ -51,9 +51,10 @@ class Torch:
                 raise
             except Exception as error:  # whatever the network raises, or torch's own
                 raise EngineError(
-                    f"torch cannot trace the network: {reason_of(error)}", place=type(network).__name__,
+                    f"torch cannot trace the network: {reason_of(error)}",
+                    place=type(network).__name__,
                     remedy="replace the operation it names",
-                ) from error  # fmt: skip
+                ) from error
             os.replace(part, path)
         return (path,)
 
@@ -69,18 +70,20 @@ class Torch:
 
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
         """Raises EngineError: torch runs operators one by one, as they are written, and has no graph of its own."""
-        raise _no_units()
+        raise _no_kernels()
 
-    def assemble(self, units: Sequence[Unit], folder: Path, stem: str) -> tuple[Path, ...]:
+    def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
         """Raises EngineError, as profiler."""
-        raise _no_units()
+        raise _no_kernels()
 
 
-def _no_units() -> EngineError:
+def _no_kernels() -> EngineError:
     return EngineError(
-        "torch cuts no network into units", place="engine", value=Torch.name,
+        "torch cuts no network into kernels",
+        place="engine",
+        value=Torch.name,
         remedy="use onnxruntime, ncnn or mnn; whole networks can be timed with torch",
-    )  # fmt: skip
+    )
 
 
 class _Runner:

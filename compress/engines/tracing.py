@@ -25,10 +25,23 @@ from torch.utils._pytree import tree_leaves
 from compress.errors import EngineError
 
 _READS = {
-    Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__complex__, Tensor.__index__, Tensor.__contains__,
-    Tensor.__array__, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.equal, Tensor.allclose, Tensor.is_nonzero,
-    torch.equal, torch.allclose, torch.is_nonzero,
-}  # fmt: skip
+    Tensor.__bool__,
+    Tensor.__int__,
+    Tensor.__float__,
+    Tensor.__complex__,
+    Tensor.__index__,
+    Tensor.__contains__,
+    Tensor.__array__,
+    Tensor.item,
+    Tensor.tolist,
+    Tensor.numpy,
+    Tensor.equal,
+    Tensor.allclose,
+    Tensor.is_nonzero,
+    torch.equal,
+    torch.allclose,
+    torch.is_nonzero,
+}
 _COPIES = {torch.tensor, torch.as_tensor, torch.asarray}
 """They copy the values out of lists; a tensor itself they trace."""
 _NOT_THE_NETWORKS = (f"{Path(torch.__file__).parent}{os.sep}", __file__)
@@ -46,9 +59,12 @@ class _Watch(TorchFunctionMode):
     """Raises EngineError where Python reads a value computed from the picture."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (),
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         kwargs = kwargs or {}
         given = [*args, *kwargs.values()]
         if func in _COPIES:
@@ -70,9 +86,11 @@ def check_traceable(network: nn.Module, input_hw: tuple[int, int]) -> int:
         raise
     except Exception as error:  # a forward may raise anything
         raise EngineError(
-            f"the network must run on a picture of {input_hw[0]}x{input_hw[1]}", place=type(network).__name__,
-            value=f"{type(error).__name__}: {error}", remedy="repair it, or what was replaced in it",
-        ) from error  # fmt: skip
+            f"the network must run on a picture of {input_hw[0]}x{input_hw[1]}",
+            place=type(network).__name__,
+            value=f"{type(error).__name__}: {error}",
+            remedy="repair it, or what was replaced in it",
+        ) from error
     return len(outputs) if isinstance(outputs, tuple) else 1
 
 
@@ -99,10 +117,11 @@ def remove_unused_calls(trace: torch.jit.ScriptModule) -> None:
             while True:
                 torch._C._jit_pass_dce(graph)
                 unused = [
-                    node for node in graph.nodes()
+                    node
+                    for node in graph.nodes()
                     if node.kind() == "prim::CallMethod" and not any(output.uses() for output in node.outputs())
                     if not _writes(module, node)
-                ]  # fmt: skip
+                ]
                 if not unused:
                     break
                 for node in unused:
@@ -134,6 +153,7 @@ def _cannot_be_traced(read: str) -> EngineError:
     module = type(frame.f_locals["self"]).__name__ + "." if "self" in frame.f_locals else ""
     return EngineError(
         "an exported network takes the same steps for every picture: Python must not read what is computed from it",
-        place=f"{module}{frame.f_code.co_name}, {file}:{line}", value=linecache.getline(file, line).strip() or read,
+        place=f"{module}{frame.f_code.co_name}, {file}:{line}",
+        value=linecache.getline(file, line).strip() or read,
         remedy="keep it a tensor (torch.where instead of a branch), or take it out",
-    )  # fmt: skip
+    )

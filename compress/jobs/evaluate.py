@@ -7,7 +7,7 @@ from compress.artefacts.artefact import load_artefact
 from compress.artefacts.metadata import input_size, validation_data
 from compress.data.sets import notes_of, validation_set
 from compress.networks.architecture import check_input
-from compress.pose.estimator import boxes_for, finder_for
+from compress.pose.estimator import boxes_for, estimator_for
 from compress.pose.objective import check_joints
 from compress.pose.scoring import RESAMPLES, check_metric, procedure, score
 from compress.progress import Progress
@@ -27,7 +27,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
         progress.say(note)
     check_joints(loaded.architecture, pictures.keypoints, str(artefact))
     check_metric(loaded.architecture, data)
-    finder = finder_for(
+    estimator = estimator_for(
         loaded.architecture,
         pictures.keypoints,
         input_hw,
@@ -38,7 +38,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
     with progress.phase("evaluate", len(pictures)) as phase:
         metrics = score(
             loaded.network.to(best_device()),
-            finder,
+            estimator,
             pictures,
             kind=data.kind,
             flip_test=recipe.decoding.flip_test,

@@ -19,7 +19,7 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
     """Writes the exports to `folder`: `exports` is engine → file, size, relative error. Of the others nothing is
     written: `failed_exports` says why, one line each.
 
-    name: a NETWORK. A known network has fresh weights, an own one those it comes with.
+    name: a NETWORK. A known network has random weights, an own one those it comes with.
     """
     source = artefact_or_network(name)
     architecture = source.architecture if isinstance(source, Artefact) else source
@@ -29,9 +29,10 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
     input_hw = recipe.input_hw or own or (input_size(facts, Path(name)) if isinstance(source, Artefact) else None)
     if input_hw is None:
         raise NetworkError(
-            "an export has one input size, and this network names none", place=name,
+            "an export has one input size, and this network names none",
+            place=name,
             remedy="give it with --set input_hw=[H,W]",
-        )  # fmt: skip
+        )
     check_input(architecture, input_hw, "input_hw")
     data, seed = validation_data(facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)

@@ -77,8 +77,9 @@ def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForE
         raise EngineError(
             "every engine of `exports` must take the given network: "
             + "; ".join(f"{name}: {why}" for name, why in exported["refused"].items()),
-            place=task.subject.name, remedy="leave engines that do not out of `exports`",
-        )  # fmt: skip
+            place=task.subject.name,
+            remedy="leave engines that do not out of `exports`",
+        )
     return _scored(task, network) | exported
 
 
@@ -105,14 +106,22 @@ def _scored(task: Task[Any], network: nn.Module) -> dict[str, Any]:
         with task.progress.phase("scoring", 2 * len(learning.sets.val)) as phase:
             for flip in vals:
                 vals[flip] = score(
-                    network.to(task.fabric.device), learning.finder, learning.sets.val, kind=learning.data.kind,
-                    flip_test=flip, resamples=RESAMPLES, phase=phase,
-                )  # fmt: skip
+                    network.to(task.fabric.device),
+                    learning.estimator,
+                    learning.sets.val,
+                    kind=learning.data.kind,
+                    flip_test=flip,
+                    resamples=RESAMPLES,
+                    phase=phase,
+                )
     flip = recipe.decoding.flip_test
     return {
-        "params": counted.params, "macs": counted.macs, "uncounted": list(counted.uncounted), "val": vals[flip],
+        "params": counted.params,
+        "macs": counted.macs,
+        "uncounted": list(counted.uncounted),
+        "val": vals[flip],
         "other_val": vals[not flip],
-    }  # fmt: skip
+    }
 
 
 def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, sparsify: Sparsify | None = None) -> None:
@@ -159,7 +168,7 @@ def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, spars
         )
     if zeros is not None:
         zeros.hold()
-    inputs = first_inputs(learning.finder, learning.sets.train, PICTURES, task.fabric.device)
+    inputs = first_inputs(learning.estimator, learning.sets.train, PICTURES, task.fabric.device)
     judged = partial(label_loss, network, learning.objective, samples, settings, subject.seed)
     if not recalibrate_unless_worse(network, inputs, judged):
         task.progress.say(KEPT.format("the tuned network"))
@@ -168,9 +177,13 @@ def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, spars
 
 
 def finish(
-    task: Task[Any], network: nn.Module, architecture: Architecture, edits: Sequence[Edit], obtained: str,
+    task: Task[Any],
+    network: nn.Module,
+    architecture: Architecture,
+    edits: Sequence[Edit],
+    provenance: str,
     for_engine: ForEngine = as_it_is,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The changed network's state; its artefact and exports lie in the run folder, the artefact first.
 
     An engine that refuses it is named in the results, for all other work is done; one that times are told of raises
@@ -183,7 +196,7 @@ def finish(
         facts |= {
             "keypoints": learning.sets.train.keypoints.name,
             "codec": asdict(learning.codec),
-            "obtained": obtained,
+            "provenance": provenance,
             "data": learning.data.model_dump(mode="json"),
             "flip_test": task.recipe.decoding.flip_test,
             "val": state["val"],
@@ -193,9 +206,10 @@ def finish(
     why = state["refused"].get(task.recipe.engine)
     if why:
         raise EngineError(
-            f"the changed network is saved, but {task.recipe.engine} does not take it: {why}", place=str(folder),
+            f"the changed network is saved, but {task.recipe.engine} does not take it: {why}",
+            place=str(folder),
             remedy="export it to another engine (compress export), or change it otherwise",
-        )  # fmt: skip
+        )
     return state
 
 

@@ -18,7 +18,7 @@ from compress.files import write_bytes, write_json
 from compress.networks.architecture import check_input
 from compress.pose.decode.poses import Poses, coco_results
 from compress.pose.drawing import draw_people
-from compress.pose.estimator import WholePictures, boxes_for, find_people, finder_for
+from compress.pose.estimator import WholePictures, boxes_for, estimate_poses, estimator_for
 from compress.pose.objective import check_joints
 from compress.progress import Progress
 from compress.recipe import PredictRecipe, changed, noted_codec
@@ -45,7 +45,7 @@ def predict(
     check_input(loaded.architecture, input_hw, "input_hw")
     pictures, category, skipped = _pictures(inputs, recipe, noted_keypoints(loaded.facts, artefact), input_hw)
     check_joints(loaded.architecture, pictures.keypoints, str(artefact))
-    finder = finder_for(
+    estimator = estimator_for(
         loaded.architecture,
         pictures.keypoints,
         input_hw,
@@ -62,7 +62,7 @@ def predict(
     listed: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     with progress.phase("predict", len(pictures)) as phase:
-        for found in find_people(network, finder, pictures, flip_test=recipe.decoding.flip_test, finite=True):
+        for found in estimate_poses(network, estimator, pictures, flip_test=recipe.decoding.flip_test, finite=True):
             source = pictures.path(found.index)
             people = [p for p in _results(found.poses, pictures.image_id(found.index), category) if p["score"] >= least]
             if as_results:
@@ -184,6 +184,6 @@ def _provenance(loaded: Artefact) -> list[str]:
     if not isinstance(data, dict) or data.get("kind", "synthetic") != "synthetic":
         return []
     return [
-        "the network was trained on drawn people (synthetic data) only: on photographs it finds people where there are "
-        "none and misses those there are; train it on photographs, such as --data coco:FOLDER, before you rely on it"
+        "the network was trained on synthetic people only: on photographs it finds people where there are none and "
+        "misses those there are; train it on photographs, such as --data coco:FOLDER, before you rely on it"
     ]

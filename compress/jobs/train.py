@@ -1,4 +1,4 @@
-"""`compress train`: one network on the labels, from fresh weights or from an artefact's, with or without a teacher.
+"""`compress train`: one network on the labels, from random weights or from an artefact's, with or without a teacher.
 
 Under torchrun every process runs this function; the first one writes and scores.
 """
@@ -28,7 +28,7 @@ from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
 from compress.pose.distillation import FeatureDistillation
-from compress.pose.estimator import LabelledBoxes, boxes_for, finder_for, first_inputs
+from compress.pose.estimator import LabelledBoxes, boxes_for, estimator_for, first_inputs
 from compress.pose.objective import Objective, objective_for
 from compress.pose.scoring import RESAMPLES, check_metric, score
 from compress.progress import Progress
@@ -103,22 +103,22 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
         if not is_first():
             return {}
         network.load_state_dict(learner.state_dict())
-        finder_with = partial(
-            finder_for,
+        estimator_with = partial(
+            estimator_for,
             architecture,
             keypoints,
             recipe.input_hw,
             codec=recipe.codec,
             decoding=recipe.decoding,
         )
-        inputs = first_inputs(finder_with(boxes=LabelledBoxes()), train_pictures, PICTURES, fabric.device)
+        inputs = first_inputs(estimator_with(boxes=LabelledBoxes()), train_pictures, PICTURES, fabric.device)
         judged = partial(label_loss, network, objective, samples, recipe.training, recipe.seed)
         if not recalibrate_unless_worse(network, inputs, judged):
             progress.say(KEPT.format("the network"))
         with progress.phase("evaluate", len(val_pictures)) as phase:
             metrics = score(
                 network,
-                finder_with(boxes=boxes),
+                estimator_with(boxes=boxes),
                 val_pictures,
                 kind=recipe.data.kind,
                 flip_test=recipe.decoding.flip_test,
@@ -130,7 +130,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             "input_hw": list(recipe.input_hw),
             "keypoints": keypoints.name,
             "codec": asdict(recipe.codec),
-            "obtained": f"training of {recipe.training.epochs} epochs",
+            "provenance": f"training of {recipe.training.epochs} epochs",
             "data": recipe.data.model_dump(mode="json"),
             "seed": recipe.seed,
             "flip_test": recipe.decoding.flip_test,
@@ -189,7 +189,7 @@ def learning_step(
     teacher = loaded.network.to(fabric.device)
     with torch.no_grad():
         zeros = torch.zeros(1, 3, *recipe.input_hw, device=fabric.device)
-        objective.imitation(network.eval()(zeros), teacher(zeros))  # fails now if their outputs differ
+        objective.distillation_loss(network.eval()(zeros), teacher(zeros))  # fails now if their outputs differ
     features = None
     if settings.features:
         features = FeatureDistillation(teacher, network, settings.features, recipe.input_hw)

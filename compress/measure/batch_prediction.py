@@ -1,7 +1,7 @@
 """Predictions for many candidates of a space at once, equal to cutting each of them.
 
 An operation of a candidate depends on few of the space's choices: one in DIR-BHRNet's lowest branch on the width and
-on that branch's block kind, expansion and count. So its units are noted once for every combination of the choices it
+on that branch's block kind, expansion and count. So its kernels are noted once for every combination of the choices it
 depends on, and a candidate is the sum of its operations. Operations that depend on the same choices are one group.
 
 Which choices those are is learned by changing one choice of a candidate at a time: what changes, depends on it. Where
@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.memory import settled_heap
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.measure.latency_table import LatencyTable, predict
 from compress.nas.space import Pick, Space
 
-CutPick = Callable[[Pick], Mapping[str, Mapping[Unit, int]]]
-"""A candidate's units by operation: cut_by_part on its network."""
+CutPick = Callable[[Pick], Mapping[str, Mapping[Kernel, int]]]
+"""A candidate's kernels by operation: kernels_by_part on its network."""
 
 PROBED = 3
 """Large candidates and random ones, as many of each, from which every choice is changed once."""
@@ -47,8 +47,8 @@ class PartTable:
         self._space, self._cut = space, cut
         self._choices = [(name, values) for name, values in space.choices.items()]
         self._places = [{repr(value): place for place, value in enumerate(values)} for _, values in self._choices]
-        self._rows: list[Counter[Unit]] = [Counter()]
-        self._row_numbers: dict[frozenset[tuple[Unit, int]], int] = {frozenset(): _NOTHING}
+        self._rows: list[Counter[Kernel]] = [Counter()]
+        self._row_numbers: dict[frozenset[tuple[Kernel, int]], int] = {frozenset(): _NOTHING}
         self._known: dict[_Values, dict[str, int]] = {}
         self._noted: set[_Values] = set()
         self._depends: dict[str, set[int]] = {}
@@ -58,15 +58,15 @@ class PartTable:
         with settled_heap():
             self._learn(random.Random(seed))
 
-    def units(self, pick: Pick) -> Counter[Unit]:
+    def kernels(self, pick: Pick) -> Counter[Kernel]:
         """What cutting the candidate gives."""
-        total: Counter[Unit] = Counter()
+        total: Counter[Kernel] = Counter()
         for group, row in zip(self._groups, self._rows_of([pick])[0], strict=True):
-            total.update(group.units[row])
+            total.update(group.kernels[row])
         return total
 
     def predict(self, table: LatencyTable, picks: Sequence[Pick]) -> NDArray[np.float64]:
-        """Milliseconds of every candidate, as `predict` says of its units."""
+        """Milliseconds of every candidate, as `predict` says of its kernels."""
         return self.predictor(table)(picks)
 
     def predictor(self, table: LatencyTable) -> Callable[[Sequence[Pick]], NDArray[np.float64]]:
@@ -78,7 +78,9 @@ class PartTable:
             total = np.zeros(len(picks))
             for column, group in enumerate(self._groups):
                 if group not in known:
-                    known[group] = np.array([predict(table, units).ms if units else 0.0 for units in group.units])
+                    known[group] = np.array(
+                        [predict(table, kernels).ms if kernels else 0.0 for kernels in group.kernels]
+                    )
                 total += known[group][rows[:, column]]
             return total
 
@@ -195,14 +197,14 @@ class PartTable:
     def _cut_values(self, values: _Values) -> dict[str, int]:
         if values not in self._known:
             pick = {name: choices[place] for (name, choices), place in zip(self._choices, values, strict=True)}
-            self._known[values] = {operation: self._row(units) for operation, units in self._cut(pick).items()}
+            self._known[values] = {operation: self._row(kernels) for operation, kernels in self._cut(pick).items()}
         return self._known[values]
 
-    def _row(self, units: Mapping[Unit, int]) -> int:
-        key = frozenset(units.items())
+    def _row(self, kernels: Mapping[Kernel, int]) -> int:
+        key = frozenset(kernels.items())
         if key not in self._row_numbers:
             self._row_numbers[key] = len(self._rows)
-            self._rows.append(Counter(units))
+            self._rows.append(Counter(kernels))
         return self._row_numbers[key]
 
     def _values(self, pick: Pick) -> _Values:
@@ -223,17 +225,17 @@ class PartTable:
         self._groups = []
         for choices, operations in sorted(together.items()):
             combinations = sorted(self._seen[operations[0]])
-            units = []
+            kernels = []
             for combination in combinations:
-                total: Counter[Unit] = Counter()
+                total: Counter[Kernel] = Counter()
                 for operation in operations:
                     total.update(self._rows[self._seen[operation][combination][0]])
-                units.append(total)
+                kernels.append(total)
             sizes = [len(self._choices[choice][1]) for choice in choices]
-            self._groups.append(_Group(choices, sizes, combinations, units))
+            self._groups.append(_Group(choices, sizes, combinations, kernels))
 
     def _rows_of(self, picks: Sequence[Pick]) -> NDArray[np.int64]:
-        """[pick, group] → which of the group's units. Candidates with combinations not seen before are cut."""
+        """[pick, group] → which of the group's kernels. Candidates with combinations not seen before are cut."""
         values = np.array([self._values(pick) for pick in picks], dtype=np.int64).reshape(len(picks), -1)
         while True:
             rows = np.stack([group.rows(values) for group in self._groups], axis=1)
@@ -246,19 +248,19 @@ class PartTable:
 
 
 class _Group:
-    """Operations that depend on the same choices. units: of all of them together, for every combination seen."""
+    """Operations that depend on the same choices. kernels: of all of them together, for every combination seen."""
 
     def __init__(
-        self, choices: _Values, sizes: Sequence[int], combinations: Sequence[_Values], units: list[Counter[Unit]]
+        self, choices: _Values, sizes: Sequence[int], combinations: Sequence[_Values], kernels: list[Counter[Kernel]]
     ) -> None:
-        self.choices, self.units = list(choices), units
+        self.choices, self.kernels = list(choices), kernels
         self._strides = np.array([prod(sizes[n + 1 :]) for n in range(len(sizes))], dtype=np.int64)
         numbers = np.array(combinations, dtype=np.int64).reshape(len(combinations), len(sizes)) @ self._strides
         self._order = np.argsort(numbers)
         self._numbers = numbers[self._order]
 
     def rows(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[pick, choice] → place in `units`, -1 where the combination has not been seen."""
+        """[pick, choice] → place in `kernels`, -1 where the combination has not been seen."""
         asked = values[:, self.choices] @ self._strides
         found = np.minimum(np.searchsorted(self._numbers, asked), len(self._numbers) - 1)
         return np.where(self._numbers[found] == asked, self._order[found], -1)

@@ -79,9 +79,13 @@ def _ptflops(network: nn.Module, input_hw: tuple[int, int], functional: bool) ->
                 mapping[function] = _counting_function(hook, name or prefix + function.__name__, counted, operators)
         with operators, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             macs, _ = get_model_complexity_info(
-                network, (3, *input_hw), as_strings=False, print_per_layer_stat=False, custom_modules_hooks=modules,
+                network,
+                (3, *input_hw),
+                as_strings=False,
+                print_per_layer_stat=False,
+                custom_modules_hooks=modules,
                 backend_specific_config={"count_functional": functional},
-            )  # fmt: skip
+            )
     finally:
         for (mapping, _), before in zip(mappings, kept, strict=True):
             mapping.update(before)

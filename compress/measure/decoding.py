@@ -1,16 +1,21 @@
 """How long a network's maps take to be decoded."""
 
-
 import numpy as np
 from torch import nn
 
 from compress.data.picture import PictureSet
 from compress.measure.timing import median_uncertainty, reference_time
-from compress.pose.estimator import Finder, find_people
+from compress.pose.estimator import PoseEstimator, estimate_poses
 
 
 def decode_time(
-    network: nn.Module, finder: Finder, pictures: PictureSet, *, flip_test: bool, reference_ms: float, wanted: int = 64
+    network: nn.Module,
+    estimator: PoseEstimator,
+    pictures: PictureSet,
+    *,
+    flip_test: bool,
+    reference_ms: float,
+    wanted: int = 64,
 ) -> dict[str, float]:
     """Milliseconds per picture from the network's answers to the people, on one thread, measured.
 
@@ -20,7 +25,7 @@ def decode_time(
     """
     spread = np.linspace(0, len(pictures) - 1, min(wanted, len(pictures))).round().astype(int).tolist()
     found, ratios = [], []
-    for one in find_people(network, finder, pictures, flip_test=flip_test, indices=spread):
+    for one in estimate_poses(network, estimator, pictures, flip_test=flip_test, indices=spread):
         found.append(one)
         ratios.append(one.decode_ms / reference_time())
     times = np.array(ratios) * reference_ms

@@ -1,7 +1,7 @@
 """Fills a latency table from whole networks that are run and timed node by node.
 
-Units in whole networks have their real neighbours: what is in the caches, in which layout, and how many weights other
-layers push out. Predictions from such times were off by half as much as from models made of units (BHRNet candidates,
+Kernels in whole networks have their real neighbours: what is in the caches, in which layout, and how many weights other
+layers push out. Predictions from such times were off by half as much as from models made of kernels (BHRNet candidates,
 onnxruntime and ncnn, on a busy machine: 3-4 % and 7-8 %).
 """
 
@@ -10,39 +10,39 @@ from pathlib import Path
 from typing import TypeVar
 
 from compress.engines.engine import Engine
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.measure.latency_table import TRIES, UNCERTAIN, LatencyTable, add_in_situ
 from compress.measure.profiling import ROUNDS, Profiled, time_nodes
 
 TIMES = 3
-"""Networks that a unit is timed in, so that the noise of one does not count for much."""
+"""Networks that a kernel is timed in, so that the noise of one does not count for much."""
 BATCH = 24
 """Networks after which the table is saved."""
 
 Name = TypeVar("Name")
 
 
-def cover(units: Mapping[Name, set[Unit]], times: int = TIMES) -> list[Name]:
-    """Few of the networks, by what units they have, in which every unit occurs `times` times or as often as in all.
+def cover(kernels: Mapping[Name, set[Kernel]], times: int = TIMES) -> list[Name]:
+    """Few of the networks, by what kernels they have, in which every kernel occurs `times` times or as often as in all.
 
-    Greedy: always the network with the most units that are still wanted.
+    Greedy: always the network with the most kernels that are still wanted.
     """
-    wanted: dict[Unit, int] = {}
-    for found in units.values():
-        for unit in found:
-            wanted[unit] = min(times, wanted.get(unit, 0) + 1)
-    left, chosen = dict(units), []
+    wanted: dict[Kernel, int] = {}
+    for found in kernels.values():
+        for kernel in found:
+            wanted[kernel] = min(times, wanted.get(kernel, 0) + 1)
+    left, chosen = dict(kernels), []
     while wanted:
         best = max(left, key=lambda name: len(left[name] & wanted.keys()))
-        for unit in left.pop(best) & wanted.keys():
-            wanted[unit] -= 1
-            if not wanted[unit]:
-                del wanted[unit]
+        for kernel in left.pop(best) & wanted.keys():
+            wanted[kernel] -= 1
+            if not wanted[kernel]:
+                del wanted[kernel]
         chosen.append(best)
     return chosen
 
 
-def harvest(
+def profile_in_networks(
     table: LatencyTable,
     runtime: Engine,
     files: Mapping[str, Callable[[], Path]],
@@ -50,21 +50,21 @@ def harvest(
     progress: Callable[[str], None] = lambda name: None,
     again: bool = False,
 ) -> None:
-    """Times the networks' units that the table does not know; saves every few networks, so that a killed build goes on
-    there.
+    """Times the networks' kernels that the table does not know; saves every few networks, so that a killed build goes
+    on there.
 
     files: name → what exports the network and returns its file. progress: told of every network that is done. again:
-    all of their units are timed anew, whatever the table has.
+    all of their kernels are timed anew, whatever the table has.
     """
     waiting: list[Profiled] = []
     renewed: set[str] = set()
     for number, (name, export) in enumerate(files.items(), 1):
         file = export()
         known = renewed if again else table.known()
-        if any(unit.key not in known for unit in units_of_file(runtime, file)):
+        if any(kernel.key not in known for kernel in kernels_of_file(runtime, file)):
             waiting.append(_timed(runtime, file, table.identity.threads, rounds))
         if waiting and (len(waiting) == BATCH or number == len(files)):
-            keys = {unit.key for network in waiting for unit in network.units} - renewed if again else set()
+            keys = {kernel.key for network in waiting for kernel in network.kernels} - renewed if again else set()
             add_in_situ(table, waiting, keys)
             table.save()
             renewed |= keys
@@ -89,8 +89,8 @@ def _uncertainty(network: Profiled) -> float:
     return sum(timing.uncertainty * timing.ratio for timing in network.timings) / total
 
 
-def units_of_file(runtime: Engine, file: Path) -> tuple[Unit, ...]:
-    """The units of an exported network, in the order they run."""
+def kernels_of_file(runtime: Engine, file: Path) -> tuple[Kernel, ...]:
+    """The kernels of an exported network, in the order they run."""
     profiler = runtime.profiler(file)
     profiler.run_timed()
-    return profiler.finish().units
+    return profiler.finish().kernels

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from compress.files import cache_folder
-from compress.measure.kernels import Unit
+from compress.measure.kernels import Kernel
 from compress.measure.latency_table import FORMAT, Identity, LatencyTable, fill, open_table
 from compress.measure.timing import pinned
 
@@ -18,16 +18,17 @@ def table_path(identity: Identity) -> Path:
     return cache_folder() / "latency" / f"{readable}-{FORMAT}.json"
 
 
-def complete_table(table: LatencyTable, units: Iterable[Unit]) -> None:
-    """Measures units the covering picks have not met, in models of units; adds them to the run's and the kept table."""
-    if table.missing(units):
+def complete_table(table: LatencyTable, kernels: Iterable[Kernel]) -> None:
+    """Measures kernels the covering picks have not met, in models of kernels; adds them to the run's and the kept
+    table."""
+    if table.missing(kernels):
         with pinned(table.identity.threads):
-            fill(table, units)
+            fill(table, kernels)
         keep(table)
 
 
 def keep(table: LatencyTable, again: bool = False) -> None:
-    """Adds the table's units to this machine's kept table. What that has stays, unless it is less certain, or all was
+    """Adds the table's kernels to this machine's kept table. What that has stays, unless it is less certain, or all was
     timed again."""
     kept = open_table(table_path(table.identity), table.identity)
     if kept.reference_ms is None:
@@ -35,13 +36,13 @@ def keep(table: LatencyTable, again: bool = False) -> None:
     # Both are on the clock of the first reference, which a run's table has from the kept one.
     new = {
         key: entry
-        for key, entry in table.units.items()
+        for key, entry in table.kernels.items()
         if again
-        or key not in kept.units
-        or (kept.units[key].uncertain and entry.timing.uncertainty < kept.units[key].timing.uncertainty)
+        or key not in kept.kernels
+        or (kept.kernels[key].uncertain and entry.timing.uncertainty < kept.kernels[key].timing.uncertainty)
     }
     if new and kept.reference_ms == table.reference_ms:
-        kept.units.update(new)
+        kept.kernels.update(new)
         kept.save()
 
 
@@ -49,4 +50,4 @@ def top_up(table: LatencyTable, kept: Path) -> None:
     """Adds what other runs have measured since this one began; nothing from a table on another clock."""
     others = open_table(kept, table.identity)
     if others.reference_ms == table.reference_ms:
-        table.units = {**others.units, **table.units}
+        table.kernels = {**others.kernels, **table.kernels}

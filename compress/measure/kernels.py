@@ -1,20 +1,21 @@
-"""Cuts a network into the units that an engine really runs and that are therefore timed as one.
+"""Cuts a network into the kernels that an engine really runs and that are therefore timed as one.
 
-`cut_by_engine` works for every network and every engine: it exports the network and reads the engine's own optimised
-graph. `cut_by_rules` gives the same for onnxruntime without exporting, in hundredths of a second, which a search needs
-for thousands of candidates; it knows the operations of HRNet-like networks. `cut` takes the fast way where it can.
+`kernels_of_engine` works for every network and every engine: it exports the network and reads the engine's own
+optimised graph. `kernels_by_rules` gives the same for onnxruntime without exporting, in hundredths of a second, which a
+search needs for thousands of candidates; it knows the operations of HRNet-like networks. `detect_kernels` takes the
+fast way where it can.
 
 Three steps of the fast way: torch.fx names the operations, shapes are worked out with integers (nothing is computed),
 and onnxruntime's graph rewriting is repeated on them. The rules are those of its NCHWc transformer (CPU, level 3;
-checked against the optimised graph of version 1.31.1 in tests/measure/test_units.py):
+checked against the optimised graph of version 1.31.1 in tests/measure/test_kernels.py):
 
-- convolution, batch norm and activation are one unit; a sum joins the convolution before it if that one has no
+- convolution, batch norm and activation are one kernel; a sum joins the convolution before it if that one has no
   activation, no other sum and no other reader, and both operands are blocked; an activation may follow that sum;
 - most operators work on channels in blocks (`nchwc`); convolutions with fewer input channels than a block read plain
   tensors, transposed convolutions and uneven concatenations only work on plain ones;
-- wherever the two meet, onnxruntime inserts a reordering, which is a unit too: it is work that small networks feel.
+- wherever the two meet, onnxruntime inserts a reordering, which is a kernel too: it is work that small networks feel.
 
-An operation without a rule raises UncutError with its name; nothing is dropped.
+An operation without a rule raises UnknownOperationError with its name; nothing is dropped.
 """
 
 import copy
@@ -27,30 +28,32 @@ from torch import nn
 
 from compress.engines import ENGINES
 from compress.engines.engine import Engine
-from compress.engines.kernel import Unit
-from compress.measure.onnxruntime_fusion import UncutError, channel_block, cut_by_part, cut_by_rules
+from compress.engines.kernel import Kernel
+from compress.measure.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_part, kernels_by_rules
 
 
-def cut(network: nn.Module, input_hw: tuple[int, int], runtime: Engine = ENGINES["onnxruntime"]) -> Counter[Unit]:
-    """The units of one pass of a [1,3,H,W] image and how often each occurs. The network is left as it was.
+def detect_kernels(
+    network: nn.Module, input_hw: tuple[int, int], runtime: Engine = ENGINES["onnxruntime"]
+) -> Counter[Kernel]:
+    """The kernels of one pass of a [1,3,H,W] image and how often each occurs. The network is left as it was.
 
     Raises EngineError if the engine cannot take the network.
     """
     if runtime.name == "onnxruntime":
         try:
-            return Counter(cut_by_rules(network, input_hw))
-        except UncutError:
-            pass  # the engine itself knows more operations, and gives the same units
-    return Counter(cut_by_engine(network, input_hw, runtime))
+            return Counter(kernels_by_rules(network, input_hw))
+        except UnknownOperationError:
+            pass  # the engine itself knows more operations, and gives the same kernels
+    return Counter(kernels_of_engine(network, input_hw, runtime))
 
 
-def cut_by_engine(network: nn.Module, input_hw: tuple[int, int], runtime: Engine) -> tuple[Unit, ...]:
+def kernels_of_engine(network: nn.Module, input_hw: tuple[int, int], runtime: Engine) -> tuple[Kernel, ...]:
     """The nodes of the engine's optimised graph in the order they run; weights are made up for one on `meta`."""
     with tempfile.TemporaryDirectory() as folder:
         path = runtime.export(_with_weights(network), input_hw, Path(folder), "network")[0]
         profiler = runtime.profiler(path)
         profiler.run_timed()
-        return profiler.finish().units
+        return profiler.finish().kernels
 
 
 def _with_weights(network: nn.Module) -> nn.Module:
@@ -68,4 +71,12 @@ def _with_weights(network: nn.Module) -> nn.Module:
     return shadow
 
 
-__all__ = ["UncutError", "Unit", "channel_block", "cut", "cut_by_engine", "cut_by_part", "cut_by_rules"]
+__all__ = [
+    "Kernel",
+    "UnknownOperationError",
+    "channel_block",
+    "detect_kernels",
+    "kernels_by_part",
+    "kernels_by_rules",
+    "kernels_of_engine",
+]

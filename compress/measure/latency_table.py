@@ -1,13 +1,13 @@
-"""How long each unit takes on one machine, measured once and kept, and what that predicts for whole networks.
+"""How long each kernel takes on one machine, measured once and kept, and what that predicts for whole networks.
 
-A unit is timed in context, in one of two ways. In situ: whole networks are run, and every node's own time is noted
-(add_in_situ); this works for every engine. In a model made of units (fill), each behind a node that has just made its
-input: this needs no network that contains the unit, but an engine that can be given single nodes. Timed alone a unit
-would pay for reorderings and calls that a whole network pays once: sums of such times are 25-50 % too large.
+A kernel is timed in context, in one of two ways. In situ: whole networks are run, and every node's own time is noted
+(add_in_situ); this works for every engine. In a model made of kernels (fill), each behind a node that has just made its
+input: this needs no network that contains the kernel, but an engine that can be given single nodes. Timed alone a
+kernel would pay for reorderings and calls that a whole network pays once: sums of such times are 25-50 % too large.
 
-A unit that the table lacks is estimated from its neighbours, marked, and widens the prediction's interval.
+A kernel that the table lacks is estimated from its neighbours, marked, and widens the prediction's interval.
 
-A unit whose time is uncertain, for it was timed in noise, is timed again by whoever comes by, a few times; the least
+A kernel whose time is uncertain, for it was timed in noise, is timed again by whoever comes by, a few times; the least
 uncertain time stays, and what is uncertain even so is marked, and widens the interval too. A scale needs several
 networks, and one that fits badly is not kept.
 """
@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from compress.engines import engine
 from compress.engines.engine import Description
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.errors import TableError
 from compress.files import write_text
 from compress.measure.neighbours import Neighbour, estimate
@@ -33,23 +33,23 @@ from compress.measure.timing import Timing
 
 FORMAT = 3
 BATCH = 32
-"""Units per model; the table is saved after each."""
+"""Kernels per model; the table is saved after each."""
 UNCERTAIN = 0.10
-"""Relative uncertainty from which a unit's time is timed again."""
+"""Relative uncertainty from which a kernel's time is timed again."""
 _TICK = 0.02
 """Ratio, some microseconds, under which it is the engine's clock that is coarse, and timing again does not help."""
 TRIES = 3
-"""Times that an uncertain unit is timed before it stays as it is, marked."""
+"""Times that an uncertain kernel is timed before it stays as it is, marked."""
 LEAST_NETWORKS = 2
 """That a scale is fitted on: one network tells nothing of the error on others."""
 WORST_ERROR = 0.25
 """Mean relative error of a scale above which it is of no use: two candidates of a search seldom differ by so much."""
 WORST_FACTOR = 2.0
-"""Whole networks over the sum of their units, or the reverse: units timed alone, the worst way, come to 1.5."""
+"""Whole networks over the sum of their kernels, or the reverse: kernels timed alone, the worst way, come to 1.5."""
 _INTERVAL = 2.06
 """Half an interval that holds nine in ten networks, over their mean error, were errors normal: 1.645 · √(π/2)."""
 
-Obtained = Literal["in situ", "in a model of units"]
+Provenance = Literal["in situ", "in a model of kernels"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Scale:
-    """Whole networks over the sum of their units. networks: it was fitted on; error: mean relative error on these."""
+    """Whole networks over the sum of their kernels. networks: it was fitted on; error: mean relative error on these."""
 
     factor: float
     networks: int
@@ -79,14 +79,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Entry:
-    """A timed unit. kind, macs, bytes: the unit's. networks: it was seen in; 0 in a model of units. tries: times that
-    it was timed for being uncertain, this one with them; the least uncertain time is kept."""
+    """A timed kernel. kind, macs, bytes: the kernel's. networks: it was seen in; 0 in a model of kernels. tries: times
+    that it was timed for being uncertain, this one with them; the least uncertain time is kept."""
 
     timing: Timing
     kind: str
     macs: int
     bytes: int
-    obtained: Obtained
+    provenance: Provenance
     networks: int = 0
     tries: int = 1
 
@@ -96,14 +96,14 @@ class Entry:
         return self.timing.uncertainty > UNCERTAIN and self.timing.ratio > _TICK
 
     @classmethod
-    def of(cls, unit: Unit, timing: Timing, obtained: Obtained, networks: int = 0) -> "Entry":
-        """What a table keeps of the unit."""
-        return cls(timing, unit.kind, unit.macs, unit.bytes, obtained, networks)
+    def of(cls, kernel: Kernel, timing: Timing, provenance: Provenance, networks: int = 0) -> "Entry":
+        """What a table keeps of the kernel."""
+        return cls(timing, kernel.kind, kernel.macs, kernel.bytes, provenance, networks)
 
 
 @dataclass
 class LatencyTable:
-    """units: key → entry, on the clock of reference_ms: normalised_ms = ratio x reference_ms for every entry.
+    """kernels: key → entry, on the clock of reference_ms: normalised_ms = ratio x reference_ms for every entry.
 
     foreign: how the table differs from what it is used for; empty unless that was allowed.
     """
@@ -112,16 +112,16 @@ class LatencyTable:
     identity: Identity
     reference_ms: float | None = None
     scale: Scale | None = None
-    units: dict[str, Entry] = field(default_factory=dict)
+    kernels: dict[str, Entry] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
 
-    def missing(self, units: Iterable[Unit]) -> list[Unit]:
-        """Those of the units that the table does not hold, each once, in a stable order."""
-        return sorted({unit for unit in units if unit.key not in self.units})
+    def missing(self, kernels: Iterable[Kernel]) -> list[Kernel]:
+        """Those of the kernels that the table does not hold, each once, in a stable order."""
+        return sorted({kernel for kernel in kernels if kernel.key not in self.kernels})
 
     def known(self) -> set[str]:
-        """Keys of the units that need not be timed: certain ones, and those that stayed uncertain all their tries."""
-        return {key for key, entry in self.units.items() if not entry.uncertain or entry.tries >= TRIES}
+        """Keys of the kernels that need not be timed: certain ones, and those that stayed uncertain all their tries."""
+        return {key for key, entry in self.kernels.items() if not entry.uncertain or entry.tries >= TRIES}
 
     def save(self) -> None:
         """Writes the table in one step: a reader sees the old one or the new one."""
@@ -130,7 +130,7 @@ class LatencyTable:
             **asdict(self.identity),
             "reference_ms": self.reference_ms,
             "scale": asdict(self.scale) if self.scale else None,
-            "units": {key: _entry_data(self.units[key]) for key in sorted(self.units)},
+            "kernels": {key: _entry_data(self.kernels[key]) for key in sorted(self.kernels)},
         }
         write_text(self.path, _readable(data))
 
@@ -140,8 +140,8 @@ class Prediction:
     """A whole network's latency. low_ms, high_ms: hold about nine in ten networks; None where nobody knows, for the
     table has no scale of several networks.
 
-    coverage, time_coverage: share of the network's units, and of its time, that was measured. estimated: keys of the
-    other units. foreign: see LatencyTable; a report shows it.
+    coverage, time_coverage: share of the network's kernels, and of its time, that was measured. estimated: keys of the
+    other kernels. foreign: see LatencyTable; a report shows it.
     """
 
     ms: float
@@ -172,9 +172,11 @@ def open_table(path: Path, identity: Identity, *, allow_foreign: bool = False) -
             continue
         if name == "engine" or not allow_foreign:
             raise TableError(
-                f"times are only true for one {name}, here {wanted!r}", place=f"{path}: {name}", value=found,
+                f"times are only true for one {name}, here {wanted!r}",
+                place=f"{path}: {name}",
+                value=found,
                 remedy="name another file, and it will be measured here",
-            )  # fmt: skip
+            )
         foreign.append(f"{name} {found!r} for {wanted!r}")
     table.foreign = tuple(foreign)
     return table
@@ -186,10 +188,15 @@ def load_table(path: Path) -> LatencyTable:
         data = json.loads(path.read_text())
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
-        units = {key: _entry(value) for key, value in data.pop("units").items()}
+        kernels = {key: _entry(value) for key, value in data.pop("kernels").items()}
         scale = data.pop("scale")
-        return LatencyTable(path, reference_ms=data.pop("reference_ms"), scale=Scale(**scale) if scale else None,
-                            units=units, identity=Identity(**data))  # fmt: skip
+        return LatencyTable(
+            path,
+            reference_ms=data.pop("reference_ms"),
+            scale=Scale(**scale) if scale else None,
+            kernels=kernels,
+            identity=Identity(**data),
+        )
     except FileNotFoundError:
         raise TableError("no such latency table", place=str(path), remedy="measure it first") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -199,9 +206,9 @@ def load_table(path: Path) -> LatencyTable:
 
 
 def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
-    """All units of these tables, on the clock of the first; the caller saves it.
+    """All kernels of these tables, on the clock of the first; the caller saves it.
 
-    A unit in several tables has the mean of its ratios, weighted by how often it was timed. The scale is the tables'
+    A kernel in several tables has the mean of its ratios, weighted by how often it was timed. The scale is the tables'
     scales' geometric mean, weighted by the networks they were fitted on; none if a table has none. Raises TableError
     unless they are of one identity.
     """
@@ -211,14 +218,16 @@ def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
             wanted = getattr(first.identity, name)
             if found != wanted:
                 raise TableError(
-                    f"only tables of one {name} can be merged, here {wanted!r}", place=f"{table.path}: {name}",
-                    value=found, remedy="keep them apart",
-                )  # fmt: skip
+                    f"only tables of one {name} can be merged, here {wanted!r}",
+                    place=f"{table.path}: {name}",
+                    value=found,
+                    remedy="keep them apart",
+                )
     merged = LatencyTable(path, first.identity, first.reference_ms)
-    for key in sorted(set().union(*(table.units for table in tables))):
-        entries = [table.units[key] for table in tables if key in table.units]
+    for key in sorted(set().union(*(table.kernels for table in tables))):
+        entries = [table.kernels[key] for table in tables if key in table.kernels]
         timing = _on_clock(_pooled([entry.timing for entry in entries]), merged.reference_ms)
-        merged.units[key] = replace(entries[0], timing=timing, networks=sum(entry.networks for entry in entries))
+        merged.kernels[key] = replace(entries[0], timing=timing, networks=sum(entry.networks for entry in entries))
     merged.scale = _common_scale([table.scale for table in tables])
     return merged
 
@@ -247,12 +256,12 @@ class Difference:
 
 def difference(first: LatencyTable, second: LatencyTable) -> Difference:
     """What tells the tables apart."""
-    both = sorted(first.units.keys() & second.units.keys())
+    both = sorted(first.kernels.keys() & second.kernels.keys())
     fields = asdict(first.identity)
     return Difference(
-        tuple(sorted(first.units.keys() - second.units.keys())),
-        tuple(sorted(second.units.keys() - first.units.keys())),
-        {key: second.units[key].timing.ratio / first.units[key].timing.ratio - 1 for key in both},
+        tuple(sorted(first.kernels.keys() - second.kernels.keys())),
+        tuple(sorted(second.kernels.keys() - first.kernels.keys())),
+        {key: second.kernels[key].timing.ratio / first.kernels[key].timing.ratio - 1 for key in both},
         {
             name: (value, getattr(second.identity, name))
             for name, value in fields.items()
@@ -264,8 +273,8 @@ def difference(first: LatencyTable, second: LatencyTable) -> Difference:
 # --- Predicting ------------------------------------------------------------------------------------------------------
 
 
-def predict(table: LatencyTable, units: Mapping[Unit, int]) -> Prediction:
-    """A whole network of these units: their sum times the fitted scale (1 before fit_scale).
+def predict(table: LatencyTable, kernels: Mapping[Kernel, int]) -> Prediction:
+    """A whole network of these kernels: their sum times the fitted scale (1 before fit_scale).
 
     Raises TableError if the table is empty.
     """
@@ -273,35 +282,35 @@ def predict(table: LatencyTable, units: Mapping[Unit, int]) -> Prediction:
     measured_ms = estimated_ms = doubt_ms = 0.0
     estimated = []
     timed: list[Neighbour] = []
-    for unit in sorted(units):
-        entry = table.units.get(unit.key)
+    for kernel in sorted(kernels):
+        entry = table.kernels.get(kernel.key)
         if entry is not None:
-            ms = units[unit] * entry.timing.normalised_ms * factor
+            ms = kernels[kernel] * entry.timing.normalised_ms * factor
             measured_ms, doubt_ms = (
                 measured_ms + ms,
                 doubt_ms + (entry.timing.uncertainty * ms if entry.uncertain else 0),
             )
             continue
         timed = timed or _neighbours(table)
-        ratio, off = estimate(unit.kind, unit.macs, unit.bytes, timed)
+        ratio, off = estimate(kernel.kind, kernel.macs, kernel.bytes, timed)
         assert table.reference_ms is not None
-        ms = units[unit] * ratio * table.reference_ms * factor
+        ms = kernels[kernel] * ratio * table.reference_ms * factor
         estimated_ms, doubt_ms = estimated_ms + ms, doubt_ms + _INTERVAL * off * ms
-        estimated.append(unit.key)
+        estimated.append(kernel.key)
     ms = measured_ms + estimated_ms
     half = _INTERVAL * table.scale.error * ms + doubt_ms if table.scale else None
-    total = sum(units.values())
-    known = sum(times for unit, times in units.items() if unit.key in table.units)
+    total = sum(kernels.values())
+    known = sum(times for kernel, times in kernels.items() if kernel.key in table.kernels)
     low, high = (None, None) if half is None else (max(0.0, ms - half), ms + half)
     return Prediction(
         ms, low, high, known / total if total else 1.0, measured_ms / ms if ms else 1.0, tuple(estimated), table.foreign
     )
 
 
-def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Unit, int], float]]) -> Scale:
-    """Fits and stores the factor between whole networks and the sum of their units; the caller saves the table.
+def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Kernel, int], float]]) -> Scale:
+    """Fits and stores the factor between whole networks and the sum of their kernels; the caller saves the table.
 
-    samples: units and measured milliseconds, on the table's clock (Timing.ratio x table.reference_ms). The factor is
+    samples: kernels and measured milliseconds, on the table's clock (Timing.ratio x table.reference_ms). The factor is
     the geometric mean of measured over summed, so that every network counts the same. Test it on other networks.
 
     Raises TableError for fewer than LEAST_NETWORKS, and for a fit beyond WORST_ERROR or WORST_FACTOR; the table then
@@ -309,61 +318,66 @@ def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Unit, int], f
     """
     if len(samples) < LEAST_NETWORKS:
         raise TableError(
-            f"a scale needs {LEAST_NETWORKS} measured networks or more", place=str(table.path), value=len(samples),
+            f"a scale needs {LEAST_NETWORKS} measured networks or more",
+            place=str(table.path),
+            value=len(samples),
             remedy="measure more",
-        )  # fmt: skip
+        )
     table.scale = None
-    factors = [measured / predict(table, units).ms for units, measured in samples]
+    factors = [measured / predict(table, kernels).ms for kernels, measured in samples]
     factor = exp(fmean(map(log, factors)))
     scale = Scale(factor, len(samples), fmean(abs(factor / f - 1) for f in factors))
     if scale.error > WORST_ERROR or not 1 / WORST_FACTOR <= factor <= WORST_FACTOR:
         raise TableError(
-            f"whole networks must take what their units add up to, within {WORST_ERROR:.0%} and a common factor of "
+            f"whole networks must take what their kernels add up to, within {WORST_ERROR:.0%} and a common factor of "
             f"{1 / WORST_FACTOR:g} to {WORST_FACTOR:g}; no prediction is made from this table",
-            place=str(table.path), value=f"a mean error of {scale.error:.0%} around a factor of {factor:.2f}",
-            remedy="go on when the machine is quieter, or time all units anew with `compress latency build --again`",
-        )  # fmt: skip
+            place=str(table.path),
+            value=f"a mean error of {scale.error:.0%} around a factor of {factor:.2f}",
+            remedy="go on when the machine is quieter, or time all kernels anew with `compress latency build --again`",
+        )
     table.scale = scale
     return scale
 
 
 def _neighbours(table: LatencyTable) -> list[Neighbour]:
-    if not table.units:
+    if not table.kernels:
         raise TableError("nothing can be predicted from an empty table", place=str(table.path), remedy="build it first")
-    return [Neighbour(e.kind, e.macs, e.bytes, e.timing.ratio) for e in table.units.values()]
+    return [Neighbour(e.kind, e.macs, e.bytes, e.timing.ratio) for e in table.kernels.values()]
 
 
 # --- Filling ---------------------------------------------------------------------------------------------------------
 
-Measure = Callable[[Sequence[Unit], int], tuple[dict[Unit, Timing], float]]
-"""Units and threads → their timings and the reference's median in milliseconds."""
+Measure = Callable[[Sequence[Kernel], int], tuple[dict[Kernel, Timing], float]]
+"""Kernels and threads → their timings and the reference's median in milliseconds."""
 
 
 def fill(
     table: LatencyTable,
-    units: Iterable[Unit],
+    kernels: Iterable[Kernel],
     progress: Callable[[int, int], None] = lambda done, total: None,
     measure: Measure | None = None,
     batch: int = BATCH,
 ) -> None:
-    """Measures what the table lacks of these units in models of units; saves after each, so a killed build resumes.
+    """Measures what the table lacks of these kernels in models of kernels; saves after each, so a killed build resumes.
 
     What is uncertain is measured again, up to TRIES times.
 
-    progress: units done, of how many. measure: `measure_units` on the table's engine if not given. Raises EngineError
-    if the engine makes no models of units, TableError if the table is foreign.
+    progress: kernels done, of how many. measure: `measure_kernels` on the table's engine if not given. Raises
+    EngineError if the engine makes no models of kernels, TableError if the table is foreign.
     """
-    measure = measure or partial(measure_units, table.identity.engine)
-    missing = table.missing(units)
+    measure = measure or partial(measure_kernels, table.identity.engine)
+    missing = table.missing(kernels)
     done, batches = 0, ceil(len(missing) / batch)
     for number in range(batches):
-        # Every so-many-th unit: a batch is then a mixture of small and large ones, like a network.
+        # Every so-many-th kernel: a batch is then a mixture of small and large ones, like a network.
         chosen = missing[number::batches]
-        again: Sequence[Unit] = chosen
+        again: Sequence[Kernel] = chosen
         for _ in range(TRIES):
             timings, reference_ms = measure(again, table.identity.threads)
-            _note(table, {u: Entry.of(u, timing, "in a model of units") for u, timing in timings.items()}, reference_ms)
-            again = [unit for unit in again if table.units[unit.key].uncertain]
+            _note(
+                table, {u: Entry.of(u, timing, "in a model of kernels") for u, timing in timings.items()}, reference_ms
+            )
+            again = [kernel for kernel in again if table.kernels[kernel.key].uncertain]
             if not again:
                 break
         table.save()
@@ -371,57 +385,59 @@ def fill(
         progress(done, len(missing))
 
 
-def measure_units(
-    engine_name: str, units: Sequence[Unit], threads: int = 1, rounds: int = ROUNDS
-) -> tuple[dict[Unit, Timing], float]:
-    """Times each unit inside one model that holds them all; also the reference's median in milliseconds."""
+def measure_kernels(
+    engine_name: str, kernels: Sequence[Kernel], threads: int = 1, rounds: int = ROUNDS
+) -> tuple[dict[Kernel, Timing], float]:
+    """Times each kernel inside one model that holds them all; also the reference's median in milliseconds."""
     runtime = engine(engine_name)
     with tempfile.TemporaryDirectory() as folder:
-        path = runtime.assemble(units, Path(folder), "units")[0]
+        path = runtime.assemble(kernels, Path(folder), "kernels")[0]
         found = time_nodes(runtime.profiler(path, threads), rounds)
     timings = dict(zip(found.names, found.timings, strict=True))
-    return {unit: timings[f"u{index}"] for index, unit in enumerate(units)}, found.reference_ms
+    return {kernel: timings[f"u{index}"] for index, kernel in enumerate(kernels)}, found.reference_ms
 
 
 def add_in_situ(table: LatencyTable, networks: Sequence[Profiled], again: Container[str] = ()) -> None:
-    """Notes the units of whole networks that were timed node by node; the caller saves the table.
+    """Notes the kernels of whole networks that were timed node by node; the caller saves the table.
 
-    A unit's ratio is the mean over its places in a network, and the median over networks. What the table knows (see
+    A kernel's ratio is the mean over its places in a network, and the median over networks. What the table knows (see
     LatencyTable.known) stays, but the keys in `again` are noted whatever the table has. Raises TableError if the table
     is foreign.
     """
-    found: dict[Unit, list[Timing]] = {}
+    found: dict[Kernel, list[Timing]] = {}
     for network in networks:
-        places: dict[Unit, list[Timing]] = {}
-        for unit, timing in zip(network.units, network.timings, strict=True):
-            places.setdefault(unit, []).append(timing)
-        for unit, timings in places.items():
-            found.setdefault(unit, []).append(_pooled(timings))
+        places: dict[Kernel, list[Timing]] = {}
+        for kernel, timing in zip(network.kernels, network.timings, strict=True):
+            places.setdefault(kernel, []).append(timing)
+        for kernel, timings in places.items():
+            found.setdefault(kernel, []).append(_pooled(timings))
     entries, known = {}, table.known()
-    for unit, timings in found.items():
-        if unit.key in again:
-            table.units.pop(unit.key, None)
-        elif unit.key in known:
+    for kernel, timings in found.items():
+        if kernel.key in again:
+            table.kernels.pop(kernel.key, None)
+        elif kernel.key in known:
             continue
         together = sqrt(sum(timing.uncertainty**2 for timing in timings)) / len(timings)
         pooled = replace(_pooled(timings), ratio=median(timing.ratio for timing in timings), uncertainty=together)
-        entries[unit] = Entry.of(unit, pooled, "in situ", len(timings))
+        entries[kernel] = Entry.of(kernel, pooled, "in situ", len(timings))
     _note(table, entries, median(network.reference_ms for network in networks))
 
 
-def _note(table: LatencyTable, entries: Mapping[Unit, Entry], reference_ms: float) -> None:
+def _note(table: LatencyTable, entries: Mapping[Kernel, Entry], reference_ms: float) -> None:
     if table.foreign:
         raise TableError(
-            "a table of something else takes no times from here", place=str(table.path), value=table.foreign[0],
+            "a table of something else takes no times from here",
+            place=str(table.path),
+            value=table.foreign[0],
             remedy="name another file",
-        )  # fmt: skip
+        )
     table.reference_ms = table.reference_ms or reference_ms
-    for unit, entry in entries.items():
-        old = table.units.get(unit.key)
+    for kernel, entry in entries.items():
+        old = table.kernels.get(kernel.key)
         tries = old.tries + 1 if old else 1
         if old and old.timing.uncertainty <= entry.timing.uncertainty:
             entry = old
-        table.units[unit.key] = replace(entry, timing=_on_clock(entry.timing, table.reference_ms), tries=tries)
+        table.kernels[kernel.key] = replace(entry, timing=_on_clock(entry.timing, table.reference_ms), tries=tries)
 
 
 def _on_clock(timing: Timing, reference_ms: float | None) -> Timing:
@@ -443,7 +459,8 @@ def _pooled(timings: Sequence[Timing]) -> Timing:
     return Timing(**means, count=count)
 
 
-# --- One line per unit -----------------------------------------------------------------------------------------------
+# --- One line per kernel
+# -----------------------------------------------------------------------------------------------
 
 
 def _entry_data(entry: Entry) -> dict[str, Any]:
@@ -457,11 +474,11 @@ def _entry(data: dict[str, Any]) -> Entry:
 
 
 def _readable(data: dict[str, Any]) -> str:
-    """JSON with one line per unit, so that two tables can be compared line by line; six significant digits."""
-    units = data.pop("units")
+    """JSON with one line per kernel, so that two tables can be compared line by line; six significant digits."""
+    kernels = data.pop("kernels")
     head = json.dumps(data, indent=1)[:-2]
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in units.items())
-    return f'{head},\n "units": {{\n{lines}\n }}\n}}\n'
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in kernels.items())
+    return f'{head},\n "kernels": {{\n{lines}\n }}\n}}\n'
 
 
 def _rounded(timing: dict[str, Any]) -> dict[str, Any]:
@@ -469,6 +486,19 @@ def _rounded(timing: dict[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
-    "Difference", "Entry", "Identity", "LatencyTable", "Prediction", "Scale", "add_in_situ", "difference", "fill",
-    "fit_scale", "load_table", "measure_units", "merge", "open_table", "predict",
-]  # fmt: skip
+    "Difference",
+    "Entry",
+    "Identity",
+    "LatencyTable",
+    "Prediction",
+    "Scale",
+    "add_in_situ",
+    "difference",
+    "fill",
+    "fit_scale",
+    "load_table",
+    "measure_kernels",
+    "merge",
+    "open_table",
+    "predict",
+]

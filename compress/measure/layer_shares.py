@@ -15,17 +15,27 @@ from math import prod
 
 from torch import nn
 
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.measure.counting import Layer
 from compress.measure.profiling import Profiled
 
 _ONNX = {"clone": "transpose", "cat": "concat"}
 """torch's operators that have another name in ONNX."""
 _NCNN = {
-    "silu": "Swish", "sigmoid": "Sigmoid", "elu": "ELU", "gelu": "GELU", "tanh": "TanH", "softmax": "Softmax",
-    "mish": "Mish", "hardswish": "HardSwish", "hardsigmoid": "HardSigmoid", "relu": "ReLU", "clone": "ShuffleChannel",
-    "channel_shuffle": "ShuffleChannel", "native_channel_shuffle": "ShuffleChannel",
-}  # fmt: skip
+    "silu": "Swish",
+    "sigmoid": "Sigmoid",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "tanh": "TanH",
+    "softmax": "Softmax",
+    "mish": "Mish",
+    "hardswish": "HardSwish",
+    "hardsigmoid": "HardSigmoid",
+    "relu": "ReLU",
+    "clone": "ShuffleChannel",
+    "channel_shuffle": "ShuffleChannel",
+    "native_channel_shuffle": "ShuffleChannel",
+}
 """torch's operators and ncnn's layers."""
 
 
@@ -46,13 +56,13 @@ def layer_shares(network: nn.Module, layers: Sequence[Layer], profiled: Profiled
     if any(name.startswith("/") for name in profiled.names):
         owners = _by_scope(network, layers, profiled)
     else:
-        owners = _by_operator(layers, profiled.units)
+        owners = _by_operator(layers, profiled.kernels)
     whole = sum(timing.ratio for timing in profiled.timings)
     shares: list[float | None] = [None] * len(layers)
     rest: dict[str, float] = defaultdict(float)
-    for unit, timing, owner in zip(profiled.units, profiled.timings, owners, strict=True):
+    for kernel, timing, owner in zip(profiled.kernels, profiled.timings, owners, strict=True):
         if owner is None:
-            rest[unit.operator] += timing.ratio / whole
+            rest[kernel.operator] += timing.ratio / whole
         else:
             shares[owner] = (shares[owner] or 0.0) + timing.ratio / whole
     return LayerShares(tuple(shares), dict(sorted(rest.items(), key=lambda item: -item[1])))
@@ -78,14 +88,14 @@ def _by_scope(network: nn.Module, layers: Sequence[Layer], profiled: Profiled) -
     owners: list[int | None] = [None] * len(profiled.names)
     fused: list[tuple[int, int]] = []  # last layer of a node with multiply-adds that is named by another layer, node
     outputs: list[int] = []  # nodes with multiply-adds that are named by the network's outputs
-    for node, (name, unit) in enumerate(zip(profiled.names, profiled.units, strict=True)):
+    for node, (name, kernel) in enumerate(zip(profiled.names, profiled.kernels, strict=True)):
         path, word = _place(name, paths)
         if path is None:
-            if unit.macs:
+            if kernel.macs:
                 outputs.append(node)
             continue
         owner = first.get(path)
-        if unit.macs and (owner is None or not layers[owner].macs):
+        if kernel.macs and (owner is None or not layers[owner].macs):
             fused.append((last.get(path, -1), node))
         elif owner is not None:
             owners[node] = owner
@@ -144,7 +154,7 @@ def _place(name: str, paths: dict[str, str]) -> tuple[str | None, str]:
 # --- ncnn ------------------------------------------------------------------------------------------------------------
 
 
-def _by_operator(layers: Sequence[Layer], units: Sequence[Unit]) -> list[int | None]:
+def _by_operator(layers: Sequence[Layer], kernels: Sequence[Kernel]) -> list[int | None]:
     """Per node its layer's number."""
     waiting: dict[tuple[str, int, int], list[int]] = defaultdict(list)
     for number, layer in enumerate(layers):
@@ -155,7 +165,7 @@ def _by_operator(layers: Sequence[Layer], units: Sequence[Unit]) -> list[int | N
         for operator in {_NCNN.get(name.strip("_"), "") for name in layer.operators} - {""}:
             waiting[operator, 0, size].append(number)
     owners: list[int | None] = []
-    for unit in units:
-        key = ("" if unit.macs else unit.operator, unit.macs, prod(unit.outputs[0].shape))
+    for kernel in kernels:
+        key = ("" if kernel.macs else kernel.operator, kernel.macs, prod(kernel.outputs[0].shape))
         owners.append(waiting[key].pop(0) if waiting[key] else None)
     return owners

@@ -1,6 +1,6 @@
-"""How long a unit that nobody has timed probably takes: what its neighbours say.
+"""How long a kernel that nobody has timed probably takes: what its neighbours say.
 
-Times grow with multiply-adds and with bytes moved, each to a power that the units of one kind show. Every neighbour
+Times grow with multiply-adds and with bytes moved, each to a power that the kernels of one kind show. Every neighbour
 says its own time, carried over by these powers; the nearer in size, the more its word counts.
 """
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 LEAST = 3
-"""Neighbours needed: units of the same kind, else of the same operator, else all there are."""
+"""Neighbours needed: kernels of the same kind, else of the same operator, else all there are."""
 NEAREST = 20
 """Neighbours by which the error is judged, each told by the others."""
 LEAST_ERROR = 0.15
@@ -23,7 +23,7 @@ _NEAR = 0.05  # squared distance, in logarithms, below which neighbours count al
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A timed unit. kind: see Unit. ratio: its time over the reference's."""
+    """A timed kernel. kind: see Kernel. ratio: its time over the reference's."""
 
     kind: str
     macs: int
@@ -32,7 +32,7 @@ class Neighbour:
 
 
 def estimate(kind: str, macs: int, size: int, timed: Sequence[Neighbour]) -> tuple[float, float]:
-    """A unit's ratio and its relative error, from at least one timed unit. size: bytes read and written."""
+    """A kernel's ratio and its relative error, from at least one timed kernel. size: bytes read and written."""
     operator = kind.partition(" ")[0]
     same_kind = [n for n in timed if n.kind == kind]
     same_operator = [n for n in timed if n.kind.partition(" ")[0] == operator]

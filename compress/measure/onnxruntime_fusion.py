@@ -13,49 +13,60 @@ import onnxruntime
 from onnx import TensorProto, helper
 from torch import fx, nn
 
-from compress.engines.kernel import Operand, Unit, Value
-from compress.engines.onnxruntime_kernels import onnx_unit
+from compress.engines.kernel import Kernel, Operand, Value
+from compress.engines.onnxruntime_kernels import onnx_kernel
 from compress.errors import EngineError
 
 
-class UncutError(EngineError):
+class UnknownOperationError(EngineError):
     """An operation that the fast way has no rule for."""
 
 
-def cut_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int | None = None) -> list[Unit]:
+def kernels_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int | None = None) -> list[Kernel]:
     """The same for onnxruntime, from the rules above, in the order of the forward pass.
 
-    block: channels per block of its NCHWc layout; that of this machine if not given. Raises UncutError.
+    block: channels per block of its NCHWc layout; that of this machine if not given. Raises UnknownOperationError.
     """
     block = block or channel_block()
-    return [unit_of(piece, block) for piece in _arrange(_operations(network, input_hw), block)]
+    return [kernel_of(piece, block) for piece in _arrange(_operations(network, input_hw), block)]
 
 
-def cut_by_part(network: nn.Module, input_hw: tuple[int, int]) -> dict[str, Counter[Unit]]:
-    """The units of the fast way by the operation they come from: `stem.0.conv:0` is the first of that module."""
-    parts: dict[str, Counter[Unit]] = {}
+def kernels_by_part(network: nn.Module, input_hw: tuple[int, int]) -> dict[str, Counter[Kernel]]:
+    """The kernels of the fast way by the operation they come from: `stem.0.conv:0` is the first of that module."""
+    parts: dict[str, Counter[Kernel]] = {}
     block = channel_block()
     for piece in _arrange(_operations(network, input_hw), block):
-        parts.setdefault(piece.part, Counter())[unit_of(piece, block)] += 1
+        parts.setdefault(piece.part, Counter())[kernel_of(piece, block)] += 1
     return parts
 
 
 # The fast way ----------------------------------------------------------------------------------------------------
 
 Kind = Literal[
-    "conv", "deconv", "add", "mul", "relu", "sigmoid", "concat", "upsample", "max_pool", "avg_pool", "global_pool",
-    "to_blocks", "from_blocks",
-]  # fmt: skip
+    "conv",
+    "deconv",
+    "add",
+    "mul",
+    "relu",
+    "sigmoid",
+    "concat",
+    "upsample",
+    "max_pool",
+    "avg_pool",
+    "global_pool",
+    "to_blocks",
+    "from_blocks",
+]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """An operation on its way to become a unit, batch 1.
+    """An operation on its way to become a kernel, batch 1.
 
     inputs: channels of the input, for concat of each input. outputs: channels. height, width: of the (first) input.
     scale: enlargement of an upsample. scalar: the factor of a mul that is [C,1,1].
     blocked: works on NCHWc tensors. added: a second tensor is added to a convolution's output before the activation.
-    bias: of a convolution. part: the operation that it comes from, see cut_by_part.
+    bias: of a convolution. part: the operation that it comes from, see kernels_by_part.
     """
 
     kind: Kind
@@ -63,7 +74,7 @@ class Piece:
     outputs: int
     height: int
     width: int
-    kernel: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     output_padding: tuple[int, int] = (0, 0)
@@ -87,9 +98,14 @@ class Piece:
         if self.kind not in ("conv", "deconv", "max_pool", "avg_pool"):
             return self.height, self.width
         axes = zip(
-            (self.height, self.width), self.kernel, self.stride, self.padding, self.output_padding, self.dilation,
+            (self.height, self.width),
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.dilation,
             strict=True,
-        )  # fmt: skip
+        )
         if self.kind == "deconv":
             high, wide = ((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, o, d in axes)
         else:
@@ -97,7 +113,7 @@ class Piece:
         return high, wide
 
 
-def unit_of(piece: Piece, block: int) -> Unit:
+def kernel_of(piece: Piece, block: int) -> Kernel:
     """onnxruntime's node: blocked channels are padded to whole blocks, and so are the weights."""
 
     def padded(channels: int) -> int:
@@ -106,66 +122,66 @@ def unit_of(piece: Piece, block: int) -> Unit:
     hw, out_hw = (piece.height, piece.width), piece.output_hw
     channels, outputs = piece.inputs, piece.outputs
     if piece.kind == "to_blocks":
-        return onnx_unit("nchwc.ReorderInput", [_map(channels[0], hw)], [_map(padded(outputs), hw)], {})
+        return onnx_kernel("nchwc.ReorderInput", [_map(channels[0], hw)], [_map(padded(outputs), hw)], {})
     if piece.kind == "from_blocks":
         maps = _map(padded(channels[0]), hw), _map(outputs, hw)
-        return onnx_unit("nchwc.ReorderOutput", [maps[0]], [maps[1]], {"channels": outputs})
+        return onnx_kernel("nchwc.ReorderOutput", [maps[0]], [maps[1]], {"channels": outputs})
     if piece.kind in ("conv", "deconv"):
         return _convolution(piece, padded)
     if piece.blocked:
         channels, outputs = tuple(map(padded, channels)), padded(outputs)
     out = [_map(outputs, out_hw)]
     inputs = [_map(c, hw) for c in channels]
-    window: dict[str, Value] = {"kernel_shape": piece.kernel, "strides": piece.stride, "pads": piece.padding * 2}
+    window: dict[str, Value] = {"kernel_shape": piece.kernel_size, "strides": piece.stride, "pads": piece.padding * 2}
     prefix = "nchwc." if piece.blocked else ""
     match piece.kind:
         case "add" | "mul":
             scalar = _map(channels[0], (1, 1))
             first = scalar if piece.scalar == "first" else inputs[0]
             second = scalar if piece.scalar == "second" else inputs[0]
-            return onnx_unit(piece.kind.capitalize(), [first, second], out, {})
+            return onnx_kernel(piece.kind.capitalize(), [first, second], out, {})
         case "relu" | "sigmoid":
-            return onnx_unit(piece.kind.capitalize(), inputs, out, {})
+            return onnx_kernel(piece.kind.capitalize(), inputs, out, {})
         case "concat":
-            return onnx_unit("Concat", inputs, out, {"axis": 1})
+            return onnx_kernel("Concat", inputs, out, {"axis": 1})
         case "upsample":
             how: dict[str, Value] = {"coordinate_transformation_mode": "asymmetric", "mode": "nearest"}
             scales = (1, 1, piece.scale, piece.scale)
             if piece.blocked:
-                return onnx_unit("nchwc.Upsample", inputs, out, {**how, "scales": scales})
+                return onnx_kernel("nchwc.Upsample", inputs, out, {**how, "scales": scales})
             steering = [Operand((), "none"), Operand((4,), constant=True, values=scales)]
-            return onnx_unit("Resize", [*inputs, *steering], out, {**how, "nearest_mode": "floor"})
+            return onnx_kernel("Resize", [*inputs, *steering], out, {**how, "nearest_mode": "floor"})
         case "max_pool":
-            return onnx_unit(f"{prefix}MaxPool", inputs, out, window)
+            return onnx_kernel(f"{prefix}MaxPool", inputs, out, window)
         case "avg_pool":
-            return onnx_unit(f"{prefix}AveragePool", inputs, out, {**window, "count_include_pad": 1})
+            return onnx_kernel(f"{prefix}AveragePool", inputs, out, {**window, "count_include_pad": 1})
         case _:
-            return onnx_unit(f"{prefix}GlobalAveragePool", inputs, out, {})
+            return onnx_kernel(f"{prefix}GlobalAveragePool", inputs, out, {})
 
 
-def _convolution(piece: Piece, padded: Callable[[int], int]) -> Unit:
+def _convolution(piece: Piece, padded: Callable[[int], int]) -> Kernel:
     (inputs,), outputs, groups = piece.inputs, piece.outputs, piece.groups
     attributes: dict[str, Value] = {"strides": piece.stride, "pads": piece.padding * 2, "dilations": piece.dilation}
     attributes |= {"group": groups, "activation": piece.activation.capitalize()}
     if piece.kind == "deconv":
         attributes |= {"output_padding": piece.output_padding}
-        operator, weights = "ConvTranspose", (inputs, outputs // groups, *piece.kernel)
+        operator, weights = "ConvTranspose", (inputs, outputs // groups, *piece.kernel_size)
     elif piece.blocked:
         reads_plain = groups == 1 and inputs < padded(1)
         inputs, outputs = inputs if reads_plain else padded(inputs), padded(outputs)
         if groups == piece.outputs > 1:
             attributes["group"] = groups = outputs
-        operator, weights = "nchwc.Conv", (outputs, inputs // groups, *piece.kernel)
+        operator, weights = "nchwc.Conv", (outputs, inputs // groups, *piece.kernel_size)
     else:
         operator = "microsoft.FusedConv" if piece.activation or piece.added else "Conv"
-        weights = (outputs, inputs // groups, *piece.kernel)
+        weights = (outputs, inputs // groups, *piece.kernel_size)
     out = _map(outputs, piece.output_hw)
     operands = [_map(inputs, (piece.height, piece.width)), Operand(weights, constant=True)]
     if piece.bias:
         operands.append(Operand((outputs,), constant=True))
     elif piece.added:
         operands.append(Operand((), "none"))
-    return onnx_unit(operator, [*operands, *([out] if piece.added else [])], [out], attributes)
+    return onnx_kernel(operator, [*operands, *([out] if piece.added else [])], [out], attributes)
 
 
 def _map(channels: int, hw: tuple[int, int]) -> Operand:
@@ -228,10 +244,11 @@ def _operations(network: nn.Module, input_hw: tuple[int, int]) -> _Trace:
     try:
         graph = fx.Tracer().trace(network)
     except (fx.proxy.TraceError, TypeError) as error:
-        raise UncutError(
-            f"torch.fx cannot follow the network: {error}", place=type(network).__name__,
+        raise UnknownOperationError(
+            f"torch.fx cannot follow the network: {error}",
+            place=type(network).__name__,
             remedy="cut it by the engine instead",
-        ) from error  # fmt: skip
+        ) from error
     modules = dict(network.named_modules())
     trace = _Trace(image=(3, *input_hw))
     for node in graph.nodes:
@@ -260,10 +277,12 @@ def _record(trace: _Trace, node: fx.Node, modules: dict[str, nn.Module]) -> None
         if isinstance(module, nn.BatchNorm2d):
             before = trace.operations[sources[0]].piece.kind if sources[0] >= 0 else "the image"
             if before not in ("conv", "deconv") or len(_nodes((node.args,))[0].users) != 1:
-                raise UncutError(
-                    "batch norm must follow a convolution that nothing else reads", place=place, value=before,
+                raise UnknownOperationError(
+                    "batch norm must follow a convolution that nothing else reads",
+                    place=place,
+                    value=before,
                     remedy="cut it by the engine instead",
-                )  # fmt: skip
+                )
             convolution = trace.operations[sources[0]]
             convolution.piece = _with(convolution.piece, bias=True)
             trace.values[node.name] = sources[0]
@@ -283,12 +302,21 @@ def _module_piece(module: nn.Module, shape: tuple[int, int, int], place: str) ->
     c, h, w = shape
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         if isinstance(module.padding, str):
-            raise _uncut(place, f"padding {module.padding!r}")
+            raise _unknown_operation(place, f"padding {module.padding!r}")
         return Piece(
             "deconv" if isinstance(module, nn.ConvTranspose2d) else "conv",
-            (c,), module.out_channels, h, w, _pair(module.kernel_size), _pair(module.stride), _pair(module.padding),
-            _pair(module.output_padding), _pair(module.dilation), module.groups, bias=module.bias is not None,
-        )  # fmt: skip
+            (c,),
+            module.out_channels,
+            h,
+            w,
+            _pair(module.kernel_size),
+            _pair(module.stride),
+            _pair(module.padding),
+            _pair(module.output_padding),
+            _pair(module.dilation),
+            module.groups,
+            bias=module.bias is not None,
+        )
     if isinstance(module, nn.ReLU):
         return Piece("relu", (c,), c, h, w)
     if isinstance(module, nn.Sigmoid):
@@ -303,36 +331,42 @@ def _module_piece(module: nn.Module, shape: tuple[int, int, int], place: str) ->
         scales = module.scale_factor if isinstance(module.scale_factor, tuple) else (module.scale_factor,) * 2
         if scales[0] == scales[1] == int(scales[0]):
             return Piece("upsample", (c,), c, h, w, scale=int(scales[0]))
-    raise _uncut(place, module)
+    raise _unknown_operation(place, module)
 
 
 _FUNCTIONS: dict[Callable[..., Any] | str, Kind] = {
-    "add": "add", "iadd": "add", "mul": "mul", "cat": "concat", "relu": "relu", "relu_": "relu", "sigmoid": "sigmoid",
-}  # fmt: skip
+    "add": "add",
+    "iadd": "add",
+    "mul": "mul",
+    "cat": "concat",
+    "relu": "relu",
+    "relu_": "relu",
+    "sigmoid": "sigmoid",
+}
 
 
 def _function_piece(node: fx.Node, shapes: list[tuple[int, int, int]], place: str) -> Piece:
     name = node.target if isinstance(node.target, str) else node.target.__name__
     kind = _FUNCTIONS.get(name)
     if kind is None:
-        raise _uncut(place, name)
+        raise _unknown_operation(place, name)
     c, h, w = shapes[0]
     if kind == "concat":
         dimension = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         if dimension not in (1, -3) or any(shape[1:] != (h, w) for shape in shapes):
-            raise _uncut(place, f"cat along dimension {dimension}")
+            raise _unknown_operation(place, f"cat along dimension {dimension}")
         channels = tuple(shape[0] for shape in shapes)
         return Piece("concat", channels, sum(channels), h, w)
     if kind in ("add", "mul"):
         if len(shapes) != 2:
-            raise _uncut(place, f"{name} of {len(shapes)} tensors")
+            raise _unknown_operation(place, f"{name} of {len(shapes)} tensors")
         if shapes[0] != shapes[1]:
             c, h, w = max(shapes, key=lambda shape: shape[1] * shape[2])
             if kind != "mul" or (c, 1, 1) not in shapes:
-                raise _uncut(place, f"{name} of {shapes[0]} and {shapes[1]}")
+                raise _unknown_operation(place, f"{name} of {shapes[0]} and {shapes[1]}")
             return Piece("mul", (c,), c, h, w, scalar="first" if shapes[0] == (c, 1, 1) else "second")
     elif len(shapes) != 1:
-        raise _uncut(place, f"{name} of {len(shapes)} tensors")
+        raise _unknown_operation(place, f"{name} of {len(shapes)} tensors")
     return Piece(kind, (c,), c, h, w)
 
 
@@ -346,8 +380,8 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _uncut(place: str, value: object) -> UncutError:
-    return UncutError(
+def _unknown_operation(place: str, value: object) -> UnknownOperationError:
+    return UnknownOperationError(
         "this operation has no rule", place=place, value=value, remedy="cut the network by the engine instead"
     )
 
@@ -440,7 +474,7 @@ def _host(inputs: list[_Value], pieces: list[Piece], all_blocked: bool) -> _Valu
         return able[0] if able else None
     plain = [v for v in able if not v.blocked]
     if len(plain) > 1:  # onnxruntime takes the later one in its own order, which is not the network's
-        raise _uncut(pieces[plain[-1].maker].part, "a sum of two convolutions that work on plain tensors")
+        raise _unknown_operation(pieces[plain[-1].maker].part, "a sum of two convolutions that work on plain tensors")
     return plain[0] if plain else None
 
 

@@ -1,8 +1,8 @@
 """What each node of a model takes, corrected for what timing it costs.
 
-Every engine's profiler adds time of its own to every node (onnxruntime's 2 us, more than many units of a small network
-take). So the model is also timed whole, without it, and each node is corrected by the excess per node: the corrected
-nodes add up to the whole.
+Every engine's profiler adds time of its own to every node (onnxruntime's 2 us, more than many kernels of a small
+network take). So the model is also timed whole, without it, and each node is corrected by the excess per node: the
+corrected nodes add up to the whole.
 
 Passes come in groups between runs of the reference, and the first of each group are dropped: after something else has
 run, a network needs some passes until it is in its steady state (compress/measure/timing.py, PRIMING). Of the others
@@ -16,7 +16,7 @@ from statistics import fmean, median
 from time import perf_counter
 
 from compress.engines.engine import Profile, Profiler
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.measure.timing import GROUP, REFERENCES, Timing, reference_convolution, summarise, time_interleaved
 
 ROUNDS = 40
@@ -25,17 +25,17 @@ DROPPED = 2
 """Of each group; fewer than PRIMING, for only the reference runs between groups, not thirty networks."""
 _COUNTED = GROUP // 2  # passes of a group
 LEAST_RATIO = 1e-3
-"""No unit takes less than this part of the reference (0.08 us): below, an engine's clock says nothing."""
+"""No kernel takes less than this part of the reference (0.08 us): below, an engine's clock says nothing."""
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """A model's units in the order they run, and what each takes. whole: one pass. reference_ms: the median.
+    """A model's kernels in the order they run, and what each takes. whole: one pass. reference_ms: the median.
 
-    The units' normalised times add up to the whole's.
+    The kernels' normalised times add up to the whole's.
     """
 
-    units: tuple[Unit, ...]
+    kernels: tuple[Kernel, ...]
     names: tuple[str, ...]
     timings: tuple[Timing, ...]
     whole: Timing
@@ -64,7 +64,7 @@ def time_nodes(profiler: Profiler, rounds: int = ROUNDS) -> Profiled:
 
 
 def correct(profile: Profile, references_ms: Sequence[float], whole: Timing) -> Profiled:
-    """The units' own times. references_ms: of the reference, REFERENCES before each group and after the last."""
+    """The kernels' own times. references_ms: of the reference, REFERENCES before each group and after the last."""
     kept: list[Sequence[float]] = []
     beside: list[float] = []
     for number in range(len(profile.times_ms) // (DROPPED + GROUP)):
@@ -73,13 +73,13 @@ def correct(profile: Profile, references_ms: Sequence[float], whole: Timing) -> 
         beside += [median(references_ms[number * REFERENCES : (number + 2) * REFERENCES])] * _COUNTED
     overall = median(references_ms)
     ratios = [[ms / reference for ms in row] for row, reference in zip(kept, beside, strict=True)]
-    # Some clocks tick in microseconds, so for small units the median is a step; the mean of the middle is not.
-    seen = [_middle_mean([row[column] for row in ratios]) for column in range(len(profile.units))]
+    # Some clocks tick in microseconds, so for small kernels the median is a step; the mean of the middle is not.
+    seen = [_middle_mean([row[column] for row in ratios]) for column in range(len(profile.kernels))]
     timings = []
     for column, ratio in enumerate(without_excess(seen, whole.ratio)):
         timing = summarise([row[column] for row in kept], beside, overall, _COUNTED)
         timings.append(replace(timing, ratio=ratio, normalised_ms=ratio * overall))
-    return Profiled(profile.units, profile.names, tuple(timings), whole, overall)
+    return Profiled(profile.kernels, profile.names, tuple(timings), whole, overall)
 
 
 def without_excess(seen: Sequence[float], whole: float) -> list[float]:

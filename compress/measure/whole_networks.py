@@ -38,9 +38,12 @@ def time_runners(
 
 
 def measure_exports(
-    folders: Mapping[str, Path], exports: Mapping[str, Mapping[str, Any]], settings: HowTimed,
-    input_hw: tuple[int, int], progress: Progress,
-) -> dict[str, dict[str, dict[str, Any]]]:  # fmt: skip
+    folders: Mapping[str, Path],
+    exports: Mapping[str, Mapping[str, Any]],
+    settings: HowTimed,
+    input_hw: tuple[int, int],
+    progress: Progress,
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Times every exported network of every engine. Returns network → engine → timing as plain data."""
     runners = {
         (name, key): engine(key).load(folders[name] / export["file"], settings.threads)

@@ -19,7 +19,7 @@ from compress.errors import SpaceError, nearest
 from compress.nas.space import KEEP, EditChoice, Pick, Space
 from compress.networks import Architecture, architecture_from_data
 from compress.pruning.channels import Channels
-from compress.pruning.groups import Section, sections, whole
+from compress.pruning.groups import PruningGroup, pruning_groups, whole
 from compress.pruning.importance import importance
 from compress.pruning.selection import uniform
 from compress.pruning.structured import checked, prunable_channels, without_channels
@@ -74,7 +74,8 @@ class Candidates:
         """The candidate from the pick's unedited network, which is left as it is, in evaluation mode.
 
         images: batches [B,3,H,W], the first 32 pictures of which replacements are fitted on. steps: of reconstruction,
-        see compress.rewriting.fitting.fit. Raises NetworkError if without channels it does not do what the masked one does.
+        see compress.rewriting.fitting.fit. Raises NetworkError if without channels it does not do what the masked one
+        does.
         """
         network, edits = copy.deepcopy(network).eval(), self.start.edits if self.start else ()
         for edit, rule in self._rewrites(pick):
@@ -96,9 +97,11 @@ class Candidates:
             for value in edit.values:
                 if edit.kind == "rewrite" and value not in (KEEP, *RULES):
                     raise SpaceError(
-                        "no such rule", place=f"{place}: {edit.path}", value=value,
+                        "no such rule",
+                        place=f"{place}: {edit.path}",
+                        value=value,
                         remedy=nearest(str(value), (KEEP, *RULES)),
-                    )  # fmt: skip
+                    )
         ends = [{**pick, **self.space.unedited} for pick in (self.space.smallest, self.space.largest)]
         with torch.device("meta"):
             built = [self._unedited(pick) for pick in ends]
@@ -134,17 +137,17 @@ class Candidates:
         if not groups:
             return None
         channels = self._follow(pick, network)
-        parts = sections(channels)
+        parts = pruning_groups(channels)
         scores = importance("l2", network, channels, parts).scores
         gone: set[int] = set()
         for edit, share in groups:
             gone |= uniform([part for part in parts if _lies_in(part.name, edit.sites)], scores, 1 - share)
         return (channels, gone) if gone else None
 
-    def _sections(self, pick: Pick) -> list[Section]:
+    def _sections(self, pick: Pick) -> list[PruningGroup]:
         """Those of the unedited network that can lose something."""
         with torch.device("cpu"):
-            parts = sections(self._follow(pick, self._unedited(pick)))
+            parts = pruning_groups(self._follow(pick, self._unedited(pick)))
         untouched = whole(parts)
         return [part for part in parts if part.name not in untouched]
 
@@ -160,21 +163,24 @@ def _check_sites(edit: EditChoice, known: Sequence[str], lack: str, place: str) 
     """Raises SpaceError unless one of the known paths lies in the group."""
     if not any(_lies_in(path, edit.sites) for path in known):
         raise SpaceError(
-            f"{lack} lies there in the smallest and the largest network", place=f"{place}: {edit.path}.sites",
+            f"{lack} lies there in the smallest and the largest network",
+            place=f"{place}: {edit.path}.sites",
             value=edit.sites,
             remedy=nearest(edit.sites, {one for path in known for one in _around(path)}) if known else "leave it out",
-        )  # fmt: skip
+        )
 
 
-def _check_shares(edit: EditChoice, parts: Sequence[Section], place: str) -> None:
+def _check_shares(edit: EditChoice, parts: Sequence[PruningGroup], place: str) -> None:
     """Raises SpaceError for a share that takes nothing from any of these sections."""
     scores = {member: 0.0 for part in parts for member in part.classes}
     for share in edit.values:
         if share != edit.nothing and not uniform(parts, scores, 1 - float(share)):
             raise SpaceError(
-                "a share must take channels from some layer; what stays divides by 8", place=f"{place}: {edit.path}",
-                value=share, remedy="leave it out or make it smaller",
-            )  # fmt: skip
+                "a share must take channels from some layer; what stays divides by 8",
+                place=f"{place}: {edit.path}",
+                value=share,
+                remedy="leave it out or make it smaller",
+            )
 
 
 def _at(edit: EditChoice, found: list[Rewrite]) -> list[Rewrite]:

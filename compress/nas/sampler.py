@@ -94,8 +94,8 @@ class Guide:
 
     The model is additive: every value of every choice adds its part to the score, and where costs cannot be asked for
     to the logarithm of the cost (ridge regression; picks of similar cost weigh more). The cost aimed at is in turn that
-    of a hand-made pick, a fifth less, as these are the questions asked about them, or any on the scale. Candidates for
-    it are children of good picks of about that cost: fields crossed, a field changed as a whole, single steps.
+    of a hand-made pick, a fifth less, as these are the network_inputs asked about them, or any on the scale. Candidates
+    for it are children of good picks of about that cost: fields crossed, a field changed as a whole, single steps.
     """
 
     def __init__(self, space: Space, hand_made: Sequence[Pick], rng: random.Random, costs: Costs | None = None) -> None:

@@ -12,7 +12,8 @@ from compress.training.loop import LossStep, _full
 
 
 def sandwich_step(supernet: Supernet, objective: Objective, settings: SupernetTraining, fabric: Fabric) -> LossStep:
-    """The sandwich rule with in-place distillation (see compress.nas.supernet). Returns the largest candidate's loss."""
+    """The sandwich rule with in-place distillation (see compress.nas.supernet). Returns the largest candidate's
+    loss."""
 
     pool: Pool | None = None
     drawn_with: random.Random | None = None
@@ -32,7 +33,7 @@ def sandwich_step(supernet: Supernet, objective: Objective, settings: SupernetTr
             with fabric.autocast():
                 outputs = supernet.forward(pick, batch.images, training=True)
             outputs = _full(outputs)
-            loss, taught = objective.loss(outputs, batch), objective.imitation(outputs, answers)
+            loss, taught = objective.loss(outputs, batch), objective.distillation_loss(outputs, answers)
             fabric.backward((1 - settings.distillation) * loss + settings.distillation * taught)
         return float(largest_loss.detach())
 

@@ -242,9 +242,7 @@ def _values(values: Any, place: str) -> tuple[Any, ...]:
     if len({repr(value) for value in values}) < len(values):
         raise SpaceError("a choice lists a value twice", place=place, value=values, remedy="drop one")
     if all(isinstance(value, int | float) for value in values) and sorted(values) != values:
-        raise SpaceError(
-            "numbers are listed from smallest to largest", place=place, value=values, remedy="sort them"
-        )  # fmt: skip
+        raise SpaceError("numbers are listed from smallest to largest", place=place, value=values, remedy="sort them")
     return tuple(values)
 
 
@@ -254,8 +252,10 @@ def _edit(name: str, given: Any, place: str) -> EditChoice:
     if len(kinds) != 1 or not isinstance(given.get("sites"), str):
         raise SpaceError(
             "a group of edits has 'sites', a pattern, and either 'rewrite' or 'channels', a list",
-            place=place, value=given, remedy="see compress/nas/space.py for an example",
-        )  # fmt: skip
+            place=place,
+            value=given,
+            remedy="see compress/nas/space.py for an example",
+        )
     for key in given:
         if key not in _EDIT_KEYS:
             raise SpaceError("unknown key", place=f"{place}.{key}", remedy=nearest(str(key), _EDIT_KEYS))
@@ -266,15 +266,19 @@ def _edit(name: str, given: Any, place: str) -> EditChoice:
             raise SpaceError("a rewrite is a rule's name", place=f"{place}.{kind}", value=value, remedy="correct it")
         if kind == "channels" and not (isinstance(value, int | float) and 0 < value <= 1):
             raise SpaceError(
-                "shares of the channels that stay are above 0 and at most 1", place=f"{place}.{kind}", value=value,
+                "shares of the channels that stay are above 0 and at most 1",
+                place=f"{place}.{kind}",
+                value=value,
                 remedy="write 0.75 where a quarter shall go",
-            )  # fmt: skip
+            )
     edit = EditChoice(name, given["sites"], kind, values if kind == "rewrite" else tuple(map(float, values)))
     if edit.nothing not in edit.values:
         raise SpaceError(
             f"every group of edits must offer the network as it is, {edit.nothing}",
-            place=f"{place}.{kind}", value=list(values), remedy="add it",
-        )  # fmt: skip
+            place=f"{place}.{kind}",
+            value=list(values),
+            remedy="add it",
+        )
     return edit
 
 

@@ -17,9 +17,9 @@ from torch import nn
 from compress.engines import engine
 from compress.errors import TableError
 from compress.files import write_json
-from compress.measure.in_network import cover, harvest
+from compress.measure.in_network import cover, profile_in_networks
 from compress.measure.kept_tables import complete_table, keep, table_path, top_up
-from compress.measure.kernels import Unit, cut
+from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_table import Identity, LatencyTable, Scale, fit_scale, open_table
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
@@ -41,14 +41,19 @@ BuildPick = Callable[[Pick], nn.Module]
 
 
 def prepare_table(
-    path: Path, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    path: Path,
+    settings: Measurement,
+    space: Space,
+    build: BuildPick,
+    input_hw: tuple[int, int],
+    seed: int,
     progress: Progress,
-) -> LatencyTable:  # fmt: skip
-    """The table at `path` (a run's own), with every unit the space can produce and a scale fitted on whole networks.
+) -> LatencyTable:
+    """The table at `path` (a run's own), with every kernel the space can produce and a scale fitted on whole networks.
 
-    A run that goes on has its own table, units and scale. A new one starts from what this machine's kept table knows,
+    A run that goes on has its own table, kernels and scale. A new one starts from what this machine's kept table knows,
     measures only what is missing or uncertain, in whole candidates, and adds it to the kept one. Raises TableError if
-    whole networks and their units do not go together, see fit_scale.
+    whole networks and their kernels do not go together, see fit_scale.
     """
     identity = Identity.of(engine(settings.engine).describe(), settings.threads)
     table = open_table(path, identity)
@@ -65,8 +70,11 @@ def prepare_table(
     if table.scale is not None:
         table.save()
         return table
-    for again in (False, True):  # where whole networks and units contradict each other, all units are timed anew, once
-        _measure_units(table, settings, space, build, input_hw, seed, progress, again)
+    for again in (
+        False,
+        True,
+    ):  # where whole networks and kernels contradict each other, all kernels are timed anew, once
+        _measure_kernels(table, settings, space, build, input_hw, seed, progress, again)
         keep(table, again)
         try:
             fitted_on = _fit(table, settings, space, build, input_hw, seed, progress)
@@ -76,16 +84,22 @@ def prepare_table(
                 raise
     table.save()
     assert table.scale is not None
-    ratios = {key: table.units[key].timing.ratio for key in sorted(fitted_on)}
-    write_json(known_scale, {**asdict(table.scale), "reference_ms": table.reference_ms, "units": ratios})
+    ratios = {key: table.kernels[key].timing.ratio for key in sorted(fitted_on)}
+    write_json(known_scale, {**asdict(table.scale), "reference_ms": table.reference_ms, "kernels": ratios})
     return table
 
 
-def _measure_units(
-    table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
-    progress: Progress, again: bool,
-) -> None:  # fmt: skip
-    """Times the space's units that the table does not know, or all of them anew."""
+def _measure_kernels(
+    table: LatencyTable,
+    settings: Measurement,
+    space: Space,
+    build: BuildPick,
+    input_hw: tuple[int, int],
+    seed: int,
+    progress: Progress,
+    again: bool,
+) -> None:
+    """Times the space's kernels that the table does not know, or all of them anew."""
     chosen = covering(space, input_hw, seed, progress, () if again else table.known(), build)
     with (
         progress.phase("latency table", len(chosen)) as phase,
@@ -97,30 +111,34 @@ def _measure_units(
             for number, pick in enumerate(chosen, 1)
         }
         runtime = engine(settings.engine)
-        harvest(table, runtime, files, progress=lambda name: phase.advance(1, name), again=again)
+        profile_in_networks(table, runtime, files, progress=lambda name: phase.advance(1, name), again=again)
 
 
 def covering(
-    space: Space, input_hw: tuple[int, int], seed: int, progress: Progress, known: Collection[str] = (),
+    space: Space,
+    input_hw: tuple[int, int],
+    seed: int,
+    progress: Progress,
+    known: Collection[str] = (),
     build: BuildPick | None = None,
-) -> list[Pick]:  # fmt: skip
-    """Few candidates that together have almost every unit the space can produce, but the known keys, several times.
+) -> list[Pick]:
+    """Few candidates that together have almost every kernel the space can produce, but the known keys, several times.
 
-    Units are those of onnxruntime, which other engines' go along with. What combinations of different branches alone
+    Kernels are those of onnxruntime, which other engines' go along with. What combinations of different branches alone
     produce may be missing. build: None takes the pick's architecture as it is, without edits.
     """
     build = build or (lambda pick: architecture_from_data(space.apply(pick), "search space").build())
     rng = random.Random(seed)
     asked = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
     picks = list({repr(sorted(pick.items())): pick for pick in asked}.values())
-    units: dict[int, set[Unit]] = {}
+    kernels: dict[int, set[Kernel]] = {}
     with progress.phase("choosing candidates to time", len(picks)) as phase:
         for number, pick in enumerate(picks):
             with torch.device("meta"):
                 network = build(pick)
-            units[number] = {unit for unit in cut(network, input_hw) if unit.key not in known}
+            kernels[number] = {kernel for kernel in detect_kernels(network, input_hw) if kernel.key not in known}
             phase.advance(1)
-    return [picks[number] for number in cover(units)]
+    return [picks[number] for number in cover(kernels)]
 
 
 def _corner_picks(space: Space) -> Iterator[Pick]:
@@ -154,28 +172,33 @@ def _exporting(
 
 
 def _fit(
-    table: LatencyTable, settings: Measurement, space: Space, build: BuildPick, input_hw: tuple[int, int], seed: int,
+    table: LatencyTable,
+    settings: Measurement,
+    space: Space,
+    build: BuildPick,
+    input_hw: tuple[int, int],
+    seed: int,
     progress: Progress,
-) -> set[str]:  # fmt: skip
-    """Fits the scale on a few whole candidates; returns their units' keys. Raises TableError if it is beyond use."""
+) -> set[str]:
+    """Fits the scale on a few whole candidates; returns their kernels' keys. Raises TableError if it is beyond use."""
     rng = random.Random(seed)
     picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
-    samples: list[tuple[Mapping[Unit, int], float]] = []
+    samples: list[tuple[Mapping[Kernel, int], float]] = []
     with progress.phase("latency scale", len(picks)) as phase, tempfile.TemporaryDirectory() as folder:
-        runners, units = {}, {}
+        runners, kernels = {}, {}
         for number, pick in enumerate(picks):
             network = build(pick)
             files = engine(settings.engine).export(network, input_hw, Path(folder), f"scale{number}")
             runners[str(number)] = engine(settings.engine).load(files[0], settings.threads)
-            units[str(number)] = cut(network, input_hw)
-            complete_table(table, units[str(number)])
+            kernels[str(number)] = detect_kernels(network, input_hw)
+            complete_table(table, kernels[str(number)])
             phase.advance(1)
         timings = time_runners(runners, input_hw, settings)
     assert table.reference_ms is not None
     for name, timing in timings.items():
-        samples.append((units[name], timing.ratio * table.reference_ms))
+        samples.append((kernels[name], timing.ratio * table.reference_ms))
     fit_scale(table, samples)
-    return {unit.key for found in units.values() for unit in found}
+    return {kernel.key for found in kernels.values() for kernel in found}
 
 
 def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int, int]) -> Path:
@@ -190,13 +213,13 @@ def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int,
 
 
 def _read_scale(path: Path, table: LatencyTable) -> Scale | None:
-    """The kept scale, if it was fitted on what the table has: the same clock, and the same ratios of its units."""
-    if not path.exists() or not table.units:
+    """The kept scale, if it was fitted on what the table has: the same clock, and the same ratios of its kernels."""
+    if not path.exists() or not table.kernels:
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        ratios = {key: entry.timing.ratio for key, entry in table.units.items()}
-        fitted_on = data.pop("units", None)  # files of older versions do not say
+        ratios = {key: entry.timing.ratio for key, entry in table.kernels.items()}
+        fitted_on = data.pop("kernels", None)  # files of older versions do not say
         same = data.pop("reference_ms") == table.reference_ms and fitted_on and fitted_on.items() <= ratios.items()
         return Scale(**data) if same else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

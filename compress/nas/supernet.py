@@ -35,7 +35,8 @@ class Supernet:
     """Shared weights. state: parameter and buffer tensors by name, each as large as any candidate needs."""
 
     def __init__(self, space: Space) -> None:
-        """Fresh weights from torch's global generator. Raises SpaceError if candidates' layers cannot share weights."""
+        """Random weights from torch's global generator. Raises SpaceError if candidates' layers cannot share
+        weights."""
         self.space = space
         self.parameters: dict[str, nn.Parameter] = {}
         self.buffers: dict[str, Tensor] = {}

@@ -41,7 +41,7 @@ class Architecture(Protocol):
         ...
 
     def build(self) -> nn.Module:
-        """The network with fresh weights: [B,3,H,W] → tuple of [B,C,H/s,W/s], one per output stride."""
+        """The network with random weights: [B,3,H,W] → tuple of [B,C,H/s,W/s], one per output stride."""
         ...
 
 

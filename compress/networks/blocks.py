@@ -248,7 +248,7 @@ def initialise(network: nn.Module) -> None:
 
     HRNet's own 0.001 everywhere relies on ImageNet weights; a network trained from scratch starts from He et al. 2015.
     The last batch norm of a residual branch starts at zero, so that every block starts as the identity (Goyal et al.
-    2017, Sec. 5.1): on drawn people this gained 3 points of AP after 8,000 pictures.
+    2017, Sec. 5.1): on synthetic people this gained 3 points of AP after 8,000 pictures.
     On the meta device there is nothing to fill, and torch takes its time over it.
     """
     if any(parameter.is_meta for parameter in network.parameters()):

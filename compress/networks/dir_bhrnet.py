@@ -152,7 +152,7 @@ class DirBHRNet:
         return strides_of(self.head)
 
     def build(self) -> BHRNetModule:
-        """The network with fresh weights."""
+        """The network with random weights."""
         network = BHRNetModule(self)
         initialise(network)
         if not isinstance(network.head, HeatmapHead):
@@ -226,7 +226,7 @@ class DirHRNet:
         return strides_of(self.head)
 
     def build(self) -> DirHRNetModule:
-        """The network with fresh weights."""
+        """The network with random weights."""
         network = DirHRNetModule(self)
         initialise(network)
         if not isinstance(network.head, HeatmapHead):

@@ -196,7 +196,7 @@ class EDiteHRNet:
         check(min(reductions) >= 1, "reductions must be at least 1", reductions)
 
     def build(self) -> LiteNetwork:
-        """The network with fresh weights."""
+        """The network with random weights."""
 
         def make_block(widths: Sequence[int]) -> nn.Module:
             choices = zip(widths, self.groups, self.splits, strict=False)

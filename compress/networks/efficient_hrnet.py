@@ -184,15 +184,20 @@ class EfficientHRNet:
         check(self.keypoints >= 1, "keypoints must be at least 1", self.keypoints)
 
     def build(self) -> EfficientHRNetModule:
-        """The network with fresh weights."""
+        """The network with random weights."""
         network = EfficientHRNetModule(self)
         initialise(network)
         network.head.initialise_tags()
         return network
 
 
-_SCALING = {0: (1.0, 1.0, (1, 4, 3)), -1: (0.909, 0.833, (1, 3, 3)), -2: (0.826, 0.694, (1, 2, 3)),
-            -3: (0.751, 0.578, (1, 1, 3)), -4: (0.684, 0.483, (1, 1, 2))}  # fmt: skip
+_SCALING = {
+    0: (1.0, 1.0, (1, 4, 3)),
+    -1: (0.909, 0.833, (1, 3, 3)),
+    -2: (0.826, 0.694, (1, 2, 3)),
+    -3: (0.751, 0.578, (1, 1, 3)),
+    -4: (0.684, 0.483, (1, 1, 2)),
+}
 """Per phi: the EfficientNet's width and depth relative to B0 (Table 1 of the paper), modules per stage."""
 
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from compress.networks.blocks import ResidualBlock
 
 _TAG_STD = 0.05
-"""Standard deviation of the tags' fresh weights, fifty times the heatmaps'. At equal tags the push has no gradient, and
-training from scratch stays there: with 0.001 the tags of all people were equal after 16,000 pictures."""
+"""Standard deviation of the tags' random weights, fifty times the heatmaps'. At equal tags the push has no gradient,
+and training from scratch stays there: with 0.001 the tags of all people were equal after 16,000 pictures."""
 
 
 class HeatmapHead(nn.Module):

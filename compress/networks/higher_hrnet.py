@@ -46,7 +46,7 @@ class HigherHRNet:
         check_layout(self.width, self.modules, self.blocks, self.keypoints)
 
     def build(self) -> HigherHRNetModule:
-        """The network with fresh weights."""
+        """The network with random weights."""
         network = HigherHRNetModule(
             Backbone(self.width, self.modules, self.blocks), HigherHead(self.width, self.keypoints, self.width)
         )

@@ -125,7 +125,7 @@ class StackedHourglass:
         return (4,) * self.stacks
 
     def build(self) -> HourglassModule:
-        """The network with fresh weights: He's, but the maps and the ends of the residuals start near zero."""
+        """The network with random weights: He's, but the maps and the ends of the residuals start near zero."""
         network = HourglassModule(self)
         initialise(network)  # takes a bias for the sign of a head: so every convolution starts near zero
         residuals = [module for module in network.modules() if isinstance(module, Residual)]

@@ -105,7 +105,7 @@ class HRNet:
         check(self.planes >= 1, "planes must be at least 1", self.planes)
 
     def build(self) -> HRNetModule:
-        """The network with fresh weights."""
+        """The network with random weights."""
         backbone = Backbone(self.width, self.modules, self.blocks, self.bottlenecks, self.planes)
         network = HRNetModule(backbone, self.width, self.keypoints)
         initialise(network)

@@ -176,7 +176,7 @@ class LightweightHRNet:
         check(self.keypoints >= 1, "keypoints must be at least 1", self.keypoints)
 
     def build(self) -> LightweightHRNetModule:
-        """The network with fresh weights."""
+        """The network with random weights."""
         network = LightweightHRNetModule(self)
         initialise(network)
         network.head.initialise_tags()

@@ -17,9 +17,18 @@ from compress.networks.openpose import Heads, HiddenConv, PafNetwork, check_maps
 
 # The depthwise-separable blocks behind the stem: output channels, stride, dilation. conv4_2 .. conv5_5 stay at 1/8.
 MOBILENET = (
-    (64, 1, 1), (128, 2, 1), (128, 1, 1), (256, 2, 1), (256, 1, 1), (512, 1, 1),
-    (512, 1, 2), (512, 1, 1), (512, 1, 1), (512, 1, 1), (512, 1, 1),
-)  # fmt: skip
+    (64, 1, 1),
+    (128, 2, 1),
+    (128, 1, 1),
+    (256, 2, 1),
+    (256, 1, 1),
+    (512, 1, 1),
+    (512, 1, 2),
+    (512, 1, 1),
+    (512, 1, 1),
+    (512, 1, 1),
+    (512, 1, 1),
+)
 
 
 class MobileNet(nn.Sequential):
@@ -127,7 +136,7 @@ class LightweightOpenPose:
         return (8,) * (1 + self.refinements)
 
     def build(self) -> PafNetwork:
-        """The network with fresh weights."""
+        """The network with random weights."""
         f, maps = self.features, (self.keypoints, self.limbs)
         reads = f + self.keypoints + 1 + 2 * self.limbs
         features = nn.Sequential(MobileNet(self.width), Cpm(round(512 * self.width), f, self.act))

@@ -278,7 +278,7 @@ class LiteHRNet:
         check(min(reductions) >= 1, "reductions must be at least 1", reductions)
 
     def build(self) -> LiteNetwork:
-        """The network with fresh weights."""
+        """The network with random weights."""
 
         def make_block(widths: Sequence[int]) -> nn.Module:
             if self.block == "shuffle":
@@ -286,9 +286,15 @@ class LiteHRNet:
             return ConditionalChannelWeighting(widths, self.reduction, self.spatial_reduction)
 
         network = LiteNetwork(
-            Stem(self.stem_width), self.stem_width, make_block, self.width, self.modules, self.blocks, self.keypoints,
+            Stem(self.stem_width),
+            self.stem_width,
+            make_block,
+            self.width,
+            self.modules,
+            self.blocks,
+            self.keypoints,
             rectified=False,
-        )  # fmt: skip
+        )
         initialise(network)
         return network
 

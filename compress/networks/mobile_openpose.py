@@ -71,7 +71,7 @@ def build_stages(
     keypoints: int,
     limbs: int,
 ) -> PafNetwork:
-    """The network behind a backbone at 1/8 of `inputs` channels, with fresh weights."""
+    """The network behind a backbone at 1/8 of `inputs` channels, with random weights."""
     backbone.append(HiddenConv(inputs, 2 * features, 3))
     backbone.append(HiddenConv(2 * features, features, 3))
     reads = features + keypoints + 1 + 2 * limbs
@@ -128,7 +128,7 @@ class MobileOpenPose:
         return (8,) * (1 + self.refinements)
 
     def build(self) -> PafNetwork:
-        """The network with fresh weights."""
+        """The network with random weights."""
         backbone = nn.Sequential(
             conv_bn(3, self.width, 7, 2),
             nn.MaxPool2d(3, 2, 1),
@@ -175,7 +175,7 @@ class MobileOpenPoseEfficientNet:
         return (8,) * (1 + self.refinements)
 
     def build(self) -> PafNetwork:
-        """The network with fresh weights."""
+        """The network with random weights."""
         inputs = multiple_of_8(32 * self.width)
         backbone = nn.Sequential(conv_bn(3, inputs, 3, 2, act=self.act))
         for expansion, channels, blocks, stride, kernel in EFFICIENTNET:

@@ -141,7 +141,7 @@ class MobilePoseNet:
         return 2 * math.prod(self.strides)
 
     def build(self) -> MobilePoseNetModule:
-        """The network with fresh weights."""
+        """The network with random weights."""
         network = MobilePoseNetModule(self)
         initialise(network)
         for module in network.modules():

@@ -58,17 +58,21 @@ def read_onnx(path: Path) -> nn.Module:
     version = next((entry.version for entry in model.opset_import if not entry.domain), 1)
     if version < OLDEST:
         raise NetworkError(
-            f"an ONNX file has opset {OLDEST} or later", place=str(path), value=version,
+            f"an ONNX file has opset {OLDEST} or later",
+            place=str(path),
+            value=version,
             remedy="convert it with onnx.version_converter, or export it again",
-        )  # fmt: skip
+        )
     _lift_constants(model)  # axes that opset 18 and later read are known then
     try:
         as_opset_17(model)
     except ValueError as error:
         raise NetworkError(
-            "the file has an operator of an older opset that later ones do not have", place=str(path),
-            value=str(error), remedy="export it again with opset 11 or later",
-        ) from None  # fmt: skip
+            "the file has an operator of an older opset that later ones do not have",
+            place=str(path),
+            value=str(error),
+            remedy="export it again with opset 11 or later",
+        ) from None
     try:
         simplified, same = onnxsim.simplify(model)
     except Exception:  # its errors have no common class; the converter may know what it cannot simplify
@@ -83,16 +87,19 @@ def read_onnx(path: Path) -> nn.Module:
             network = with_blocks(_with_numbers(_converted(convert, model), picture.batch or 1))
     except NotImplementedError as error:
         raise NetworkError(
-            "onnx2torch lacks an operator", place=str(path), value=_operator(error),
+            "onnx2torch lacks an operator",
+            place=str(path),
+            value=_operator(error),
             remedy="export the network without it, or give it as package.module:function",
-        ) from None  # fmt: skip
+        ) from None
     except NetworkError:
         raise
     except Exception as error:
         raise NetworkError(
-            f"onnx2torch cannot convert the file: {type(error).__name__}: {error}", place=str(path),
+            f"onnx2torch cannot convert the file: {type(error).__name__}: {error}",
+            place=str(path),
             remedy="give the network as package.module:function",
-        ) from error  # fmt: skip
+        ) from error
     network.input_hw = picture.input_hw  # type: ignore[assignment]
     network.batch = picture.batch  # type: ignore[assignment]
     return network.eval()
@@ -127,24 +134,28 @@ def _picture(model: Any, path: Path) -> Picture:
     inputs = list(model.graph.input)
     if len(inputs) != 1:
         raise NetworkError(
-            "an ONNX network has one input, the pictures", place=str(path),
+            "an ONNX network has one input, the pictures",
+            place=str(path),
             value=", ".join(_described(one) for one in inputs) or "none",
             remedy="export it with the others as constants",
-        )  # fmt: skip
+        )
     given = inputs[0].type.tensor_type
     if given.elem_type != TensorProto.FLOAT:
         raise NetworkError(
-            "an ONNX network takes float32 pictures", place=str(path), value=_described(inputs[0]),
+            "an ONNX network takes float32 pictures",
+            place=str(path),
+            value=_described(inputs[0]),
             remedy="export it in float32, without the conversion of the pictures",
-        )  # fmt: skip
+        )
     sides = [side.dim_value or None for side in given.shape.dim]
     last = len(sides) == 4 and sides[1] != 3 and sides[3] == 3
     if len(sides) != 4 or last or sides[1] not in (3, None):
         raise NetworkError(
-            "an ONNX network takes pictures [B,3,H,W]", place=str(path),
+            "an ONNX network takes pictures [B,3,H,W]",
+            place=str(path),
             value=f"{_described(inputs[0])}{', channels last' if last else ''}",
             remedy="export it with channels first" if last else "export it for pictures of three channels",
-        )  # fmt: skip
+        )
     return Picture(inputs[0].name, sides[0], sides[2], sides[3])
 
 
@@ -160,9 +171,11 @@ def _check_outputs(model: Any, path: Path) -> None:
         if output.type.tensor_type.HasField("shape") and len(output.type.tensor_type.shape.dim) != 4:
             others = len(inferred.graph.output) > 1
             raise NetworkError(
-                "every output of the network is a map [B,C,h,w]", place=str(path), value=_described(output),
+                "every output of the network is a map [B,C,h,w]",
+                place=str(path),
+                value=_described(output),
                 remedy="cut it off (onnx.utils.extract_model)" if others else "cut the file where its maps are",
-            )  # fmt: skip
+            )
 
 
 def _check_mode(model: Any, path: Path) -> None:
@@ -171,10 +184,11 @@ def _check_mode(model: Any, path: Path) -> None:
         training = any(one.name == "training_mode" and one.i for one in node.attribute)
         if node.op_type == "BatchNormalization" and (training or any(node.output[1:])):
             raise NetworkError(
-                "an ONNX network is exported for inference", place=str(path),
+                "an ONNX network is exported for inference",
+                place=str(path),
                 value=f"{node.name or node.output[0]}: BatchNormalization in training mode",
                 remedy="export it again, after network.eval()",
-            )  # fmt: skip
+            )
 
 
 def _described(one: Any) -> str:
@@ -193,9 +207,11 @@ def _check_weights(model: Any, path: Path) -> None:
     for node in model.graph.node:
         if node.op_type in ("Conv", "ConvTranspose") and node.input[1] not in constants:
             raise NetworkError(
-                "a convolution's weights are constants", place=str(path), value=f"{node.name or node.output[0]}",
+                "a convolution's weights are constants",
+                place=str(path),
+                value=f"{node.name or node.output[0]}",
                 remedy="give the network as package.module:function",
-            )  # fmt: skip
+            )
 
 
 def check_conversion(path: Path, network: nn.Module, input_hw: tuple[int, int]) -> None:
@@ -218,16 +234,20 @@ def check_conversion(path: Path, network: nn.Module, input_hw: tuple[int, int]) 
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise NetworkError(
             f"onnxruntime cannot run the file on {'a picture' if batch == 1 else f'{batch} pictures'} of "
-            f"{input_hw[0]}x{input_hw[1]}", place=str(path), value=str(error).partition("\n")[0],
+            f"{input_hw[0]}x{input_hw[1]}",
+            place=str(path),
+            value=str(error).partition("\n")[0],
             remedy="export it again",
-        ) from None  # fmt: skip
+        ) from None
     for first in {batch, 1}:
         distance = _distance(path, network, images[:first], [one[:first] for one in expected], batch)
         if not distance <= _TOLERANCE:
             raise NetworkError(
                 f"the converted network must answer as onnxruntime does, within a relative {_TOLERANCE:g}",
-                place=str(path), value=f"{distance:.1e}", remedy="give the network as package.module:function",
-            )  # fmt: skip
+                place=str(path),
+                value=f"{distance:.1e}",
+                remedy="give the network as package.module:function",
+            )
     if fixed is None:
         _check_batches(path, network, input_hw)
 
@@ -253,9 +273,11 @@ def _check_batches(path: Path, network: nn.Module, input_hw: tuple[int, int]) ->
         value = f"it fails on three: {str(error).partition(chr(10))[0]}"
     if value:
         raise NetworkError(
-            "a file with an open batch answers every picture on its own", place=str(path), value=value,
+            "a file with an open batch answers every picture on its own",
+            place=str(path),
+            value=value,
             remedy="export it with a reshape or the like that keeps the number of pictures (-1, or x.shape[0])",
-        )  # fmt: skip
+        )
 
 
 def _distance(path: Path, network: nn.Module, images: Any, expected: list[Any], batch: int) -> float:
@@ -267,19 +289,24 @@ def _distance(path: Path, network: nn.Module, images: Any, expected: list[Any], 
             outputs = network(torch.from_numpy(images))
     except Exception as error:
         raise NetworkError(
-            f"the file's steps must work for any number of pictures, not only for {batch}" if len(images) < batch
-            else "the converted network fails where onnxruntime does not", place=str(path),
-            value=str(error).partition("\n")[0], remedy="export it with a batch of any size",
-        ) from None  # fmt: skip
+            f"the file's steps must work for any number of pictures, not only for {batch}"
+            if len(images) < batch
+            else "the converted network fails where onnxruntime does not",
+            place=str(path),
+            value=str(error).partition("\n")[0],
+            remedy="export it with a batch of any size",
+        ) from None
     found = outputs if isinstance(outputs, list | tuple) else (outputs,)
     if [tuple(one.shape) for one in found] != [one.shape for one in expected]:
         raise NetworkError(
-            f"the file's steps must work for any number of pictures, not only for {batch}" if len(images) < batch
-            else "the converted network must give what onnxruntime gives", place=str(path),
+            f"the file's steps must work for any number of pictures, not only for {batch}"
+            if len(images) < batch
+            else "the converted network must give what onnxruntime gives",
+            place=str(path),
             value=", ".join(str(list(one.shape)) for one in found),
             remedy=f"give the network as package.module:function; onnxruntime gives "
             f"{', '.join(str(list(one.shape)) for one in expected)}",
-        )  # fmt: skip
+        )
     return max(
         float(np.abs(ours.numpy() - theirs).max() / max(np.abs(theirs).max(), 1e-12))
         for ours, theirs in zip(found, expected, strict=True)
@@ -482,9 +509,11 @@ def _converter(path: Path) -> Callable[[Any], nn.Module]:
             from onnx2torch import convert
     except ImportError as error:
         raise NetworkError(
-            "reading an ONNX network needs onnx2torch", place=str(path), value=str(error),
+            "reading an ONNX network needs onnx2torch",
+            place=str(path),
+            value=str(error),
             remedy="pip install 'compress-pose[onnx]'",
-        ) from None  # fmt: skip
+        ) from None
     return convert  # type: ignore[no-any-return]
 
 

@@ -125,9 +125,14 @@ def _upsample(model: Any, node: Any) -> Iterator[Any]:
     scales = _pop(node, "scales")
     x, sizes = node.input[0], list(node.input[1:])
     resize = helper.make_node(
-        "Resize", [x, ""], [node.output[0]], node.name, mode=_pop(node, "mode") or "nearest",
-        coordinate_transformation_mode="asymmetric", nearest_mode="floor",
-    )  # fmt: skip
+        "Resize",
+        [x, ""],
+        [node.output[0]],
+        node.name,
+        mode=_pop(node, "mode") or "nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
     if scales is None:
         resize.input.extend(sizes)
     else:

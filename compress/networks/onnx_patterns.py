@@ -118,12 +118,29 @@ def _free_name(network: fx.GraphModule, nodes: Sequence[fx.Node], kind: str) -> 
 # --- Activations and shuffles ----------------------------------------------------------------------------------------
 
 _ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
-    nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.GELU, lambda: nn.GELU("tanh"), nn.Mish,
-)  # fmt: skip
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.GELU,
+    lambda: nn.GELU("tanh"),
+    nn.Mish,
+)
 _ELEMENTWISE = (
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid,
-    "OnnxBinaryMathOperation", "OnnxErf", "OnnxHardSigmoid", "OnnxPow", "OnnxClip", "OnnxFunction", "OnnxSqrt",
-)  # fmt: skip
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softplus,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+    "OnnxBinaryMathOperation",
+    "OnnxErf",
+    "OnnxHardSigmoid",
+    "OnnxPow",
+    "OnnxClip",
+    "OnnxFunction",
+    "OnnxSqrt",
+)
 _NEAR, _FAR = 12.0, (15.0, 50.0, 1e2, 1e3, 1e4, 6e4, 1e6, 1e12, 1e30)
 """Where operators are compared with an activation: densely up to the first, and at plus and minus the others."""
 _MOST = 12

@@ -169,7 +169,7 @@ class OpenPose:
         return (8,) * self.stages
 
     def build(self) -> PafNetwork:
-        """The network with fresh weights."""
+        """The network with random weights."""
         f, maps = self.features, (self.keypoints, self.limbs)
         reads = f + self.keypoints + 1 + 2 * self.limbs
         refinements: list[nn.Module] = [Stage(reads, f, 5, self.kernel, f, *maps) for _ in range(self.stages - 1)]

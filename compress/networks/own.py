@@ -90,9 +90,11 @@ class OnnxNetwork:
         found = sha256_of(Path(self.file))
         if found != self.sha256:
             raise NetworkError(
-                "the ONNX file must be the one the architecture was made of", place=self.file, value=found[:12],
+                "the ONNX file must be the one the architecture was made of",
+                place=self.file,
+                value=found[:12],
                 remedy=f"restore the file with sha256 {self.sha256[:12]}…",
-            )  # fmt: skip
+            )
         return Maps(_read(Path(self.file)))
 
 
@@ -147,21 +149,26 @@ def _call(name: str) -> nn.Module:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise NetworkError(
-            f"{module_name} has no such function", place=name, value=function_name,
+            f"{module_name} has no such function",
+            place=name,
+            value=function_name,
             remedy="write package.module:function",
-        )  # fmt: skip
+        )
     try:
         network = function()
     except Exception as error:
         raise NetworkError(
-            f"the function fails: {type(error).__name__}: {error}", place=name,
+            f"the function fails: {type(error).__name__}: {error}",
+            place=name,
             remedy="it takes no arguments and returns the network",
-        ) from error  # fmt: skip
+        ) from error
     if not isinstance(network, nn.Module):
         raise NetworkError(
-            "the function must return a torch.nn.Module", place=name, value=type(network).__name__,
+            "the function must return a torch.nn.Module",
+            place=name,
+            value=type(network).__name__,
             remedy="return the network itself",
-        )  # fmt: skip
+        )
     named = getattr(network, "input_hw", None)
     if named is not None and _size(named, name) is not named:
         network.input_hw = _size(named, name)  # type: ignore[assignment]
@@ -176,9 +183,11 @@ def _size(named: object, place: str) -> tuple[int, int]:
     sides = tuple(named) if isinstance(named, list | tuple) else ()
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise NetworkError(
-            "the module's attribute input_hw must be two positive integers, height and width", place=place,
-            value=" ".join(repr(named).split())[:60], remedy="set it to (H, W), or leave it out",
-        )  # fmt: skip
+            "the module's attribute input_hw must be two positive integers, height and width",
+            place=place,
+            value=" ".join(repr(named).split())[:60],
+            remedy="set it to (H, W), or leave it out",
+        )
     return sides
 
 
@@ -194,9 +203,11 @@ def _facts(network: nn.Module, place: str) -> tuple[Approach, int, int, tuple[in
             approach, keypoints = _approach(network, [shape[1] for shape in shapes], place)
             return approach, keypoints, _stride_of(network, named), _output_strides(shapes, named), named
         raise NetworkError(
-            "the file's outputs are maps [B,C,H/s,W/s] of its pictures", place=place, value=shapes,
+            "the file's outputs are maps [B,C,H/s,W/s] of its pictures",
+            place=place,
+            value=shapes,
             remedy="export it so that they are, each a whole number of times smaller than the picture",
-        )  # fmt: skip
+        )
     failure = ""
     sizes = [(stride, input_hw, None) for stride, input_hw in _sizes().items()]
     for stride, input_hw, only in [*sizes, *([(1, named, named)] if named else [])]:
@@ -208,13 +219,17 @@ def _facts(network: nn.Module, place: str) -> tuple[Approach, int, int, tuple[in
     kinds = {parameter.dtype for parameter in network.parameters()} - {torch.float32}
     if kinds:
         raise NetworkError(
-            "the weights must be float32, or the network turn its input into what they are", place=place,
-            value=", ".join(sorted(map(str, kinds))), remedy="return network.float()",
-        )  # fmt: skip
+            "the weights must be float32, or the network turn its input into what they are",
+            place=place,
+            value=", ".join(sorted(map(str, kinds))),
+            remedy="return network.float()",
+        )
     raise NetworkError(
-        "the network takes [B,3,H,W] and returns a map [B,C,H/s,W/s] or several", place=place, value=failure,
+        "the network takes [B,3,H,W] and returns a map [B,C,H/s,W/s] or several",
+        place=place,
+        value=failure,
         remedy="wrap it so that it does, for every H and W that are multiples of a stride up to 128",
-    )  # fmt: skip
+    )
 
 
 def _shapes_or_reason(network: nn.Module, input_hw: tuple[int, int]) -> list[tuple[int, ...]] | str:
@@ -253,17 +268,19 @@ def check_learns(network: nn.Module, input_hw: tuple[int, int], place: str) -> N
         except Exception as error:  # a forward may raise anything
             mode = "training" if training else "evaluation"
             raise NetworkError(
-                f"the network must run in {mode} mode on pictures alone", place=place,
+                f"the network must run in {mode} mode on pictures alone",
+                place=place,
                 value=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
                 remedy="let its forward take a batch of pictures in this mode, and nothing else",
-            ) from error  # fmt: skip
+            ) from error
         shapes.append([tuple(output.shape[1:]) for output in outputs])
     if shapes[0] != shapes[1]:
         raise NetworkError(
-            "a network that is trained returns the same maps in training as in evaluation", place=place,
+            "a network that is trained returns the same maps in training as in evaluation",
+            place=place,
             value=f"{shapes[1]} in training, {shapes[0]} in evaluation",
             remedy="return the extra maps in both modes, before the one that is decoded, or in neither",
-        )  # fmt: skip
+        )
 
 
 def _sizes() -> dict[int, tuple[int, int]]:
@@ -304,14 +321,18 @@ def _approach(network: nn.Module, channels: list[int], place: str) -> tuple[Appr
         approach = "bottom-up AE" if len(channels) == 2 and channels[0] == 2 * channels[1] else "top-down"
     if approach not in get_args(Approach):
         raise NetworkError(
-            f"the module's attribute approach must be one of {', '.join(get_args(Approach))}", place=place,
-            value=approach, remedy="correct it",
-        )  # fmt: skip
+            f"the module's attribute approach must be one of {', '.join(get_args(Approach))}",
+            place=place,
+            value=approach,
+            remedy="correct it",
+        )
     inferred = {"bottom-up AE": channels[0] // 2, "top-down": channels[-1], "PAF": channels[0] - 1}[approach]
     keypoints = getattr(network, "keypoints", inferred)
     if not isinstance(keypoints, int) or keypoints < 1:
         raise NetworkError(
-            "the number of joints must be a positive integer", place=place, value=keypoints,
+            "the number of joints must be a positive integer",
+            place=place,
+            value=keypoints,
             remedy="set the module's attribute keypoints",
-        )  # fmt: skip
+        )
     return approach, keypoints

@@ -84,7 +84,7 @@ class SimpleBaseline:
         return (head_stride(self.filters),)
 
     def build(self) -> BackboneAndHead:
-        """The network with fresh weights."""
+        """The network with random weights."""
         planes = [self.width * 2**i for i in range(4)]
         backbone = nn.Sequential(conv_bn(3, self.width, 7, 2), nn.MaxPool2d(3, 2, 1))
         inputs = self.width
@@ -136,7 +136,7 @@ class MobileBackboneWithHead:
         raise NotImplementedError
 
     def build(self) -> BackboneAndHead:
-        """The network with fresh weights."""
+        """The network with random weights."""
         backbone, features = self.backbone()
         network = BackboneAndHead(backbone, DeconvHead(features, self.filters, self.keypoints))
         initialise(network)

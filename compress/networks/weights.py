@@ -37,9 +37,11 @@ def check_finite(network: nn.Module, place: str, kind: type[CompressError] = Net
             broken.append(name)
     if broken:
         raise kind(
-            "weights must be finite numbers, without NaN and infinity", place=place, value=_listed(broken),
+            "weights must be finite numbers, without NaN and infinity",
+            place=place,
+            value=_listed(broken),
             remedy="give a network, or a checkpoint, from before its training diverged",
-        )  # fmt: skip
+        )
 
 
 def check_memory(network: nn.Module, place: str) -> None:
@@ -62,9 +64,11 @@ def check_memory(network: nn.Module, place: str) -> None:
                 other = owner.setdefault(element, name)
                 if other != name:
                     raise NetworkError(
-                        "two tensors must not be views of the same memory", place=place, value=f"{other} and {name}",
+                        "two tensors must not be views of the same memory",
+                        place=place,
+                        value=f"{other} and {name}",
                         remedy="register one nn.Parameter at both places, and transpose it in forward where it is read",
-                    )  # fmt: skip
+                    )
 
 
 def separate_elements(network: nn.Module, place: str) -> None:
@@ -75,9 +79,11 @@ def separate_elements(network: nn.Module, place: str) -> None:
     shared = [name for name, parameter in network.named_parameters() if _overlaps(parameter)]
     if shared:
         raise NetworkError(
-            "the elements of a parameter must each have their own place in memory", place=place, value=_listed(shared),
+            "the elements of a parameter must each have their own place in memory",
+            place=place,
+            value=_listed(shared),
             remedy="register a smaller nn.Parameter and expand it in forward, or call .clone() on it before",
-        )  # fmt: skip
+        )
     copies: dict[int, tuple[Tensor, Tensor]] = {}  # by the buffer, which lives on, or another could get its id
     for module in network.modules():
         for name, buffer in module._buffers.items():
@@ -109,9 +115,11 @@ def check_plain(network: nn.Module, place: str) -> None:
     extra = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if extra:
         raise NetworkError(
-            "a network's state must be tensors alone", place=place, value=_listed(extra),
+            "a network's state must be tensors alone",
+            place=place,
+            value=_listed(extra),
             remedy="remove get_extra_state, or register what it returns as a buffer",
-        )  # fmt: skip
+        )
     remedies = {
         BasePruningMethod: "torch.nn.utils.prune.remove(module, {!r})",
         WeightNorm: "torch.nn.utils.remove_weight_norm(module, {!r})",
@@ -126,10 +134,11 @@ def check_plain(network: nn.Module, place: str) -> None:
         }
         if found:
             raise NetworkError(
-                "weights must be parameters of their own, not computed from others by a hook", place=place,
+                "weights must be parameters of their own, not computed from others by a hook",
+                place=place,
                 value=_listed(list(found)),
                 remedy=f"call {remedy.format(next(iter(found.values())))} on these modules",
-            )  # fmt: skip
+            )
 
 
 def check_unparametrized(network: nn.Module, place: str) -> None:
@@ -138,10 +147,11 @@ def check_unparametrized(network: nn.Module, place: str) -> None:
     if found:
         name = next(iter(next(iter(found.values())).parametrizations))
         raise NetworkError(
-            "a layer that loses weights must have weights of its own, not parametrized ones", place=place,
+            "a layer that loses weights must have weights of its own, not parametrized ones",
+            place=place,
             value=_listed(list(found)),
             remedy=f"call torch.nn.utils.parametrize.remove_parametrizations(module, {name!r}) on these modules",
-        )  # fmt: skip
+        )
 
 
 def _listed(names: list[str]) -> str:

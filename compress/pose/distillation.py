@@ -1,7 +1,7 @@
 """Learning from another network's answers (Hinton et al., 2015) and features (Romero et al., "FitNets", 2015).
 
-map_distillation     → the pupil's maps follow the teacher's; in-place, the teacher is the supernet's largest candidate
-FeatureDistillation  → layers of the pupil follow layers of the teacher
+map_distillation     → the student's maps follow the teacher's; in-place, the teacher is the supernet's largest
+candidate FeatureDistillation  → layers of the student follow layers of the teacher
 
 Tags are not distilled: only differences between a picture's tags mean something (Newell et al., 2017), so two networks
 that group alike may answer different tags; they keep the label loss.
@@ -17,23 +17,23 @@ from compress.errors import DataError, NetworkError
 
 
 def map_distillation(
-    pupil: Sequence[Tensor], teacher: Sequence[Tensor], weights: Sequence[float], channels: int | None = None
+    student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Sequence[float], channels: int | None = None
 ) -> Tensor:
     """Weighted sum over the outputs of the mean squared difference of the maps.
 
-    pupil, teacher: outputs [B,C,h,w]. weights: one per output. channels: only the first so many are compared; None:
+    student, teacher: outputs [B,C,h,w]. weights: one per output. channels: only the first so many are compared; None:
     all. Raises DataError if the two networks answer in other shapes.
     """
-    if [o.shape for o in pupil] != [o.shape for o in teacher]:
+    if [o.shape for o in student] != [o.shape for o in teacher]:
         raise DataError(
-            "teacher and pupil must have outputs of the same shapes",
+            "teacher and student must have outputs of the same shapes",
             place="distillation",
-            value=([tuple(o.shape) for o in teacher], [tuple(o.shape) for o in pupil]),
+            value=([tuple(o.shape) for o in teacher], [tuple(o.shape) for o in student]),
             remedy="choose a teacher with the same head, joints and input size",
         )
     terms = [
         weight * (p[:, :channels] - t[:, :channels].detach()).square().mean()
-        for p, t, weight in zip(pupil, teacher, weights, strict=True)
+        for p, t, weight in zip(student, teacher, weights, strict=True)
     ]
     return torch.stack(terms).sum()
 
@@ -42,24 +42,24 @@ class FeatureDistillation(nn.Module):
     """Listens to layers of two networks; its parameters are 1x1 convolutions where their channels differ.
 
     Its value after both have seen the same batch is the mean over the pairs of the mean squared difference between
-    teacher's and pupil's features, both divided by the standard deviation of the teacher's, so that no layer outweighs
-    the others by its scale. The pupil's features are resized bilinearly where the sizes differ.
+    teacher's and student's features, both divided by the standard deviation of the teacher's, so that no layer
+    outweighs the others by its scale. The student's features are resized bilinearly where the sizes differ.
     """
 
     def __init__(
-        self, teacher: nn.Module, pupil: nn.Module, pairs: Mapping[str, str], input_hw: tuple[int, int]
+        self, teacher: nn.Module, student: nn.Module, pairs: Mapping[str, str], input_hw: tuple[int, int]
     ) -> None:
-        """pairs: module of the teacher → module of the pupil, by dotted names. Both networks are run once on zeros.
+        """pairs: module of the teacher → module of the student, by dotted names. Both networks are run once on zeros.
 
         Raises NetworkError for a name that does not exist or a module that does not give one [B,C,h,w] map.
         """
         super().__init__()
         self._heard: dict[str, Tensor] = {}
-        self._pairs = [(f"teacher {one}", f"pupil {other}") for one, other in pairs.items()]
+        self._pairs = [(f"teacher {one}", f"student {other}") for one, other in pairs.items()]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        device = next(pupil.parameters()).device
+        device = next(student.parameters()).device
         try:
-            for network, role, paths in ((teacher, "teacher", pairs.keys()), (pupil, "pupil", pairs.values())):
+            for network, role, paths in ((teacher, "teacher", pairs.keys()), (student, "student", pairs.values())):
                 for path in paths:
                     self._handles.append(_listen(network, path, role, self._heard))
                 training = network.training
@@ -75,12 +75,12 @@ class FeatureDistillation(nn.Module):
         ).to(device)
 
     def forward(self) -> Tensor:
-        """The loss of the last batch both networks saw. Gradients flow to the pupil and the adapters."""
+        """The loss of the last batch both networks saw. Gradients flow to the student and the adapters."""
         terms = []
-        for adapter, (teacher, pupil) in zip(self.adapters, self._pairs, strict=True):
+        for adapter, (teacher, student) in zip(self.adapters, self._pairs, strict=True):
             wanted, given = (
                 self._heard[teacher].detach().float(),
-                adapter(self._heard[pupil].float()),
+                adapter(self._heard[student].float()),
             )  # bfloat16 or float16 under autocast
             if given.shape[2:] != wanted.shape[2:]:
                 given = F.interpolate(given, size=wanted.shape[2:], mode="bilinear", align_corners=False)

@@ -35,7 +35,7 @@ Maps = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Question:
+class NetworkInputs:
     """What a network is asked about one picture.
 
     images: uint8 RGB [N,H,W,3], the inputs: the picture, or one per box. matrices: of each, from picture to input
@@ -101,19 +101,19 @@ def boxes_for(data: Data, pictures: PictureSet) -> Boxes:
     return DetectedBoxes(read_detections(data.disk.detections, pictures))
 
 
-class Finder(Protocol):
+class PoseEstimator(Protocol):
     """How one approach finds people."""
 
-    def ask(self, pictures: PictureSet, index: int) -> Question:
+    def ask(self, pictures: PictureSet, index: int) -> NetworkInputs:
         """What the network is asked about a picture."""
         ...
 
-    def read(self, question: Question, outputs: Maps, mirrored: Maps | None) -> Poses:
+    def read(self, asked_inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
         """The people in picture pixels. mirrored: the answers to the mirrored inputs, as they came."""
         ...
 
 
-def finder_for(
+def estimator_for(
     architecture: Architecture,
     keypoints: KeypointSet,
     input_hw: tuple[int, int],
@@ -121,8 +121,8 @@ def finder_for(
     codec: Codec,
     decoding: Decoding,
     boxes: Boxes,
-) -> Finder:
-    """The finder of the network's approach. codec: that it was trained with. boxes: for top-down.
+) -> PoseEstimator:
+    """The estimator of the network's approach. codec: that it was trained with. boxes: for top-down.
 
     Other people's labels are no detector's boxes: where boxes are labelled ones, nothing is suppressed.
     """
@@ -130,14 +130,16 @@ def finder_for(
     locate = decoding.locate or codec.locate
     match architecture.approach:
         case "bottom-up AE":
-            return _TaggedFinder(keypoints, input_hw, Grouping(locate=locate, refine=decoding.refine), codec)
+            return _AssociativeEmbeddingEstimator(
+                keypoints, input_hw, Grouping(locate=locate, refine=decoding.refine), codec
+            )
         case "PAF":
             stride = architecture.output_strides[-1]
             grouping = PartGrouping(upsample=decoding.upsample, locate=decoding.locate or "peak")
-            return _PartFinder(keypoints, input_hw, grouping, stride)
+            return _PartAffinityEstimator(keypoints, input_hw, grouping, stride)
         case _:
             suppressed = decoding if isinstance(boxes, DetectedBoxes) else None
-            return _PersonFinder(keypoints, input_hw, codec, locate, boxes, suppressed)
+            return _TopDownEstimator(keypoints, input_hw, codec, locate, boxes, suppressed)
 
 
 def check_codec(approach: str, codec: Codec) -> None:
@@ -164,9 +166,9 @@ def check_codec(approach: str, codec: Codec) -> None:
         )
 
 
-def find_people(
+def estimate_poses(
     network: nn.Module,
-    finder: Finder,
+    estimator: PoseEstimator,
     pictures: PictureSet,
     *,
     flip_test: bool,
@@ -181,36 +183,41 @@ def find_people(
     """
     network.eval()
     device = next(network.parameters()).device
-    for asked in _gathered(finder, pictures, range(len(pictures)) if indices is None else indices, batch_size):
-        images = np.concatenate([question.images for _, question in asked])
+    for asked in _gathered(estimator, pictures, range(len(pictures)) if indices is None else indices, batch_size):
+        images = np.concatenate([asked_inputs.images for _, asked_inputs in asked])
         outputs = _answers(network, images, device, finite=finite)
         mirrored = _answers(network, images[:, :, ::-1], device, finite=finite) if flip_test else None
         start = 0
-        for index, question in asked:
-            rows = slice(start, start + len(question.images))
+        for index, asked_inputs in asked:
+            rows = slice(start, start + len(asked_inputs.images))
             start = rows.stop
             mine = [part[rows] for part in outputs]
             theirs = [part[rows] for part in mirrored] if mirrored is not None else None
             with one_torch_thread():
                 begin = time.perf_counter()
-                poses = finder.read(question, mine, theirs)
+                poses = estimator.read(asked_inputs, mine, theirs)
                 elapsed = time.perf_counter() - begin
             yield Found(index, poses, elapsed * 1000)
 
 
-def find_everyone(
-    network: nn.Module, finder: Finder, pictures: PictureSet, *, flip_test: bool, batch_size: int = 32,
+def estimate_all_poses(
+    network: nn.Module,
+    estimator: PoseEstimator,
+    pictures: PictureSet,
+    *,
+    flip_test: bool,
+    batch_size: int = 32,
     finite: bool = False,
-) -> Iterator[Found]:  # fmt: skip
-    """As find_people, of all pictures; on a CPU where torch has several threads, two processes share the pictures.
+) -> Iterator[Found]:
+    """As estimate_poses, of all pictures; on a CPU where torch has several threads, two processes share the pictures.
 
     Most of the time goes where only one thread works. The answers are those of one thread.
     """
     half = len(pictures) // 2 // batch_size * batch_size
 
     def found(indices: Sequence[int]) -> Iterator[Found]:
-        return find_people(
-            network, finder, pictures, flip_test=flip_test, indices=indices, batch_size=batch_size, finite=finite
+        return estimate_poses(
+            network, estimator, pictures, flip_test=flip_test, indices=indices, batch_size=batch_size, finite=finite
         )
 
     def second_half() -> list[Found]:
@@ -227,11 +234,11 @@ def find_everyone(
         yield from found(range(half, len(pictures))) if rest is None else rest
 
 
-def first_inputs(finder: Finder, pictures: PictureSet, wanted: int, device: torch.device) -> Iterator[Tensor]:
+def first_inputs(estimator: PoseEstimator, pictures: PictureSet, wanted: int, device: torch.device) -> Iterator[Tensor]:
     """About the first `wanted` inputs as evaluation sees them, in batches [B,3,H,W] on the device."""
     given = 0
-    for asked in _gathered(finder, pictures, range(len(pictures)), 32):
-        images = np.concatenate([question.images for _, question in asked])
+    for asked in _gathered(estimator, pictures, range(len(pictures)), 32):
+        images = np.concatenate([asked_inputs.images for _, asked_inputs in asked])
         yield normalise(images).to(device)
         given += len(images)
         if given >= wanted:
@@ -239,13 +246,13 @@ def first_inputs(finder: Finder, pictures: PictureSet, wanted: int, device: torc
 
 
 def _gathered(
-    finder: Finder, pictures: PictureSet, indices: Sequence[int], batch_size: int
-) -> Iterator[list[tuple[int, Question]]]:
-    """(index, question) of pictures that follow one another, with at least batch_size inputs together."""
+    estimator: PoseEstimator, pictures: PictureSet, indices: Sequence[int], batch_size: int
+) -> Iterator[list[tuple[int, NetworkInputs]]]:
+    """(index, asked_inputs) of pictures that follow one another, with at least batch_size inputs together."""
     asked = []
     for index in indices:
-        asked.append((index, finder.ask(pictures, index)))
-        if sum(len(question.images) for _, question in asked) >= batch_size:
+        asked.append((index, estimator.ask(pictures, index)))
+        if sum(len(asked_inputs.images) for _, asked_inputs in asked) >= batch_size:
             yield asked
             asked = []
     if asked:
@@ -266,61 +273,62 @@ def _answers(
             parts.append([output.float().cpu() for output in network(inputs)])
             if finite and not all(output.isfinite().all() for output in parts[-1]):
                 raise NetworkError(
-                    "the network's answers must be finite numbers; its weights are", place="a picture's maps",
+                    "the network's answers must be finite numbers; its weights are",
+                    place="a picture's maps",
                     value="NaN or infinity",
                     remedy="some layer's values overflow: look for a norm of variance near 0, or a division by 0",
-                )  # fmt: skip
+                )
     return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
 
-def _whole(pictures: PictureSet, index: int, input_hw: tuple[int, int]) -> Question:
+def _whole(pictures: PictureSet, index: int, input_hw: tuple[int, int]) -> NetworkInputs:
     """The whole picture in one input."""
     image = pictures.image(index)
     height, width = image.shape[:2]
     matrix = fit_matrix((height, width), input_hw)
     box = np.array([[0, 0, width, height]], np.float32)
-    return Question(warp(image, matrix, input_hw)[None], [matrix], box, np.ones(1, np.float32))
+    return NetworkInputs(warp(image, matrix, input_hw)[None], [matrix], box, np.ones(1, np.float32))
 
 
 @dataclass(frozen=True)
-class _TaggedFinder:
+class _AssociativeEmbeddingEstimator:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
     grouping: Grouping
     codec: Codec
 
-    def ask(self, pictures: PictureSet, index: int) -> Question:
+    def ask(self, pictures: PictureSet, index: int) -> NetworkInputs:
         return _whole(pictures, index, self.input_hw)
 
-    def read(self, question: Question, outputs: Maps, mirrored: Maps | None) -> Poses:
+    def read(self, asked_inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
         heatmaps, tags = associative_embedding.merge_outputs(outputs, mirrored, self.keypoints)
         poses = associative_embedding.decode(heatmaps, tags, self.keypoints, self.grouping)
         stride = self.input_hw[0] / heatmaps.shape[1]
         offset = self.codec.offset_xy((stride, stride), mirrored=mirrored is not None)
-        return to_image(poses, question.matrices[0], stride, offset)
+        return to_image(poses, asked_inputs.matrices[0], stride, offset)
 
 
 @dataclass(frozen=True)
-class _PartFinder:
+class _PartAffinityEstimator:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
     grouping: PartGrouping
     stride: int
 
-    def ask(self, pictures: PictureSet, index: int) -> Question:
+    def ask(self, pictures: PictureSet, index: int) -> NetworkInputs:
         return _whole(pictures, index, self.input_hw)
 
-    def read(self, question: Question, outputs: Maps, mirrored: Maps | None) -> Poses:
+    def read(self, asked_inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
         layout = layout_for(self.keypoints)
         last = None if mirrored is None else mirrored[-1]
         heatmaps, fields = part_affinity.merge_outputs(outputs[-1], last, layout)
         poses = part_affinity.decode(heatmaps, fields, layout, self.grouping)
         beside = (self.stride / self.grouping.upsample - 1) / 2  # middle of an upsampled pixel, in input pixels
-        return to_image(poses, question.matrices[0], self.stride, (beside, beside))
+        return to_image(poses, asked_inputs.matrices[0], self.stride, (beside, beside))
 
 
 @dataclass(frozen=True)
-class _PersonFinder:
+class _TopDownEstimator:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
     codec: Codec
@@ -333,30 +341,30 @@ class _PersonFinder:
         """Least score of a joint that counts in its person's: MobilePoseNet's for parallel suppression, or HRNet's."""
         return 0.1 if self.suppressed and self.suppressed.suppression == "parallel" else 0.2
 
-    def ask(self, pictures: PictureSet, index: int) -> Question:
+    def ask(self, pictures: PictureSet, index: int) -> NetworkInputs:
         boxes, scores = self.boxes.of(pictures, index)
         image = pictures.image(index)
         crop = self.codec.crop
         matrices = [crop_matrix(box_region(box, self.input_hw, crop=crop), self.input_hw, crop=crop) for box in boxes]
         inputs = [warp(image, matrix, self.input_hw) for matrix in matrices]
         images = np.stack(inputs) if inputs else np.zeros((0, *self.input_hw, 3), np.uint8)
-        return Question(images, matrices, boxes, scores)
+        return NetworkInputs(images, matrices, boxes, scores)
 
-    def read(self, question: Question, outputs: Maps, mirrored: Maps | None) -> Poses:
-        if not len(question.images):
+    def read(self, asked_inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
+        if not len(asked_inputs.images):
             return Poses(np.zeros((0, len(self.keypoints), 3), np.float32), np.zeros(0, np.float32))
         last = None if mirrored is None else mirrored[-1]
         maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, shift=self.codec.shift_mirrored)
         cells = top_down.decode(maps, self.locate, self.codec.blur)
         strides = self.codec.strides_xy(self.input_hw, (maps.shape[2], maps.shape[3]))
         offset = self.codec.offset_xy(strides, mirrored=mirrored is not None)
-        joints = top_down.to_picture(cells, np.stack(question.matrices), strides, offset)
-        poses = Poses(joints, top_down.person_scores(cells, question.scores_n, self.counted))
-        return poses if self.suppressed is None else _suppressed(poses, question, self.keypoints, self.suppressed)
+        joints = top_down.to_picture(cells, np.stack(asked_inputs.matrices), strides, offset)
+        poses = Poses(joints, top_down.person_scores(cells, asked_inputs.scores_n, self.counted))
+        return poses if self.suppressed is None else _suppressed(poses, asked_inputs, self.keypoints, self.suppressed)
 
 
-def _suppressed(poses: Poses, question: Question, keypoints: KeypointSet, decoding: Decoding) -> Poses:
-    areas: npt.NDArray[np.float32] = question.boxes_n4[:, 2] * question.boxes_n4[:, 3]
+def _suppressed(poses: Poses, asked_inputs: NetworkInputs, keypoints: KeypointSet, decoding: Decoding) -> Poses:
+    areas: npt.NDArray[np.float32] = asked_inputs.boxes_n4[:, 2] * asked_inputs.boxes_n4[:, 3]
     match decoding.suppression:
         case "none":
             return poses

@@ -33,8 +33,9 @@ class Objective(Protocol):
         """On the labels; one number."""
         ...
 
-    def imitation(self, pupil: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """How far the pupil's maps are from the teacher's; one number of the loss's scale. See compress.pose.distillation."""
+    def distillation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """How far the student's maps are from the teacher's; one number of the loss's scale. See
+        compress.pose.distillation."""
         ...
 
 
@@ -65,7 +66,7 @@ def check_joints(architecture: Architecture, keypoints: KeypointSet, place: str)
             f"the network must have the data's {what}, {wanted}",
             place=place,
             value=found,
-            remedy="build it with these, or take it by its name to train it from fresh weights",
+            remedy="build it with these, or take it by its name to train it from random weights",
         )
 
 
@@ -92,8 +93,8 @@ class _AssociativeEmbedding(_Objective):
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         return bottom_up_loss(outputs, batch, _weights(self.settings, len(outputs)))[0]
 
-    def imitation(self, pupil: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        return map_distillation(pupil, teacher, (self.settings.loss.heatmap,) * len(pupil), len(self.keypoints))
+    def distillation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        return map_distillation(student, teacher, (self.settings.loss.heatmap,) * len(student), len(self.keypoints))
 
 
 class _PartAffinity(_Objective):
@@ -112,12 +113,12 @@ class _PartAffinity(_Objective):
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         return part_affinity_loss(outputs, batch, self.settings.loss.heatmap)
 
-    def imitation(self, pupil: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    def distillation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         # As in the loss: the stages' sums over channels and cells, halved, per picture. Stages are counted from the
         # last, which is decoded; those that the teacher has not follow its first.
-        per_picture = [self.settings.loss.heatmap * output[0].numel() / 2 for output in pupil]
-        answers = [teacher[max(0, stage)] for stage in range(len(teacher) - len(pupil), len(teacher))]
-        return map_distillation(pupil, answers, per_picture)
+        per_picture = [self.settings.loss.heatmap * output[0].numel() / 2 for output in student]
+        answers = [teacher[max(0, stage)] for stage in range(len(teacher) - len(student), len(teacher))]
+        return map_distillation(student, answers, per_picture)
 
 
 class _TopDown(_Objective):
@@ -134,8 +135,8 @@ class _TopDown(_Objective):
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         return top_down_loss(outputs, batch, _weights(self.settings, len(outputs)), self.settings.loss.hard_joints)
 
-    def imitation(self, pupil: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        return map_distillation(pupil, teacher, (self.settings.loss.heatmap,) * len(pupil))
+    def distillation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        return map_distillation(student, teacher, (self.settings.loss.heatmap,) * len(student))
 
 
 _UNREAD: dict[str, tuple[set[str], set[str]]] = {

@@ -12,7 +12,7 @@ from compress.errors import DataError
 from compress.networks import Architecture
 from compress.pose.average_precision import crowd_pose_ap, oks_ap
 from compress.pose.decode.poses import coco_results
-from compress.pose.estimator import Finder, Found, find_everyone
+from compress.pose.estimator import Found, PoseEstimator, estimate_all_poses
 from compress.pose.percent_correct import PercentCorrect, pck, pckh
 from compress.progress import Phase
 from compress.recipe import Data
@@ -25,7 +25,7 @@ MAIN_FIGURE = {"synthetic": "AP", "coco": "AP", "crowdpose": "AP", "mpii": "PCKh
 
 WORTHLESS = {"AP": 0.02, "PCKh": 0.1, "PCK": 0.1}
 """Scores of no network that has learned something. The mean pose of the training people, put into every labelled box,
-has AP 0.003 on drawn people, 0.001 on COCO and PCK@0.2 0.05 on LSPET; this is the double of it at least."""
+has AP 0.003 on synthetic people, 0.001 on COCO and PCK@0.2 0.05 on LSPET; this is the double of it at least."""
 
 
 def worthless(figure: str, val: Mapping[str, Any]) -> bool:
@@ -35,7 +35,7 @@ def worthless(figure: str, val: Mapping[str, Any]) -> bool:
 
 def score(
     network: nn.Module,
-    finder: Finder,
+    estimator: PoseEstimator,
     pictures: PictureSet,
     *,
     kind: str,
@@ -47,10 +47,10 @@ def score(
     """The metric of `kind` (a key of MAIN_FIGURE) over all pictures; None where there is nothing to measure on.
 
     Advances phase per picture. resamples: if any, the main figure's standard error (`AP_se`, ...) from so many
-    bootstrap samples of pictures or persons. finite: see find_people.
+    bootstrap samples of pictures or persons. finite: see estimate_poses.
     """
     listed = []
-    for one in find_everyone(network, finder, pictures, flip_test=flip_test, finite=finite):
+    for one in estimate_all_poses(network, estimator, pictures, flip_test=flip_test, finite=finite):
         listed.append(one)
         if phase:
             phase.advance(1)

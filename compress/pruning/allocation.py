@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from compress.errors import BudgetError, DataError, RecipeError, nearest
-from compress.pruning.groups import Section
+from compress.pruning.groups import PruningGroup
 from compress.pruning.importance import ABSOLUTE, Criterion
 from compress.pruning.selection import Cost, Scores, check_ratio
 from compress.pruning.sensitivity import Curve
 
-Loss = Callable[[Section, tuple[int, ...]], float]
+Loss = Callable[[PruningGroup, tuple[int, ...]], float]
 """A section and its classes that go → predicted loss of the score, of any unit; losses of sections add."""
 
 
@@ -43,12 +43,14 @@ class Allocation:
 def loss_by_curves(curves: Mapping[str, Curve]) -> Loss:
     """From the sensitivity of each section; raises DataError for a section without a curve."""
 
-    def loss(part: Section, gone: tuple[int, ...]) -> float:
+    def loss(part: PruningGroup, gone: tuple[int, ...]) -> float:
         if part.name not in curves:
             raise DataError(
-                "every section needs a sensitivity curve", place="sensitivity points", value=part.name,
+                "every section needs a sensitivity curve",
+                place="sensitivity points",
+                value=part.name,
                 remedy=f"analyse it; {nearest(part.name, curves)}",
-            )  # fmt: skip
+            )
         return curves[part.name].loss(part.share(gone))
 
     return loss
@@ -61,7 +63,7 @@ def loss_by_importance(criterion: Criterion, scores: Scores) -> Loss:
     importance times the number of its layers: a channel of a residual stream is lost to every block of it.
     """
 
-    def loss(part: Section, gone: tuple[int, ...]) -> float:
+    def loss(part: PruningGroup, gone: tuple[int, ...]) -> float:
         lost = sum(scores[member] for member in gone)
         if criterion in ABSOLUTE or not lost:
             return lost
@@ -71,7 +73,7 @@ def loss_by_importance(criterion: Criterion, scores: Scores) -> Loss:
 
 
 def options(
-    parts: Sequence[Section], scores: Scores, ratios: Sequence[float], loss: Loss
+    parts: Sequence[PruningGroup], scores: Scores, ratios: Sequence[float], loss: Loss
 ) -> dict[str, tuple[Option, ...]]:
     """Of every section that can lose anything: dense, then the removals nearest to the ratios, each once.
 
@@ -149,9 +151,11 @@ def allocate_channels(
             break  # no move saves time any more
     if cost > budget_ms:
         raise BudgetError(
-            f"the least that allocation reaches is {cost:.4g} ms", place="latency budget", value=budget_ms,
+            f"the least that allocation reaches is {cost:.4g} ms",
+            place="latency budget",
+            value=budget_ms,
             remedy="ask for no less, or allow higher ratios",
-        )  # fmt: skip
+        )
     _give_back(choices, state, price, budget_ms, first)
     return Allocation(
         picked=state,
@@ -223,9 +227,11 @@ def allocate_ratios(
     least = sum(map(min, units.values()))
     if least > room:
         raise BudgetError(
-            f"the least that these layers take is {least * unit_ms:.4g} ms, in whole units", place="latency budget",
-            value=budget_ms, remedy="ask for no less, or give a smaller unit",
-        )  # fmt: skip
+            f"the least that these layers take is {least * unit_ms:.4g} ms, in whole units",
+            place="latency budget",
+            value=budget_ms,
+            remedy="ask for no less, or give a smaller unit",
+        )
     best = np.zeros(room + 1)  # [units]: the least loss of the layers so far within that many units
     picks = []
     for name, choices in layers.items():

@@ -37,18 +37,44 @@ NO_LAYER = 0
 _COPIES = {"clone", "detach", "alias", "contiguous", "_to_copy", "native_dropout", "dropout"}
 _VIEWS = {"view", "_unsafe_view", "reshape"}
 _MOVES = _VIEWS | {
-    "expand", "transpose", "permute", "t", "slice", "split", "split_with_sizes", "unsqueeze", "squeeze", "cat", "stack",
-    "flip", "narrow", "repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-    "select", "unbind", "index_select",
-}  # fmt: skip
+    "expand",
+    "transpose",
+    "permute",
+    "t",
+    "slice",
+    "split",
+    "split_with_sizes",
+    "unsqueeze",
+    "squeeze",
+    "cat",
+    "stack",
+    "flip",
+    "narrow",
+    "repeat",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "native_channel_shuffle",
+    "select",
+    "unbind",
+    "index_select",
+}
 _CUTS = {"slice", "narrow", "split", "split_with_sizes"}
 _BY_NUMBER = {"select", "unbind", "index_select"}  # along channels these name single ones
 _REDUCTIONS = {"mean", "sum", "amax", "amin"}
 _OVER_SPACE = _REDUCTIONS | {
-    "avg_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d",
-    "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d", "constant_pad_nd", "reflection_pad2d",
+    "avg_pool2d",
+    "max_pool2d_with_indices",
+    "_adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "upsample_nearest2d",
+    "_upsample_nearest_exact2d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "constant_pad_nd",
+    "reflection_pad2d",
     "replication_pad2d",
-}  # fmt: skip
+}
 _POINTWISE = {"hardswish", "hardswish_", "rsub"}  # beside those that torch itself tags so
 _NORMALISATIONS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit"}
 

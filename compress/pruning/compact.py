@@ -35,9 +35,15 @@ class CompactConv2d(nn.Conv2d):
         """The layer with this kernel, of the channels in the runs, and this padding."""
         size, stride, dilation = kernel_oihw.shape[2:], layer.stride, layer.dilation
         super().__init__(
-            layer.in_channels, layer.out_channels, (size[0], size[1]), (stride[0], stride[1]), padding,
-            (dilation[0], dilation[1]), layer.groups, device="meta",
-        )  # fmt: skip
+            layer.in_channels,
+            layer.out_channels,
+            (size[0], size[1]),
+            (stride[0], stride[1]),
+            padding,
+            (dilation[0], dilation[1]),
+            layer.groups,
+            device="meta",
+        )
         self.weight, self.bias = nn.Parameter(kernel_oihw.clone()), layer.bias
         self.runs, self.border = runs, border
         self.train(layer.training)
@@ -69,9 +75,12 @@ class SubPixelConv2d(nn.Module):
         padded = F.pad(weight, (0, 1, 0, 1))  # position -1: zero
         pixels = [padded[:, :, rows][:, :, :, columns] for rows in places[0] for columns in places[1]]
         self.conv = nn.Conv2d(
-            layer.in_channels, len(pixels) * layer.out_channels, (sizes[0], sizes[1]),
-            padding=(sizes[0] // 2, sizes[1] // 2), device="meta",
-        )  # fmt: skip
+            layer.in_channels,
+            len(pixels) * layer.out_channels,
+            (sizes[0], sizes[1]),
+            padding=(sizes[0] // 2, sizes[1] // 2),
+            device="meta",
+        )
         self.conv.weight = nn.Parameter(torch.cat(pixels))
         self.conv.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().repeat(len(pixels)))
         self.train(layer.training)

@@ -13,7 +13,7 @@ MULTIPLE = 8
 
 
 @dataclass(frozen=True)
-class Section:
+class PruningGroup:
     """Classes with the same uses: a layer's or a residual stream's channels; of a shuffled stream, one kind of orbit.
 
     Every use consists of whole sections: while each section keeps a class, no layer loses all its channels.
@@ -63,7 +63,9 @@ class Section:
         return lost / self.channels
 
 
-def sections(channels: Channels, *, multiple: int = MULTIPLE, protected: Sequence[str] = ()) -> list[Section]:
+def pruning_groups(
+    channels: Channels, *, multiple: int = MULTIPLE, protected: Sequence[str] = ()
+) -> list[PruningGroup]:
     """All sections in the order of the network. protected: patterns (`head`, `*.stem.0`) of layers, or of modules
     around them, that keep what they make.
 
@@ -71,9 +73,11 @@ def sections(channels: Channels, *, multiple: int = MULTIPLE, protected: Sequenc
     """
     if multiple < 1:
         raise RecipeError(
-            "channels are rounded to a multiple of at least 1", place="multiple", value=multiple,
+            "channels are rounded to a multiple of at least 1",
+            place="multiple",
+            value=multiple,
             remedy="8 suits most engines, 1 rounds nothing",
-        )  # fmt: skip
+        )
     uses: dict[int, set[tuple[str, int]]] = defaultdict(set)
     makers: dict[int, dict[str, None]] = defaultdict(dict)
     width: Counter[int] = Counter()
@@ -98,7 +102,7 @@ def sections(channels: Channels, *, multiple: int = MULTIPLE, protected: Sequenc
         free = [member for member in members if member not in stays]
         fixed = [member for member in members if member in stays]
         found.append(
-            Section(
+            PruningGroup(
                 name=layer if named[layer] == 1 else f"{layer}#{named[layer]}",
                 made_by=tuple(makers[members[0]]),
                 classes=tuple(free),
@@ -112,7 +116,7 @@ def sections(channels: Channels, *, multiple: int = MULTIPLE, protected: Sequenc
     return found
 
 
-def whole(parts: Sequence[Section]) -> dict[str, str]:
+def whole(parts: Sequence[PruningGroup]) -> dict[str, str]:
     """Sections that cannot lose anything, and why."""
     reasons = {}
     for part in parts:
@@ -141,9 +145,11 @@ def _protected(channels: Channels, patterns: Sequence[str]) -> dict[int, str]:
         matching = [use for use, modules in made.items() if any(fnmatchcase(module, pattern) for module in modules)]
         if not matching:
             raise NetworkError(
-                "a protected layer must be one that makes channels", place="protect", value=pattern,
+                "a protected layer must be one that makes channels",
+                place="protect",
+                value=pattern,
                 remedy=nearest(pattern, {module for modules in made.values() for module in modules}),
-            )  # fmt: skip
+            )
         found.update({channels.class_of(one): f"protected by {pattern!r}" for use in matching for one in use.channels})
     return found
 

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from compress.errors import DataError, NetworkError, RecipeError, nearest
 from compress.pruning.channels import Channels, Use
-from compress.pruning.groups import Section, layer_of
+from compress.pruning.groups import PruningGroup, layer_of
 
 Criterion = Literal["l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"]
 
@@ -68,7 +68,7 @@ def importance(
     criterion: Criterion,
     network: nn.Module,
     channels: Channels,
-    parts: Sequence[Section],
+    parts: Sequence[PruningGroup],
     *,
     batches: Iterable[Batch] = (),
     seed: int = 0,
@@ -111,7 +111,7 @@ def importance(
 
 
 def _substitute(
-    criterion: str, found: dict[int, float], network: nn.Module, channels: Channels, parts: Sequence[Section]
+    criterion: str, found: dict[int, float], network: nn.Module, channels: Channels, parts: Sequence[PruningGroup]
 ) -> dict[str, str]:
     """Gives the sections that the criterion sees nothing of l2's scores; says which they are, and why."""
     some = [part for part in parts if part.classes]
@@ -119,9 +119,11 @@ def _substitute(
     why = "no batch norm" if criterion == "batch_norm" else "no convolution or linear layer reads it"
     if missing and len(missing) == len(some):
         raise NetworkError(
-            f"the criterion {criterion!r} must have something to look at", place=missing[0].name, value=why,
+            f"the criterion {criterion!r} must have something to look at",
+            place=missing[0].name,
+            value=why,
             remedy="choose l2",
-        )  # fmt: skip
+        )
     if missing:
         norms = _relative(channels, _filters(network, channels, _norms))
         found.update({member: norms[member] for part in missing for member in part.classes})
@@ -164,7 +166,7 @@ def _norm_scales(network: nn.Module, channels: Channels) -> _Views:
             yield use, norms[use.name].weight.detach().abs().double()
 
 
-def _lamp(squares: dict[int, float], parts: Sequence[Section]) -> dict[int, float]:
+def _lamp(squares: dict[int, float], parts: Sequence[PruningGroup]) -> dict[int, float]:
     found = {}
     for part in parts:
         at_least = 0.0

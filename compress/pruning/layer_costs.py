@@ -129,10 +129,7 @@ class _Shares:
 
     def __init__(self, channels: Channels, layers: Sequence[str]) -> None:
         place = {name: number for number, name in enumerate(layers)}
-        uses = [
-            use for use in channels.uses
-            if use.name.rpartition(".")[2] == "weight" and layer_of(use.name) in place
-        ]  # fmt: skip
+        uses = [use for use in channels.uses if use.name.rpartition(".")[2] == "weight" and layer_of(use.name) in place]
         classes = [[channels.class_of(channel) for channel in use.channels] for use in uses]
         self._column = {member: n for n, member in enumerate(sorted({m for of_use in classes for m in of_use}))}
         rows = [number for number, of_use in enumerate(classes) for _ in of_use]

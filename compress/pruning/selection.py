@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compress.errors import BudgetError, RecipeError
-from compress.pruning.groups import Section
+from compress.pruning.groups import PruningGroup
 
 Scores = Mapping[int, float]
 """Class → importance; the higher, the longer it stays."""
@@ -29,13 +29,13 @@ class Choice:
     cost: float
 
 
-def uniform(parts: Sequence[Section], scores: Scores, ratio: float) -> frozenset[int]:
+def uniform(parts: Sequence[PruningGroup], scores: Scores, ratio: float) -> frozenset[int]:
     """The ratio, as nearly as rounding allows, of every section. Raises RecipeError for a ratio outside 0..1."""
     check_ratio(ratio)
     return frozenset(member for part in parts for member in part.nearest_removal(scores, ratio))
 
 
-def global_(parts: Sequence[Section], scores: Scores, ratio: float) -> frozenset[int]:
+def global_(parts: Sequence[PruningGroup], scores: Scores, ratio: float) -> frozenset[int]:
     """The least important channels of all sections together, up to the ratio of those that may go; then rounded.
 
     Raises RecipeError for a ratio outside 0..1.
@@ -53,7 +53,7 @@ def global_(parts: Sequence[Section], scores: Scores, ratio: float) -> frozenset
 
 
 def to_budget(
-    parts: Sequence[Section],
+    parts: Sequence[PruningGroup],
     scores: Scores,
     how: Literal["uniform", "global"],
     cost: Cost,
@@ -79,9 +79,11 @@ def to_budget(
         return Choice(at(0), 0.0, price(at(0)))
     if price(at(_STEPS)) > target:
         raise BudgetError(
-            f"the least that pruning reaches is {price(at(_STEPS)):.6g}", place="budget", value=target,
+            f"the least that pruning reaches is {price(at(_STEPS)):.6g}",
+            place="budget",
+            value=target,
             remedy="ask for no less, protect fewer layers or round to a smaller multiple",
-        )  # fmt: skip
+        )
     step = _least(lambda step: price(at(step)) <= target, 0, _STEPS)
     before, after = at(step - 1), at(step)
     changed = [part for part in parts if before & set(part.classes) != after & set(part.classes)]

@@ -14,7 +14,7 @@ from torch import nn
 
 from compress.errors import DataError
 from compress.pruning.channels import Channels
-from compress.pruning.groups import Section, layer_of
+from compress.pruning.groups import PruningGroup, layer_of
 from compress.pruning.selection import Scores, check_ratio
 from compress.pruning.structured import masked
 
@@ -54,7 +54,7 @@ class Curve:
         return float(np.interp(share, self.shares, self.losses))
 
 
-def plan(targets: Mapping[str, Sequence[Section]], scores: Scores, ratios: Sequence[float]) -> list[Plan]:
+def plan(targets: Mapping[str, Sequence[PruningGroup]], scores: Scores, ratios: Sequence[float]) -> list[Plan]:
     """The dense point, then of every target each removal that the ratios ask for, once.
 
     targets: name → sections that are pruned together. Raises RecipeError for a ratio outside 0..1.
@@ -95,9 +95,10 @@ def curves(points: Sequence[Point]) -> dict[str, Curve]:
     dense = next((point.score for point in points if point.target == DENSE), None)
     if dense is None:
         raise DataError(
-            "a sensitivity curve needs the score of the dense network", place="sensitivity points",
+            "a sensitivity curve needs the score of the dense network",
+            place="sensitivity points",
             remedy=f"score the point {DENSE!r}",
-        )  # fmt: skip
+        )
     of_target: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for point in points:
         if point.target != DENSE:
@@ -109,14 +110,14 @@ def curves(points: Sequence[Point]) -> dict[str, Curve]:
     return found
 
 
-def functional_blocks(parts: Sequence[Section]) -> dict[str, tuple[Section, ...]]:
+def functional_blocks(parts: Sequence[PruningGroup]) -> dict[str, tuple[PruningGroup, ...]]:
     """The sections of every functional block that the names of the layers tell of.
 
     Kinds of blocks: what the layers are for (`backbone`, `heatmap branch`, `field branch`, `head`, …), `stages.N` and
     `branch N` of HRNet-like networks, 1 the highest resolution. A section belongs to a block if all that makes it does:
     a residual stream through several stages is of its branch, but of no stage.
     """
-    found: dict[str, list[Section]] = {}
+    found: dict[str, list[PruningGroup]] = {}
     for part in parts:
         if part.classes:
             for block in sorted(set.intersection(*(_blocks_of(layer_of(name)) for name in part.made_by))):
@@ -130,9 +131,11 @@ _PURPOSES = (
     (r"^initial\b", "initial stage"),
     (r"^refinements\.(\d+)", "refinement {}"),
     (r"^(head|maps|upsampling|features_back|maps_back)\b", "head"),
-    (r"^(backbone|stem|features|blocks|stages|fusions|last_fusion|first_branch|new_branches|exchange|hourglasses)\b",
-     "backbone"),
-)  # fmt: skip
+    (
+        r"^(backbone|stem|features|blocks|stages|fusions|last_fusion|first_branch|new_branches|exchange|hourglasses)\b",
+        "backbone",
+    ),
+)
 _STAGES = ((r"\bstages\.(\d+)\.", "stages.{}"), (r"\bstage1\.", "stage1"), (r"\bhourglasses\.(\d+)\.", "hourglass {}"))
 _BRANCHES = (
     (r"\bbranches\.(\d+)\.", 1),

@@ -132,8 +132,9 @@ class Pattern:
         """Raises RecipeError for patterns that are none, or of different size."""
         good = all(pattern and set(pattern) <= set(range(9)) for pattern in self.dictionary)
         sizes = {len(set(pattern)) for pattern in self.dictionary}
-        _check(good and len(sizes) == 1, "patterns are equally many of the positions 0..8", "dictionary",
-               self.dictionary)  # fmt: skip
+        _check(
+            good and len(sizes) == 1, "patterns are equally many of the positions 0..8", "dictionary", self.dictionary
+        )
 
     def refuses(self, layer: Convolution) -> str | None:
         """See Scheme."""
@@ -145,9 +146,11 @@ class Pattern:
         least = 1 - positions / 9
         if ratio < least - 1e-9:
             raise RecipeError(
-                f"patterns of {positions} of 9 positions zero at least {least:.3f} of a layer", place="pruning: ratio",
-                value=ratio, remedy="raise the ratio, or leave the layer dense",
-            )  # fmt: skip
+                f"patterns of {positions} of 9 positions zero at least {least:.3f} of a layer",
+                place="pruning: ratio",
+                value=ratio,
+                remedy="raise the ratio, or leave the layer dense",
+            )
         patterns_p9 = _positions(self.dictionary, weight_oihw.device)
         energy_oip = weight_oihw.square().flatten(2) @ patterns_p9.to(weight_oihw.dtype).T
         best = energy_oip.max(-1)
@@ -230,14 +233,16 @@ def masks(network: nn.Module, scheme: Scheme, ratios: Mapping[str, float]) -> Ma
     for name, ratio in ratios.items():
         if name in found.refused:
             raise NetworkError(
-                f"{type(scheme).__name__} cannot prune this layer: {found.refused[name]}", place=name,
+                f"{type(scheme).__name__} cannot prune this layer: {found.refused[name]}",
+                place=name,
                 remedy="leave it dense",
-            )  # fmt: skip
+            )
         if name not in found.layers:
             raise NetworkError("no such weight", place="pruning", value=name, remedy=nearest(name, found.layers))
         if not 0 <= ratio < 1:
-            raise RecipeError("a ratio must be at least 0 and below 1", place=f"pruning: {name}", value=ratio,
-                              remedy="correct it")  # fmt: skip
+            raise RecipeError(
+                "a ratio must be at least 0 and below 1", place=f"pruning: {name}", value=ratio, remedy="correct it"
+            )
         layer = found.layers[name]
         made[name] = oihw(layer, scheme.mask(oihw(layer, layer.weight.detach()), ratio))
     return made
@@ -258,9 +263,11 @@ def apply_masks(network: nn.Module, masks: Masks) -> None:
         if name not in parameters or parameters[name].shape != mask.shape:
             shape = tuple(parameters[name].shape) if name in parameters else None
             raise NetworkError(
-                f"a mask of shape {tuple(mask.shape)} needs a weight of that shape", place=name, value=shape,
+                f"a mask of shape {tuple(mask.shape)} needs a weight of that shape",
+                place=name,
+                value=shape,
                 remedy="give the network that the masks were made for",
-            )  # fmt: skip
+            )
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].masked_fill_(~mask, 0.0)  # a product would keep NaN and the sign of zero
@@ -294,8 +301,12 @@ def _largest(scores: Tensor, ratio: float) -> Tensor:
 
 def _positions(dictionary: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
     """Bool [patterns, 9]."""
-    return torch.stack([torch.zeros(9, dtype=torch.bool, device=device).index_fill_(
-        0, torch.tensor(pattern, device=device), True) for pattern in dictionary])  # fmt: skip
+    return torch.stack(
+        [
+            torch.zeros(9, dtype=torch.bool, device=device).index_fill_(0, torch.tensor(pattern, device=device), True)
+            for pattern in dictionary
+        ]
+    )
 
 
 def _unless_multiple(count: int, of: int, what: str) -> str | None:

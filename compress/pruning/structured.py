@@ -35,9 +35,11 @@ def prunable_channels(network: nn.Module, input_hw: tuple[int, int]) -> Channels
     while (reason := _fails(trial, channels, groups, image)) is not None:
         if not groups:
             raise NetworkError(
-                "a copy of a network must give the same outputs", place=type(network).__name__, value=reason,
+                "a copy of a network must give the same outputs",
+                place=type(network).__name__,
+                value=reason,
                 remedy="let its forward depend on nothing but the picture and its weights",
-            )  # fmt: skip
+            )
         passes, fails = 0, len(groups)  # as many of the groups, the first ones
         while fails - passes > 1:
             middle = (passes + fails) // 2
@@ -59,9 +61,10 @@ def checked(network: nn.Module, channels: Channels, gone: Collection[int], input
         if reason is not None:
             raise NetworkError(
                 "a pruned network must do what the given one does without these channels",
-                place=type(network).__name__, value=reason,
+                place=type(network).__name__,
+                value=reason,
                 remedy="protect the layers around its slices and views, and report the network",
-            )  # fmt: skip
+            )
     return pruned
 
 
@@ -162,9 +165,11 @@ def _lost(channels: Channels, gone: Collection[int]) -> set[int]:
     kept = sorted(gone & set(channels.kept))
     if kept:
         raise NetworkError(
-            "a channel that must stay cannot be removed", place="pruning", value=channels.kept[kept[0]],
+            "a channel that must stay cannot be removed",
+            place="pruning",
+            value=channels.kept[kept[0]],
             remedy="leave it out",
-        )  # fmt: skip
+        )
     numbered = [(use.name, use.channels) for use in channels.uses] + [("a slice", part) for part in channels.parts]
     lost = set()
     for name, numbers in numbered:

@@ -10,7 +10,7 @@ from compress.report.terminal import number, percent, plain_table, print_mapping
 
 _ROWS = 20
 _UNCERTAINTY_LIMIT = 0.03  # as in compress/measure/timing.py, which needs an engine
-_UNIT = 76  # characters of a unit that are shown
+_KERNEL = 76  # characters of a kernel that are shown
 
 
 def print_built(result: Mapping[str, Any], console: Console | None = None) -> None:
@@ -20,12 +20,12 @@ def print_built(result: Mapping[str, Any], console: Console | None = None) -> No
         f"Latency table of {_identity(result)}",
         {
             "table": result["table"],
-            "units": f"{result['units']}, {result['measured']} of them new, {result['timed_again']} timed again",
+            "kernels": f"{result['kernels']}, {result['measured']} of them new, {result['timed_again']} timed again",
             "scale": "unknown: it needs several networks, and so does an interval"
             if scale is None
             else f"{scale['factor']:.3f} by {scale['networks']} networks, mean error {percent(scale['error'])}",
             **(
-                {"uncertain": f"{uncertain} units: build again on a quieter machine, or with --again"}
+                {"uncertain": f"{uncertain} kernels: build again on a quieter machine, or with --again"}
                 if uncertain
                 else {}
             ),
@@ -36,27 +36,32 @@ def print_built(result: Mapping[str, Any], console: Console | None = None) -> No
 
 
 def print_shown(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """A network's prediction, its operators, and its dearest units."""
+    """A network's prediction, its operators, and its dearest kernels."""
     console = console or stdout_console()
     said, size = result["prediction"], "x".join(map(str, result["input_hw"]))
-    console.print(Text(printable(
-        f"{result['network']} at {size} · predicted {said['ms']:.2f} ms "
-        f"({_interval(said, '.2f')}) · {_identity(result)}"
-    ), style="bold"))  # fmt: skip
+    console.print(
+        Text(
+            printable(
+                f"{result['network']} at {size} · predicted {said['ms']:.2f} ms "
+                f"({_interval(said, '.2f')}) · {_identity(result)}"
+            ),
+            style="bold",
+        )
+    )
     _print_foreign(said["foreign"], console)
-    known = f"{percent(said['coverage'])} of the units and {percent(said['time_coverage'])} of the time were measured"
-    console.print(Text(f"{known}; the rest is estimated from similar units"))
+    known = f"{percent(said['coverage'])} of the kernels and {percent(said['time_coverage'])} of the time were measured"
+    console.print(Text(f"{known}; the rest is estimated from similar kernels"))
     shares = ", ".join(f"{name} {percent(share)}" for name, share in list(result["operators"].items())[:8])
     console.print(Text(printable(shares)))
-    table = plain_table("unit", "times", "ms", "share", "")
-    for row in result["units"][:_ROWS]:
-        mark = "estimated" if row["obtained"] == "estimated" else ""
+    table = plain_table("kernel", "times", "ms", "share", "")
+    for row in result["kernels"][:_ROWS]:
+        mark = "estimated" if row["provenance"] == "estimated" else ""
         mark = f"uncertain by {percent(row['uncertainty'])}" if row["uncertain"] else mark
         cells = (str(row["times"]), f"{row['ms']:.4f}", percent(row["share"]), mark)
-        table.add_row(Text(_unit(row["unit"])), *cells)
+        table.add_row(Text(_kernel(row["kernel"])), *cells)
     console.print(table)
-    if len(result["units"]) > _ROWS:
-        console.print(Text(f"… and {len(result['units']) - _ROWS} more units, see --json", style="dim"))
+    if len(result["kernels"]) > _ROWS:
+        console.print(Text(f"… and {len(result['kernels']) - _ROWS} more kernels, see --json", style="dim"))
 
 
 def print_checked(result: Mapping[str, Any], console: Console | None = None) -> None:
@@ -67,39 +72,45 @@ def print_checked(result: Mapping[str, Any], console: Console | None = None) -> 
     table = plain_table("network", "measured ms", "±", "predicted ms", "interval", "error", "in the table")
     for row in result["networks"]:
         table.add_row(
-            Text(printable(row["network"])), f"{row['measured_ms']:.3f}", percent(row["uncertainty"]),
+            Text(printable(row["network"])),
+            f"{row['measured_ms']:.3f}",
+            percent(row["uncertainty"]),
             f"{row['ms']:.3f}",
-            _interval(row, ".3f"), percent(row["error"], sign=True), percent(row["coverage"]),
-        )  # fmt: skip
+            _interval(row, ".3f"),
+            percent(row["error"], sign=True),
+            percent(row["coverage"]),
+        )
     console.print(table)
-    console.print(Text(
-        f"mean error {percent(result['mape'])}, worst {percent(result['worst'])}; {percent(result['within_5'])} within "
-        f"5 %, {percent(result['within_10'])} within 10 %; Kendall's tau {number(result['tau'], '.3f')}; "
-        f"{percent(result['coverage'])} of units and {percent(result['time_coverage'])} of time in the table"
-    ))  # fmt: skip
+    console.print(
+        Text(
+            f"mean error {percent(result['mape'])}, worst {percent(result['worst'])}; {percent(result['within_5'])} "
+            f"within 5 %, {percent(result['within_10'])} within 10 %; Kendall's tau {number(result['tau'], '.3f')}; "
+            f"{percent(result['coverage'])} of kernels and {percent(result['time_coverage'])} of time in the table"
+        )
+    )
     unsteady = [row["network"] for row in result["networks"] if not row["reliable"]]
     if unsteady:
         console.print(Text(printable(f"timings too unsteady to judge by: {', '.join(unsteady)}"), style="yellow"))
-    units = plain_table("unit (of the worst networks)", "times", "in situ ms", "predicted ms")
-    for row in result["worst_units"]:
+    kernels = plain_table("kernel (of the worst networks)", "times", "in situ ms", "predicted ms")
+    for row in result["worst_kernels"]:
         cells = (str(row["times"]), f"{row['in_situ_ms']:.4f}", f"{row['predicted_ms']:.4f}")
-        units.add_row(Text(_unit(row["unit"])), *cells)
-    console.print(units)
+        kernels.add_row(Text(_kernel(row["kernel"])), *cells)
+    console.print(kernels)
 
 
 def print_compared(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Two tables; of the common units those whose times changed most."""
+    """Two tables; of the common kernels those whose times changed most."""
     console = console or stdout_console()
     for name, (one, other) in result["identity"].items():
         console.print(Text(printable(f"{name}: {one} and {other}"), style="yellow"))
-    alone = f"{len(result['only_first'])} units only in the first, {len(result['only_second'])} only in the second"
+    alone = f"{len(result['only_first'])} kernels only in the first, {len(result['only_second'])} only in the second"
     console.print(Text(f"{alone}, {result['common']} in both"))
     if not result["common"]:
         return
     console.print(Text(f"their times differ by {percent(result['median_change'])} in the median"))
-    table = plain_table("unit", "second against first")
+    table = plain_table("kernel", "second against first")
     for key, change in list(result["changes"].items())[:_ROWS]:
-        table.add_row(Text(_unit(key)), percent(change, sign=True))
+        table.add_row(Text(_kernel(key)), percent(change, sign=True))
     console.print(table)
 
 
@@ -122,6 +133,6 @@ def _noisy(uncertainty: float) -> str:
     return "; measure again on a quieter machine" if uncertainty > _UNCERTAINTY_LIMIT else ""
 
 
-def _unit(key: str) -> str:
+def _kernel(key: str) -> str:
     key = printable(key)
-    return key if len(key) <= _UNIT else key[: _UNIT - 1] + "…"
+    return key if len(key) <= _KERNEL else key[: _KERNEL - 1] + "…"

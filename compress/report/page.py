@@ -1,6 +1,7 @@
 """The report of a search: one page that opens anywhere, its main chart as a picture, and all numbers as a table.
 
-The page is for a reader who does not believe it yet: every number says how it was obtained, on what, with what spread.
+The page is for a reader who does not believe it yet: every number says how it was provenance, on what, with what
+spread.
 """
 
 import csv
@@ -32,7 +33,7 @@ from compress.report.terminal import (
 )
 
 COLUMNS = (
-    *("role", "name", "obtained", "ap", "predicted_ms", "measured_ms"),
+    *("role", "name", "provenance", "ap", "predicted_ms", "measured_ms"),
     *("low_ms", "high_ms", "decode_ms", "end_to_end_ms", "params", "macs", "on_front"),
 )
 """Of `pareto.csv`. All milliseconds are on one clock; low_ms and high_ms: 95 % confidence interval of measured_ms."""
@@ -72,7 +73,7 @@ def _network_row(network: Data, on_front: bool) -> Row:
     return Row(
         role=network["role"],
         name=network["name"],
-        obtained=network["obtained"],
+        provenance=network["provenance"],
         ap=ap_of(network),
         predicted_ms=all_passes(cost.get("predicted_ms")),
         measured_ms=all_passes(network.get("measured_ms")),
@@ -95,7 +96,7 @@ def _trial_row(trial: Data, results: Data) -> Row:
     return Row(
         role="trial",
         name=f"trial {trial['number']}",
-        obtained=_scored_with(results),
+        provenance=_scored_with(results),
         ap=trial.get("ap"),
         predicted_ms=None if predicted is None else passes * predicted,
         measured_ms=None,
@@ -288,7 +289,7 @@ def networks_section(results: Data, rows: Sequence[Row]) -> str:
         "Finalists and baselines",
         f"{table}<p class=note><span class=star>●</span> on the front of the measured networks. AP ± is one standard "
         f"error of the sample. AP and all milliseconds are of {_html(results.get('procedure', 'one pass'))}, but for "
-        "the column that says otherwise. Decoding is the median time to read people from the maps; end to end adds the "
+        "the column that says otherwise. Decoding is the median time to decode the maps; end to end adds the "
         "network's latency. Parity is the largest difference between the outputs of the exported model and "
         "those of torch.</p>",
     )
@@ -411,7 +412,7 @@ def prediction_section(results: Data) -> str:
 def _prediction_method(results: Data) -> str:
     table = results.get("table") or {}
     scale = table.get("scale")
-    how = f"Predicted: the sum over {_count(table.get('units'))} separately timed units"
+    how = f"Predicted: the sum over {_count(table.get('kernels'))} separately timed kernels"
     if not scale:
         return f"{how}."
     fit = f"fitted on {_count(scale['networks'])} whole networks (error of the fit {percent(scale.get('error'))})"
@@ -437,7 +438,7 @@ def search_section(results: Data, rows: Sequence[Row]) -> str:
 
 
 def method_section(results: Data) -> str:
-    """How every kind of number was obtained, and how far it can be trusted."""
+    """How every kind of number was provenance, and how far it can be trusted."""
     data, engine, networks = results["data"], results["engine"], results["networks"]
     errors = [n["ap_standard_error"] for n in networks if n.get("ap_standard_error") is not None]
     doubt = "Its standard error was not estimated: small differences between networks are no evidence."
@@ -447,7 +448,7 @@ def method_section(results: Data) -> str:
             f"Its standard error is {between}. That of a difference is taken as if the two networks had seen different "
             "samples, which is cautious: they saw the same one."
         )
-    weights = ", ".join(sorted({str(network["obtained"]) for network in networks}))
+    weights = ", ".join(sorted({str(network["provenance"]) for network in networks}))
     calls = sorted({n["latency"]["count"] for n in networks if (n.get("latency") or {}).get("count")})
     doubted = ", ".join(_unreliable(networks))
     timing = f"Unreliable, for too great an uncertainty: {doubted}." if doubted else "No timing was marked unreliable."

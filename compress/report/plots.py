@@ -37,7 +37,7 @@ class Row:
 
     role: str
     name: str
-    obtained: str
+    provenance: str
     ap: float | None
     predicted_ms: float | None
     measured_ms: float | None
@@ -184,7 +184,7 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
         "kind": _KINDS[row.role],
         "ms": ms,
         "ap": row.ap,
-        "obtained": row.obtained,
+        "provenance": row.provenance,
         "predicted_ms": row.predicted_ms,
         "low_ms": row.low_ms,
         "high_ms": row.high_ms,
@@ -219,7 +219,7 @@ def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
         lines = [
             name,
             ("ap:Q", ".4f", "AP, validation"),
-            ("obtained:N", None, "weights from"),
+            ("provenance:N", None, "weights from"),
             ("standard_error:Q", ".4f", "standard error of AP"),
             ("supernet_ap:Q", ".4f", "AP, supernet weights"),
             ("ms:Q", ".3f", "end to end, measured [ms]"),

@@ -173,7 +173,7 @@ def timing_remarks(result: Data, changed: str) -> list[str]:
 
 
 def section_rows(result: Data) -> list[tuple[str, str, str]]:
-    """Section or layer, its channels in the given network, and the share that went in all steps together."""
+    """PruningGroup or layer, its channels in the given network, and the share that went in all steps together."""
     first = result["choices"][0]
     if "ratios" in first:
         return [(name, "weights", f"{ratio:.0%}") for name, ratio in first["ratios"].items()]

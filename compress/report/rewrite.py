@@ -72,7 +72,7 @@ def remarks(result: Data) -> list[str]:
         found = uncounted_remarks(result, "rewritten") + timing_remarks(result, "rewritten")
     if "depth" in result:
         layers = result["depth"]["layers"]
-        found.append(f"{layers['given']} layers became {layers['rewritten']}, from fresh weights.")
+        found.append(f"{layers['given']} layers became {layers['rewritten']}, from random weights.")
         if result["depth"]["edited"]:
             found.append("The given network's multiply-adds were kept, its edits (pruned, replaced) were not.")
         if not result["trained"]:

@@ -92,9 +92,10 @@ def _print_procedures(networks: Sequence[Mapping[str, Any]], console: Console) -
             cell
             for kind in kinds
             for cell in (
-                number((by_kind[kind]["val"] or {}).get("AP"), ".3f"), number(by_kind[kind]["end_to_end_ms"], ".2f"),
+                number((by_kind[kind]["val"] or {}).get("AP"), ".3f"),
+                number(by_kind[kind]["end_to_end_ms"], ".2f"),
             )
-        ]  # fmt: skip
+        ]
         _add(table, "  " + network["name"], *cells)
     console.print(table)
     console.print()

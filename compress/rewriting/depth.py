@@ -66,8 +66,9 @@ def _trade_of(architecture: Architecture) -> Trade:
     if trade is None:
         raise NetworkError(
             f"depth cannot be traded for width: {FIXED_DEPTH.get(architecture.family, _NO_RECORD)}",
-            place=architecture.family, remedy=f"families that can: {', '.join(FAMILIES_DEPTH)}",
-        )  # fmt: skip
+            place=architecture.family,
+            remedy=f"families that can: {', '.join(FAMILIES_DEPTH)}",
+        )
     return trade
 
 
@@ -77,9 +78,11 @@ def _nearest_depth(trade: Trade, architecture: Architecture, layers: int) -> Arc
     least = trade.layers(best)
     if not least <= layers <= MOST_LAYERS:
         raise NetworkError(
-            f"such a network has {least} to {MOST_LAYERS} layers", place=architecture.family, value=layers,
+            f"such a network has {least} to {MOST_LAYERS} layers",
+            place=architecture.family,
+            value=layers,
             remedy="ask for a number between them",
-        )  # fmt: skip
+        )
     for deeper in depths:
         if abs(trade.layers(deeper) - layers) < abs(trade.layers(best) - layers):
             best = deeper
@@ -98,9 +101,11 @@ def _as_costly(
     low, high = _LEAST_WIDTH, max(_LEAST_WIDTH, trade.width(architecture))
     if macs(low) > wanted:
         raise NetworkError(
-            "no width leaves so many layers the multiply-adds that were given", place=architecture.family,
-            value=trade.layers(architecture), remedy="ask for fewer layers",
-        )  # fmt: skip
+            "no width leaves so many layers the multiply-adds that were given",
+            place=architecture.family,
+            value=trade.layers(architecture),
+            remedy="ask for fewer layers",
+        )
     while macs(high) < wanted:
         low, high = high, 2 * high
     while high - low > 1:

@@ -1,7 +1,7 @@
 """From what a module computed on real pictures to a replacement that computes nearly the same.
 
 `fit` builds a rule's replacement and brings its output near the given module's, in three steps that the report shows:
-fresh weights; weights carried over, with the last convolution solved for by least squares on what reaches it; and a
+random weights; weights carried over, with the last convolution solved for by least squares on what reaches it; and a
 short reconstruction (Adam on the squared error of the site's output, as BRECQ, Li et al., ICLR 2021, does block by
 block). The first three quarters of the pictures are learned from, the last is only judged on, and whatever is worse
 there than what was before is undone.
@@ -174,8 +174,10 @@ class _Record:
     def _refused(self, value: str) -> NetworkError:
         return NetworkError(
             "a module that is replaced reads one tensor and gives one, of the same size in every picture",
-            place=self.path, value=value, remedy="leave this site as it is",
-        )  # fmt: skip
+            place=self.path,
+            value=value,
+            remedy="leave this site as it is",
+        )
 
 
 # --- Judging ---------------------------------------------------------------------------------------------------------
@@ -187,17 +189,20 @@ def _parted(rule: Rule, replacement: nn.Module, seen: Seen) -> tuple[Seen, Seen]
     if rows < 2 or rows != len(seen.outputs):
         raise DataError(
             "a replacement is fitted to 2 pictures or more, inputs and outputs of the same ones",
-            place=f"rule {rule.name}", value=f"{rows} inputs, {len(seen.outputs)} outputs",
+            place=f"rule {rule.name}",
+            value=f"{rows} inputs, {len(seen.outputs)} outputs",
             remedy="listen to more pictures",
-        )  # fmt: skip
+        )
     if not (seen.inputs.isfinite().all() and seen.outputs.isfinite().all()):
         raise NetworkError("activations must be finite", place=f"rule {rule.name}", remedy="mend the network's weights")
     shape = _answer(replacement, seen.inputs[:1]).shape[1:]
     if shape != seen.outputs.shape[1:]:
         raise NetworkError(
             f"a replacement must give the shape of the given module, {tuple(seen.outputs.shape[1:])}",
-            place=f"rule {rule.name}", value=tuple(shape), remedy="leave this site as it is",
-        )  # fmt: skip
+            place=f"rule {rule.name}",
+            value=tuple(shape),
+            remedy="leave this site as it is",
+        )
     first = rows - max(1, rows // 4)
     return Seen(seen.inputs[:first], seen.outputs[:first]), Seen(seen.inputs[first:], seen.outputs[first:])
 
@@ -206,9 +211,11 @@ def _finite(rule: Rule, fitted: Fitted) -> Fitted:
     """Raises NetworkError for errors that are not."""
     if not all(math.isfinite(error) for error in (fitted.naive, fitted.carried, fitted.reconstructed)):
         raise NetworkError(
-            "a replacement must give finite outputs", place=f"rule {rule.name}", value=fitted,
+            "a replacement must give finite outputs",
+            place=f"rule {rule.name}",
+            value=fitted,
             remedy="leave this site as it is",
-        )  # fmt: skip
+        )
     return fitted
 
 

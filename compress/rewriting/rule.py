@@ -20,7 +20,7 @@ class Rule:
     """One replacement.
 
     does: one line for the user. source: paper and section. exact: with `carry` the outputs in eval mode stay the same,
-    up to rounding. matches: by structure alone, also on the meta device. build: a module with fresh weights, on the
+    up to rounding. matches: by structure alone, also on the meta device. build: a module with random weights, on the
     device, of the dtype and in the mode of the given one, which is not changed. carry(given, replacement): gives the
     replacement the best weights that are known without data; not for the meta device.
     """

@@ -131,15 +131,30 @@ def _mean_logit(given: nn.Module, width: int) -> float:
 
 ATTENTION_RULES = (
     Rule(
-        "se_to_none", "squeeze-and-excitation → nothing", "Liu, EfficientNet-Lite, TensorFlow blog, 2020", False,
-        _is_attention, _build_nothing, carry_nothing,
+        "se_to_none",
+        "squeeze-and-excitation → nothing",
+        "Liu, EfficientNet-Lite, TensorFlow blog, 2020",
+        False,
+        _is_attention,
+        _build_nothing,
+        carry_nothing,
     ),
     Rule(
-        "se_to_hard_sigmoid", "squeeze-and-excitation with sigmoid → with hard sigmoid",
-        "Howard et al., ICCV 2019, Sec. 5.3", False, _has_sigmoid, _build_hard_sigmoid, carry_state,
+        "se_to_hard_sigmoid",
+        "squeeze-and-excitation with sigmoid → with hard sigmoid",
+        "Howard et al., ICCV 2019, Sec. 5.3",
+        False,
+        _has_sigmoid,
+        _build_hard_sigmoid,
+        carry_state,
     ),
     Rule(
-        "se_to_eca", "squeeze-and-excitation → a convolution over neighbouring channels (ECA)",
-        "Wang et al., ECA-Net, CVPR 2020, Sec. 3.2", False, _is_attention, _build_eca, _carry_eca,
+        "se_to_eca",
+        "squeeze-and-excitation → a convolution over neighbouring channels (ECA)",
+        "Wang et al., ECA-Net, CVPR 2020, Sec. 3.2",
+        False,
+        _is_attention,
+        _build_eca,
+        _carry_eca,
     ),
-)  # fmt: skip
+)

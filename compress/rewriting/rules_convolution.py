@@ -210,11 +210,18 @@ def _build_separable(module: nn.Module) -> nn.Module:
     inputs, bias = module.in_channels, module.bias is not None
     layers = OrderedDict(
         depthwise=nn.Conv2d(
-            inputs, inputs, 3, module.stride, module.padding, module.dilation, inputs, bias=False,  # type: ignore[arg-type]
+            inputs,
+            inputs,
+            3,
+            module.stride,
+            module.padding,
+            module.dilation,
+            inputs,
+            bias=False,  # type: ignore[arg-type]
         ),
         bn=nn.BatchNorm2d(inputs),
         pointwise=nn.Conv2d(inputs, module.out_channels, 1, bias=bias),
-    )  # fmt: skip
+    )
     return alike(nn.Sequential(layers), module)
 
 
@@ -268,9 +275,16 @@ def _build_separable_transposed(module: nn.Module) -> nn.Module:
     """No batch norm between, since onnxruntime does not fold one into a transposed convolution."""
     assert isinstance(module, nn.ConvTranspose2d)
     depthwise = nn.ConvTranspose2d(
-        module.in_channels, module.in_channels, module.kernel_size, module.stride, module.padding,  # type: ignore[arg-type]
-        module.output_padding, module.in_channels, False, module.dilation,  # type: ignore[arg-type]
-    )  # fmt: skip
+        module.in_channels,
+        module.in_channels,
+        module.kernel_size,
+        module.stride,
+        module.padding,  # type: ignore[arg-type]
+        module.output_padding,
+        module.in_channels,
+        False,
+        module.dilation,  # type: ignore[arg-type]
+    )
     pointwise = nn.Conv2d(module.in_channels, module.out_channels, 1, bias=module.bias is not None)
     return alike(nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise)), module)
 
@@ -309,28 +323,55 @@ CONVOLUTION_RULES = (
     Rule(
         "conv_to_3x3",
         "5x5, 7x7, 9x9 or 11x11 convolution → 3x3 of the same receptive field (at stride 2: 7 cells for 5, 11 for 9)",
-        _UNFRIENDLY, False, _is_large, _build_3x3_stack, _carry_stack,
+        _UNFRIENDLY,
+        False,
+        _is_large,
+        _build_3x3_stack,
+        _carry_stack,
     ),
     Rule(
-        "dilated_to_3x3", "dilated 3x3 convolution → one plain 3x3", _UNFRIENDLY, False,
-        _is_dilated, _build_plain_3x3, carry_state,
+        "dilated_to_3x3",
+        "dilated 3x3 convolution → one plain 3x3",
+        _UNFRIENDLY,
+        False,
+        _is_dilated,
+        _build_plain_3x3,
+        carry_state,
     ),
     Rule(
         "dilated_to_two_3x3",
         "3x3 convolution of dilation 2 → two plain 3x3 of the same receptive field (at stride 2: 7 cells for 5)",
-        _UNFRIENDLY, False, _is_dilated_by_2, _build_two_3x3, _carry_stack,
+        _UNFRIENDLY,
+        False,
+        _is_dilated_by_2,
+        _build_two_3x3,
+        _carry_stack,
     ),
     Rule(
-        "conv_to_separable", "dense 3x3 convolution → depthwise 3x3, batch norm, 1x1",
-        "Chollet, CVPR 2017, Sec. 4.7 (no ReLU between)", False, _is_dense_3x3, _build_separable, _carry_separable,
+        "conv_to_separable",
+        "dense 3x3 convolution → depthwise 3x3, batch norm, 1x1",
+        "Chollet, CVPR 2017, Sec. 4.7 (no ReLU between)",
+        False,
+        _is_dense_3x3,
+        _build_separable,
+        _carry_separable,
     ),
     Rule(
-        "transposed_to_separable", "transposed convolution → depthwise transposed, 1x1",
-        "Niu et al., MobilePoseNet, WCMC 2021, Sec. 3.1", False,
-        _is_dense_transposed, _build_separable_transposed, _carry_separable,
+        "transposed_to_separable",
+        "transposed convolution → depthwise transposed, 1x1",
+        "Niu et al., MobilePoseNet, WCMC 2021, Sec. 3.1",
+        False,
+        _is_dense_transposed,
+        _build_separable_transposed,
+        _carry_separable,
     ),
     Rule(
-        "transposed_to_upsample", "transposed 4x4 convolution of stride 2 → nearest x2, 3x3 convolution",
-        "Odena et al., Distill 2016, Better upsampling", False, _is_doubling, _build_upsample, _carry_upsample,
+        "transposed_to_upsample",
+        "transposed 4x4 convolution of stride 2 → nearest x2, 3x3 convolution",
+        "Odena et al., Distill 2016, Better upsampling",
+        False,
+        _is_doubling,
+        _build_upsample,
+        _carry_upsample,
     ),
-)  # fmt: skip
+)

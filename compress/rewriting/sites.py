@@ -75,7 +75,7 @@ def rewritten(network: nn.Module, rewrites: Iterable[Rewrite], *, carry: bool = 
 
 
 def rewrite_in_place(network: nn.Module, rewrites: Iterable[Rewrite]) -> None:
-    """Rewrites the network itself, with fresh weights; also on the meta device. Raises NetworkError as `rewritten`."""
+    """Rewrites the network itself, with random weights; also on the meta device. Raises NetworkError as `rewritten`."""
     for rewrite in rewrites:
         _replace(network, rewrite, carry=False)
 
@@ -92,9 +92,11 @@ def _replace(network: nn.Module, rewrite: Rewrite, *, carry: bool) -> None:
         ) from None
     if given is network or not rule.matches(given):
         raise NetworkError(
-            f"the rule {rule.name} does not match this module ({rule.does})", place=rewrite.at or "the whole network",
-            value=type(given).__name__, remedy="take the sites that the rule finds",
-        )  # fmt: skip
+            f"the rule {rule.name} does not match this module ({rule.does})",
+            place=rewrite.at or "the whole network",
+            value=type(given).__name__,
+            remedy="take the sites that the rule finds",
+        )
     new = rule.build(given)
     if carry:
         rule.carry(given, new)

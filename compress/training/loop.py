@@ -190,7 +190,7 @@ def label_loss(network: nn.Module, objective: Objective, samples: Samples, setti
 
 
 def distilled_step(
-    pupils: Sequence[nn.Module],
+    students: Sequence[nn.Module],
     teacher: nn.Module,
     objective: Objective,
     distillation: float,
@@ -198,10 +198,10 @@ def distilled_step(
     features: FeatureDistillation | None = None,
     feature_weight: float = 1.0,
 ) -> LossStep:
-    """Every pupil learns from the labels and a frozen teacher's maps; distillation: the teacher's share, 0..1.
+    """Every student learns from the labels and a frozen teacher's maps; distillation: the teacher's share, 0..1.
 
-    features: of the only pupil's and the teacher's layers, added with feature_weight. The teacher answers once for all
-    pupils. Returns their mean loss on the labels.
+    features: of the only student's and the teacher's layers, added with feature_weight. The teacher answers once for
+    all students. Returns their mean loss on the labels.
     """
     teacher.eval()
 
@@ -210,16 +210,16 @@ def distilled_step(
             answers = teacher(batch.images)
         answers = _full(answers)
         total = 0.0
-        for pupil in pupils:
-            pupil.train()
+        for student in students:
+            student.train()
             with fabric.autocast():
-                outputs = pupil(batch.images)
+                outputs = student(batch.images)
             outputs = _full(outputs)
             loss = objective.loss(outputs, batch)
-            whole = (1 - distillation) * loss + distillation * objective.imitation(outputs, answers)
+            whole = (1 - distillation) * loss + distillation * objective.distillation_loss(outputs, answers)
             fabric.backward(whole + feature_weight * features() if features else whole)
             total += float(loss.detach())
-        return total / len(pupils)
+        return total / len(students)
 
     return step
 

@@ -78,10 +78,16 @@ def test_an_artefact_without_edits_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "edits",
     [
-        "melted", CHANNELS_PRUNED, "[melted]", "[3]", "[{rewrite: conv_to_3x3}]", "[{rewrite: 3, at: features.0.conv}]",
-        "[{rewrite: conv_to_3x3, at: features.0.conv, how: well}]", "{rewrite: conv_to_3x3, at: features.0.conv}",
+        "melted",
+        CHANNELS_PRUNED,
+        "[melted]",
+        "[3]",
+        "[{rewrite: conv_to_3x3}]",
+        "[{rewrite: 3, at: features.0.conv}]",
+        "[{rewrite: conv_to_3x3, at: features.0.conv, how: well}]",
+        "{rewrite: conv_to_3x3, at: features.0.conv}",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_edit_is_refused(edits: str, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="newer version"):
         load_artefact(saved(tmp_path, edits))

@@ -149,15 +149,40 @@ def test_only_the_lower_half_where_two_upper_joints_are_labelled() -> None:
 def test_the_upper_joints_of_mpii_and_crowdpose() -> None:
     """MPII: 7 to 15 of HRNet's code; CrowdPose: head and neck, shoulders, elbows, wrists."""
     mpii = set_of(
-        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax",
-        "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow",
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "upper_neck",
+        "head_top",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
         "left_wrist",
-    )  # fmt: skip
+    )
     assert sum(shares(person(*range(16), joints=16), mpii, range(7, 16))) == 1
     crowd = set_of(
-        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
-        "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "head", "neck",
-    )  # fmt: skip
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+        "head",
+        "neck",
+    )
     assert sum(shares(person(*range(14), joints=14), crowd, (0, 1, 2, 3, 4, 5, 12, 13))) == 1
 
 

@@ -21,9 +21,16 @@ NO_JOINTS = [0] * 51
 
 def person(number, **changes):
     return {
-        "id": number, "image_id": 7, "category_id": 1, "iscrowd": 0, "bbox": [4, 5, 10, 8], "area": 50.5,
-        "num_keypoints": 2, "keypoints": JOINTS, **changes,
-    }  # fmt: skip
+        "id": number,
+        "image_id": 7,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [4, 5, 10, 8],
+        "area": 50.5,
+        "num_keypoints": 2,
+        "keypoints": JOINTS,
+        **changes,
+    }
 
 
 RECORD = {

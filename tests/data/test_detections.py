@@ -42,9 +42,12 @@ def read(folder: Path, pictures: CocoPeople, entries: Any, threshold: float = 0.
 
 def test_boxes_come_by_picture_and_best_first(tmp_path: Path, pictures: CocoPeople) -> None:
     entries = [
-        detection(5, 0.3, (1, 1, 5, 5)), detection(9, 0.5, (-0.5, 2, 8, 9)), detection(5, 0.9, (2, 2, 6, 6)),
-        detection(5, 0.3, (3, 3, 7, 7)), detection(5, 0.99, category=18),
-    ]  # fmt: skip
+        detection(5, 0.3, (1, 1, 5, 5)),
+        detection(9, 0.5, (-0.5, 2, 8, 9)),
+        detection(5, 0.9, (2, 2, 6, 6)),
+        detection(5, 0.3, (3, 3, 7, 7)),
+        detection(5, 0.99, category=18),
+    ]
     found = read(tmp_path, pictures, entries)
     assert [len(detections) for detections in found] == [0, 3, 1]
     assert found[0].boxes_d4.shape == (0, 4)

@@ -44,11 +44,18 @@ def record() -> Record:
             )
             joints[joints[:, 2] == 0] = 0
             joints[0, 2] = 2
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box,
-                "area": 60 * 120 * 0.5, "num_keypoints": int((joints[:, 2] > 0).sum()),
-                "keypoints": joints.round(2).ravel().tolist(),
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": box,
+                    "area": 60 * 120 * 0.5,
+                    "num_keypoints": int((joints[:, 2] > 0).sum()),
+                    "keypoints": joints.round(2).ravel().tolist(),
+                }
+            )
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
 
 
@@ -58,8 +65,14 @@ def results_of(truth: Record) -> list[Record]:
     found = []
     for person in truth["annotations"]:
         joints = np.reshape(person["keypoints"], (17, 3)) + np.c_[rng.normal(0, 4, (17, 2)), np.ones(17)]
-        found.append({"image_id": person["image_id"], "category_id": 1, "keypoints": joints.ravel().tolist(),
-                      "score": float(rng.random())})  # fmt: skip
+        found.append(
+            {
+                "image_id": person["image_id"],
+                "category_id": 1,
+                "keypoints": joints.ravel().tolist(),
+                "score": float(rng.random()),
+            }
+        )
     return found
 
 
@@ -123,7 +136,7 @@ ACCEPTED: dict[str, Callable[[Record], object]] = {
     "all joints hidden": each(hidden),
     "visibility as 2.0": each(lambda a: a.update(keypoints=[float(v) for v in a["keypoints"]])),
     "another name": to_category(1, "human"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", ACCEPTED.values(), ids=ACCEPTED.keys())
@@ -167,7 +180,7 @@ REFUSED: dict[str, tuple[Callable[[Record], object], str]] = {
         each(lambda a: a.update(bbox=[*a["bbox"][:2], a["bbox"][0] + 60, a["bbox"][1] + 400])),
         r"annotation 1: at least half .*224x160.*give x, y, width, height",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "words"), REFUSED.values(), ids=REFUSED.keys())
@@ -208,8 +221,9 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 def jpeg(shown: np.ndarray, orientation: int, order: str = "<") -> bytes:
     """A file that shows this, stored as the orientation says; EXIF 2.3, 4.6.4: tag 0x0112, a SHORT."""
-    encoded, content = cv2.imencode(".jpg", np.ascontiguousarray(TURNS[orientation](shown)[:, :, ::-1]),
-                                    [cv2.IMWRITE_JPEG_QUALITY, 98])  # fmt: skip
+    encoded, content = cv2.imencode(
+        ".jpg", np.ascontiguousarray(TURNS[orientation](shown)[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 98]
+    )
     assert encoded
     other = struct.pack(f"{order}HHII", 0x0100, 4, 1, 7)  # a tag before the one that matters
     tag = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)

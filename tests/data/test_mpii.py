@@ -20,9 +20,13 @@ REAL_DATA = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[3] 
 
 def entry(image: str = "a.png", **changes: Any) -> dict[str, Any]:
     return {
-        "image": image, "center": [21.0, 11.0], "scale": 0.1, "joints": [[k + 1.5, 2 * k + 1] for k in range(16)],
-        "joints_vis": [1] * 16, **changes,
-    }  # fmt: skip
+        "image": image,
+        "center": [21.0, 11.0],
+        "scale": 0.1,
+        "joints": [[k + 1.5, 2 * k + 1] for k in range(16)],
+        "joints_vis": [1] * 16,
+        **changes,
+    }
 
 
 def make(folder: Path, entries: Any, heads: Any = None) -> MpiiPeople:

@@ -61,8 +61,9 @@ def test_labels_fit_the_drawing(pictures):
 
 def test_joints_lie_where_they_are_drawn():
     """Eyes are white discs with a dark middle: around each labelled eye it is brighter than in it."""
-    plain = Difficulty((1, 1), (0.9, 0.9), pose_spread=0, tilt_deg=0, tumble=0, truncation=0, occluder=0, clutter=0,
-                       noise=0, blur=0)  # fmt: skip
+    plain = Difficulty(
+        (1, 1), (0.9, 0.9), pose_spread=0, tilt_deg=0, tumble=0, truncation=0, occluder=0, clutter=0, noise=0, blur=0
+    )
     pictures = SyntheticPeople(60, (400, 400), seed=1, difficulty=plain)
     right = []
     for index in range(len(pictures)):

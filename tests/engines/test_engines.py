@@ -26,9 +26,12 @@ NETWORKS = {
     "hrnet": HRNet(8, (1, 1, 1), 1),
 }
 FILES = {
-    "onnxruntime": {"net.onnx"}, "ncnn": {"net.ncnn.param", "net.ncnn.bin"}, "mnn": {"net.mnn"},
-    "mnn_sparse": {"net.sparse.mnn"}, "torch": {"net.torchscript"},
-}  # fmt: skip
+    "onnxruntime": {"net.onnx"},
+    "ncnn": {"net.ncnn.param", "net.ncnn.bin"},
+    "mnn": {"net.mnn"},
+    "mnn_sparse": {"net.sparse.mnn"},
+    "torch": {"net.torchscript"},
+}
 
 
 def images(n: int = 2) -> list[Image]:
@@ -114,11 +117,11 @@ def test_an_operation_the_engine_lacks(runtime: Engine, tmp_path: Path) -> None:
 
 
 def test_whole_passes_and_timed_ones(runtime: Engine, tmp_path: Path) -> None:
-    """As many times as units in every pass, and the units' convolutions are the network's."""
+    """As many times as kernels in every pass, and the kernels' convolutions are the network's."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 17, 1))
     path = runtime.export(network, HW, tmp_path, "net")[0]
     if runtime.name == "torch":
-        with pytest.raises(EngineError, match="torch cuts no network into units"):
+        with pytest.raises(EngineError, match="torch cuts no network into kernels"):
             runtime.profiler(path)
         return
     profiler = runtime.profiler(path)
@@ -126,10 +129,10 @@ def test_whole_passes_and_timed_ones(runtime: Engine, tmp_path: Path) -> None:
     for _ in range(3):
         profiler.run_timed()
     profile = profiler.finish()
-    assert [len(row) for row in profile.times_ms] == [len(profile.units)] * 3
-    assert len(profile.names) == len(profile.units)
+    assert [len(row) for row in profile.times_ms] == [len(profile.kernels)] * 3
+    assert len(profile.names) == len(profile.kernels)
     assert all(ms >= 0 for row in profile.times_ms for ms in row)
-    assert sum("Conv" in unit.operator for unit in profile.units) == 2
+    assert sum("Conv" in kernel.operator for kernel in profile.kernels) == 2
 
 
 def test_onnxruntime_refuses_graphs_within_the_graph(tmp_path: Path) -> None:
@@ -171,12 +174,14 @@ def test_a_hard_swish_that_runs_as_its_definition_is_told_apart(tmp_path: Path) 
     runtime = ENGINES["onnxruntime"]
     profiler = runtime.profiler(runtime.export(Two().eval(), (16, 16), tmp_path, "model")[0])
     profiler.run_timed()
-    units = profiler.finish().units
-    of_parts = [unit for unit in units if unit.operator in ("HardSigmoid", "Mul")]
-    assert sorted((unit.operator, unit.outputs[0].shape) for unit in of_parts) == [
-        ("HardSigmoid", (1, 4, 16, 16)), ("HardSigmoid", (1, 4, 32, 32)),
-        ("Mul", (1, 4, 16, 16)), ("Mul", (1, 4, 32, 32)),
-    ]  # fmt: skip
+    kernels = profiler.finish().kernels
+    of_parts = [kernel for kernel in kernels if kernel.operator in ("HardSigmoid", "Mul")]
+    assert sorted((kernel.operator, kernel.outputs[0].shape) for kernel in of_parts) == [
+        ("HardSigmoid", (1, 4, 16, 16)),
+        ("HardSigmoid", (1, 4, 32, 32)),
+        ("Mul", (1, 4, 16, 16)),
+        ("Mul", (1, 4, 32, 32)),
+    ]
 
 
 def test_mnn_takes_layers_pruned_in_blocks_for_its_sparse_kernels(tmp_path: Path) -> None:
@@ -197,7 +202,7 @@ def test_mnn_takes_layers_pruned_in_blocks_for_its_sparse_kernels(tmp_path: Path
         profiler = ENGINES["mnn_sparse"].profiler(path)
         profiler.run_timed()
         shares[path] = [
-            dict(u.attributes).get("sparse") for u in profiler.finish().units if u.operator == "Convolution"
+            dict(u.attributes).get("sparse") for u in profiler.finish().kernels if u.operator == "Convolution"
         ]
     assert shares[dense] == [None, None, None]
     assert shares[sparse] == [None, pytest.approx(0.9, abs=0.03), None]

@@ -28,8 +28,8 @@ from compress.jobs.latency.latency import (
     show,
 )
 from compress.jobs.latency.pack import pack, unpack
-from compress.measure import in_network as harvest
-from compress.measure.kernels import cut, cut_by_engine
+from compress.measure import in_network
+from compress.measure.kernels import detect_kernels, kernels_of_engine
 from compress.measure.latency_table import load_table
 from compress.progress import Silent
 from compress.recipe import LatencyRecipe
@@ -57,25 +57,25 @@ def test_build_show_check(space: str, tmp_path: Path) -> None:
     settings, path, console = recipe(), tmp_path / "table.json", Console(record=True, width=160)
     built = build([space], settings, path, Silent())
     table = load_table(path)
-    assert built["units"] == built["measured"] == len(table.units) > 20
-    assert {entry.obtained for entry in table.units.values()} == {"in situ"}
+    assert built["kernels"] == built["measured"] == len(table.kernels) > 20
+    assert {entry.provenance for entry in table.kernels.values()} == {"in situ"}
     assert table.scale is not None
     assert table.scale.networks == 2
     before = path.read_bytes()
     again = build([space], settings, path, Silent())
     assert again["measured"] == 0
-    assert load_table(path).units == table.units
+    assert load_table(path).kernels == table.kernels
 
     shown = show("dir_bhrnet_25", settings, path, Silent())
-    assert shown["prediction"]["ms"] == pytest.approx(sum(row["ms"] for row in shown["units"]))
+    assert shown["prediction"]["ms"] == pytest.approx(sum(row["ms"] for row in shown["kernels"]))
     assert (
-        sum(row["share"] for row in shown["units"])
+        sum(row["share"] for row in shown["kernels"])
         == pytest.approx(1)
         == pytest.approx(sum(shown["operators"].values()))
     )
-    estimated = [row["unit"] for row in shown["units"] if row["obtained"] == "estimated"]
+    estimated = [row["kernel"] for row in shown["kernels"] if row["provenance"] == "estimated"]
     assert sorted(estimated) == sorted(shown["prediction"]["estimated"]) != []
-    assert all(row["ms"] > 0 for row in shown["units"])
+    assert all(row["ms"] > 0 for row in shown["kernels"])
 
     path.write_bytes(before)
     checked = check([space], settings, path, Silent())
@@ -92,9 +92,9 @@ def test_build_show_check(space: str, tmp_path: Path) -> None:
 
 
 def test_a_killed_build_goes_on(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harvest, "BATCH", 1)
+    monkeypatch.setattr(in_network, "BATCH", 1)
     timed: list[object] = []
-    real = harvest.time_nodes
+    real = in_network.time_nodes
 
     def dying(profiler: object, rounds: int) -> object:
         if timed:
@@ -102,22 +102,24 @@ def test_a_killed_build_goes_on(space: str, tmp_path: Path, monkeypatch: pytest.
         timed.append(profiler)
         return real(profiler, rounds)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(harvest, "time_nodes", dying)
+    monkeypatch.setattr(in_network, "time_nodes", dying)
     path = tmp_path / "table.json"
     with pytest.raises(KeyboardInterrupt):
         build([space], recipe(), path, Silent())
-    first = load_table(path).units
-    monkeypatch.setattr(harvest, "time_nodes", real)
+    first = load_table(path).kernels
+    monkeypatch.setattr(in_network, "time_nodes", real)
     build([space], recipe(), path, Silent())
-    again = load_table(path).units  # what was uncertain is timed again
+    again = load_table(path).kernels  # what was uncertain is timed again
     assert all(again[key] == entry for key, entry in first.items() if not entry.uncertain)
     assert first.keys() <= again.keys()
-    assert len(first) < len(load_table(path).units)
+    assert len(first) < len(load_table(path).kernels)
 
 
-def test_the_covering_networks_have_every_unit(space: str) -> None:
-    covered = set().union(*(cut(c.build(), (64, 64)) for c in covering_candidates([space], recipe(), Silent())))
-    sampled = set().union(*(cut(c.build(), (64, 64)) for c in candidates([space], recipe(), 12, 5)))
+def test_the_covering_networks_have_every_kernel(space: str) -> None:
+    covered = set().union(
+        *(detect_kernels(c.build(), (64, 64)) for c in covering_candidates([space], recipe(), Silent()))
+    )
+    sampled = set().union(*(detect_kernels(c.build(), (64, 64)) for c in candidates([space], recipe(), 12, 5)))
     assert sampled <= covered
 
 
@@ -189,10 +191,10 @@ def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path)
     unpack(folder, tmp_path / "there.json", None, Silent())
     there = load_table(tmp_path / "there.json")
     assert there.identity.device == engine(runtime).describe().device
-    assert len(there.units) == packed["units"]
+    assert len(there.kernels) == packed["kernels"]
     if runtime != "mnn":  # whose exports take longest
         build([space], recipe(engine=runtime, networks=1), tmp_path / "here.json", Silent())
-        assert there.units.keys() == load_table(tmp_path / "here.json").units.keys()
+        assert there.kernels.keys() == load_table(tmp_path / "here.json").kernels.keys()
 
 
 def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> None:
@@ -209,11 +211,11 @@ def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: 
     packed = pack([space], recipe(engine="ncnn", networks=1), tmp_path / "packed", Silent())
     folder = Path(packed["folder"])
     rows = json.loads((folder / "manifest.json").read_text())["benchncnn"]
-    assert len(rows) == packed["units"]
+    assert len(rows) == packed["kernels"]
     runtime, lines = engine("ncnn"), []
     for number, row in enumerate(rows):
         for copies in row["copies"]:
-            # As benchncnn prints it; every copy takes 0.02 ms more than the last unit's, the rest of a model 0.5 ms.
+            # As benchncnn prints it; every copy takes 0.02 ms more than the last kernel's, the rest of a model 0.5 ms.
             ms = 0.5 + copies * 0.02 * (number + 1)
             lines.append(f"{row['model']}x{copies}.param  min = {ms:7.2f}  max = {ms + 1:7.2f}  avg = {ms + 0.3:7.2f}")
     with pytest.raises(TableError, match="has not been run"):
@@ -222,19 +224,19 @@ def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: 
     unpack(folder, tmp_path / "table.json", "a phone", Silent())
     table = load_table(tmp_path / "table.json")
     assert table.identity.device == "a phone"
-    last = max(n for n, row in enumerate(rows) if not row["unit"].startswith("Split"))
-    assert table.units[rows[last]["unit"]].timing.ratio == pytest.approx(0.02 * (last + 1), rel=0.01)
+    last = max(n for n, row in enumerate(rows) if not row["kernel"].startswith("Split"))
+    assert table.kernels[rows[last]["kernel"]].timing.ratio == pytest.approx(0.02 * (last + 1), rel=0.01)
     (folder / "benchncnn" / "benchncnn.txt").write_text("\n".join(lines[1:]))
     with pytest.raises(TableError, match="did not time every model"):
         unpack(folder, tmp_path / "table.json", "a phone", Silent())
     # The models themselves are ncnn's: with weights of zeros, as benchncnn makes them, they load and run.
     (candidate,) = candidates([space], recipe(), 1, 1)
-    unit = next(u for u in cut_by_engine(candidate.build(), (64, 64), runtime) if u.operator == "Convolution")
-    replicate(unit, 3, tmp_path / "three.param")
+    kernel = next(u for u in kernels_of_engine(candidate.build(), (64, 64), runtime) if u.operator == "Convolution")
+    replicate(kernel, 3, tmp_path / "three.param")
     profiler = runtime.profiler(tmp_path / "three.param")
     profiler.run()
     profiler.run_timed()
-    assert [u for u in profiler.finish().units if u.operator == "Convolution"] == [unit] * 3
+    assert [u for u in profiler.finish().kernels if u.operator == "Convolution"] == [kernel] * 3
 
 
 def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Path) -> None:
@@ -245,8 +247,10 @@ def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Pat
     version = engine("onnxruntime").describe().version
     installed = subprocess.run(
         [python, "-m", "pip", "install", "-q", "--retries", "0", f"onnxruntime=={version}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if installed.returncode:
         pytest.skip(f"onnxruntime cannot be installed here: {installed.stderr.strip().splitlines()[-1:]}")
     has = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
@@ -256,18 +260,18 @@ def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     unpack(Path(packed["folder"]), tmp_path / "there.json", None, Silent())
-    assert len(load_table(tmp_path / "there.json").units) == packed["units"]
+    assert len(load_table(tmp_path / "there.json").kernels) == packed["kernels"]
 
 
 def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
     path, copy, out = tmp_path / "table.json", tmp_path / "copy.json", tmp_path / "merged.json"
     build([space], recipe(), path, Silent())
     table = load_table(path)
-    gone, changed = sorted(table.units)[:2]
-    entry = table.units[changed]
+    gone, changed = sorted(table.kernels)[:2]
+    entry = table.kernels[changed]
     slower = replace(entry.timing, ratio=2 * entry.timing.ratio)
-    table.units = {**table.units, changed: replace(entry, timing=slower)}
-    del table.units[gone]
+    table.kernels = {**table.kernels, changed: replace(entry, timing=slower)}
+    del table.kernels[gone]
     table.path = copy
     table.save()
     found = compare_files(path, copy)
@@ -276,8 +280,8 @@ def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
     assert found["changes"][changed] == pytest.approx(1.0, rel=1e-4)  # six digits are kept
     console = Console(record=True, width=160)
     print_compared(found, console)
-    assert "1 units only in the first" in console.export_text()
-    assert merge_files([copy, path], out)["units"] == len(load_table(path).units) == len(load_table(out).units)
+    assert "1 kernels only in the first" in console.export_text()
+    assert merge_files([copy, path], out)["kernels"] == len(load_table(path).kernels) == len(load_table(out).kernels)
     with pytest.raises(TableError, match="new file"):
         merge_files([copy, path], out)
 
@@ -286,18 +290,18 @@ def test_again_times_all_of_what_was_asked_anew(space: str, tmp_path: Path) -> N
     settings, path, console = recipe(), tmp_path / "table.json", Console(record=True, width=160)
     build([space], settings, path, Silent())
     table = load_table(path)
-    for key, entry in table.units.items():  # timed in noise, all alike, so that nothing tells
+    for key, entry in table.kernels.items():  # timed in noise, all alike, so that nothing tells
         timing = replace(entry.timing, ratio=1.5 * entry.timing.ratio, uncertainty=0.0)
-        table.units[key] = replace(entry, timing=timing)
+        table.kernels[key] = replace(entry, timing=timing)
     table.save()
     assert build([space], settings, path, Silent())["timed_again"] == 0
     again = build([space], settings, path, Silent(), again=True)
-    assert (again["measured"], again["timed_again"]) == (0, len(table.units))
-    key = max(table.units, key=lambda key: table.units[key].timing.ratio)
-    assert load_table(path).units[key].timing.ratio < table.units[key].timing.ratio
+    assert (again["measured"], again["timed_again"]) == (0, len(table.kernels))
+    key = max(table.kernels, key=lambda key: table.kernels[key].timing.ratio)
+    assert load_table(path).kernels[key].timing.ratio < table.kernels[key].timing.ratio
     print_built({**again, "uncertain": 3}, console)
-    assert f"{len(table.units)} timed again" in console.export_text(clear=False)
-    assert "3 units: build again" in console.export_text()
+    assert f"{len(table.kernels)} timed again" in console.export_text(clear=False)
+    assert "3 kernels: build again" in console.export_text()
 
 
 def test_one_network_gives_no_scale_and_no_interval(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Results that COCO's own evaluation reads, with the annotation file's ids; a network of drawn people says so first."""
+"""Results that COCO's own evaluation reads, with the annotation file's ids; a network of synthetic people says so
+first."""
 
 import contextlib
 import io
@@ -30,7 +31,7 @@ CATEGORY = 7
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn pictures as a COCO folder, with ids, a category and names of its own."""
+    """Synthetic pictures as a COCO folder, with ids, a category and names of its own."""
     folder = tmp_path_factory.mktemp("coco")
     for split, seed, count in (("train", 1, 8), ("val", 2, len(IDS))):
         write_coco(SyntheticPeople(count, (64, 96), seed), folder / split)
@@ -204,5 +205,5 @@ def test_a_network_that_has_seen_drawn_people_only_says_so_first(
     cv2.imwrite(str(tmp_path / "street.png"), np.zeros((64, 64, 3), np.uint8))
     heard = Heard(tmp_path / "out")
     told = predict(tmp_path / "a", [tmp_path / "street.png"], PredictRecipe(), tmp_path / "out", heard)
-    assert [written for message, written in heard.said if "drawn people" in message] == [False] * warned
-    assert any("drawn people" in note for note in told["notes"]) == warned
+    assert [written for message, written in heard.said if "synthetic people" in message] == [False] * warned
+    assert any("synthetic people" in note for note in told["notes"]) == warned

@@ -36,19 +36,27 @@ def of_architecture(architecture: Architecture, folder: Path, side: int) -> dict
 RESIDUAL = ("residual",) * 4
 
 
-@pytest.mark.parametrize(("architecture", "shares"), [
-    (DirBHRNet(width=8, kinds=RESIDUAL, blocks=equal_blocks(2), head="single"), [0.4, 0.3, 0.2, 0.1]),
-    (DirBHRNet(width=8, kinds=RESIDUAL, blocks=balanced_blocks(1), head="single"), [0.2, 0.3, 0.3, 0.2])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("architecture", "shares"),
+    [
+        (DirBHRNet(width=8, kinds=RESIDUAL, blocks=equal_blocks(2), head="single"), [0.4, 0.3, 0.2, 0.1]),
+        (DirBHRNet(width=8, kinds=RESIDUAL, blocks=balanced_blocks(1), head="single"), [0.2, 0.3, 0.3, 0.2]),
+    ],
+)
 def test_table_1_of_the_bhrnet_paper(architecture: DirBHRNet, shares: list[float], tmp_path: Path) -> None:
     balance = of_architecture(architecture, tmp_path, 64)["balance"]
     assert list(balance) == ["1/4", "1/8", "1/16", "1/32"]
     assert list(balance.values()) == pytest.approx(shares, abs=1e-5)
 
 
-@pytest.mark.parametrize(("architecture", "shares"), [  # with real DIR blocks: own computation in NETWORKS.md, 4.5
-    (DirBHRNet(blocks=equal_blocks(2), expansions=(4,) * 4), [0.437, 0.292, 0.183, 0.088]),
-    (DirBHRNet(blocks=balanced_blocks(1), expansions=(4,) * 4), [0.227, 0.304, 0.285, 0.184]),
-    (DirBHRNet(), [0.227, 0.304, 0.285, 0.184])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("architecture", "shares"),
+    [  # with real DIR blocks: own computation in NETWORKS.md, 4.5
+        (DirBHRNet(blocks=equal_blocks(2), expansions=(4,) * 4), [0.437, 0.292, 0.183, 0.088]),
+        (DirBHRNet(blocks=balanced_blocks(1), expansions=(4,) * 4), [0.227, 0.304, 0.285, 0.184]),
+        (DirBHRNet(), [0.227, 0.304, 0.285, 0.184]),
+    ],
+)
 def test_balance_of_dir_blocks(architecture: DirBHRNet, shares: list[float], tmp_path: Path) -> None:
     result = of_architecture(architecture, tmp_path, 64)
     assert list(result["balance"].values()) == pytest.approx(shares, abs=0.0006)
@@ -65,9 +73,17 @@ def test_stages_and_branches_add_up() -> None:
         assert sum(row["activation_bytes"] for row in result[part]) == result["activation_bytes"]
         assert sum(row["share"] for row in result[part]) == pytest.approx(1, abs=0.01)
     assert [row["stage"] for row in result["stages"]] == [
-        "stem", "stage1", "first_branch", "new_branches.0", "stages.0", "new_branches.1", "stages.1", "new_branches.2",
-        "stages.2", "head",
-    ]  # fmt: skip
+        "stem",
+        "stage1",
+        "first_branch",
+        "new_branches.0",
+        "stages.0",
+        "new_branches.1",
+        "stages.1",
+        "new_branches.2",
+        "stages.2",
+        "head",
+    ]
     assert [row["resolution"] for row in result["branches"]] == ["1/2", "1/4", "1/8", "1/16", "1/32"]
     first = result["layers"][0]
     assert (first["path"], first["output"]) == ("backbone.stem.0.conv", [1, 64, 128, 96])
@@ -132,14 +148,15 @@ def test_sites_have_their_measured_cost_and_the_rules_against_them() -> None:
     rules = {row["operator"]: {site["path"]: site["rules"] for site in row["sites"]} for row in result["concerns"]}
     assert rules == {
         "exponential": {
-            "network.act": ["swish_to_hard_swish", "swish_to_hard_tanh", "swish_to_relu"], "network": [],
+            "network.act": ["swish_to_hard_swish", "swish_to_hard_tanh", "swish_to_relu"],
+            "network": [],
         },
         "large kernel": {"network.large": ["conv_to_3x3"]},
         "dilation": {"network.dilated": ["dilated_to_3x3", "dilated_to_two_3x3"]},
         "transposed convolution": {"network.up": ["transposed_to_separable", "transposed_to_upsample"]},
         "channel shuffle": {"network": [], "network.shuffle": ["shuffle_to_pointwise"]},
         "odd channels": {"network.dilated": []},
-    }  # fmt: skip
+    }
     for row in concerns.values():
         known = [site["ms"] for site in row["sites"] if site["ms"] is not None]
         assert known == sorted(known, reverse=True)
@@ -181,8 +198,12 @@ def replaced() -> nn.Module:
 def test_rules_against_concerns_are_known_and_remove_them() -> None:
     assert {rule for rules in RULES_AGAINST.values() for rule in rules} <= RULES.keys()
     assert {row["operator"] for row in profiled(f"{__name__}:Replaceable", input_hw=(32, 32))["concerns"]} == {
-        "large kernel", "exponential", "dilation", "transposed convolution", "channel shuffle",
-    }  # fmt: skip
+        "large kernel",
+        "exponential",
+        "dilation",
+        "transposed convolution",
+        "channel shuffle",
+    }
     assert profiled(f"{__name__}:replaced", input_hw=(32, 32))["concerns"] == []
 
 

@@ -104,9 +104,7 @@ def test_the_goal_in_time_is_measured_and_corrected(
 
     # Layers' times say multiply-adds; the whole network's is their share squared, which no layer's time tells.
     monkeypatch.setattr(pruning, "measured", by_macs)
-    monkeypatch.setattr(
-        pruning, "time_share", lambda task, network: (count(network, HW).macs / given) ** 2
-    )  # fmt: skip
+    monkeypatch.setattr(pruning, "time_share", lambda task, network: (count(network, HW).macs / given) ** 2)
     settings = recipe(
         {"latency": 0.5, "allocate": "latency", "threshold": 0.0, "ratios": [n / 16 for n in range(1, 16)]}
     )
@@ -129,18 +127,23 @@ def test_in_steps(artefact: str, tmp_path: Path) -> None:
     shares = [choice["sections"]["stem.0.conv"]["share"] for choice in result["choices"]]
     assert 0.2 < shares[0] < 0.45
     weights = load_file(tmp_path / "run" / "weights.safetensors")
-    assert weights["stem.0.conv.weight"].shape[0] < load_artefact(Path(artefact)).network.state_dict()[
-        "stem.0.conv.weight"
-    ].shape[0]  # fmt: skip
+    assert (
+        weights["stem.0.conv.weight"].shape[0]
+        < load_artefact(Path(artefact)).network.state_dict()["stem.0.conv.weight"].shape[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("scheme", "schedule"),
     [
-        ("block", "one_shot"), ("pattern", "one_shot"), ("nm", "one_shot"), ("unstructured", "gradual"),
-        ("block", "admm"), ("block", "reweighted"),
+        ("block", "one_shot"),
+        ("pattern", "one_shot"),
+        ("nm", "one_shot"),
+        ("unstructured", "gradual"),
+        ("block", "admm"),
+        ("block", "reweighted"),
     ],
-)  # fmt: skip
+)
 def test_fine_grained_zeros_survive_tuning(artefact: str, tmp_path: Path, scheme: str, schedule: str) -> None:
     settings = recipe({"ratio": 0.6, "scheme": scheme, "schedule": schedule})
     result = prune(artefact, settings, tmp_path / "run", Silent())
@@ -286,9 +289,24 @@ def test_mistakes(artefact: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["prune", artefact, "--run", str(tmp_path / "d")])
     assert found.exit_code == 2
     assert "give one of --ratio" in found.stderr
-    found = CliRunner().invoke(app, ["prune", artefact, "--macs", "0.001", "--run", str(tmp_path / "e"), "--quiet",
-                                     "--set", "exports=[onnxruntime]", "--set", "data.synthetic.val=4",
-                                     "--set", "data.synthetic.train=8"])  # fmt: skip
+    found = CliRunner().invoke(
+        app,
+        [
+            "prune",
+            artefact,
+            "--macs",
+            "0.001",
+            "--run",
+            str(tmp_path / "e"),
+            "--quiet",
+            "--set",
+            "exports=[onnxruntime]",
+            "--set",
+            "data.synthetic.val=4",
+            "--set",
+            "data.synthetic.train=8",
+        ],
+    )
     assert found.exit_code == 3
     assert "least that pruning reaches" in found.stderr
 

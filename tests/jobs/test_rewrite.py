@@ -239,10 +239,20 @@ def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tm
     write_rewritten(result, tmp_path)
     assert "conv_to_3x3" in (tmp_path / "report.md").read_text()
     print_rewritten(result)
-    pruned = prune(str(tmp_path / "run"), PruneRecipe.model_validate({
-        "data": {"synthetic": {"train": 8, "val": 4}}, "exports": ["onnxruntime"], "rounds": 4,
-        "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0}, "pruning": {"ratio": 0.5, "multiple": 1},
-    }), tmp_path / "pruned", Silent())  # fmt: skip
+    pruned = prune(
+        str(tmp_path / "run"),
+        PruneRecipe.model_validate(
+            {
+                "data": {"synthetic": {"train": 8, "val": 4}},
+                "exports": ["onnxruntime"],
+                "rounds": 4,
+                "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
+                "pruning": {"ratio": 0.5, "multiple": 1},
+            }
+        ),
+        tmp_path / "pruned",
+        Silent(),
+    )
     assert pruned["pruned"]["macs"] < result["rewritten"]["macs"]
     assert load_artefact(tmp_path / "pruned").edits[:5] == loaded.edits
 
@@ -272,9 +282,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(artefact: str, tmp_path: Path, m
 
 @pytest.mark.usefixtures("clock")
 def test_nothing_is_taken_beyond_the_limits(artefact: str, tmp_path: Path) -> None:
-    result = rewrite(
-        artefact, recipe({"rules": ["conv_to_3x3"], "min_gain": 0.9}), tmp_path / "run", Silent()
-    )  # fmt: skip
+    result = rewrite(artefact, recipe({"rules": ["conv_to_3x3"], "min_gain": 0.9}), tmp_path / "run", Silent())
     assert result["taken"] == []
     assert result["rewritten"] is None
     assert len(result["refused"]) == len(result["choices"]) > 0
@@ -299,8 +307,13 @@ SWISHES = ["network.layers.0.silu", "network.layers.1.silu", "network.silu"]
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("pruned_first", [False, True])
 def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Path) -> None:
-    data = {"data": {"synthetic": {"train": 8, "val": 4}}, "exports": ["onnxruntime"], "rounds": 4, "input_hw": HW,
-            "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0}}  # fmt: skip
+    data = {
+        "data": {"synthetic": {"train": 8, "val": 4}},
+        "exports": ["onnxruntime"],
+        "rounds": 4,
+        "input_hw": HW,
+        "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
+    }
     pruning = PruneRecipe.model_validate({**data, "pruning": {"ratio": 0.5, "multiple": 1}})
     start = f"{__name__}:functional"
     if pruned_first:
@@ -353,8 +366,10 @@ def test_functions_that_cannot_be_sites_say_why(function: str, said: str, tmp_pa
 
 @pytest.mark.usefixtures("clock")
 def test_fresh_weights_are_judged_by_time_alone(tmp_path: Path) -> None:
-    jobs_rewrite.write_json(tmp_path / "net.yaml", {"family": "mobile_openpose", "blocks": [1, 1], "width": 4,
-                                                    "features": 8, "refinement": "one_7x7"})  # fmt: skip
+    jobs_rewrite.write_json(
+        tmp_path / "net.yaml",
+        {"family": "mobile_openpose", "blocks": [1, 1], "width": 4, "features": 8, "refinement": "one_7x7"},
+    )
     asked = recipe({"rules": ["conv_to_3x3"]}, data=None, input_hw=HW)
     result = rewrite(str(tmp_path / "net.yaml"), asked, tmp_path / "run", Silent())
     assert not result["trained"]
@@ -364,8 +379,9 @@ def test_fresh_weights_are_judged_by_time_alone(tmp_path: Path) -> None:
 
 
 def test_another_depth(tmp_path: Path) -> None:
-    jobs_rewrite.write_json(tmp_path / "net.yaml", {"family": "mobile_openpose", "blocks": [1, 1], "width": 16,
-                                                    "features": 8})  # fmt: skip
+    jobs_rewrite.write_json(
+        tmp_path / "net.yaml", {"family": "mobile_openpose", "blocks": [1, 1], "width": 16, "features": 8}
+    )
     result = rewrite(
         str(tmp_path / "net.yaml"), recipe({"depth": 15}, data=None, input_hw=HW), tmp_path / "run", Silent()
     )

@@ -132,8 +132,12 @@ def test_reasons_that_hold_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reasons_name_the_figure_and_the_limit() -> None:
     rows: list[dict[str, Any]] = [
-        {"failure": "no kernel"}, {"predicted_ms": 0.001}, row(0.002, 0.0), row(1.0, 0.3), row(1.0, 0.0),
-    ]  # fmt: skip
+        {"failure": "no kernel"},
+        {"predicted_ms": 0.001},
+        row(0.002, 0.0),
+        row(1.0, 0.3),
+        row(1.0, 0.0),
+    ]
     refused = refusals(rows, 0.01, 0.02)
     assert set(refused) == {0, 1, 2, 3}
     assert refused[0] == "no kernel"

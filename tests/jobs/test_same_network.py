@@ -61,10 +61,13 @@ def save(folder: Path, seed: int) -> None:
 @pytest.mark.parametrize(
     ("job", "module", "step"),
     [
-        (searched, search, "launch"), (pruned, prune, "launch"), (analysed, prune, "launch"),
-        (rewritten, rewrite, "launch"), (trained, train, "train"),
+        (searched, search, "launch"),
+        (pruned, prune, "launch"),
+        (analysed, prune, "launch"),
+        (rewritten, rewrite, "launch"),
+        (trained, train, "train"),
     ],
-)  # fmt: skip
+)
 def test_another_network_in_its_place_is_refused(
     job: Callable[[Path, Path], None], module: ModuleType, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

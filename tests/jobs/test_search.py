@@ -89,7 +89,7 @@ def test_everything_lies_in_the_run_folder(undisturbed: tuple[Path, dict[str, An
         expected = {"architecture.yaml", "weights.safetensors", "model.onnx", "model.ncnn.param", "model.ncnn.bin"}
         assert files == expected
         assert all(export["parity"] <= 1e-4 for export in network["exports"].values())
-        assert network["obtained"] == "short training"
+        assert network["provenance"] == "short training"
         predicted, measured = network["cost"]["predicted_ms"], network["measured_ms"]
         assert network["prediction_error"] == pytest.approx(predicted / measured - 1)
 
@@ -150,10 +150,18 @@ HAND = ("hand", 1.0, 0.5)
 )
 def test_finalists_are_chosen_around_the_hand_made_networks(wanted: int, names: list[str]) -> None:
     trials = scored(
-        HAND, ("small", 0.2, 0.26), ("poor", 0.1, 0.24), ("half", 0.5, 0.3), ("two_thirds", 0.66, 0.35),
-        ("faster", 0.8, 0.45), ("faster_2", 0.7, 0.4), ("level", 0.95, 0.49), ("level_2", 0.9, 0.48),
-        ("best", 2.0, 0.6), ("slow", 1.9, 0.3),
-    )  # fmt: skip
+        HAND,
+        ("small", 0.2, 0.26),
+        ("poor", 0.1, 0.24),
+        ("half", 0.5, 0.3),
+        ("two_thirds", 0.66, 0.35),
+        ("faster", 0.8, 0.45),
+        ("faster_2", 0.7, 0.4),
+        ("level", 0.95, 0.49),
+        ("level_2", 0.9, 0.48),
+        ("best", 2.0, 0.6),
+        ("slow", 1.9, 0.3),
+    )
     chosen = choose_finalists(trials, wanted, [{"name": "hand"}])
     assert [trial["pick"]["name"] for trial in chosen] == names
 
@@ -222,9 +230,13 @@ def test_a_share_of_the_slowest_baseline_becomes_milliseconds() -> None:
 def entry(name: str, role: str, ap: float, ms: float, decode_ms: float, uncertainty: float) -> dict[str, Any]:
     reading = {"median": decode_ms, "uncertainty": 0.01}
     return {
-        "name": name, "role": role, "val": {"AP": ap, "AP_se": 0.01}, "ap_standard_error": 0.01,
-        "latency": {"reliable": uncertainty <= 0.03}, **end_to_end(1, Measured(ms, uncertainty), reading),
-    }  # fmt: skip
+        "name": name,
+        "role": role,
+        "val": {"AP": ap, "AP_se": 0.01},
+        "ap_standard_error": 0.01,
+        "latency": {"reliable": uncertainty <= 0.03},
+        **end_to_end(1, Measured(ms, uncertainty), reading),
+    }
 
 
 def test_random_finalists_are_compared_end_to_end() -> None:
@@ -232,10 +244,16 @@ def test_random_finalists_are_compared_end_to_end() -> None:
     seen = set()
     for _ in range(1000):
         entries = [
-            entry(f"n{n}", "finalist" if n else "baseline", max(0.0, rng.gauss(0.1, 0.1)), rng.uniform(0.5, 2),
-                  rng.choice([0.1, 5.0]), rng.choice([0.005, 0.02, 0.2]))
+            entry(
+                f"n{n}",
+                "finalist" if n else "baseline",
+                max(0.0, rng.gauss(0.1, 0.1)),
+                rng.uniform(0.5, 2),
+                rng.choice([0.1, 5.0]),
+                rng.choice([0.005, 0.02, 0.2]),
+            )
             for n in range(4)
-        ]  # fmt: skip
+        ]
         base, finalists = entries[0], entries[1:]
         found = compare(base, entries)
         level, faster = found["at_its_latency"], found["at_its_accuracy"]

@@ -53,12 +53,17 @@ def recipe_data(folder: Path, space: dict[str, Any], **search_keys: Any) -> dict
         "codec": {"sigma": 1.0},
         "supernet": {**TUNING, "pool": 2},
         "search": {
-            "space": str(path), "sampler": "guided", "trials": 4, "population": 2, "calibration_pictures": 4,
-            "tuning_samples": 4, **search_keys,
+            "space": str(path),
+            "sampler": "guided",
+            "trials": 4,
+            "population": 2,
+            "calibration_pictures": 4,
+            "tuning_samples": 4,
+            **search_keys,
         },
         "finalists": {"count": 1, "training": TUNING},
         "measurement": {"rounds": 3, "parity_pictures": 1, "exports": ["onnxruntime"]},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")

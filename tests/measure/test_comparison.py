@@ -56,9 +56,15 @@ def test_two_timings_of_the_same_speed_are_seldom_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("share", "goal", "uncertainty", "expected"),
-    [(0.5, 0.5, 0, True), (0.509, 0.5, 0, True), (0.511, 0.5, 0, False), (0.53, 0.5, 0.05, True), (0.3, 0.5, 0, True),
-     (0.689, 0.5, 0.03, False)],
-)  # fmt: skip
+    [
+        (0.5, 0.5, 0, True),
+        (0.509, 0.5, 0, True),
+        (0.511, 0.5, 0, False),
+        (0.53, 0.5, 0.05, True),
+        (0.3, 0.5, 0, True),
+        (0.689, 0.5, 0.03, False),
+    ],
+)
 def test_a_goal_is_met_within_what_measuring_and_choosing_allow(
     share: float, goal: float, uncertainty: float, expected: bool
 ) -> None:

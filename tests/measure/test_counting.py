@@ -68,12 +68,43 @@ def test_attention_is_counted() -> None:
     assert c.uncounted == ()
 
 
-ACTIVATIONS = [nn.ReLU(), nn.ReLU6(), nn.ELU(), nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.GELU(),
-               nn.LeakyReLU(), nn.PReLU(), nn.Mish(), nn.Softplus(), nn.Tanh(), nn.SELU(), nn.CELU(), nn.Hardtanh(),
-               nn.Softmax(1), nn.Dropout(), nn.SiLU(inplace=True), nn.Hardswish(inplace=True)]  # fmt: skip
-OTHERS = [nn.GroupNorm(2, 8), nn.InstanceNorm2d(8), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3),
-          nn.AdaptiveMaxPool2d(1), nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="bilinear"),
-          nn.PixelShuffle(2), nn.ChannelShuffle(2), nn.ZeroPad2d(1), nn.ReflectionPad2d(1), nn.Unfold(3)]  # fmt: skip
+ACTIVATIONS = [
+    nn.ReLU(),
+    nn.ReLU6(),
+    nn.ELU(),
+    nn.SiLU(),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.Sigmoid(),
+    nn.GELU(),
+    nn.LeakyReLU(),
+    nn.PReLU(),
+    nn.Mish(),
+    nn.Softplus(),
+    nn.Tanh(),
+    nn.SELU(),
+    nn.CELU(),
+    nn.Hardtanh(),
+    nn.Softmax(1),
+    nn.Dropout(),
+    nn.SiLU(inplace=True),
+    nn.Hardswish(inplace=True),
+]
+OTHERS = [
+    nn.GroupNorm(2, 8),
+    nn.InstanceNorm2d(8),
+    nn.MaxPool2d(2),
+    nn.AvgPool2d(2),
+    nn.AdaptiveAvgPool2d(3),
+    nn.AdaptiveMaxPool2d(1),
+    nn.Upsample(scale_factor=2),
+    nn.Upsample(scale_factor=2, mode="bilinear"),
+    nn.PixelShuffle(2),
+    nn.ChannelShuffle(2),
+    nn.ZeroPad2d(1),
+    nn.ReflectionPad2d(1),
+    nn.Unfold(3),
+]
 
 
 @pytest.mark.parametrize("module", ACTIVATIONS + OTHERS, ids=lambda m: type(m).__name__)
@@ -83,11 +114,22 @@ def test_nothing_ordinary_is_uncounted(module: nn.Module) -> None:
     assert c.macs == 24 * 64
 
 
-@pytest.mark.parametrize(("module", "mmcv", "ts"), [
-    (nn.ReLU6(), 512, 512), (nn.ELU(), 512, 512), (nn.SiLU(), 0, 0), (nn.Hardswish(), 0, 0), (nn.Sigmoid(), 0, 0),
-    (nn.BatchNorm2d(8, affine=False), 512, 512), (nn.MaxPool2d(3, 2, 1), 512, 8 * 16 * 9),
-    (nn.AvgPool2d(2), 512, 512), (nn.AdaptiveAvgPool2d(1), 512, 8 * 9 * 9), (nn.AdaptiveAvgPool2d(4), 512, 8 * 12 * 12),
-    (nn.Upsample(scale_factor=2), 2048, 256)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "mmcv", "ts"),
+    [
+        (nn.ReLU6(), 512, 512),
+        (nn.ELU(), 512, 512),
+        (nn.SiLU(), 0, 0),
+        (nn.Hardswish(), 0, 0),
+        (nn.Sigmoid(), 0, 0),
+        (nn.BatchNorm2d(8, affine=False), 512, 512),
+        (nn.MaxPool2d(3, 2, 1), 512, 8 * 16 * 9),
+        (nn.AvgPool2d(2), 512, 512),
+        (nn.AdaptiveAvgPool2d(1), 512, 8 * 9 * 9),
+        (nn.AdaptiveAvgPool2d(4), 512, 8 * 12 * 12),
+        (nn.Upsample(scale_factor=2), 2048, 256),
+    ],
+)
 def test_conventions_of_other_layers(module: nn.Module, mmcv: int, ts: int) -> None:
     c = count(nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), module), (8, 8))
     assert (c.mmcv - c.macs, c.ts - c.macs) == (mmcv, ts)
@@ -142,8 +184,11 @@ def test_layers_know_their_outputs() -> None:
     found = trace(nn.Sequential(conv_bn(3, 8, 3), nn.Flatten()), (8, 8))
     assert found.outputs == ((1, 512),)
     assert [(layer.path, layer.kind, layer.output_bytes) for layer in found.layers] == [
-        ("0.conv", "Conv2d", 2048), ("0.bn", "BatchNorm2d", 2048), ("0.act", "ReLU", 2048), ("1", "Flatten", 0),
-    ]  # fmt: skip
+        ("0.conv", "Conv2d", 2048),
+        ("0.bn", "BatchNorm2d", 2048),
+        ("0.act", "ReLU", 2048),
+        ("1", "Flatten", 0),
+    ]
 
 
 def small_hrnet_w16() -> nn.Module:
@@ -174,8 +219,15 @@ def test_torchstat_of_mobilenet_v2_with_the_deconvolution_head() -> None:
 
     parts: list[nn.Module] = [conv_bn(3, 32, 3, 2, act="relu6")]
     width = 32
-    for expansion, outputs, repeats, stride in [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
-                                                (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]:  # fmt: skip
+    for expansion, outputs, repeats, stride in [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]:
         for index in range(repeats):
             parts.append(inverted(width, outputs, stride if index == 0 else 1, expansion))
             width = outputs

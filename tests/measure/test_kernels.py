@@ -13,8 +13,8 @@ from compress.engines import ENGINES, engine
 from compress.engines.kernel import Operand
 from compress.errors import EngineError
 from compress.measure.counting import count
-from compress.measure.kernels import cut, cut_by_engine
-from compress.measure.onnxruntime_fusion import UncutError, channel_block, cut_by_part, cut_by_rules
+from compress.measure.kernels import detect_kernels, kernels_of_engine
+from compress.measure.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_part, kernels_by_rules
 from compress.networks import Architecture
 from compress.networks.blocks import BLOCK_KINDS, build_block, conv_bn
 from compress.networks.dir_bhrnet import DirBHRNet
@@ -24,10 +24,22 @@ from small import SMALL
 
 HW = (64, 96)
 BY_RULES = {
-    "simple_baseline", "simple_baseline_two_deconvs", "openpose", "openpose_one_stage", "lightweight_openpose_initial",
-    "mobile_openpose", "mobile_openpose_7x7", "hrnet", "small_hrnet", "higher_hrnet", "dir_hrnet_a", "dir_hrnet_b",
-    "dir_bhrnet", "dir_bhrnet_single", "dir_bhrnet_no_blocks",
-}  # fmt: skip
+    "simple_baseline",
+    "simple_baseline_two_deconvs",
+    "openpose",
+    "openpose_one_stage",
+    "lightweight_openpose_initial",
+    "mobile_openpose",
+    "mobile_openpose_7x7",
+    "hrnet",
+    "small_hrnet",
+    "higher_hrnet",
+    "dir_hrnet_a",
+    "dir_hrnet_b",
+    "dir_bhrnet",
+    "dir_bhrnet_single",
+    "dir_bhrnet_no_blocks",
+}
 """Networks that the fast way must know: those of the search spaces among them."""
 
 
@@ -57,7 +69,7 @@ def test_a_hand_made_network_cut_by_hand() -> None:
             return x, self.deconv(torch.relu(self.low(x) + x))
 
     nearest = "coordinate_transformation_mode=asymmetric mode=nearest"
-    assert Counter(unit.key for unit in cut_by_rules(Small(), (32, 64), block=16)) == {
+    assert Counter(kernel.key for kernel in kernels_by_rules(Small(), (32, 64), block=16)) == {
         "nchwc.Conv 1x3x32x64,*16x3x3x3,*16 > 1x16x16x32 activation=Relu pads=[1,1,1,1] strides=[2,2]": 1,
         "nchwc.Conv 1x16x16x32,*16x16x3x3,*16 > 1x16x16x32 activation=Relu pads=[1,1,1,1]": 1,
         "nchwc.Conv 1x16x16x32,*16x16x3x3,*16,1x16x16x32 > 1x16x16x32 activation=Relu pads=[1,1,1,1]": 1,
@@ -74,23 +86,32 @@ def test_a_hand_made_network_cut_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BY_RULES))
-def test_the_fast_way_gives_onnxruntimes_own_units(name: str) -> None:
+def test_the_fast_way_gives_onnxruntimes_own_kernels(name: str) -> None:
     network = SMALL[name].build()
-    assert Counter(cut_by_rules(network, HW)) == Counter(cut_by_engine(network, HW, engine("onnxruntime")))
+    assert Counter(kernels_by_rules(network, HW)) == Counter(kernels_of_engine(network, HW, engine("onnxruntime")))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_fast_way_gives_onnxruntimes_own_units_of_random_candidates(seed: int) -> None:
+def test_the_fast_way_gives_onnxruntimes_own_kernels_of_random_candidates(seed: int) -> None:
     network = random_bhrnet(seed).build()
-    assert Counter(cut_by_rules(network, HW)) == Counter(cut_by_engine(network, HW, engine("onnxruntime")))
+    assert Counter(kernels_by_rules(network, HW)) == Counter(kernels_of_engine(network, HW, engine("onnxruntime")))
 
 
 # ncnn's export takes seconds: one network of each family, and of each way to shuffle, resize or make kernels.
 ON_NCNN = (
-    "mobilenet_v3", "shufflenet_v2", "hourglass", "lightweight_openpose", "mobile_openpose_swish", "lite_hrnet",
-    "lite_hrnet_shuffle", "dite_hrnet", "dir_bhrnet_single", "efficient_hrnet_hard", "lightweight_hrnet_exchange",
+    "mobilenet_v3",
+    "shufflenet_v2",
+    "hourglass",
+    "lightweight_openpose",
+    "mobile_openpose_swish",
+    "lite_hrnet",
+    "lite_hrnet_shuffle",
+    "dite_hrnet",
+    "dir_bhrnet_single",
+    "efficient_hrnet_hard",
+    "lightweight_hrnet_exchange",
     "mobileposenet_transposed",
-)  # fmt: skip
+)
 
 
 SLOW = {"edite_hrnet_dense", "edite_hrnet_unmixed"}  # seconds each, and no operation that edite_hrnet lacks
@@ -104,19 +125,19 @@ def test_every_network_cuts_on_every_engine(runtime: str, name: str) -> None:
     """Nothing is dropped: engines merge and pad, but no multiply-add may be missing."""
     with torch.device("meta"):
         network = SMALL[name].build()
-    units = cut_by_engine(network, HW, engine(runtime))
-    assert len({unit.key for unit in units}) == len(set(units)) > 10
-    assert all(unit.bytes > 0 and unit.kind for unit in units)
-    assert sum(unit.macs for unit in units) >= 0.99 * count(network, HW).macs
+    kernels = kernels_of_engine(network, HW, engine(runtime))
+    assert len({kernel.key for kernel in kernels}) == len(set(kernels)) > 10
+    assert all(kernel.bytes > 0 and kernel.kind for kernel in kernels)
+    assert sum(kernel.macs for kernel in kernels) >= 0.99 * count(network, HW).macs
 
 
 def test_mnn_cuts() -> None:
     pytest.importorskip("MNN")
     network = SMALL["lite_hrnet"].build()
-    units = cut_by_engine(network, HW, engine("mnn"))
-    convolutions = [unit for unit in units if unit.operator.startswith("Convolution")]
-    assert {"kernelX", "kernelY"} <= {name for unit in convolutions for name, _ in unit.attributes}
-    assert sum(unit.macs for unit in units) == pytest.approx(count(network, HW).macs, rel=0.01)
+    kernels = kernels_of_engine(network, HW, engine("mnn"))
+    convolutions = [kernel for kernel in kernels if kernel.operator.startswith("Convolution")]
+    assert {"kernelX", "kernelY"} <= {name for kernel in convolutions for name, _ in kernel.attributes}
+    assert sum(kernel.macs for kernel in kernels) == pytest.approx(count(network, HW).macs, rel=0.01)
 
 
 def test_cut_takes_the_fast_way_where_it_can_and_the_engine_where_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,26 +155,26 @@ def test_cut_takes_the_fast_way_where_it_can_and_the_engine_where_it_must(monkey
             return real(network, *args)  # type: ignore[arg-type]
 
     known, other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU())
-    assert sum(cut(known, (8, 8), Counting()).values()) == 2  # type: ignore[arg-type]
+    assert sum(detect_kernels(known, (8, 8), Counting()).values()) == 2  # type: ignore[arg-type]
     assert asked == []
-    assert any("Gelu" in unit.operator for unit in cut(other, (8, 8), Counting()))  # type: ignore[arg-type]
+    assert any("Gelu" in kernel.operator for kernel in detect_kernels(other, (8, 8), Counting()))  # type: ignore[arg-type]
     assert asked == ["Sequential"]
 
 
 def test_parts_add_up_to_the_whole() -> None:
     network = random_bhrnet(1).build()
-    parts = cut_by_part(network, HW)
+    parts = kernels_by_part(network, HW)
     assert "stem.0.conv:0" in parts
-    assert sum(parts.values(), Counter()) == Counter(cut_by_rules(network, HW))
+    assert sum(parts.values(), Counter()) == Counter(kernels_by_rules(network, HW))
 
 
 def test_what_the_fast_way_does_not_know_is_named() -> None:
     odd = nn.Sequential()
     odd.add_module("odd", nn.GELU())
-    with pytest.raises(UncutError, match=r"1\.odd.*GELU"):
-        cut_by_rules(nn.Sequential(conv_bn(3, 8, 3), odd), (8, 8))
-    with pytest.raises(UncutError, match="batch norm must follow a convolution"):
-        cut_by_rules(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.BatchNorm2d(8)), (8, 8))
+    with pytest.raises(UnknownOperationError, match=r"1\.odd.*GELU"):
+        kernels_by_rules(nn.Sequential(conv_bn(3, 8, 3), odd), (8, 8))
+    with pytest.raises(UnknownOperationError, match="batch norm must follow a convolution"):
+        kernels_by_rules(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.BatchNorm2d(8)), (8, 8))
 
 
 def test_what_an_engine_cannot_run_is_refused() -> None:
@@ -162,14 +183,14 @@ def test_what_an_engine_cannot_run_is_refused() -> None:
             return torch.linalg.svdvals(x)
 
     with pytest.raises(EngineError, match="Odd"):
-        cut(Odd(), (8, 8))
+        detect_kernels(Odd(), (8, 8))
 
 
 @pytest.mark.parametrize("architecture", [SMALL["dir_bhrnet"], SMALL["mobileposenet"]], ids=["rules", "engine"])
 def test_cutting_leaves_the_network_alone(architecture: Architecture) -> None:
     network = architecture.build().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    cut(network, (64, 64))
+    detect_kernels(network, (64, 64))
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 

@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor, nn
 
 from compress.engines import engine
-from compress.engines.kernel import Operand, Unit
+from compress.engines.kernel import Kernel, Operand
 from compress.measure.counting import trace
 from compress.measure.layer_shares import layer_shares
 from compress.measure.profiling import Profiled
@@ -20,34 +20,42 @@ from compress.networks.mobileposenet import MobilePoseNet
 SIDE = (64, 64)
 SMALL: dict[str, Architecture] = {
     "efficient_hrnet": EfficientHRNet(
-        stem=8, backbone_widths=(8, 8, 8, 16, 16, 24, 24), repeats=(1,) * 7, branch_widths=(8, 16, 24, 32),
-        modules=(1, 1, 1), blocks=1,
+        stem=8,
+        backbone_widths=(8, 8, 8, 16, 16, 24, 24),
+        repeats=(1,) * 7,
+        branch_widths=(8, 16, 24, 32),
+        modules=(1, 1, 1),
+        blocks=1,
     ),
     "lite_hrnet": LiteHRNet(width=8, modules=(1, 1, 1), blocks=1),
     "lightweight_openpose": LightweightOpenPose(width=0.25, features=16, head=32),
     "mobileposenet": MobilePoseNet(),
-}  # fmt: skip
+}
 
 
 def timing(ratio: float) -> Timing:
     return Timing(ratio, ratio, ratio, ratio, ratio, 0.0, 0.0, 1)
 
 
-def profiled(units: tuple[Unit, ...], names: tuple[str, ...], ratios: list[float]) -> Profiled:
-    return Profiled(units, names, tuple(map(timing, ratios)), timing(sum(ratios)), 1.0)
+def profiled(kernels: tuple[Kernel, ...], names: tuple[str, ...], ratios: list[float]) -> Profiled:
+    return Profiled(kernels, names, tuple(map(timing, ratios)), timing(sum(ratios)), 1.0)
 
 
-@pytest.mark.parametrize(("name", "engine_name"), [
-    *((name, key) for name in SMALL for key in ("onnxruntime", "ncnn")), ("mobileposenet", "mnn"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "engine_name"),
+    [
+        *((name, key) for name in SMALL for key in ("onnxruntime", "ncnn")),
+        ("mobileposenet", "mnn"),
+    ],
+)
 def test_every_layers_multiply_adds_come_back(name: str, engine_name: str, tmp_path: Path) -> None:
     network, runtime = SMALL[name].build().eval(), engine(engine_name)
     layers = trace(network, SIDE).layers
     profiler = runtime.profiler(runtime.export(network, SIDE, tmp_path, "network")[0])
     profiler.run_timed()
     profile = profiler.finish()
-    macs = [float(unit.macs) for unit in profile.units]
-    shares = layer_shares(network, layers, profiled(profile.units, profile.names, macs)).layers
+    macs = [float(kernel.macs) for kernel in profile.kernels]
+    shares = layer_shares(network, layers, profiled(profile.kernels, profile.names, macs)).layers
     found = {layer.path: (share or 0.0) * sum(macs) for layer, share in zip(layers, shares, strict=True) if layer.macs}
     for layer in layers:
         if not layer.macs:
@@ -72,16 +80,16 @@ class Gated(nn.Module):
         return self.last((x * self.gate(x)).tanh())
 
 
-def unit(operator: str, macs: int = 0, shape: tuple[int, ...] = (1, 8, 62, 62)) -> Unit:
-    return Unit(operator, (), (Operand(shape),), macs=macs)
+def kernel(operator: str, macs: int = 0, shape: tuple[int, ...] = (1, 8, 62, 62)) -> Kernel:
+    return Kernel(operator, (), (Operand(shape),), macs=macs)
 
 
 def gated_shares(
-    units: list[Unit], names: list[str], ratios: list[float]
+    kernels: list[Kernel], names: list[str], ratios: list[float]
 ) -> tuple[dict[tuple[str, str], float | None], dict[str, float]]:
     network = Gated().eval()
     layers = trace(network, SIDE).layers
-    found = layer_shares(network, layers, profiled(tuple(units), tuple(names), ratios))
+    found = layer_shares(network, layers, profiled(tuple(kernels), tuple(names), ratios))
     shares = {(layer.path, layer.kind): share for layer, share in zip(layers, found.layers, strict=True)}
     return shares, found.rest
 
@@ -89,12 +97,28 @@ def gated_shares(
 def test_names_of_onnx_nodes() -> None:
     convolution, gate, last = 62 * 62 * 8 * 3 * 9, 62 * 62 * 64, 62 * 62 * 64
     shares, rest = gated_shares(
-        [unit("Conv", convolution), unit("QuickGelu"), unit("Reorder"), unit("Conv", gate), unit("Mul"), unit("Tanh"),
-         unit("Reorder"), unit("Conv", last)],
-        ["/stages.0/stages.0.0/Conv_output_0_nchwc", "/stages.0/stages.0.2/Mul/QuickGeluFusion/", "ReorderOutput_3",
-         "/gate/gate.1/Sigmoid_output_0_nchwc", "/Mul", "/Tanh", "ReorderInput", "output0_nchwc"],
+        [
+            kernel("Conv", convolution),
+            kernel("QuickGelu"),
+            kernel("Reorder"),
+            kernel("Conv", gate),
+            kernel("Mul"),
+            kernel("Tanh"),
+            kernel("Reorder"),
+            kernel("Conv", last),
+        ],
+        [
+            "/stages.0/stages.0.0/Conv_output_0_nchwc",
+            "/stages.0/stages.0.2/Mul/QuickGeluFusion/",
+            "ReorderOutput_3",
+            "/gate/gate.1/Sigmoid_output_0_nchwc",
+            "/Mul",
+            "/Tanh",
+            "ReorderInput",
+            "output0_nchwc",
+        ],
         [30, 10, 5, 20, 8, 12, 5, 10],
-    )  # fmt: skip
+    )
     assert shares == {
         ("stages.0.0", "Conv2d"): pytest.approx(0.3),
         ("stages.0.1", "BatchNorm2d"): None,
@@ -111,12 +135,18 @@ def test_names_of_onnx_nodes() -> None:
 def test_ncnns_layers() -> None:
     shape = (8, 62, 62)
     shares, rest = gated_shares(
-        [unit("Convolution", 62 * 62 * 8 * 27, shape), unit("Swish", 0, shape), unit("Split", 0, shape),
-         unit("Convolution", 62 * 62 * 64, shape), unit("BinaryOp", 0, shape), unit("TanH", 0, shape),
-         unit("Convolution", 62 * 62 * 64, shape)],
+        [
+            kernel("Convolution", 62 * 62 * 8 * 27, shape),
+            kernel("Swish", 0, shape),
+            kernel("Split", 0, shape),
+            kernel("Convolution", 62 * 62 * 64, shape),
+            kernel("BinaryOp", 0, shape),
+            kernel("TanH", 0, shape),
+            kernel("Convolution", 62 * 62 * 64, shape),
+        ],
         ["conv_0", "silu_1", "splitncnn_0", "convsigmoid_0", "mul_0", "tanh_3", "conv_2"],
         [30, 10, 5, 20, 8, 12, 15],
-    )  # fmt: skip
+    )
     known = {key: share for key, share in shares.items() if share is not None}
     assert known == {
         ("stages.0.0", "Conv2d"): pytest.approx(0.3),

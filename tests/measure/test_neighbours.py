@@ -23,7 +23,7 @@ def test_without_enough_of_a_kind_the_operator_speaks_and_the_error_grows() -> N
     assert error > LEAST_ERROR
 
 
-def test_one_unit_is_better_than_none() -> None:
+def test_one_kernel_is_better_than_none() -> None:
     ratio, error = estimate("Relu 1 in", 0, 10**4, SLOW)
     assert ratio == pytest.approx(1000.0)
     assert error == ALONE_ERROR

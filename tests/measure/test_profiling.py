@@ -4,12 +4,12 @@ from time import perf_counter
 import pytest
 
 from compress.engines.engine import Profile
-from compress.engines.kernel import Operand, Unit
+from compress.engines.kernel import Kernel, Operand
 from compress.measure.profiling import DROPPED, GROUP, LEAST_RATIO, correct, time_nodes, without_excess
 from compress.measure.timing import REFERENCES, summarise
 
 TENSOR = (Operand((1, 8, 4, 4)),)
-UNITS = (Unit("Slow", TENSOR, TENSOR), Unit("Fast", TENSOR, TENSOR), Unit("Nothing", TENSOR, TENSOR))
+KERNELS = (Kernel("Slow", TENSOR, TENSOR), Kernel("Fast", TENSOR, TENSOR), Kernel("Nothing", TENSOR, TENSOR))
 
 
 class Fixed:
@@ -32,7 +32,7 @@ class Fixed:
         for number in range(self.passes):
             slow = 3 if number % (DROPPED + GROUP) < DROPPED else 1
             rows.append([slow * (ms + self.own_ms) for ms in (2.0, 1.0, 0.0)])
-        return Profile(UNITS, rows, ("a", "b", "c"))
+        return Profile(KERNELS, rows, ("a", "b", "c"))
 
 
 def test_nodes_add_up_to_the_whole_and_the_first_passes_do_not_count() -> None:
@@ -42,7 +42,7 @@ def test_nodes_add_up_to_the_whole_and_the_first_passes_do_not_count() -> None:
     assert slow - fast == pytest.approx(1.0 / found.reference_ms, rel=0.5)
     assert nothing >= LEAST_RATIO
     assert {timing.count for timing in found.timings} == {6}  # the faster half of whole groups
-    assert found.units == UNITS
+    assert found.kernels == KERNELS
     assert found.names == ("a", "b", "c")
 
 
@@ -56,7 +56,7 @@ def test_passes_that_lost_the_core_do_not_count() -> None:
     for _ in range(11 * REFERENCES):
         references.append(0.1 + (rng.random() < 0.33))
     whole = summarise([3.5] * 40, [0.1] * 40, 0.1)
-    found = correct(Profile(UNITS, rows, ("a", "b", "c")), references, whole)
+    found = correct(Profile(KERNELS, rows, ("a", "b", "c")), references, whole)
     assert [timing.ratio for timing in found.timings] == pytest.approx([20, 10, 5], rel=0.1)
 
 

@@ -39,8 +39,9 @@ class Machine:
 def test_round_robin_with_the_reference_around_each() -> None:
     machine = Machine()
     calls = {"a": machine.work("a", 0.003), "b": machine.work("b", 0.006)}
-    timings = time_interleaved(calls, machine.work("r", 0.001), rounds=3, warmup=0, priming=1, group=2,
-                                clock=machine.clock)  # fmt: skip
+    timings = time_interleaved(
+        calls, machine.work("r", 0.001), rounds=3, warmup=0, priming=1, group=2, clock=machine.clock
+    )
     r = "r" * (1 + REFERENCES)
     assert "".join(machine.log) == f"{r}aaa{r}{r}bbb{r}" * 2
     assert timings["a"].median_ms == pytest.approx(3)
@@ -157,9 +158,15 @@ def test_what_is_uncertain_is_timed_on_within_a_bound() -> None:
     }
     seen: list[tuple[int, str]] = []
     timings = time_interleaved(
-        calls, machine.work("r", 0.001), rounds=8, group=1, longest=20, priming=0, clock=machine.clock,
+        calls,
+        machine.work("r", 0.001),
+        rounds=8,
+        group=1,
+        longest=20,
+        priming=0,
+        clock=machine.clock,
         progress=lambda rounds, note: seen.append((rounds, note)),
-    )  # fmt: skip
+    )
     assert timings["steady"].count == 8
     assert 8 < timings["noisy"].count < timings["wild"].count == 160
     assert timings["noisy"].reliable
@@ -182,9 +189,14 @@ def test_groups_stay_whole_where_more_are_timed() -> None:
     for rounds in (1, 3, 5, 22, 24):
         calls, seen[:] = 0, []
         timing = time_interleaved(
-            {"a": work}, machine.work("r", 0.001), rounds, warmup=0, priming=0, clock=machine.clock,
+            {"a": work},
+            machine.work("r", 0.001),
+            rounds,
+            warmup=0,
+            priming=0,
+            clock=machine.clock,
             progress=lambda n, note: seen.append((n, note)),
-        )["a"]  # fmt: skip
+        )["a"]
         assert timing.count % 4 == 0
         assert timing.count >= rounds
         assert timing.ratio == pytest.approx(1)

@@ -83,10 +83,15 @@ def test_the_channels_that_stay_have_the_largest_norms() -> None:
     assert torch.equal(kept, network.get_parameter("features.3.0.conv1.conv.weight")[1::2])
 
 
-@pytest.mark.parametrize("pick", [
-    {"edits.kernels": KEEP, "edits.trunk": 1.0}, {"edits.kernels": "conv_to_3x3", "edits.trunk": 1.0},
-    {"edits.kernels": KEEP, "edits.trunk": 0.5}, {"edits.kernels": "conv_to_3x3", "edits.trunk": 0.5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pick",
+    [
+        {"edits.kernels": KEEP, "edits.trunk": 1.0},
+        {"edits.kernels": "conv_to_3x3", "edits.trunk": 1.0},
+        {"edits.kernels": KEEP, "edits.trunk": 0.5},
+        {"edits.kernels": "conv_to_3x3", "edits.trunk": 0.5},
+    ],
+)
 def test_structure_alone_and_artefact_are_the_candidate(pick: dict[str, Any], tmp_path: Path) -> None:
     made = candidates(KERNELS, TRUNK)
     candidate = made.edited(pick, trained(), PICTURES, 2, 1)
@@ -135,13 +140,15 @@ def test_edits_of_a_given_network_come_after_its_own() -> None:
     ("edit", "parts"),
     [
         (EditChoice("k", "refinements", "rewrite", (KEEP, "conv_to_3x33")), ["edits.k", "did you mean 'conv_to_3x3'"]),
-        (EditChoice("k", "refinement", "rewrite", (KEEP, "conv_to_3x3")), ["edits.k.sites", "no site of conv_to_3x3",
-                                                                           "did you mean 'refinements'"]),
+        (
+            EditChoice("k", "refinement", "rewrite", (KEEP, "conv_to_3x3")),
+            ["edits.k.sites", "no site of conv_to_3x3", "did you mean 'refinements'"],
+        ),
         (EditChoice("k", "*", "rewrite", (KEEP, "swish_to_relu")), ["no site of swish_to_relu", "leave it out"]),
         (EditChoice("c", "features.3.0.conv1", "channels", (0.9, 1.0)), ["edits.c", "must take channels", "0.9"]),
         (EditChoice("c", "fetures.*", "channels", (0.5, 1.0)), ["edits.c.sites", "no layer that", "features"]),
     ],
-)  # fmt: skip
+)
 def test_wrong_edits_are_named(edit: EditChoice, parts: list[str]) -> None:
     with pytest.raises(SpaceError) as caught:
         candidates(edit).check("space.yaml")
@@ -167,7 +174,5 @@ def test_replacements_are_fitted_to_what_the_modules_did() -> None:
             return float((other.eval()(image)[-1] - wanted).square().mean())
 
     carried = rewritten(network, [Rewrite("conv_to_3x3", at) for at in SEVENS])
-    solved, reconstructed = (
-        candidates(KERNELS).edited(pick, network, [image], steps, 1).network for steps in (0, 30)
-    )  # fmt: skip
+    solved, reconstructed = (candidates(KERNELS).edited(pick, network, [image], steps, 1).network for steps in (0, 30))
     assert error(reconstructed) < error(solved) < error(carried)

@@ -12,7 +12,7 @@ from torch import nn
 from compress.engines.engine import Profiler
 from compress.errors import TableError
 from compress.jobs.latency.latency import space_named
-from compress.measure import in_network as harvest
+from compress.measure import in_network
 from compress.measure.kept_tables import table_path
 from compress.measure.latency_table import Entry, LatencyTable, Scale, load_table
 from compress.measure.profiling import Profiled
@@ -89,13 +89,13 @@ def test_a_resumed_run_keeps_its_table_and_scale_whatever_became_of_the_cache(
 ) -> None:
     first = first_of(folder)
     assert first.scale is not None
-    assert len(first.units) > 10
+    assert len(first.kernels) > 10
     before = (folder / "run" / "latency_table.json").read_bytes()
 
     def measured(*_: object, **__: object) -> None:
         raise AssertionError("something was measured")
 
-    monkeypatch.setattr(harvest, "time_nodes", measured)
+    monkeypatch.setattr(in_network, "time_nodes", measured)
     monkeypatch.setattr(deployment, "time_runners", measured)
     # Another run on this machine starts from the kept table and scale,
     assert prepared(folder / "other") == replace(first, path=folder / "other" / "latency_table.json")
@@ -117,87 +117,87 @@ def test_a_kept_scale_of_another_clock_is_not_used(folder: Path) -> None:
     again = prepared(folder / "other")
     assert again.scale is not None
     assert again.scale.networks == 2
-    assert again.units == first.units
+    assert again.kernels == first.kernels
 
 
-def test_units_that_contradict_whole_networks_are_timed_anew_once(
+def test_kernels_that_contradict_whole_networks_are_timed_anew_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kept table whose times were taken while something else ran: four times too long, and certain of it."""
     good = first_of(folder)
-    poisoned = {key: slower(entry, 4, uncertainty=0.01) for key, entry in good.units.items()}
-    kept = kept_with(folder, replace(good, units=poisoned))
+    poisoned = {key: slower(entry, 4, uncertainty=0.01) for key, entry in good.kernels.items()}
+    kept = kept_with(folder, replace(good, kernels=poisoned))
     mended = prepared(folder / "mended")
     assert mended.scale is not None
-    key = max(good.units, key=lambda key: good.units[key].timing.ratio)
+    key = max(good.kernels, key=lambda key: good.kernels[key].timing.ratio)
     for table in (mended, load_table(kept)):
-        assert table.units[key].timing.ratio < 3 * good.units[key].timing.ratio
+        assert table.kernels[key].timing.ratio < 3 * good.kernels[key].timing.ratio
 
     # Where they contradict each other even so, the run stops and keeps no scale.
-    real = harvest.time_nodes
+    real = in_network.time_nodes
 
     def four_times(profiler: Profiler, rounds: int) -> Profiled:
         found = real(profiler, rounds)
         return replace(found, timings=tuple(replace(timing, ratio=4 * timing.ratio) for timing in found.timings))
 
-    monkeypatch.setattr(harvest, "time_nodes", four_times)
+    monkeypatch.setattr(in_network, "time_nodes", four_times)
     shutil.rmtree(folder / "cache")
-    with pytest.raises(TableError, match=r"whole networks must take what their units add up to.*factor of 0\.[1-4]"):
+    with pytest.raises(TableError, match=r"whole networks must take what their kernels add up to.*factor of 0\.[1-4]"):
         prepared(folder / "bad")
     assert load_table(folder / "bad" / "latency_table.json").scale is None
     assert not list(kept.parent.glob("*-scale-*.json"))
 
 
-def test_uncertain_units_of_the_kept_table_are_timed_again(folder: Path) -> None:
+def test_uncertain_kernels_of_the_kept_table_are_timed_again(folder: Path) -> None:
     good = first_of(folder)
-    key = max(good.units, key=lambda key: good.units[key].timing.ratio)
-    noisy = replace(slower(good.units[key], 40, uncertainty=0.9), tries=1)
-    kept = kept_with(folder, replace(good, units={**good.units, key: noisy}))
+    key = max(good.kernels, key=lambda key: good.kernels[key].timing.ratio)
+    noisy = replace(slower(good.kernels[key], 40, uncertainty=0.9), tries=1)
+    kept = kept_with(folder, replace(good, kernels={**good.kernels, key: noisy}))
     run = prepared(folder / "new")
     for table in (run, load_table(kept)):
-        assert table.units[key].timing.ratio < 4 * good.units[key].timing.ratio
-    assert run.units[key].tries == 2
+        assert table.kernels[key].timing.ratio < 4 * good.kernels[key].timing.ratio
+    assert run.kernels[key].tries == 2
 
 
 def test_a_run_killed_while_it_measures_does_not_go_on_with_the_scale_of_a_build(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = first_of(folder)
-    known = dict(sorted(good.units.items())[:3])
-    kept = kept_with(folder, replace(good, units=known))
-    replace(good, path=kept, units=known, scale=Scale(1.9, 6, 0.01)).save()  # as `compress latency build` leaves it
+    known = dict(sorted(good.kernels.items())[:3])
+    kept = kept_with(folder, replace(good, kernels=known))
+    replace(good, path=kept, kernels=known, scale=Scale(1.9, 6, 0.01)).save()  # as `compress latency build` leaves it
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harvest, "time_nodes", killed)
+    monkeypatch.setattr(in_network, "time_nodes", killed)
     for _ in range(2):  # the resumed run has as much to measure
         with pytest.raises(KeyboardInterrupt):
             prepared(folder / "new")
         begun = load_table(folder / "new" / "latency_table.json")
-        assert (begun.scale, begun.units) == (None, known)
+        assert (begun.scale, begun.kernels) == (None, known)
 
 
-def test_a_resumed_run_has_the_units_that_the_scale_of_another_was_fitted_on(folder: Path) -> None:
+def test_a_resumed_run_has_the_kernels_that_the_scale_of_another_was_fitted_on(folder: Path) -> None:
     first = first_of(folder)
     part = folder / "part" / "latency_table.json"
     part.parent.mkdir()
-    replace(first, path=part, scale=None, units=dict(sorted(first.units.items())[:3])).save()
+    replace(first, path=part, scale=None, kernels=dict(sorted(first.kernels.items())[:3])).save()
     assert prepared(part.parent) == replace(first, path=part)
 
 
-def test_a_kept_scale_goes_with_the_units_it_was_fitted_on(folder: Path) -> None:
+def test_a_kept_scale_goes_with_the_kernels_it_was_fitted_on(folder: Path) -> None:
     first = first_of(folder)
     kept = table_path(first.identity)
     (scale_file,) = kept.parent.glob("*-scale-*.json")
     marked = {**json.loads(scale_file.read_text()), "factor": 1.9}
-    assert marked["units"].keys() <= first.units.keys()
-    key = max(marked["units"], key=lambda key: marked["units"][key])
-    # More units change nothing; one that was timed anew does, and so does a file that does not say.
-    more = {**first.units, "another": first.units[key]}
-    anew = {**first.units, key: slower(first.units[key], 1.01)}
-    unsaid = {name: value for name, value in marked.items() if name != "units"}
-    for units, content, used in ((more, marked, True), (anew, marked, False), (first.units, unsaid, False)):
+    assert marked["kernels"].keys() <= first.kernels.keys()
+    key = max(marked["kernels"], key=lambda key: marked["kernels"][key])
+    # More kernels change nothing; one that was timed anew does, and so does a file that does not say.
+    more = {**first.kernels, "another": first.kernels[key]}
+    anew = {**first.kernels, key: slower(first.kernels[key], 1.01)}
+    unsaid = {name: value for name, value in marked.items() if name != "kernels"}
+    for kernels, content, used in ((more, marked, True), (anew, marked, False), (first.kernels, unsaid, False)):
         scale_file.write_text(json.dumps(content))
-        scale = deployment._read_scale(scale_file, replace(first, units=units))
+        scale = deployment._read_scale(scale_file, replace(first, kernels=kernels))
         assert (scale == Scale(1.9, marked["networks"], marked["error"])) if used else scale is None

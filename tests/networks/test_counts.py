@@ -16,12 +16,24 @@ def counted(name: str, side: int | tuple[int, int]) -> Count:
 
 
 # network, input, million parameters, G in the paper's convention
-HRSUM_GIB = [("hrnet_w32", (256, 192), 28.5, 7.10), ("hrnet_w32", (384, 288), 28.5, 16.0),
-             ("hrnet_w48", (256, 192), 63.6, 14.6), ("hrnet_w48", (384, 288), 63.6, 32.9)]  # fmt: skip
-HRSUM = [("higher_hrnet_w32", 512, 28.6, 47.9), ("higher_hrnet_w32", 640, 28.6, 74.8),
-         ("higher_hrnet_w48", 640, 63.8, 154.3)]  # fmt: skip
-MMCV = [("dir_bhrnet_32", 256, 6.03, 2.81), ("dir_bhrnet_32", 384, 6.03, 6.32), ("dir_bhrnet_32", 512, 6.03, 11.23),
-        ("dir_bhrnet_star_32", 384, 5.92, 3.23), ("dir_bhrnet_star_25", 384, 3.40, 1.91)]  # fmt: skip
+HRSUM_GIB = [
+    ("hrnet_w32", (256, 192), 28.5, 7.10),
+    ("hrnet_w32", (384, 288), 28.5, 16.0),
+    ("hrnet_w48", (256, 192), 63.6, 14.6),
+    ("hrnet_w48", (384, 288), 63.6, 32.9),
+]
+HRSUM = [
+    ("higher_hrnet_w32", 512, 28.6, 47.9),
+    ("higher_hrnet_w32", 640, 28.6, 74.8),
+    ("higher_hrnet_w48", 640, 63.8, 154.3),
+]
+MMCV = [
+    ("dir_bhrnet_32", 256, 6.03, 2.81),
+    ("dir_bhrnet_32", 384, 6.03, 6.32),
+    ("dir_bhrnet_32", 512, 6.03, 11.23),
+    ("dir_bhrnet_star_32", 384, 5.92, 3.23),
+    ("dir_bhrnet_star_25", 384, 3.40, 1.91),
+]
 
 
 @pytest.mark.parametrize(("name", "side", "params", "flops"), HRSUM_GIB)

@@ -12,9 +12,13 @@ from compress.networks.blocks import SqueezeExcite, initialise
 from compress.networks.efficient_hrnet import EfficientHRNet, MBConvBlock, Stages, scaled_efficient_hrnet
 
 # phi, input, million parameters, the same counted by class names, G multiply-adds, G in HigherHRNet's convention
-MEASURED = [(0, 512, 19.725, 23.320, 23.958, 25.619), (-1, 480, 13.004, 16.054, 13.130, 14.208),
-            (-2, 448, 8.264, 10.389, 7.030, 7.725), (-3, 416, 5.360, 6.962, 3.759, 4.209),
-            (-4, 384, 2.765, 3.757, 1.808, 2.105)]  # fmt: skip
+MEASURED = [
+    (0, 512, 19.725, 23.320, 23.958, 25.619),
+    (-1, 480, 13.004, 16.054, 13.130, 14.208),
+    (-2, 448, 8.264, 10.389, 7.030, 7.725),
+    (-3, 416, 5.360, 6.962, 3.759, 4.209),
+    (-4, 384, 2.765, 3.757, 1.808, 2.105),
+]
 
 
 @pytest.mark.parametrize(("phi", "side", "params", "by_name", "macs", "hrsum"), MEASURED)
@@ -55,9 +59,7 @@ def test_backbone_gives_its_four_resolutions() -> None:
     architecture = EfficientHRNet()
     with torch.device("meta"):
         features = architecture.build().eval().backbone(torch.empty(1, 3, 64, 96))
-    assert [tuple(f.shape) for f in features] == [
-        (1, 24, 16, 24), (1, 40, 8, 12), (1, 112, 4, 6), (1, 320, 2, 3)
-    ]  # fmt: skip
+    assert [tuple(f.shape) for f in features] == [(1, 24, 16, 24), (1, 40, 8, 12), (1, 112, 4, 6), (1, 320, 2, 3)]
 
 
 def test_block_parameters_are_the_formula() -> None:

@@ -26,9 +26,14 @@ def named(r: int) -> LightweightHRNet:
 
 # r, input, kind, million parameters, G in HigherHRNet's convention: of a build without the 3x3 convolutions on the two
 # branches that go on from stage 1 to stage 2, and with a bias in those before new branches.
-MEASURED = [(0, 512, "dense", 13.144, 15.22), (0, 512, "separable", 12.871, 15.05),
-            (-1, 480, "dense", 8.794, 9.10), (-1, 480, "separable", 8.559, 8.95),
-            (-2, 448, "dense", 5.922, 5.37), (-2, 448, "separable", 5.729, 5.27)]  # fmt: skip
+MEASURED = [
+    (0, 512, "dense", 13.144, 15.22),
+    (0, 512, "separable", 12.871, 15.05),
+    (-1, 480, "dense", 8.794, 9.10),
+    (-1, 480, "separable", 8.559, 8.95),
+    (-2, 448, "dense", 5.922, 5.37),
+    (-2, 448, "separable", 5.729, 5.27),
+]
 
 
 @pytest.mark.parametrize(("r", "side", "kind", "params", "hrsum"), MEASURED)
@@ -118,9 +123,11 @@ def test_lite_conv_parameters_are_the_formula() -> None:
     expected = {
         "dense": conv(inputs, inputs, 3) + conv(inputs, new, 3) + conv(half, half, 3),
         "separable": separable(inputs, inputs)
-        + conv(inputs, new, 1) + separable(new, new)
-        + conv(half, half, 1) + separable(half, half),
-    }  # fmt: skip
+        + conv(inputs, new, 1)
+        + separable(new, new)
+        + conv(half, half, 1)
+        + separable(half, half),
+    }
     for kind, parameters in expected.items():
         module = LiteConvModule(inputs, outputs, kind)  # type: ignore[arg-type]
         assert sum(p.numel() for p in module.parameters()) == parameters
@@ -146,8 +153,15 @@ def test_table_i() -> None:
         for layer in (backbone.stem, *backbone.layers):
             layer.register_forward_hook(lambda module, args, y: shapes.append(tuple(y.shape[1:])))  # type: ignore[union-attr]
         backbone(torch.empty(1, 3, 448, 448))
-    assert shapes == [(16, 224, 224), (24, 112, 112), (32, 56, 56), (64, 28, 28), (96, 28, 28), (160, 14, 14),
-                      (264, 14, 14)]  # fmt: skip
+    assert shapes == [
+        (16, 224, 224),
+        (24, 112, 112),
+        (32, 56, 56),
+        (64, 28, 28),
+        (96, 28, 28),
+        (160, 14, 14),
+        (264, 14, 14),
+    ]
     assert [isinstance(layer, LiteConvModule) for layer in backbone.layers] == [True, True, True, False, True, False]
     assert isinstance(backbone.layers, nn.ModuleList)
 

@@ -31,8 +31,9 @@ def test_mobilenet_is_dilated_once_and_ends_at_an_eighth() -> None:
     depthwise = [layer.conv for layer in network if layer.conv.groups > 1]
     assert [conv.dilation[0] for conv in depthwise] == [1] * 6 + [2] + [1] * 4
     assert [layer.conv.out_channels for layer in MobileNet(1)] == [
-        *(32, 32, 64, 64, 128, 128, 128, 128, 256, 256, 256, 256, 512), *[512] * 10
-    ]  # fmt: skip
+        *(32, 32, 64, 64, 128, 128, 128, 128, 256, 256, 256, 256, 512),
+        *[512] * 10,
+    ]
 
 
 def test_cpm_by_hand() -> None:

@@ -27,9 +27,14 @@ def with_statistics(network: nn.Module) -> nn.Module:
 
 
 # network, million parameters, torchstat's 2^20 at 256x192 as measured on the authors' code
-MEASURED = [("lite_hrnet_18_naive", 0.760, 194.76), ("lite_hrnet_18_wider_naive", 1.319, 311.05),
-            ("lite_hrnet_18", 1.131, 205.23), ("lite_hrnet_30", 1.764, 319.20),
-            ("dite_hrnet_18", 1.187, 209.80), ("dite_hrnet_30", 1.863, 329.82)]  # fmt: skip
+MEASURED = [
+    ("lite_hrnet_18_naive", 0.760, 194.76),
+    ("lite_hrnet_18_wider_naive", 1.319, 311.05),
+    ("lite_hrnet_18", 1.131, 205.23),
+    ("lite_hrnet_30", 1.764, 319.20),
+    ("dite_hrnet_18", 1.187, 209.80),
+    ("dite_hrnet_30", 1.863, 329.82),
+]
 HIGHER_CELLS = (64 * 48 * 20, 32 * 24 * 40, 16 * 12 * 80)  # elements of half of branch 0, 1, 2
 
 
@@ -67,8 +72,11 @@ def test_small_hrnets_counts(name: str, params: float, low: float, high: float) 
 
 
 GHOST = EDiteHRNet(mixing="none", stem="dynamic")
-OWN_VARIANTS = [(GHOST, 1.284, 0.235, 0.02), (replace(GHOST, mixing="depthwise"), 1.366, 0.285, 0.015),
-                (replace(GHOST, mixing="dense"), 7.208, 1.779, 0.005)]  # fmt: skip
+OWN_VARIANTS = [
+    (GHOST, 1.284, 0.235, 0.02),
+    (replace(GHOST, mixing="depthwise"), 1.366, 0.285, 0.015),
+    (replace(GHOST, mixing="dense"), 7.208, 1.779, 0.005),
+]
 
 
 @pytest.mark.parametrize(("architecture", "params", "flops", "near"), OWN_VARIANTS)

@@ -24,13 +24,22 @@ def counted(architecture: MobilePoseNet, input_hw: tuple[int, int]) -> Count:
 
 
 # network, backbone attention, million parameters
-PARAMS = [("mobileposenet", False, 1.551), ("mobileposenet", True, 3.062), ("mobileposenet_v1", False, 2.537),
-          ("mobileposenet_v2", False, 2.127)]  # fmt: skip
+PARAMS = [
+    ("mobileposenet", False, 1.551),
+    ("mobileposenet", True, 3.062),
+    ("mobileposenet_v1", False, 2.537),
+    ("mobileposenet_v2", False, 2.127),
+]
 # network, input, GiFLOPs in torchstat's convention
-FLOPS = [("mobileposenet", (256, 192), 0.553), ("mobileposenet", (384, 288), 1.245),
-         ("mobileposenet", (256, 256), 0.737),
-         ("mobileposenet_v1", (256, 192), 0.593), ("mobileposenet_v1", (384, 288), 1.333),
-         ("mobileposenet_v2", (256, 192), 0.682), ("mobileposenet_v2", (384, 288), 1.534)]  # fmt: skip
+FLOPS = [
+    ("mobileposenet", (256, 192), 0.553),
+    ("mobileposenet", (384, 288), 1.245),
+    ("mobileposenet", (256, 256), 0.737),
+    ("mobileposenet_v1", (256, 192), 0.593),
+    ("mobileposenet_v1", (384, 288), 1.333),
+    ("mobileposenet_v2", (256, 192), 0.682),
+    ("mobileposenet_v2", (384, 288), 1.534),
+]
 
 
 @pytest.mark.parametrize(("name", "attention", "params"), PARAMS)
@@ -50,8 +59,18 @@ def test_flops_in_hrnets_convention_are_the_measured_ones() -> None:
 
 
 # Input size of each row of Table 1 after the first, for 256x192: channels, height, width.
-TABLE_1 = [(16, 128, 96), (16, 128, 96), (24, 64, 48), (24, 64, 48), *[(40, 32, 24)] * 3, *[(80, 16, 12)] * 4,
-           *[(112, 16, 12)] * 2, *[(160, 16, 12)] * 3, (160, 32, 24), (160, 64, 48)]  # fmt: skip
+TABLE_1 = [
+    (16, 128, 96),
+    (16, 128, 96),
+    (24, 64, 48),
+    (24, 64, 48),
+    *[(40, 32, 24)] * 3,
+    *[(80, 16, 12)] * 4,
+    *[(112, 16, 12)] * 2,
+    *[(160, 16, 12)] * 3,
+    (160, 32, 24),
+    (160, 64, 48),
+]
 
 
 def test_table_1() -> None:

@@ -42,9 +42,7 @@ def floats(*values: float) -> Any:
 
 def statistics(shape: tuple[int, ...]) -> dict[str, Any]:
     rng = np.random.default_rng(1)
-    return {
-        name: rng.uniform(0.5, 2, shape).astype(np.float32) for name in ("gain", "bias", "mean", "variance")
-    }  # fmt: skip
+    return {name: rng.uniform(0.5, 2, shape).astype(np.float32) for name in ("gain", "bias", "mean", "variance")}
 
 
 def batch_norm(opset: int) -> Parts:

@@ -18,10 +18,22 @@ from compress.rewriting.sites import Rewrite, rewritten, sites
 from tests.networks.small import SMALL
 
 OURS = (
-    "simple_baseline", "mobilenet_v3", "shufflenet_v2", "small_hrnet", "lite_hrnet", "lite_hrnet_shuffle",
-    "higher_hrnet", "dir_bhrnet", "dir_bhrnet_single", "dir_hrnet_b", "efficient_hrnet", "lightweight_hrnet",
-    "mobileposenet_attention", "mobileposenet_transposed", "hourglass",
-)  # fmt: skip
+    "simple_baseline",
+    "mobilenet_v3",
+    "shufflenet_v2",
+    "small_hrnet",
+    "lite_hrnet",
+    "lite_hrnet_shuffle",
+    "higher_hrnet",
+    "dir_bhrnet",
+    "dir_bhrnet_single",
+    "dir_hrnet_b",
+    "efficient_hrnet",
+    "lightweight_hrnet",
+    "mobileposenet_attention",
+    "mobileposenet_transposed",
+    "hourglass",
+)
 
 
 def shaken(network: nn.Module) -> nn.Module:
@@ -54,9 +66,14 @@ def test_our_networks_have_their_sites_when_read_back(name: str, tmp_path: Path)
 def exported(network: nn.Module, path: Path, opset: int = 17, **settings: Any) -> Path:
     with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
-            network.eval(), (torch.zeros(1, 3, 16, 24),), path, dynamo=False, opset_version=opset,
-            input_names=["image"], **settings,
-        )  # fmt: skip
+            network.eval(),
+            (torch.zeros(1, 3, 16, 24),),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["image"],
+            **settings,
+        )
     return path
 
 

@@ -130,8 +130,9 @@ def legacy(network: nn.Module, path: Path, **settings: Any) -> Path:
     """The TorchScript exporter's file of opset 17."""
     names = {"input_names": ["image"], "output_names": ["maps"]}
     with warnings.catch_warnings(action="ignore"):
-        torch.onnx.export(network.eval(), (torch.zeros(1, 3, 64, 64),), path, dynamo=False, opset_version=17, **names,
-                          **settings)  # fmt: skip
+        torch.onnx.export(
+            network.eval(), (torch.zeros(1, 3, 64, 64),), path, dynamo=False, opset_version=17, **names, **settings
+        )
     return path
 
 
@@ -247,9 +248,14 @@ def peculiar(path: Path, how: str = "", shape: tuple[int, ...] = (1, 3, 64, 64),
     dtype = settings.pop("dtype", torch.float32)
     with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
-            Peculiar(how).eval().to(dtype), (torch.zeros(shape, dtype=dtype), *more), path, dynamo=False,
-            opset_version=17, input_names=["image", "gain"][: 1 + len(more)], **settings,
-        )  # fmt: skip
+            Peculiar(how).eval().to(dtype),
+            (torch.zeros(shape, dtype=dtype), *more),
+            path,
+            dynamo=False,
+            opset_version=17,
+            input_names=["image", "gain"][: 1 + len(more)],
+            **settings,
+        )
     return str(path)
 
 
@@ -266,7 +272,8 @@ def from_bytes(path: Path) -> str:
 PECULIAR: dict[str, tuple[Callable[[Path], str], str]] = {
     "channels last": (lambda p: peculiar(p, "last", (1, 64, 64, 3)), r"image: float32 \[1,64,64,3\], channels last"),
     "any channels last": (
-        lambda p: peculiar(p, "last", (1, 64, 64, 3), dynamic_axes={"image": {1: "h", 2: "w"}}), "channels last",
+        lambda p: peculiar(p, "last", (1, 64, 64, 3), dynamic_axes={"image": {1: "h", 2: "w"}}),
+        "channels last",
     ),
     "one channel": (lambda p: _with_sides(peculiar(p), (1, 1, 64, 64)), r"image: float32 \[1,1,64,64\]"),
     "bytes": (from_bytes, "takes float32 pictures.*image: uint8"),
@@ -274,22 +281,26 @@ PECULIAR: dict[str, tuple[Callable[[Path], str], str]] = {
     "two inputs": (lambda p: peculiar(p, "", (1, 3, 64, 64), torch.tensor(1.0)), "one input.*image: .*, gain: float32"),
     "a vector": (lambda p: peculiar(p, "vector"), r"every output .* is a map .*\[1,4\].*cut it off"),
     "a batch inside": (
-        lambda p: peculiar(p, "rows", (4, 3, 64, 64)), "fails on a 64x64 picture, being made for 4 at once",
+        lambda p: peculiar(p, "rows", (4, 3, 64, 64)),
+        "fails on a 64x64 picture, being made for 4 at once",
     ),
-    "training": (
-        lambda p: str(exported_in_training(p)), "exported for inference.*BatchNormalization in training mode"
-    ),
+    "training": (lambda p: str(exported_in_training(p)), "exported for inference.*BatchNormalization in training mode"),
     "no stride": (lambda p: peculiar(p, "large"), r"for a 64x64 picture output 0 is \[1, 6, 50, 50\]"),
-}  # fmt: skip
+}
 
 
 def exported_in_training(path: Path) -> Path:
     network = nn.Sequential(nn.Conv2d(3, K, 3, 4, 1), nn.BatchNorm2d(K)).train()
     with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
-            network, (torch.zeros(1, 3, 64, 64),), path, dynamo=False, opset_version=17,
-            training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
-        )  # fmt: skip
+            network,
+            (torch.zeros(1, 3, 64, 64),),
+            path,
+            dynamo=False,
+            opset_version=17,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+        )
     return path
 
 

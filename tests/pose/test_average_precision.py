@@ -21,9 +21,16 @@ def person(number: int, image: int, x: float, area: float = LARGE, **extra: Any)
     side = math.sqrt(area)
     box = [x, 50, side, side]
     return {
-        "id": number, "image_id": image, "category_id": 1, "keypoints": joints, "num_keypoints": 17, "area": area,
-        "bbox": box, "iscrowd": 0, **extra,
-    }  # fmt: skip
+        "id": number,
+        "image_id": image,
+        "category_id": 1,
+        "keypoints": joints,
+        "num_keypoints": 17,
+        "area": area,
+        "bbox": box,
+        "iscrowd": 0,
+        **extra,
+    }
 
 
 def dataset(*people: dict[str, Any], images: int = 2) -> dict[str, Any]:
@@ -262,9 +269,13 @@ def plain_crowd_pose(coco: dict[str, Any], results: list[dict[str, Any]]) -> dic
     images = [image["id"] for image in coco["images"]]
     precisions, recalls = plain_figures(coco, results, images)
     figures = {
-        "AP": sum(precisions) / 10, "AP50": precisions[0], "AP75": precisions[5],
-        "AR": sum(recalls) / 10, "AR50": recalls[0], "AR75": recalls[5],
-    }  # fmt: skip
+        "AP": sum(precisions) / 10,
+        "AP50": precisions[0],
+        "AP75": precisions[5],
+        "AR": sum(recalls) / 10,
+        "AR50": recalls[0],
+        "AR75": recalls[5],
+    }
     for name, kind in (("AP_easy", 0), ("AP_medium", 1), ("AP_hard", 2)):
         chosen = [i["id"] for i in coco["images"] if (i["crowdIndex"] >= 0.2) + (i["crowdIndex"] >= 0.8) == kind]
         figures[name] = sum(plain_figures(coco, results, chosen)[0]) / 10
@@ -287,10 +298,16 @@ def crowd(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]
             box = [*rng.uniform(0, 60, 2).tolist(), *rng.uniform(20, 100, 2).tolist()]
             if people and rng.random() < 0.1:
                 joints, box = np.reshape(people[-1]["keypoints"], (14, 3)), people[-1]["bbox"]
-            people.append({
-                "id": len(people), "image_id": image, "category_id": 1, "iscrowd": int(rng.random() < 0.1),
-                "keypoints": joints.ravel().tolist(), "bbox": box,
-            })  # fmt: skip
+            people.append(
+                {
+                    "id": len(people),
+                    "image_id": image,
+                    "category_id": 1,
+                    "iscrowd": int(rng.random() < 0.1),
+                    "keypoints": joints.ravel().tolist(),
+                    "bbox": box,
+                }
+            )
         near = [p for p in people if p["image_id"] == image] or people[-1:]
         for _ in range(rng.choice([0, 1, 3, 6, 24], p=[0.2, 0.2, 0.3, 0.27, 0.03])):
             joints = rng.uniform(0, 100, (14, 3))
@@ -318,8 +335,14 @@ def crowd_person(number: int, image: int, **extra: Any) -> dict[str, Any]:
     joints = [value for joint in range(14) for value in (20 + 3 * joint, 50 + 5 * joint, 2)]
     box = [10, 40, 60, 90]
     return {
-        "id": number, "image_id": image, "category_id": 1, "iscrowd": 0, "keypoints": joints, "bbox": box, **extra,
-    }  # fmt: skip
+        "id": number,
+        "image_id": image,
+        "category_id": 1,
+        "iscrowd": 0,
+        "keypoints": joints,
+        "bbox": box,
+        **extra,
+    }
 
 
 def crowd_dataset(*crowding: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.pose.codec import Codec, Name, codec_named
 from compress.pose.decode import top_down
-from compress.pose.estimator import LabelledBoxes, finder_for
+from compress.pose.estimator import LabelledBoxes, estimator_for
 from compress.pose.objective import objective_for
 from compress.recipe import (
     ChangeRecipe,
@@ -186,9 +186,11 @@ def errors_px(render: Any, codec: Codec, *, flip: bool) -> Array:
         merged = top_down.merge_outputs(maps[0], maps[1] if flip else None, ONE, shift=codec.shift_mirrored)
         strides = codec.strides_xy(INPUT_HW, MAP_HW)
         joints = top_down.to_picture(
-            top_down.decode(merged, codec.locate, codec.blur), np.eye(2, 3)[None], strides,
+            top_down.decode(merged, codec.locate, codec.blur),
+            np.eye(2, 3)[None],
+            strides,
             codec.offset_xy(strides, mirrored=flip),
-        )  # fmt: skip
+        )
         found.append(joints[0, 0, :2] - (x, y))
     return np.array(found)
 
@@ -276,7 +278,8 @@ def test_wild_maps_give_finite_joints() -> None:
             assert np.isfinite(top_down.decode(maps, locate)).all()
 
 
-# --- through a whole finder, training and recipes --------------------------------------------------------------------
+# --- through a whole estimator, training and recipes
+# --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -286,26 +289,26 @@ def test_a_finder_reads_what_training_with_the_codec_taught(name: Name, flip: bo
     architecture = DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps")
     codec, hw = codec_named(name), (128, 96)
     pictures = SyntheticPeople(3, (160, 140), 5, difficulty=Difficulty(people=(1, 1), truncation=0, occluder=0))
-    finder = finder_for(
+    estimator = estimator_for(
         architecture, COCO_PERSON, hw, codec=codec, decoding=Decoding(flip_test=flip), boxes=LabelledBoxes()
     )
     still = Training.model_validate({"person_augment": {"rotation_deg": 0, "scale": 0, "flip": 0, "half_body": 0}})
     samples = objective_for(architecture, COCO_PERSON, hw, still, codec).samples(pictures)
     errors = []
     for index in range(len(pictures)):
-        question = finder.ask(pictures, index)
+        asked_inputs = estimator.ask(pictures, index)
         sample = samples.sample(index, np.random.default_rng(0))
-        assert np.array_equal(sample.image, question.images[0])
+        assert np.array_equal(sample.image, asked_inputs.images[0])
         truth = pictures.people(index).keypoints_pk3[0]
         moved = truth.copy()
-        moved[:, :2] = truth[:, :2] @ question.matrices[0][:, :2].T + question.matrices[0][:, 2]
+        moved[:, :2] = truth[:, :2] @ asked_inputs.matrices[0][:, :2].T + asked_inputs.matrices[0][:, 2]
         moved[:, 0] = hw[1] - 1 - moved[:, 0]
         turned = gaussian_heatmaps(moved[None, list(COCO_PERSON.flip_index)], hw, 4, codec)
-        poses = finder.read(
-            question, [torch.from_numpy(sample.maps[0])[None]], [torch.from_numpy(turned)[None]] if flip else None
+        poses = estimator.read(
+            asked_inputs, [torch.from_numpy(sample.maps[0])[None]], [torch.from_numpy(turned)[None]] if flip else None
         )
         seen = (truth[:, 2] > 0) & (sample.weights[0][:, 0, 0] > 0)
-        errors.append((poses.keypoints_pk3[0] - truth)[seen, :2] @ question.matrices[0][:, :2].T)
+        errors.append((poses.keypoints_pk3[0] - truth)[seen, :2] @ asked_inputs.matrices[0][:, :2].T)
     error = np.concatenate(errors)
     assert len(error) > 25
     if codec.targets == "cell":
@@ -324,7 +327,7 @@ def test_a_finder_reads_what_training_with_the_codec_taught(name: Name, flip: bo
 )
 def test_a_codec_that_an_approach_has_not_is_refused(network: Any, codec: Codec, key: str) -> None:
     with pytest.raises(RecipeError, match=key):
-        finder_for(network, COCO_PERSON, (64, 64), codec=codec, decoding=Decoding(), boxes=LabelledBoxes())
+        estimator_for(network, COCO_PERSON, (64, 64), codec=codec, decoding=Decoding(), boxes=LabelledBoxes())
     with pytest.raises(RecipeError, match=key):
         objective_for(network, COCO_PERSON, (64, 64), Training(), codec)
 

@@ -24,12 +24,12 @@ from compress.pose.codec import Codec, codec_named
 from compress.pose.decode.poses import coco_results
 from compress.pose.estimator import (
     DetectedBoxes,
-    Finder,
     LabelledBoxes,
+    PoseEstimator,
     WholePictures,
-    find_everyone,
-    find_people,
-    finder_for,
+    estimate_all_poses,
+    estimate_poses,
+    estimator_for,
     first_inputs,
 )
 from compress.pose.objective import objective_for
@@ -48,9 +48,9 @@ EXACT = codec_named("exact", sigma=1.5)
 PICTURES = SyntheticPeople(6, (240, 200), 2, difficulty=Difficulty(people=(1, 2), scale=(0.8, 0.95), truncation=0))
 
 
-def finder(architecture: Architecture, boxes: Any = None, **decoding: Any) -> Finder:
+def estimator(architecture: Architecture, boxes: Any = None, **decoding: Any) -> PoseEstimator:
     codec = Codec(sigma=1.5) if architecture.approach == "PAF" else EXACT
-    return finder_for(
+    return estimator_for(
         architecture, COCO_PERSON, HW, codec=codec, decoding=Decoding(**decoding), boxes=boxes or LabelledBoxes()
     )
 
@@ -58,14 +58,14 @@ def finder(architecture: Architecture, boxes: Any = None, **decoding: Any) -> Fi
 @pytest.mark.parametrize("name", list(NETWORKS))
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_perfect_answers_are_the_people(name: str, flip_test: bool) -> None:
-    reader = finder(NETWORKS[name], flip_test=flip_test)
+    reader = estimator(NETWORKS[name], flip_test=flip_test)
     results = []
     for index in range(len(PICTURES)):
-        question = reader.ask(PICTURES, index)
-        answers, mirrored = perfect_answers(NETWORKS[name], PICTURES, index, question, HW, EXACT)
-        expected = [(len(question.images), *shape) for shape in shapes(NETWORKS[name])]
+        asked_inputs = reader.ask(PICTURES, index)
+        answers, mirrored = perfect_answers(NETWORKS[name], PICTURES, index, asked_inputs, HW, EXACT)
+        expected = [(len(asked_inputs.images), *shape) for shape in shapes(NETWORKS[name])]
         assert [tuple(part.shape) for part in answers] == expected
-        poses = reader.read(question, answers, mirrored if flip_test else None)
+        poses = reader.read(asked_inputs, answers, mirrored if flip_test else None)
         results += coco_results(poses, PICTURES.image_id(index))
     assert oks_ap(PICTURES.coco, results, COCO_PERSON)["AP"] > 0.9
 
@@ -74,17 +74,17 @@ def test_perfect_answers_are_the_people(name: str, flip_test: bool) -> None:
 @pytest.mark.parametrize("decoding", [{"flip_test": True}, {"upsample": 4}, {"upsample": 2}])
 def test_no_reading_moves_people_aside(name: str, decoding: dict[str, Any]) -> None:
     """Answers made from the joints of the mirrored picture, and part maps read at other sizes than the network's."""
-    reader = finder(NETWORKS[name], **{"flip_test": False, **decoding})
+    reader = estimator(NETWORKS[name], **{"flip_test": False, **decoding})
     lonely = SyntheticPeople(8, (256, 192), 2, difficulty=Difficulty(people=(1, 1), truncation=0, occluder=0))
     away = []
     for index in range(len(lonely)):
-        question = reader.ask(lonely, index)
-        answers, mirrored = perfect_answers(NETWORKS[name], lonely, index, question, HW, EXACT)
-        poses = reader.read(question, answers, mirrored if "flip_test" in decoding else None)
+        asked_inputs = reader.ask(lonely, index)
+        answers, mirrored = perfect_answers(NETWORKS[name], lonely, index, asked_inputs, HW, EXACT)
+        poses = reader.read(asked_inputs, answers, mirrored if "flip_test" in decoding else None)
         truth = lonely.people(index).keypoints_pk3
         if len(poses) == len(truth) == 1:
             both = (poses.keypoints_pk3[0, :, 2] > 0) & (truth[0, :, 2] > 0)
-            away.append((poses.keypoints_pk3[0] - truth[0])[both, :2] @ question.matrices[0][:, :2].T)
+            away.append((poses.keypoints_pk3[0] - truth[0])[both, :2] @ asked_inputs.matrices[0][:, :2].T)
     assert len(away) >= 6
     tolerance_px = 0.2 if name == "PAF" else 0.05
     assert np.abs(np.concatenate(away).mean(axis=0)).max() < tolerance_px
@@ -108,11 +108,13 @@ def test_perfect_answers_have_no_loss_but_tags(name: str) -> None:
     square = SyntheticPeople(3, (192, 192), 4)
     objective = objective_for(architecture, COCO_PERSON, (192, 192), Training.model_validate(still), codec)
     samples = objective.samples(square)
-    reader = finder_for(architecture, COCO_PERSON, (192, 192), codec=codec, decoding=Decoding(), boxes=LabelledBoxes())
-    question = reader.ask(square, 0)
-    answers, _ = perfect_answers(architecture, square, 0, question, (192, 192), codec)
+    reader = estimator_for(
+        architecture, COCO_PERSON, (192, 192), codec=codec, decoding=Decoding(), boxes=LabelledBoxes()
+    )
+    asked_inputs = reader.ask(square, 0)
+    answers, _ = perfect_answers(architecture, square, 0, asked_inputs, (192, 192), codec)
     sample = samples.sample(0, np.random.default_rng(0))
-    assert np.array_equal(sample.image, question.images[0])
+    assert np.array_equal(sample.image, asked_inputs.images[0])
     for answer, target in zip(answers, sample.maps, strict=False):
         assert np.array_equal(answer[0, : len(target)].numpy(), target)
 
@@ -130,13 +132,13 @@ class Blind(nn.Module):
 
 
 def test_every_picture_is_asked_once_and_in_order_whatever_the_batches() -> None:
-    reader = finder(NETWORKS["top-down"])
+    reader = estimator(NETWORKS["top-down"])
     for batch_size in (1, 3, 100):
-        found = list(find_people(Blind(17), reader, PICTURES, flip_test=True, batch_size=batch_size))
+        found = list(estimate_poses(Blind(17), reader, PICTURES, flip_test=True, batch_size=batch_size))
         assert [one.index for one in found] == list(range(6))
         assert [len(one.poses) for one in found] == [len(PICTURES.people(i)) for i in range(6)]
         assert all(one.decode_ms > 0 for one in found)
-    some = find_people(Blind(17), reader, PICTURES, flip_test=False, indices=[4, 1])
+    some = estimate_poses(Blind(17), reader, PICTURES, flip_test=False, indices=[4, 1])
     assert [one.index for one in some] == [4, 1]
 
 
@@ -144,14 +146,14 @@ def test_every_picture_is_asked_once_and_in_order_whatever_the_batches() -> None
 def test_two_processes_find_what_one_finds(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the second one fails: the first does its work."""
     torch.manual_seed(0)
-    network, reader = NETWORKS["one scale"].build(), finder(NETWORKS["one scale"], flip_test=True)
+    network, reader = NETWORKS["one scale"].build(), estimator(NETWORKS["one scale"], flip_test=True)
     if fails:
         monkeypatch.setattr(type(reader), "read", dying_outside(os.getpid(), type(reader).read))
-    alone = list(find_people(network, reader, PICTURES, flip_test=True, batch_size=2))
+    alone = list(estimate_poses(network, reader, PICTURES, flip_test=True, batch_size=2))
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        shared = list(find_everyone(network, reader, PICTURES, flip_test=True, batch_size=2))
+        shared = list(estimate_all_poses(network, reader, PICTURES, flip_test=True, batch_size=2))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -172,8 +174,8 @@ def dying_outside(process: int, read: Any) -> Any:
 
 def test_a_picture_without_boxes_has_no_people() -> None:
     empty = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    reader = finder(NETWORKS["top-down"], DetectedBoxes([empty] * 6))
-    found = list(find_people(Blind(17), reader, PICTURES, flip_test=True))
+    reader = estimator(NETWORKS["top-down"], DetectedBoxes([empty] * 6))
+    found = list(estimate_poses(Blind(17), reader, PICTURES, flip_test=True))
     assert [len(one.poses) for one in found] == [0] * 6
     assert score(Blind(17), reader, PICTURES, kind="coco", flip_test=False)["AP"] == 0
 
@@ -187,32 +189,32 @@ def test_twice_detected_people_are_suppressed_but_labelled_ones_never() -> None:
         network.channels += 1  # every joint in the first cell, so both poses are equal
     counts = {}
     for kind in ("none", "hard", "soft", "parallel"):
-        reader = finder(NETWORKS["top-down"], DetectedBoxes(twice), suppression=kind)
-        counts[kind] = [len(one.poses) for one in find_people(network, reader, PICTURES, flip_test=False)]
+        reader = estimator(NETWORKS["top-down"], DetectedBoxes(twice), suppression=kind)
+        counts[kind] = [len(one.poses) for one in estimate_poses(network, reader, PICTURES, flip_test=False)]
     assert counts["none"] == [2] * 6
     assert counts["hard"] == [1] * 6
     assert counts["soft"] == [2] * 6  # scored down, not dropped
-    reader = finder(NETWORKS["top-down"], suppression="hard")
-    found = find_people(network, reader, PICTURES, flip_test=False)
+    reader = estimator(NETWORKS["top-down"], suppression="hard")
+    found = estimate_poses(network, reader, PICTURES, flip_test=False)
     assert [len(one.poses) for one in found] == [len(PICTURES.people(i)) for i in range(6)]
 
 
 def test_whole_pictures_hold_one_person() -> None:
-    reader = finder(NETWORKS["top-down"], WholePictures())
-    assert [len(one.poses) for one in find_people(Blind(17), reader, PICTURES, flip_test=False)] == [1] * 6
+    reader = estimator(NETWORKS["top-down"], WholePictures())
+    assert [len(one.poses) for one in estimate_poses(Blind(17), reader, PICTURES, flip_test=False)] == [1] * 6
 
 
 def test_first_inputs_are_those_of_evaluation() -> None:
-    reader = finder(NETWORKS["one scale"])
+    reader = estimator(NETWORKS["one scale"])
     inputs = torch.cat(list(first_inputs(reader, PICTURES, 4, torch.device("cpu"))))
     assert inputs.shape == (6, 3, *HW)  # whole batches of pictures
 
 
 def test_joints_are_compared_person_by_person() -> None:
-    reader = finder(NETWORKS["one scale"])
+    reader = estimator(NETWORKS["one scale"])
     with pytest.raises(DataError, match="every labelled box must give one pose"):
         score(Blind(34), reader, PICTURES, kind="lsp", flip_test=False)
-    figures = score(Blind(17), finder(NETWORKS["top-down"]), PICTURES, kind="lsp", flip_test=False, resamples=5)
+    figures = score(Blind(17), estimator(NETWORKS["top-down"]), PICTURES, kind="lsp", flip_test=False, resamples=5)
     people = sum(len(PICTURES.people(i)) for i in range(6))
     assert figures["persons"] + figures["left_out"] == people
     assert 0 <= figures["PCK"] < 0.3
@@ -228,7 +230,7 @@ def test_decoding_is_timed(name: str) -> None:
     labelled = np.mean([len(PICTURES.people(i)) for i in (0, 5)])
     assert all(row["people"] == labelled for row in rows if "suppression" not in row["choice"])
     times = decode_time(
-        NETWORKS[name].build(), finder(NETWORKS[name]), PICTURES, flip_test=False, reference_ms=1.0, wanted=2
+        NETWORKS[name].build(), estimator(NETWORKS[name]), PICTURES, flip_test=False, reference_ms=1.0, wanted=2
     )
     assert 0 < times["q1"] <= times["median"] <= times["q3"]
 

@@ -13,9 +13,14 @@ def twins() -> nn.Module:
     """Layers of equal multiply-adds, and one that the engine pads: only their names tell them apart."""
     wide = nn.Conv2d(16, 16, 3, padding=1)
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
-        nn.Sigmoid(), nn.Conv2d(16, 17, 1),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        wide,
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.Sigmoid(),
+        nn.Conv2d(16, 17, 1),
+    ).eval()
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "ncnn"])

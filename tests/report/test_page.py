@@ -169,7 +169,7 @@ def test_nothing_known_is_shown_as_dashes():
             "ncnn_ms": None,
             "exports": {},
         }
-    results |= {"comparison": [], "caveats": [], "supernet": {"loss": []}, "table": {"units": 3, "scale": None}}
+    results |= {"comparison": [], "caveats": [], "supernet": {"loss": []}, "table": {"kernels": 3, "scale": None}}
     results["data"]["val_people"] = None
     text = html_of(results)
     assert "standard error was not estimated" in text
@@ -216,7 +216,7 @@ def test_csv_has_every_network_and_trial(folder):
         assert float(line["predicted_ms"]) == network["cost"]["predicted_ms"]
         assert int(line["params"]) == network["cost"]["params"]
     trial = lines[-1]
-    assert trial["obtained"] == "supernet"
+    assert trial["provenance"] == "supernet"
     assert trial["measured_ms"] == trial["low_ms"] == ""
     assert float(trial["ap"]) == results["trials"][-1]["ap"]
 
@@ -311,7 +311,7 @@ def test_a_search_around_a_given_network_has_no_supernet():
     assert "the weights of the given network, tuned on 256 samples" in text
     assert "Supernet" not in text
     assert "supernet score" not in text
-    assert {row.obtained for row in rows_of(results) if row.role == "trial"} == {"given weights"}
+    assert {row.provenance for row in rows_of(results) if row.role == "trial"} == {"given weights"}
 
 
 def test_a_trial_stands_at_its_predicted_end_to_end_time():

@@ -13,16 +13,25 @@ from compress.report.prune import print_pruned, write_pruned
 
 
 def result(
-    given: tuple[float, float] = (2.0, 0.01), pruned: tuple[float, float] = (1.0, 0.01), *,
-    scores: tuple[tuple[float, float], tuple[float, float]] | None = None, goal: dict[str, Any] | None = None,
+    given: tuple[float, float] = (2.0, 0.01),
+    pruned: tuple[float, float] = (1.0, 0.01),
+    *,
+    scores: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    goal: dict[str, Any] | None = None,
     **known: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Of a run with these times, uncertainties and scores; the stopwatch said something else (three times as much)."""
 
     def network(time: tuple[float, float], score: tuple[float, float] | None) -> dict[str, Any]:
         ms, uncertainty = time
-        timing = {"normalised_ms": ms, "uncertainty": uncertainty, "reliable": uncertainty <= 0.03,
-                  "median_ms": 3 * ms, "q1_ms": 3 * ms, "q3_ms": 4 * ms}  # fmt: skip
+        timing = {
+            "normalised_ms": ms,
+            "uncertainty": uncertainty,
+            "reliable": uncertainty <= 0.03,
+            "median_ms": 3 * ms,
+            "q1_ms": 3 * ms,
+            "q3_ms": 4 * ms,
+        }
         val = {"AP": score[0], "AP_se": score[1]} if score else None
         exports = {"onnxruntime": {"size_bytes": 10**6, "parity": 1e-7}}
         return {
@@ -37,12 +46,20 @@ def result(
     both = [network(time, score) for time, score in zip((given, pruned), scores or (None, None), strict=True)]
     faster = speed_up(*(time_of(one["measured"]["onnxruntime"]) for one in both), **known)
     return {
-        "procedures": ["one pass", "two passes"], "passes": 1,
-        "network": "one", "folder": "runs/one", "trained": scores is not None, "figure": "AP" if scores else None,
-        "given": both[0], "pruned": both[1], "speed_up": {"onnxruntime": vars(faster)}, "goal": goal,
-        "choices": [{"sections": {"stem": {"channels": 16, "share": 0.5}}}], "engines": {},
+        "procedures": ["one pass", "two passes"],
+        "passes": 1,
+        "network": "one",
+        "folder": "runs/one",
+        "trained": scores is not None,
+        "figure": "AP" if scores else None,
+        "given": both[0],
+        "pruned": both[1],
+        "speed_up": {"onnxruntime": vars(faster)},
+        "goal": goal,
+        "choices": [{"sections": {"stem": {"channels": 16, "share": 0.5}}}],
+        "engines": {},
         "environment": {"command": ["compress"]},
-    }  # fmt: skip
+    }
 
 
 def texts(found: dict[str, Any], folder: Path) -> list[str]:

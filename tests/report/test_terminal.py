@@ -366,10 +366,13 @@ def test_profile():
     timed = concern | {"ms": 10.5, "time_share": 0.7, "sites": sites}
     text = shown(print_profile, result | {"concerns": [timed], "timing": timing})
     for expected in (
-        "50.0 % of the MACs, 10.50 ms or 70.0 % of the time", "1.50 ms  10.0 %", "first, second", "… and 2 more",
+        "50.0 % of the MACs, 10.50 ms or 70.0 % of the time",
+        "1.50 ms  10.0 %",
+        "first, second",
+        "… and 2 more",
         "15.00 ms a pass (quartiles 14.00 – 16.00, unreliable), measured on onnxruntime 1.2, 1 thread",
         "No layer's: 30.0 % of the time (Reorder 20.0 %, Add 10.0 %)",
-    ):  # fmt: skip
+    ):
         assert expected in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
     text = shown(print_profile, result | {"concerns": [timed | {"sites": sites[-1:]}], "timing": timing})

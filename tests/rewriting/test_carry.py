@@ -167,9 +167,12 @@ def test_recalibration_changes_nothing_after_a_fit() -> None:
 
     def build(module: nn.Module) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(4, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.Conv2d(8, 4, 1, bias=False), nn.BatchNorm2d(4),
-        )  # fmt: skip
+            nn.Conv2d(4, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 4, 1, bias=False),
+            nn.BatchNorm2d(4),
+        )
 
     seen = answered(given, 3 + torch.randn(16, 4, 12, 12))
     found, fitted = fit(rule(build), given, seen, steps=60, seed=1)
@@ -308,8 +311,12 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.add, self.split, self.named, self.idle, self.sizes = (
-            TwoInputs(), TwoOutputs(), nn.ReLU(), nn.ReLU(), nn.ReLU(),
-        )  # fmt: skip
+            TwoInputs(),
+            TwoOutputs(),
+            nn.ReLU(),
+            nn.ReLU(),
+            nn.ReLU(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = self.split(x)
@@ -320,10 +327,14 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("add", "reads Tensor, Tensor"), ("split", "gives tuple"), ("named", "reads 1 by name"), ("idle", "never runs"),
-        ("sizes", "runs with 2 sizes"), ("ad", "did you mean 'add'"),
+        ("add", "reads Tensor, Tensor"),
+        ("split", "gives tuple"),
+        ("named", "reads 1 by name"),
+        ("idle", "never runs"),
+        ("sizes", "runs with 2 sizes"),
+        ("ad", "did you mean 'add'"),
     ],
-)  # fmt: skip
+)
 def test_modules_that_cannot_be_replaced_are_named(path: str, said: str) -> None:
     with pytest.raises(NetworkError, match=said) as caught:
         listen(Odd(), [path], [torch.randn(2, 3, 4, 4)], limit=2)

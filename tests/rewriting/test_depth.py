@@ -50,9 +50,15 @@ def test_the_formula_is_the_networks() -> None:
         assert openpose_macs(NETWORKS[name]) == count(on_meta(NETWORKS[name]), (368, 368)).macs
 
 
-@pytest.mark.parametrize(("layers", "blocks", "width", "giga"), [  # the 36-layer network's 16.09 G
-    (24, (3, 4), 73, 16.02), (36, (3, 8), 62, 16.09), (72, (7, 16), 46, 16.11), (147, (15, 33), 33, 15.95),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layers", "blocks", "width", "giga"),
+    [  # the 36-layer network's 16.09 G
+        (24, (3, 4), 73, 16.02),
+        (36, (3, 8), 62, 16.09),
+        (72, (7, 16), 46, 16.11),
+        (147, (15, 33), 33, 15.95),
+    ],
+)
 def test_table_1_of_the_papers_networks(layers: int, blocks: tuple[int, int], width: int, giga: float) -> None:
     given, named = NETWORKS["mobile_openpose_36"], NETWORKS[f"mobile_openpose_{layers}"]
     found = at_depth(given, layers, openpose_macs)
@@ -161,13 +167,21 @@ def test_every_family_trades_or_says_why_not() -> None:
     assert not FAMILIES_DEPTH.keys() & FIXED_DEPTH.keys()
 
 
-@pytest.mark.parametrize(("architecture", "layers", "message"), [
-    (NETWORKS["mobilenet_v2"], 60, "mobilenet_v2: depth cannot be traded for width: its record has the paper's plan"),
-    (PythonNetwork("a:b", "top-down", 17, 4, (4,), None), 9, "not described by blocks and a width"),
-    (SMALL["hrnet"], 3, "hrnet: such a network has 24 to 1001 layers (found 3)"),
-    (SMALL["simple_baseline"], 5000, "simple_baseline: such a network has 17 to 1001 layers (found 5000)"),
-    (HRNet(width=2, modules=(1, 1, 1), blocks=1), 100, "no width leaves so many layers"),
-    (DirBHRNet(width=8, blocks=equal_blocks(0)), 30, "depth needs blocks, of which there are none")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("architecture", "layers", "message"),
+    [
+        (
+            NETWORKS["mobilenet_v2"],
+            60,
+            "mobilenet_v2: depth cannot be traded for width: its record has the paper's plan",
+        ),
+        (PythonNetwork("a:b", "top-down", 17, 4, (4,), None), 9, "not described by blocks and a width"),
+        (SMALL["hrnet"], 3, "hrnet: such a network has 24 to 1001 layers (found 3)"),
+        (SMALL["simple_baseline"], 5000, "simple_baseline: such a network has 17 to 1001 layers (found 5000)"),
+        (HRNet(width=2, modules=(1, 1, 1), blocks=1), 100, "no width leaves so many layers"),
+        (DirBHRNet(width=8, blocks=equal_blocks(0)), 30, "depth needs blocks, of which there are none"),
+    ],
+)
 def test_what_cannot_be(architecture: Architecture, layers: int, message: str) -> None:
     with pytest.raises(NetworkError) as caught:
         at_depth(architecture, layers, chain_macs)

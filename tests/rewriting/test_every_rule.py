@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.rewriting.zoo import ZOO
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, Edit, load_artefact, save_artefact
@@ -16,6 +15,7 @@ from compress.pruning.structured import prunable_channels, random_weights, witho
 from compress.rewriting.rules import RULES
 from compress.rewriting.sites import Rewrite, rewrite_in_place, rewritten, sites
 from tests.networks.small import SMALL
+from tests.rewriting.zoo import ZOO
 
 HW = (64, 64)
 

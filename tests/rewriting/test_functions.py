@@ -142,10 +142,12 @@ def test_a_call_becomes_the_module_of_the_same_options(function: Any, expected: 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: x * torch.sigmoid(x), lambda x: torch.sigmoid(x) * x, lambda x: x.mul(x.sigmoid()),
+        lambda x: x * torch.sigmoid(x),
+        lambda x: torch.sigmoid(x) * x,
+        lambda x: x.mul(x.sigmoid()),
         lambda x: torch.mul(torch.sigmoid(x), x),
     ],
-)  # fmt: skip
+)
 def test_x_times_its_sigmoid_is_a_swish(function: Any) -> None:
     given = Calls(function).eval()
     changed, _ = as_modules(given)
@@ -193,9 +195,17 @@ def test_names_tell_where_a_function_is_called() -> None:
     assert unread == {}
     known = {path for path, _ in pose().named_modules()}
     assert [path for path, _ in changed.named_modules() if path not in known] == [
-        "layers.0.silu_1", "layers.0.silu_2", "layers.0.sigmoid_1", "layers.1.silu_1", "layers.1.silu_2",
-        "layers.1.sigmoid_1", "neck.interpolate", "neck.gelu", "decoder.0.elu", "silu",
-    ]  # fmt: skip
+        "layers.0.silu_1",
+        "layers.0.silu_2",
+        "layers.0.sigmoid_1",
+        "layers.1.silu_1",
+        "layers.1.silu_2",
+        "layers.1.sigmoid_1",
+        "neck.interpolate",
+        "neck.gelu",
+        "decoder.0.elu",
+        "silu",
+    ]
 
 
 def test_the_network_stays_what_it_was() -> None:
@@ -239,8 +249,12 @@ def test_rewriting_and_pruning_go_on_from_there() -> None:
     changed, _ = as_modules(pose())
     found = sites(changed, RULES["swish_to_hard_swish"])
     assert [site.at for site in found] == [
-        "layers.0.silu_1", "layers.0.silu_2", "layers.1.silu_1", "layers.1.silu_2", "silu"
-    ]  # fmt: skip
+        "layers.0.silu_1",
+        "layers.0.silu_2",
+        "layers.1.silu_1",
+        "layers.1.silu_2",
+        "silu",
+    ]
     network = rewritten(changed, found)
     with torch.no_grad():
         stem = F.hardswish(network.get_submodule("stem")(IMAGE))
@@ -383,8 +397,12 @@ def test_lists_are_followed_from_module_to_module() -> None:
     assert list(unread) == ["0.sized"]
     known = {path for path, _ in given.named_modules()}
     assert [path for path, _ in changed.named_modules() if path not in known] == [
-        "0.stages.0.silu", "0.stages.0.silu_1", "0.stages.2.elu", "0.stages.2.elu_1", "0.gelu"
-    ]  # fmt: skip
+        "0.stages.0.silu",
+        "0.stages.0.silu_1",
+        "0.stages.2.elu",
+        "0.stages.2.elu_1",
+        "0.gelu",
+    ]
     assert type(changed.get_submodule("0.sized")) is Depends
     check_same(given, changed)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.rewriting.zoo import LinearAttention, PreactBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +13,7 @@ from compress.networks.blocks import Bottleneck, ChannelShuffle, InvertedResidua
 from compress.rewriting.rules import RULES
 from compress.rewriting.rules_attention import KERNEL, EfficientChannelAttention
 from compress.rewriting.rules_convolution import CORRELATION
+from tests.rewriting.zoo import LinearAttention, PreactBlock
 
 
 def transposed(inputs: int, outputs: int, bias: bool = True) -> nn.ConvTranspose2d:
@@ -262,9 +262,12 @@ SEEN = [
 
 @pytest.mark.parametrize(
     ("rule", "kernel", "stride", "dilation", "count", "cells"),
-    [*(("conv_to_3x3", k, s, 1, *seen) for k, s, *seen in SEEN),
-     ("dilated_to_two_3x3", 3, 1, 2, 2, 5), ("dilated_to_two_3x3", 3, 2, 2, 2, 7)],
-)  # fmt: skip
+    [
+        *(("conv_to_3x3", k, s, 1, *seen) for k, s, *seen in SEEN),
+        ("dilated_to_two_3x3", 3, 1, 2, 2, 5),
+        ("dilated_to_two_3x3", 3, 2, 2, 2, 7),
+    ],
+)
 def test_a_stack_sees_as_far_as_the_convolution(
     rule: str, kernel: int, stride: int, dilation: int, count: int, cells: int
 ) -> None:

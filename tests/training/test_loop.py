@@ -281,14 +281,14 @@ def test_pupils_learn_side_by_side_as_if_each_were_alone(tmp_path: Path) -> None
     teacher = ARCHITECTURE.build()
 
     def tuned(*seeds: int) -> list[dict[str, torch.Tensor]]:
-        pupils = []
+        students = []
         for seed in seeds:
             torch.manual_seed(seed)
-            pupils.append(ARCHITECTURE.build())
+            students.append(ARCHITECTURE.build())
         train(
-            nn.ModuleDict({str(seed): pupil for seed, pupil in zip(seeds, pupils, strict=True)}),
-            [dict(pupil.named_parameters()) for pupil in pupils],
-            distilled_step(pupils, teacher, OBJECTIVE, 0.5, FABRIC),
+            nn.ModuleDict({str(seed): student for seed, student in zip(seeds, students, strict=True)}),
+            [dict(student.named_parameters()) for student in students],
+            distilled_step(students, teacher, OBJECTIVE, 0.5, FABRIC),
             samples=OBJECTIVE.samples(PICTURES),
             settings=settings,
             seed=1,
@@ -297,12 +297,12 @@ def test_pupils_learn_side_by_side_as_if_each_were_alone(tmp_path: Path) -> None
             checkpoint=tmp_path / f"{seeds}.pt",
             phase=Silent(),
         )
-        return [pupil.state_dict() for pupil in pupils]
+        return [student.state_dict() for student in students]
 
     together = tuned(5, 6)
-    for alone, pupil in zip(tuned(5) + tuned(6), together, strict=True):
+    for alone, student in zip(tuned(5) + tuned(6), together, strict=True):
         for name, value in alone.items():
-            torch.testing.assert_close(pupil[name], value, msg=name)
+            torch.testing.assert_close(student[name], value, msg=name)
 
 
 def test_learning_rates() -> None:

@@ -1,7 +1,7 @@
-"""`compress latency build`, `show`, `check`, `merge`, `diff`: tables of what units take, and what they are worth.
+"""`compress latency build`, `show`, `check`, `merge`, `diff`: tables of what kernels take, and what they are worth.
 
-SOURCES are search spaces (a shipped name or a .yaml file) and networks (see compress.artefacts.artefact). A space gives random
-candidates; networks give themselves.
+SOURCES are search spaces (a shipped name or a .yaml file) and networks (see compress.artefacts.artefact). A space gives
+random candidates; networks give themselves.
 """
 
 import random
@@ -23,9 +23,9 @@ from compress.artefacts.network import artefact_or_network
 from compress.engines import Engine, engine
 from compress.errors import SpaceError, TableError
 from compress.files import check_writable
-from compress.measure.in_network import harvest, units_of_file
+from compress.measure.in_network import kernels_of_file, profile_in_networks
 from compress.measure.kept_tables import table_path
-from compress.measure.kernels import Unit, cut
+from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_table import (
     LEAST_NETWORKS,
     Identity,
@@ -49,7 +49,7 @@ from compress.progress import Progress
 from compress.recipe import LatencyRecipe, check_threads, find, shipped_folder
 
 _WORST = 2  # networks that `check` looks into
-_ROWS = 12  # units that `check` lists
+_ROWS = 12  # kernels that `check` lists
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Candidate:
 def build(
     sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress, again: bool = False
 ) -> dict[str, Any]:
-    """Measures what the table does not know of the sources' units and fits its scale on whole networks. Returns a
-    summary: uncertain counts the table's units that stayed so; scale is None where none is known.
+    """Measures what the table does not know of the sources' kernels and fits its scale on whole networks. Returns a
+    summary: uncertain counts the table's kernels that stayed so; scale is None where none is known.
 
-    path: of the table; this machine's kept one if not given. again: times all of the sources' units anew. A killed
+    path: of the table; this machine's kept one if not given. again: times all of the sources' kernels anew. A killed
     build goes on where it was. One network alone fits no scale: the one that the table has stays. Raises TableError
     for a scale beyond use, see fit_scale; what was timed is kept even so.
     """
@@ -77,20 +77,22 @@ def build(
     check_writable(table.path.parent)
     if table.foreign:
         raise TableError(
-            "a table of something else cannot be built on", place=str(table.path), value=table.foreign[0],
+            "a table of something else cannot be built on",
+            place=str(table.path),
+            value=table.foreign[0],
             remedy="name another file",
-        )  # fmt: skip
+        )
     wholes = candidates(sources, recipe, recipe.networks, recipe.seed)
     covers = covering_candidates(sources, recipe, progress)
-    before = dict(table.units)
+    before = dict(table.kernels)
     with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
         measured = measure_whole(wholes, recipe, runtime, Path(folder), progress)
         files = {candidate.name: _exporting(candidate, runtime, recipe, Path(folder)) for candidate in covers}
         files |= {name: partial(_given, whole.file) for name, whole in measured.items()}
-        with progress.phase("timing units in networks", len(files)) as phase:
-            harvest(table, runtime, files, recipe.rounds, lambda name: phase.advance(1, name), again)
+        with progress.phase("timing kernels in networks", len(files)) as phase:
+            profile_in_networks(table, runtime, files, recipe.rounds, lambda name: phase.advance(1, name), again)
         assert table.reference_ms is not None
-        samples = [(Counter(m.units), m.timing.ratio * table.reference_ms) for m in measured.values()]
+        samples = [(Counter(m.kernels), m.timing.ratio * table.reference_ms) for m in measured.values()]
         try:
             if len(samples) >= LEAST_NETWORKS:
                 fit_scale(table, samples)
@@ -99,34 +101,42 @@ def build(
     return {
         **asdict(table.identity),
         "table": str(table.path),
-        "units": len(table.units),
-        "measured": len(table.units.keys() - before.keys()),
-        "timed_again": sum(table.units[key] != entry for key, entry in before.items()),
-        "uncertain": sum(entry.uncertain for entry in table.units.values()),
+        "kernels": len(table.kernels),
+        "measured": len(table.kernels.keys() - before.keys()),
+        "timed_again": sum(table.kernels[key] != entry for key, entry in before.items()),
+        "uncertain": sum(entry.uncertain for entry in table.kernels.values()),
         "scale": asdict(table.scale) if table.scale else None,
         "uncertainty": round(fmean(m.timing.uncertainty for m in measured.values()), 4),
     }
 
 
 def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
-    """Where a network's time goes: totals, one row per unit, dearest first, and the share of each operator."""
+    """Where a network's time goes: totals, one row per kernel, dearest first, and the share of each operator."""
     recipe = at_own_size([name], recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     (candidate,) = candidates([name], recipe, 1, recipe.seed)
     with progress.phase("cutting", 1) as phase:
-        units = cut(candidate.build(), recipe.input_hw, runtime)
+        kernels = detect_kernels(candidate.build(), recipe.input_hw, runtime)
         phase.advance(1)
-    whole = predict(table, units)
+    whole = predict(table, kernels)
     rows: list[dict[str, Any]] = []
-    for unit, times in units.items():
-        entry = table.units.get(unit.key)
-        ms = predict(table, {unit: times}).ms
-        rows.append({
-            "unit": unit.key, "operator": unit.operator, "times": times, "ms": ms, "share": ms / whole.ms,
-            "macs": unit.macs * times, "obtained": entry.obtained if entry else "estimated",
-            "uncertainty": entry.timing.uncertainty if entry else None, "uncertain": bool(entry and entry.uncertain),
-        })  # fmt: skip
+    for kernel, times in kernels.items():
+        entry = table.kernels.get(kernel.key)
+        ms = predict(table, {kernel: times}).ms
+        rows.append(
+            {
+                "kernel": kernel.key,
+                "operator": kernel.operator,
+                "times": times,
+                "ms": ms,
+                "share": ms / whole.ms,
+                "macs": kernel.macs * times,
+                "provenance": entry.provenance if entry else "estimated",
+                "uncertainty": entry.timing.uncertainty if entry else None,
+                "uncertain": bool(entry and entry.uncertain),
+            }
+        )
     rows.sort(key=lambda row: -row["ms"])
     operators: dict[str, float] = {}
     for row in rows:
@@ -139,15 +149,15 @@ def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress
         "prediction": asdict(whole),
         "scale": asdict(table.scale) if table.scale else None,
         "operators": dict(sorted(operators.items(), key=lambda item: -item[1])),
-        "units": rows,
+        "kernels": rows,
     }
 
 
 def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
     """Measures networks that the table's scale was not fitted on, whole, and compares. The table stays as it is.
 
-    mape, within_5, within_10, tau: of the predictions; coverage: shares of units and of time that were in the table.
-    worst_units: of the networks predicted worst, the units whose times in situ differ most from the table's.
+    mape, within_5, within_10, tau: of the predictions; coverage: shares of kernels and of time that were in the table.
+    worst_kernels: of the networks predicted worst, the kernels whose times in situ differ most from the table's.
     """
     check_threads(recipe.threads)
     recipe = at_own_size(sources, recipe)
@@ -159,19 +169,30 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
         measured = measure_whole(chosen, recipe, runtime, Path(folder), progress)
         rows = []
         for name, whole in measured.items():
-            predicted = predict(table, Counter(whole.units))
+            predicted = predict(table, Counter(whole.kernels))
             assert table.reference_ms is not None
             ms = whole.timing.ratio * table.reference_ms
-            rows.append({
-                "network": name, "measured_ms": ms, "uncertainty": whole.timing.uncertainty,
-                "reliable": whole.timing.reliable,
-                "error": predicted.ms / ms - 1, "inside": inside(predicted, ms),
-                **asdict(predicted),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "network": name,
+                    "measured_ms": ms,
+                    "uncertainty": whole.timing.uncertainty,
+                    "reliable": whole.timing.reliable,
+                    "error": predicted.ms / ms - 1,
+                    "inside": inside(predicted, ms),
+                    **asdict(predicted),
+                }
+            )
         worst = sorted(rows, key=lambda row: -abs(row["error"]))[:_WORST]
-        worst_units = _worst_units(table, [measured[row["network"]] for row in worst], recipe, runtime)
-    return {**asdict(table.identity), "table": str(table.path), "foreign": list(table.foreign), **accuracy(rows),
-            "networks": rows, "worst_units": worst_units}  # fmt: skip
+        worst_kernels = _worst_kernels(table, [measured[row["network"]] for row in worst], recipe, runtime)
+    return {
+        **asdict(table.identity),
+        "table": str(table.path),
+        "foreign": list(table.foreign),
+        **accuracy(rows),
+        "networks": rows,
+        "worst_kernels": worst_kernels,
+    }
 
 
 def inside(predicted: Prediction, ms: float) -> bool | None:
@@ -198,16 +219,16 @@ def accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def merge_files(files: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Writes one table with all units of several. Returns its size. Raises TableError, also if `out` exists."""
+    """Writes one table with all kernels of several. Returns its size. Raises TableError, also if `out` exists."""
     if out.exists():
         raise TableError("the merged table must be a new file", place=str(out), remedy="name another one")
     merged = merge([load_table(file) for file in files], out)
     merged.save()
-    return {**asdict(merged.identity), "table": str(out), "units": len(merged.units)}
+    return {**asdict(merged.identity), "table": str(out), "kernels": len(merged.kernels)}
 
 
 def compare_files(first: Path, second: Path) -> dict[str, Any]:
-    """What tells two tables apart: identity, units of only one, and how the ratios of the common ones changed."""
+    """What tells two tables apart: identity, kernels of only one, and how the ratios of the common ones changed."""
     found = difference(load_table(first), load_table(second))
     changes = sorted(found.change.items(), key=lambda item: -abs(item[1]))
     return {
@@ -258,7 +279,7 @@ def space_named(source: str) -> Space | None:
 
 
 def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
-    """Of every space, few that together have its units several times."""
+    """Of every space, few that together have its kernels several times."""
     return [
         _of_space(f"{Path(source).stem}-cover-{number}", space, pick)
         for source in sources
@@ -289,7 +310,7 @@ class Whole:
     """A measured network. file: its export."""
 
     file: Path
-    units: tuple[Unit, ...]
+    kernels: tuple[Kernel, ...]
     timing: Timing
 
 
@@ -297,18 +318,18 @@ def measure_whole(
     chosen: Sequence[Candidate], recipe: LatencyRecipe, runtime: Engine, folder: Path, progress: Progress
 ) -> dict[str, Whole]:
     """Exports the networks, cuts them by the engine, and times them in one round robin."""
-    files, units, calls = {}, {}, {}
+    files, kernels, calls = {}, {}, {}
     image = np.random.default_rng(0).standard_normal((1, 3, *recipe.input_hw), dtype=np.float32)
     with progress.phase("exporting", len(chosen)) as phase:
         for number, candidate in enumerate(chosen):
             files[candidate.name] = runtime.export(candidate.build(), recipe.input_hw, folder, f"whole{number}")[0]
-            units[candidate.name] = units_of_file(runtime, files[candidate.name])
+            kernels[candidate.name] = kernels_of_file(runtime, files[candidate.name])
             runner = runtime.load(files[candidate.name], recipe.threads)
             calls[candidate.name] = lambda runner=runner: runner.run(image)
             phase.advance(1, candidate.name)
     with progress.phase("measuring networks", recipe.rounds) as phase:
         timings = time_interleaved(calls, reference_convolution(), recipe.rounds, progress=phase.advance)
-    return {name: Whole(files[name], units[name], timings[name]) for name in files}
+    return {name: Whole(files[name], kernels[name], timings[name]) for name in files}
 
 
 def _exporting(candidate: Candidate, runtime: Engine, recipe: LatencyRecipe, folder: Path) -> Callable[[], Path]:
@@ -319,19 +340,22 @@ def _given(file: Path) -> Path:
     return file
 
 
-def _worst_units(
+def _worst_kernels(
     table: LatencyTable, wholes: Sequence[Whole], recipe: LatencyRecipe, runtime: Engine
 ) -> list[dict[str, Any]]:
-    """The units by how much their times in situ and in the table tell apart, in milliseconds over all their places."""
+    """The kernels by how much their times in situ and in the table tell apart, in milliseconds over all their
+    places."""
     rows: dict[str, dict[str, Any]] = {}
     for whole in wholes:
         found = time_nodes(runtime.profiler(whole.file, recipe.threads), recipe.rounds)
         assert table.reference_ms is not None
-        for unit, timing in zip(found.units, found.timings, strict=True):
-            row = rows.setdefault(unit.key, {"unit": unit.key, "times": 0, "in_situ_ms": 0.0, "predicted_ms": 0.0})
+        for kernel, timing in zip(found.kernels, found.timings, strict=True):
+            row = rows.setdefault(
+                kernel.key, {"kernel": kernel.key, "times": 0, "in_situ_ms": 0.0, "predicted_ms": 0.0}
+            )
             row["times"] += 1
             row["in_situ_ms"] += timing.ratio * table.reference_ms
-            row["predicted_ms"] += predict(table, {unit: 1}).ms
+            row["predicted_ms"] += predict(table, {kernel: 1}).ms
     return sorted(rows.values(), key=lambda row: -abs(row["predicted_ms"] - row["in_situ_ms"]))[:_ROWS]
 
 

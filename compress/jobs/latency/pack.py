@@ -1,8 +1,8 @@
 """`compress latency pack | unpack`: a folder that times networks on another device, and its results as a table.
 
-The folder holds whole networks, not single units: what units an engine makes of a network depends on the device, such
-as how many channels its vectors hold. Its `run.py` needs the engine and numpy only. For ncnn there are also models of
-single units for ncnn's own program benchncnn, which needs no Python: a phone over adb.
+The folder holds whole networks, not single kernels: what kernels an engine makes of a network depends on the device,
+such as how many channels its vectors hold. Its `run.py` needs the engine and numpy only. For ncnn there are also models
+of single kernels for ncnn's own program benchncnn, which needs no Python: a phone over adb.
 """
 
 import json
@@ -19,13 +19,13 @@ from torch import nn
 
 from compress.engines import Engine, engine, packed_run
 from compress.engines.engine import Profile, description_of
-from compress.engines.kernel import Unit
+from compress.engines.kernel import Kernel
 from compress.engines.ncnn_kernels import replicate
-from compress.engines.onnxruntime_kernels import units_of_graph
+from compress.engines.onnxruntime_kernels import kernels_of_graph
 from compress.errors import TableError
 from compress.files import write_json, write_text
 from compress.jobs.latency.latency import at_own_size, candidates, covering_candidates
-from compress.measure.in_network import units_of_file
+from compress.measure.in_network import kernels_of_file
 from compress.measure.kept_tables import table_path
 from compress.measure.latency_table import LEAST_NETWORKS, Entry, Identity, LatencyTable, add_in_situ, fit_scale
 from compress.measure.profiling import LEAST_RATIO, Profiled, correct
@@ -35,7 +35,7 @@ from compress.recipe import LatencyRecipe
 
 MANIFEST, RESULTS, BENCH, BENCH_OUTPUT = "manifest.json", "results.json", "benchncnn", "benchncnn.txt"
 _REFERENCE_HW = (32, 32)
-_BENCH_BYTES = 2e7  # bytes moved, or tens of multiply-adds, by all copies of a unit: benchncnn tells 0.01 ms
+_BENCH_BYTES = 2e7  # bytes moved, or tens of multiply-adds, by all copies of a kernel: benchncnn tells 0.01 ms
 
 
 def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -49,11 +49,11 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
         *candidates(sources, recipe, recipe.networks, recipe.seed),
     ]
     reference = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1))
-    entries, units = [], set()
+    entries, kernels = [], set()
     with progress.phase("exporting", len(chosen)) as phase:
         for candidate in chosen:
             file = runtime.export(candidate.build(), recipe.input_hw, folder, candidate.name)[0]
-            units |= set(units_of_file(runtime, file))
+            kernels |= set(kernels_of_file(runtime, file))
             entries.append(_entry(candidate.name, file, recipe.input_hw))
             phase.advance(1, candidate.name)
     first = runtime.export(reference, _REFERENCE_HW, folder, "reference")[0]
@@ -62,17 +62,17 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
         "version": runtime.describe().version,
         "reference": _entry("reference", first, _REFERENCE_HW),
         "networks": entries,
-        "units": len(units),
+        "kernels": len(kernels),
     }
     if recipe.engine == "ncnn":
-        manifest["benchncnn"] = _write_bench(units, folder / BENCH)
+        manifest["benchncnn"] = _write_bench(kernels, folder / BENCH)
     write_json(folder / MANIFEST, manifest)
     shutil.copyfile(packed_run.__file__, folder / "run.py")
     return {
         "folder": str(folder),
         "engine": recipe.engine,
         "networks": len(entries),
-        "units": len(units),
+        "kernels": len(kernels),
         "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "run": f"python run.py --threads {recipe.threads}",
     }
@@ -90,8 +90,12 @@ def unpack(folder: Path, path: Path | None, device: str | None, progress: Progre
     else:
         table = _from_results(folder, manifest, path, progress)
     table.save()
-    return {"table": str(table.path), "units": len(table.units),
-            "identity": {**vars(table.identity)}, "scale": vars(table.scale) if table.scale else None}  # fmt: skip
+    return {
+        "table": str(table.path),
+        "kernels": len(table.kernels),
+        "identity": {**vars(table.identity)},
+        "scale": vars(table.scale) if table.scale else None,
+    }
 
 
 def _entry(name: str, file: Path, input_hw: tuple[int, int]) -> dict[str, Any]:
@@ -121,50 +125,50 @@ def _from_results(folder: Path, manifest: Mapping[str, Any], path: Path | None, 
     add_in_situ(table, networks)
     assert table.reference_ms is not None
     if len(networks) >= LEAST_NETWORKS:
-        fit_scale(table, [(Counter(n.units), n.whole.ratio * table.reference_ms) for n in networks])
+        fit_scale(table, [(Counter(n.kernels), n.whole.ratio * table.reference_ms) for n in networks])
     return table
 
 
 def _profiled(runtime: Engine, folder: Path, file: Path, found: Mapping[str, Any]) -> Profiled:
     if "events" in found:  # onnxruntime: the device's own graph
-        units = units_of_graph(folder / Path(found["graph"]).name, found["events"], file)
+        kernels = kernels_of_graph(folder / Path(found["graph"]).name, found["events"], file)
         names = tuple(event["name"].removesuffix("_kernel_time") for event in found["events"])
     else:
         profiler = runtime.profiler(file)
         profiler.run_timed()
         here = profiler.finish()
-        units, names = here.units, here.names
+        kernels, names = here.kernels, here.names
         if list(names) != found["names"]:
             raise ValueError(f"{file.name} has other nodes there than here")
     references = found["references_ms"]
     whole = summarise(found["whole_ms"], found["beside_ms"], median(references))
-    return correct(Profile(units, found["times_ms"], names), references, whole)
+    return correct(Profile(kernels, found["times_ms"], names), references, whole)
 
 
 # --- benchncnn -------------------------------------------------------------------------------------------------------
 
 
-def _write_bench(units: set[Unit], folder: Path) -> list[dict[str, Any]]:
-    """Two models of every unit, with few and with many copies, and a script that runs them all."""
+def _write_bench(kernels: set[Kernel], folder: Path) -> list[dict[str, Any]]:
+    """Two models of every kernel, with few and with many copies, and a script that runs them all."""
     folder.mkdir(parents=True)
     rows, lines = [], ["#!/bin/sh", "# Beside benchncnn on the device: sh bench.sh > benchncnn.txt 2>&1"]
-    for number, unit in enumerate(sorted(units)):
-        more = int(np.clip(_BENCH_BYTES / (unit.macs / 10 + unit.bytes), 4, 200))
-        # A model's inputs are of the shapes its unit reads, each once.
-        shapes = dict.fromkeys(o.shape for o in unit.inputs if not o.constant)
+    for number, kernel in enumerate(sorted(kernels)):
+        more = int(np.clip(_BENCH_BYTES / (kernel.macs / 10 + kernel.bytes), 4, 200))
+        # A model's inputs are of the shapes its kernel reads, each once.
+        shapes = dict.fromkeys(o.shape for o in kernel.inputs if not o.constant)
         written = ",".join("[{}]".format(",".join(map(str, reversed(shape)))) for shape in shapes)
         for copies in (1, 1 + more):
             param = folder / f"u{number}x{copies}.param"
-            replicate(unit, copies, param)
+            replicate(kernel, copies, param)
             param.with_suffix(".bin").unlink()  # benchncnn makes its own weights
             lines.append(f"./benchncnn 20 ${{1:-1}} 0 -1 0 param={param.name} shape={written}")
-        rows.append({"model": f"u{number}", "copies": [1, 1 + more], "unit": unit.key})
+        rows.append({"model": f"u{number}", "copies": [1, 1 + more], "kernel": kernel.key})
     write_text(folder / "bench.sh", "\n".join(lines) + "\n")
     return rows
 
 
 def _from_bench(folder: Path, manifest: Mapping[str, Any], device: str, path: Path | None) -> LatencyTable:
-    """A unit's time is what one more copy takes. Splits copy nothing, so they have the least time there is."""
+    """A kernel's time is what one more copy takes. Splits copy nothing, so they have the least time there is."""
     source = folder / BENCH / BENCH_OUTPUT
     if not source.is_file():
         raise TableError(
@@ -176,17 +180,17 @@ def _from_bench(folder: Path, manifest: Mapping[str, Any], device: str, path: Pa
     identity = Identity("ncnn", manifest["version"], device)
     table = LatencyTable(path or table_path(identity), identity, reference_ms=1.0)
     runtime = engine("ncnn")
-    known = {u.key: u for e in manifest["networks"] for u in units_of_file(runtime, folder / e["file"])}
+    known = {u.key: u for e in manifest["networks"] for u in kernels_of_file(runtime, folder / e["file"])}
     for row in manifest["benchncnn"]:
-        unit, (few, many) = known[row["unit"]], row["copies"]
+        kernel, (few, many) = known[row["kernel"]], row["copies"]
         try:
             first, second = (least_ms[f"{row['model']}x{copies}"] for copies in (few, many))
         except KeyError as error:
             raise TableError(
                 "benchncnn did not time every model", place=str(source), value=error.args[0], remedy="run it again"
             ) from None
-        ms = LEAST_RATIO if unit.operator == "Split" else max(LEAST_RATIO, (second - first) / (many - few))
-        table.units[unit.key] = Entry.of(unit, summarise([ms], [1.0], 1.0), "in a model of units")
+        ms = LEAST_RATIO if kernel.operator == "Split" else max(LEAST_RATIO, (second - first) / (many - few))
+        table.kernels[kernel.key] = Entry.of(kernel, summarise([ms], [1.0], 1.0), "in a model of kernels")
     return table
 
 

@@ -23,7 +23,7 @@ from compress.data.transforms import move_keypoints, normalise
 from compress.engines.engine import one_torch_thread
 from compress.networks import Architecture
 from compress.pose.codec import Codec
-from compress.pose.estimator import Boxes, DetectedBoxes, LabelledBoxes, Maps, Question, finder_for
+from compress.pose.estimator import Boxes, DetectedBoxes, LabelledBoxes, Maps, NetworkInputs, estimator_for
 from compress.recipe import Decoding
 
 _REPEATS = 5
@@ -45,29 +45,31 @@ def decode_table(
     median, q1, q3 over at most `wanted` pictures; people: found per picture, the mean.
     """
     indices = np.linspace(0, len(pictures) - 1, min(wanted, len(pictures))).round().astype(int).tolist()
-    asker = finder_for(
+    asker = estimator_for(
         architecture, pictures.keypoints, input_hw, codec=codec, decoding=Decoding(), boxes=LabelledBoxes()
     )
     asked = [asker.ask(pictures, index) for index in indices]
     answered = [
-        perfect_answers(architecture, pictures, index, question, input_hw, codec)
+        perfect_answers(architecture, pictures, index, asked_inputs, input_hw, codec)
         if network is None
-        else _network_answers(network, question)
-        for index, question in zip(indices, asked, strict=True)
+        else _network_answers(network, asked_inputs)
+        for index, asked_inputs in zip(indices, asked, strict=True)
     ]
     rows = []
     for name, decoding in choices(architecture.approach):
         boxes: Boxes = LabelledBoxes()
         if name.endswith("suppression"):
-            boxes = DetectedBoxes([Detections(question.boxes_n4, question.scores_n) for question in asked])
-        finder = finder_for(architecture, pictures.keypoints, input_hw, codec=codec, decoding=decoding, boxes=boxes)
+            boxes = DetectedBoxes([Detections(asked_inputs.boxes_n4, asked_inputs.scores_n) for asked_inputs in asked])
+        estimator = estimator_for(
+            architecture, pictures.keypoints, input_hw, codec=codec, decoding=decoding, boxes=boxes
+        )
         times, people = [], []
         with one_torch_thread():
-            for question, (outputs, mirrored) in zip(asked, answered, strict=True):
+            for asked_inputs, (outputs, mirrored) in zip(asked, answered, strict=True):
                 seconds = []
                 for _ in range(_REPEATS):
                     begin = time.perf_counter()
-                    poses = finder.read(question, outputs, mirrored if decoding.flip_test else None)
+                    poses = estimator.read(asked_inputs, outputs, mirrored if decoding.flip_test else None)
                     seconds.append(time.perf_counter() - begin)
                 times.append(float(np.median(seconds)) * 1000)
                 people.append(len(poses))
@@ -114,7 +116,7 @@ def perfect_answers(
     architecture: Architecture,
     pictures: PictureSet,
     index: int,
-    question: Question,
+    asked_inputs: NetworkInputs,
     input_hw: tuple[int, int],
     codec: Codec,
 ) -> tuple[Maps, Maps]:
@@ -124,7 +126,7 @@ def perfect_answers(
     """
     joints_pk3 = pictures.people(index).keypoints_pk3
     rows, mirrored_rows = [], []
-    for number, matrix in enumerate(question.matrices):
+    for number, matrix in enumerate(asked_inputs.matrices):
         people = joints_pk3[number : number + 1] if architecture.approach == "top-down" else joints_pk3
         seen = move_keypoints(people, matrix, input_hw)
         rows.append(_targets(architecture, pictures, seen, input_hw, codec))
@@ -182,11 +184,11 @@ def _tags(joints_pk3: Floats, shape_khw: tuple[int, ...], stride: int) -> Floats
     return tags
 
 
-def _network_answers(network: nn.Module, question: Question) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+def _network_answers(network: nn.Module, asked_inputs: NetworkInputs) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     network.eval()
     passes = []
     with torch.no_grad():
-        for images in (question.images, question.images[:, :, ::-1]):
+        for images in (asked_inputs.images, asked_inputs.images[:, :, ::-1]):
             inputs = normalise(np.ascontiguousarray(images))
             passes.append([output.float() for output in network(inputs)] if len(images) else [])
     return passes[0], passes[1]

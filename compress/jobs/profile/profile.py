@@ -63,7 +63,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
     layers, stages, branches: params, macs, share (of all MACs), activation_bytes (of the outputs, float32). balance:
     share of each resolution among the stages' blocks. concerns: operators that mobile engines handle badly. ptflops:
     its count, and every difference to ours with its cause. uncounted: layers with an operator without a counting rule.
-    decoding: if asked for, the ways to read people from the maps (rows: see decode_table), and whose maps they were.
+    decoding: if asked for, the ways to decode the maps (rows: see decode_table), and whose maps they were.
     timing: with an engine, of one pass; then concerns have their time, costliest first, and their sites theirs.
     """
     architecture, network, input_hw = _load(name, recipe)
@@ -73,9 +73,11 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
             traced = trace(network, input_hw)
         except Exception as error:
             raise NetworkError(
-                f"the network fails on a {input_hw[0]}x{input_hw[1]} picture", place=name,
-                value=str(error).partition("\n")[0], remedy="give another size with --set input_hw=[H,W]",
-            ) from error  # fmt: skip
+                f"the network fails on a {input_hw[0]}x{input_hw[1]} picture",
+                place=name,
+                value=str(error).partition("\n")[0],
+                remedy="give another size with --set input_hw=[H,W]",
+            ) from error
         phase.advance(1, "counted")
         check = cross_check(network, input_hw, traced.layers)
         phase.advance(1, "compared with ptflops")
@@ -272,9 +274,11 @@ def _concerns(layers: Sequence[Layer], head_channels: set[int]) -> dict[str, lis
 
 
 def _concern_rows(
-    layers: Sequence[Layer], concerns: Mapping[str, Sequence[int]], share: Callable[[int], float],
+    layers: Sequence[Layer],
+    concerns: Mapping[str, Sequence[int]],
+    share: Callable[[int], float],
     costs: Mapping[str, Mapping[str, Any]],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """costs: of every concern, if it was timed; the costliest is the first then."""
     rows = [
         {

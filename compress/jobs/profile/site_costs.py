@@ -17,22 +17,32 @@ from compress.rewriting.sites import rule_named, sites
 
 RULES_AGAINST: dict[str, tuple[str, ...]] = {
     "exponential": (
-        "swish_to_hard_swish", "swish_to_hard_tanh", "swish_to_relu", "sigmoid_to_hard_sigmoid", "elu_to_relu",
-        "gelu_to_relu", "se_to_none",
+        "swish_to_hard_swish",
+        "swish_to_hard_tanh",
+        "swish_to_relu",
+        "sigmoid_to_hard_sigmoid",
+        "elu_to_relu",
+        "gelu_to_relu",
+        "se_to_none",
     ),
     "large kernel": ("conv_to_3x3",),
     "dilation": ("dilated_to_3x3", "dilated_to_two_3x3"),
     "transposed convolution": ("transposed_to_separable", "transposed_to_upsample"),
     "channel shuffle": ("shuffle_to_pointwise",),
     "odd channels": (),  # nothing to replace: pruning leaves multiples of 8
-}  # fmt: skip
+}
 """Concern → rules of `compress rewrite` that replace such a layer."""
 
 
 def time_sites(
-    network: nn.Module, layers: Sequence[Layer], concerns: Mapping[str, Sequence[int]], input_hw: tuple[int, int],
-    engine_name: EngineName, threads: int, rounds: int,
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:  # fmt: skip
+    network: nn.Module,
+    layers: Sequence[Layer],
+    concerns: Mapping[str, Sequence[int]],
+    input_hw: tuple[int, int],
+    engine_name: EngineName,
+    threads: int,
+    rounds: int,
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Times the network node by node. concerns: name → numbers of its layers.
 
     Returns the whole pass (ms, the median, and quartiles; unattributed: share of the time that is no layer's; rest: its
@@ -45,10 +55,17 @@ def time_sites(
         profiled = time_nodes(runtime.profiler(file, threads), rounds)
     shares, whole, description = layer_shares(network, layers, profiled), profiled.whole, runtime.describe()
     timing = {
-        "engine": engine_name, "version": description.version, "device": description.device, "threads": threads,
-        "ms": whole.median_ms, "q1_ms": whole.q1_ms, "q3_ms": whole.q3_ms, "reliable": whole.reliable,
-        "unattributed": sum(shares.rest.values()), "rest": shares.rest,
-    }  # fmt: skip
+        "engine": engine_name,
+        "version": description.version,
+        "device": description.device,
+        "threads": threads,
+        "ms": whole.median_ms,
+        "q1_ms": whole.q1_ms,
+        "q3_ms": whole.q3_ms,
+        "reliable": whole.reliable,
+        "unattributed": sum(shares.rest.values()),
+        "rest": shares.rest,
+    }
     return timing, {
         concern: _costs(
             [(layers[n].path, shares.layers[n]) for n in numbers], _rules(network, concern), whole.median_ms

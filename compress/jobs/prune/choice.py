@@ -41,7 +41,7 @@ from compress.pruning.allocation import (
 )
 from compress.pruning.channels import Channels
 from compress.pruning.compact import compact, without_transposed
-from compress.pruning.groups import Section, layer_of, sections, whole
+from compress.pruning.groups import PruningGroup, layer_of, pruning_groups, whole
 from compress.pruning.importance import DATA_DRIVEN, Batch, importance
 from compress.pruning.layer_costs import Known, LayerCosts, mac_costs, measured, weighted_layers
 from compress.pruning.selection import Scores, global_, to_budget, uniform
@@ -84,16 +84,16 @@ def check_network(subject: Subject, recipe: PruneRecipe) -> None:
 # --- The goal --------------------------------------------------------------------------------------------------------
 
 
-def channels_of(task: Task, network: nn.Module) -> tuple[Channels, list[Section], Scores]:
+def channels_of(task: Task, network: nn.Module) -> tuple[Channels, list[PruningGroup], Scores]:
     """The network's channels, the parts they can be chosen in, and how much each matters."""
     asked, subject = task.recipe.pruning, task.subject
     with task.progress.phase("following channels", 2) as phase:
         channels = prunable_channels(network, subject.input_hw)
         phase.advance(1)
-        parts = sections(channels, multiple=asked.multiple or liked_multiple(task.recipe), protected=asked.protect)
-        found = importance(
-            asked.criterion, network, channels, parts, batches=list(judged_on(task)), seed=subject.seed
-        )  # fmt: skip
+        parts = pruning_groups(
+            channels, multiple=asked.multiple or liked_multiple(task.recipe), protected=asked.protect
+        )
+        found = importance(asked.criterion, network, channels, parts, batches=list(judged_on(task)), seed=subject.seed)
         phase.advance(1)
     for part, reason in found.substituted.items():
         task.progress.say(f"{part}: {reason}")
@@ -105,7 +105,7 @@ def liked_multiple(recipe: PruneRecipe) -> int:
     return max(_LEAST_CHANNELS, channel_block()) if recipe.engine == "onnxruntime" else _LEAST_CHANNELS
 
 
-def prunable(parts: list[Section]) -> list[Section]:
+def prunable(parts: list[PruningGroup]) -> list[PruningGroup]:
     """Those that can lose something."""
     untouched = whole(parts)
     return [part for part in parts if part.name not in untouched]
@@ -128,7 +128,7 @@ def choose(task: Task, network: nn.Module, number: int) -> dict[str, Any]:
     """Which classes of channels go in this step, or which share of each layer's weights, as plain data."""
     asked = task.recipe.pruning
     if asked.scheme != "channel":
-        return choose_zeros(task, network)
+        return choose_sparsity(task, network)
     channels, parts, scores = channels_of(task, network)
     ratio = 1 - (1 - (asked.ratio or 0.0)) ** (1 / asked.steps)  # of the network as it is now
     if asked.ratio is not None and asked.allocate in ("uniform", "global"):
@@ -148,16 +148,14 @@ def choose(task: Task, network: nn.Module, number: int) -> dict[str, Any]:
     return chosen(parts, gone, {**found, "of": unit})
 
 
-def chosen(parts: list[Section], gone: frozenset[int], found: Mapping[str, Any]) -> dict[str, Any]:
+def chosen(parts: list[PruningGroup], gone: frozenset[int], found: Mapping[str, Any]) -> dict[str, Any]:
     """A choice as plain data: the classes, and per section what stays of how many channels."""
     return {
         "gone": sorted(gone),
-        "sections": {
-            part.name: {"channels": part.channels, "share": round(part.share(gone), 4)} for part in parts
-        },
+        "sections": {part.name: {"channels": part.channels, "share": round(part.share(gone), 4)} for part in parts},
         "untouched": whole(parts),
         **found,
-    }  # fmt: skip
+    }
 
 
 TrueShare = Callable[[frozenset[int]], float]
@@ -165,7 +163,7 @@ TrueShare = Callable[[frozenset[int]], float]
 
 
 def costs_of(
-    task: Task, network: nn.Module, channels: Channels, parts: list[Section], scores: Scores, number: int
+    task: Task, network: nn.Module, channels: Channels, parts: list[PruningGroup], scores: Scores, number: int
 ) -> tuple[LayerCosts, TrueShare, str]:
     """How cost is predicted, how the goal's is found out, and what that is: multiply-adds counted or time measured.
 
@@ -193,7 +191,7 @@ def costs_of(
 
 
 def time_layers(
-    task: Task, network: nn.Module, channels: Channels, parts: list[Section], scores: Scores
+    task: Task, network: nn.Module, channels: Channels, parts: list[PruningGroup], scores: Scores
 ) -> list[dict[str, Any]]:
     """Times every layer in the network and in uniformly pruned ones."""
     recipe, subject = task.recipe, task.subject
@@ -208,9 +206,16 @@ def time_layers(
         for gone in dict.fromkeys(removals):
             smaller = without_channels(network, channels, gone)
             one, clock = measured(
-                smaller, weighted, gone, subject.input_hw, engine(recipe.engine), Path(folder), recipe.threads,
-                _TIMES_ROUNDS, clock,
-            )  # fmt: skip
+                smaller,
+                weighted,
+                gone,
+                subject.input_hw,
+                engine(recipe.engine),
+                Path(folder),
+                recipe.threads,
+                _TIMES_ROUNDS,
+                clock,
+            )
             found.append({"gone": sorted(gone), "layers": dict(one.layers), "whole": one.whole})
             phase.advance(1, f"{one.attributed:.0%} of the time is of layers with weights")
     return found
@@ -238,9 +243,12 @@ def wanted_share(task: Task) -> float:
     assert asked.latency_ms is not None
     if asked.latency_ms >= given_ms:
         share = f", or did you mean {asked.latency_ms:g}% of its time?" if 1 < asked.latency_ms < 100 else ""
-        raise RecipeError("the network meets the goal as it is", place="--latency (pruning.latency_ms)",
-                          value=f"{asked.latency_ms:g} ms",
-                          remedy=f"it takes {given_ms:.3f} ms here: ask for less{share}")  # fmt: skip
+        raise RecipeError(
+            "the network meets the goal as it is",
+            place="--latency (pruning.latency_ms)",
+            value=f"{asked.latency_ms:g} ms",
+            remedy=f"it takes {given_ms:.3f} ms here: ask for less{share}",
+        )
     return asked.latency_ms / given_ms
 
 
@@ -268,9 +276,13 @@ class Try(Generic[T]):
 
 
 def meet(
-    task: Task, goal: float, start: Try[T], select: Callable[[float], T], all_that_can: T,
+    task: Task,
+    goal: float,
+    start: Try[T],
+    select: Callable[[float], T],
+    all_that_can: T,
     true_share: Callable[[T], float],
-) -> tuple[T, dict[str, Any]]:  # fmt: skip
+) -> tuple[T, dict[str, Any]]:
     """Chooses for a predicted cost, finds out the true one, and corrects the prediction, until the goal is met.
 
     goal: of the given network's cost, the share that stays. start: nothing gone yet in this step. select: predicted
@@ -306,13 +318,13 @@ def next_aim(tries: Sequence[Try[T]], goal: float) -> float:
     return float(less.aim * (more.aim / less.aim) ** part)
 
 
-def most(parts: list[Section], scores: Scores) -> frozenset[int]:
+def most(parts: list[PruningGroup], scores: Scores) -> frozenset[int]:
     """All that can go."""
     return frozenset(member for part in parts for member in part.removals(scores)[-1])
 
 
 def allocator(
-    task: Task, parts: list[Section], scores: Scores, costs: LayerCosts, known: Mapping[str, Curve] | None
+    task: Task, parts: list[PruningGroup], scores: Scores, costs: LayerCosts, known: Mapping[str, Curve] | None
 ) -> Callable[[float], frozenset[int]]:
     """Predicted cost → the classes that go."""
     asked = task.recipe.pruning
@@ -327,7 +339,7 @@ def allocator(
 
 
 def curves_of(
-    task: Task, network: nn.Module, channels: Channels, parts: list[Section], scores: Scores
+    task: Task, network: nn.Module, channels: Channels, parts: list[PruningGroup], scores: Scores
 ) -> dict[str, Curve] | None:
     """Sensitivity of every section, if the allocation asks for it and the network is trained."""
     if task.recipe.pruning.allocate not in ("sensitivity", "latency") or task.subject.learning is None:
@@ -340,7 +352,7 @@ def sensitivity_points(
     task: Task,
     network: nn.Module,
     channels: Channels,
-    targets: Mapping[str, list[Section]],
+    targets: Mapping[str, list[PruningGroup]],
     scores: Scores,
 ) -> list[Point]:
     """Scores every target at every ratio on the search pictures; each point is kept as soon as it is known.
@@ -358,7 +370,7 @@ def sensitivity_points(
 
     def scored(one: nn.Module) -> float:
         one.to(task.fabric.device)
-        found = score(one, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False)
+        found = score(one, learning.estimator, learning.sets.search, kind=learning.data.kind, flip_test=False)
         return float(found[figure] or 0.0)
 
     def judge(smaller: nn.Module) -> float:
@@ -368,7 +380,7 @@ def sensitivity_points(
 
     calibration: list[Tensor] = []
     if len(points) < len(planned):
-        inputs = first_inputs(learning.finder, learning.sets.train, PICTURES, task.fabric.device)
+        inputs = first_inputs(learning.estimator, learning.sets.train, PICTURES, task.fabric.device)
         calibration = enough_pictures(network.to(task.fabric.device), inputs, _CALIBRATION, scored)
         if not calibration:
             task.progress.say(
@@ -389,13 +401,19 @@ def points_file(task: Task, network: nn.Module) -> Path:
     assert learning is not None
     pruning = recipe.pruning
     asked = [
-        learning.data.model_dump(mode="json"), list(task.subject.input_hw), task.subject.seed,
+        learning.data.model_dump(mode="json"),
+        list(task.subject.input_hw),
+        task.subject.seed,
         asdict(learning.codec),
-        recipe.decoding.model_dump(mode="json"), pruning.criterion, pruning.pictures,
-        pruning.multiple or liked_multiple(recipe), list(pruning.protect),
+        recipe.decoding.model_dump(mode="json"),
+        pruning.criterion,
+        pruning.pictures,
+        pruning.multiple or liked_multiple(recipe),
+        list(pruning.protect),
         recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None,
-        _CALIBRATION, PICTURES,
-    ]  # fmt: skip
+        _CALIBRATION,
+        PICTURES,
+    ]
     digest = hashlib.sha256(json.dumps(asked).encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -409,13 +427,13 @@ Ratios = dict[str, float]
 """Weight's name → share of it that goes."""
 
 
-def choose_zeros(task: Task, network: nn.Module) -> dict[str, Any]:
+def choose_sparsity(task: Task, network: nn.Module) -> dict[str, Any]:
     """The ratio of every layer's zeros: one for all, or by each layer's own times with and without zeros."""
     asked, scheme = task.recipe.pruning, scheme_of(task)
     found = fine_grained.prunable(network, scheme)
     if asked.allocate == "uniform":
         return {"ratios": dict.fromkeys(found.layers, asked.ratio), "untouched": found.refused}
-    times = task.run.once("times_of_zeros", partial(time_zeros, task, network, list(found.layers)))
+    times = task.run.once("times_of_zeros", partial(time_sparsity, task, network, list(found.layers)))
     layers = layer_choices(network, scheme, times)
     rest = times["dense"]["whole"] - sum(choices[0].time_ms for choices in layers.values())
     unit = times["dense"]["whole"] / _TIME_UNITS
@@ -424,7 +442,7 @@ def choose_zeros(task: Task, network: nn.Module) -> dict[str, Any]:
         return {name: one.ratio for name, one in allocate_ratios(layers, aim - rest, unit_ms=unit).items()}
 
     def true_share(ratios: Ratios) -> float:
-        return time_share(task, with_zeros(network, scheme, ratios))
+        return time_share(task, with_sparsity(network, scheme, ratios))
 
     nothing: Ratios = dict.fromkeys(layers, 0.0)
     fastest = {name: min(choices, key=lambda one: one.time_ms).ratio for name, choices in layers.items()}
@@ -441,7 +459,7 @@ def choose_zeros(task: Task, network: nn.Module) -> dict[str, Any]:
     }
 
 
-def time_zeros(task: Task, network: nn.Module, names: list[str]) -> dict[str, Any]:
+def time_sparsity(task: Task, network: nn.Module, names: list[str]) -> dict[str, Any]:
     """Times of every layer, dense and with each of the ratios everywhere: name of the ratio → layers, whole."""
     recipe, scheme = task.recipe, scheme_of(task)
     weighted = {layer_of(name) for name in names}
@@ -453,11 +471,18 @@ def time_zeros(task: Task, network: nn.Module, names: list[str]) -> dict[str, An
         task.progress.phase("timing layers", 1 + len(recipe.pruning.ratios)) as phase,
     ):
         for ratio in (0.0, *sorted(recipe.pruning.ratios)):
-            smaller = for_engine(with_zeros(network, scheme, dict.fromkeys(names, ratio)), recipe.engine, recipe)
+            smaller = for_engine(with_sparsity(network, scheme, dict.fromkeys(names, ratio)), recipe.engine, recipe)
             one, clock = measured(
-                smaller, weighted, frozenset(), task.subject.input_hw, engine(recipe.engine), Path(folder),
-                recipe.threads, _TIMES_ROUNDS, clock,
-            )  # fmt: skip
+                smaller,
+                weighted,
+                frozenset(),
+                task.subject.input_hw,
+                engine(recipe.engine),
+                Path(folder),
+                recipe.threads,
+                _TIMES_ROUNDS,
+                clock,
+            )
             layers = {f"{path}.weight": ms for path, ms in one.layers.items()}
             found[str(ratio) if ratio else "dense"] = {"layers": layers, "whole": one.whole}
             phase.advance(1)
@@ -483,7 +508,7 @@ def layer_choices(
     return found
 
 
-def with_zeros(network: nn.Module, scheme: fine_grained.Scheme, ratios: Ratios) -> nn.Module:
+def with_sparsity(network: nn.Module, scheme: fine_grained.Scheme, ratios: Ratios) -> nn.Module:
     """A copy of the network with these shares of its weights zero."""
     smaller = copy.deepcopy(network)
     given = {name: ratio for name, ratio in ratios.items() if ratio}
@@ -511,7 +536,7 @@ def apply(task: Task, network: nn.Module, choice: Mapping[str, Any]) -> nn.Modul
         return checked(network, channels, choice["gone"], task.subject.input_hw)
     if task.subject.learning is not None:  # zeros come with the tuning
         return copy.deepcopy(network)
-    return with_zeros(network, scheme_of(task), choice["ratios"])
+    return with_sparsity(network, scheme_of(task), choice["ratios"])
 
 
 def for_engine(network: nn.Module, name: str, recipe: PruneRecipe) -> nn.Module:

@@ -1,6 +1,7 @@
 """`compress prune`: a network without what it needs least; tuned, exported, compared with torch, and measured.
 
-Read `prune` from top to bottom: that is the order things happen in. What goes is chosen in `compress.jobs.prune.choice`.
+Read `prune` from top to bottom: that is the order things happen in. What goes is chosen in
+`compress.jobs.prune.choice`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,13 +35,13 @@ from compress.jobs.prune.choice import (
 from compress.measure.comparison import Measured, met
 from compress.pose.scoring import MAIN_FIGURE
 from compress.progress import Progress
-from compress.pruning.groups import Section, whole
+from compress.pruning.groups import PruningGroup, whole
 from compress.pruning.schedule import Sparsifier
 from compress.pruning.sensitivity import functional_blocks
 from compress.recipe import PruneRecipe
 from compress.training.processes import launch
 
-OBTAINED = "pruned and fine-tuned"
+PROVENANCE = "pruned and fine-tuned"
 
 
 def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> d
             tune_pruned(task, network, choices[-1], number)
         check_taken(choices)
         pruned = run.once(
-            "pruned", lambda: finish(task, network, subject.architecture, edits_of(task), OBTAINED, as_run)
+            "pruned", lambda: finish(task, network, subject.architecture, edits_of(task), PROVENANCE, as_run)
         )
         timed = run.once("measured", lambda: measure(task, given, pruned, "pruned"))
         results = {"job": "prune", **both(task, given, pruned, timed, "pruned")}
@@ -88,13 +89,16 @@ def analyse(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) ->
     """
     subject = read_subject(name, recipe, recipe.pruning.pictures, "pruning.pictures")
     if subject.learning is None:
-        raise DataError("only a trained network has an accuracy to lose", place=name,
-                        remedy="give an artefact, or your own network and --data")  # fmt: skip
+        raise DataError(
+            "only a trained network has an accuracy to lose",
+            place=name,
+            remedy="give an artefact, or your own network and --data",
+        )
     check_network(subject, recipe)
     with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         channels, parts, scores = channels_of(task, subject.network)
-        targets: dict[str, list[Section]] = {part.name: [part] for part in prunable(parts)}
+        targets: dict[str, list[PruningGroup]] = {part.name: [part] for part in prunable(parts)}
         blocks = {block: list(members) for block, members in functional_blocks(parts).items()}
         points = sensitivity_points(task, subject.network, channels, {**blocks, **targets}, scores)
         widths = {part.name: part.channels for part in parts}
@@ -124,13 +128,16 @@ def check_taken(choices: Sequence[Mapping[str, Any]]) -> None:
     layers: dict[str, list[str]] = {}
     for name, why in choices[0]["untouched"].items():
         layers.setdefault(why, []).append(name)
-    reasons = [f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {why}"
-               for why, of in sorted(layers.items(), key=lambda one: -len(one[1]))]  # fmt: skip
+    reasons = [
+        f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {why}"
+        for why, of in sorted(layers.items(), key=lambda one: -len(one[1]))
+    ]
     asked = "the ratio asked for takes nothing from any layer"
     raise BudgetError(
-        f"nothing goes: {'; '.join(reasons[:4]) or asked}", place="compress prune",
+        f"nothing goes: {'; '.join(reasons[:4]) or asked}",
+        place="compress prune",
         remedy="replace what keeps the channels, lower --set pruning.multiple, or ask for more",
-    )  # fmt: skip
+    )
 
 
 # --- Steps -----------------------------------------------------------------------------------------------------------
@@ -165,9 +172,12 @@ def goal_of(recipe: PruneRecipe, results: Mapping[str, Any]) -> dict[str, Any] |
     else:
         return None
     return {
-        "of": "ms" if asked.latency_ms is not None else "time", "asked": goal, "reached": time.ms,
-        "uncertainty": time.uncertainty, "met": met(time.ms, goal, time.uncertainty, CLOSE) if steady else None,
-    }  # fmt: skip
+        "of": "ms" if asked.latency_ms is not None else "time",
+        "asked": goal,
+        "reached": time.ms,
+        "uncertainty": time.uncertainty,
+        "met": met(time.ms, goal, time.uncertainty, CLOSE) if steady else None,
+    }
 
 
 def edits_of(task: Task) -> tuple[Edit, ...]:

@@ -30,9 +30,9 @@ from compress.errors import EngineError, NetworkError, RecipeError
 from compress.files import write_bytes
 from compress.jobs import finalise as changing
 from compress.measure.counting import count
-from compress.measure.in_network import harvest
+from compress.measure.in_network import profile_in_networks
 from compress.measure.kept_tables import complete_table, table_path
-from compress.measure.kernels import cut
+from compress.measure.kernels import detect_kernels
 from compress.measure.latency_table import Identity, LatencyTable, open_table, predict
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
@@ -117,9 +117,11 @@ def check_request(subject: Subject, recipe: RewriteRecipe) -> None:
     """Raises RecipeError for an unknown rule, a pattern that no module has, and an engine that prices nothing."""
     if recipe.engine == "torch" and recipe.rewriting.depth is None:
         raise RecipeError(
-            "replacements are priced by the units of an engine's own graph; torch has none", place="engine",
-            value=recipe.engine, remedy="use onnxruntime, ncnn or mnn",
-        )  # fmt: skip
+            "replacements are priced by the kernels of an engine's own graph; torch has none",
+            place="engine",
+            value=recipe.engine,
+            remedy="use onnxruntime, ncnn or mnn",
+        )
     for name in recipe.rewriting.rules:
         rule_named(name)
     changing.check_patterns(subject.network, recipe.rewriting.sites, "a pattern of sites", "rewriting.sites")
@@ -213,14 +215,18 @@ def tried(subject: Subject, choice: Choice) -> nn.Module:
         error = _changed(subject, network)
     except Exception as raised:  # forwards of the user's may expect anything of the modules they call
         raise NetworkError(
-            "the network must run with the replacement", place=f"{choice.rule} at {choice.name}",
-            value=f"{type(raised).__name__}: {raised}", remedy="leave this site out",
-        ) from raised  # fmt: skip
+            "the network must run with the replacement",
+            place=f"{choice.rule} at {choice.name}",
+            value=f"{type(raised).__name__}: {raised}",
+            remedy="leave this site out",
+        ) from raised
     if rule.exact and not error < _SAME:
         raise NetworkError(
-            "an exact replacement must not change the outputs", place=f"{choice.rule} at {choice.name}",
-            value=f"{error:.2g} relative", remedy="leave this site out",
-        )  # fmt: skip
+            "an exact replacement must not change the outputs",
+            place=f"{choice.rule} at {choice.name}",
+            value=f"{error:.2g} relative",
+            remedy="leave this site out",
+        )
     return network
 
 
@@ -259,7 +265,7 @@ def measured(
 
 
 def table_for(task: Task, choices: Sequence[Choice]) -> LatencyTable:
-    """This machine's table of the engine, with the units of the given network and of it with each rule everywhere."""
+    """This machine's table of the engine, with the kernels of the given network and of it with each rule everywhere."""
     recipe, subject = task.recipe, task.subject
     runtime = engine(recipe.engine)
     identity = Identity.of(runtime.describe(), recipe.threads)
@@ -278,7 +284,7 @@ def table_for(task: Task, choices: Sequence[Choice]) -> LatencyTable:
     ):
         for rule in everywhere:
             try:
-                harvest(table, runtime, {rule: partial(export, rule)})
+                profile_in_networks(table, runtime, {rule: partial(export, rule)})
             except EngineError:
                 if rule == "given":
                     raise
@@ -295,9 +301,9 @@ def exported(task: Task, network: nn.Module, folder: Path, name: str) -> Path:
 
 def predicted_ms(task: Task, table: LatencyTable, network: nn.Module) -> float:
     """From the table; what it lacks is measured first. Raises EngineError if the engine cannot run the network."""
-    units = cut(network, task.subject.input_hw, engine(task.recipe.engine))
-    complete_table(table, units)
-    return predict(table, units).ms
+    kernels = detect_kernels(network, task.subject.input_hw, engine(task.recipe.engine))
+    complete_table(table, kernels)
+    return predict(table, kernels).ms
 
 
 # --- What it costs ---------------------------------------------------------------------------------------------------
@@ -335,9 +341,13 @@ def fitted(task: Task, choices: Sequence[Choice]) -> tuple[nn.Module, list[Row]]
     asked = task.recipe.rewriting
     pictures = list(calibration(task))
     network, errors = fit_sites(
-        task.subject.network, [one for choice in choices for one in choice.rewrites], pictures,
-        limit=asked.calibration, steps=asked.steps, seed=task.subject.seed,
-    )  # fmt: skip
+        task.subject.network,
+        [one for choice in choices for one in choice.rewrites],
+        pictures,
+        limit=asked.calibration,
+        steps=asked.steps,
+        seed=task.subject.seed,
+    )
     recalibrate(network, norm_pictures(task))
     return network, [{"at": path, **asdict(found)} for path, found in errors.items()]
 
@@ -346,7 +356,7 @@ def calibration(task: Task) -> Iterable[torch.Tensor]:
     """Training pictures as evaluation sees them."""
     learning = task.subject.learning
     assert learning is not None
-    return first_inputs(learning.finder, learning.sets.train, task.recipe.rewriting.calibration, torch.device("cpu"))
+    return first_inputs(learning.estimator, learning.sets.train, task.recipe.rewriting.calibration, torch.device("cpu"))
 
 
 def together(task: Task, taken: Sequence[Choice]) -> nn.Module:
@@ -355,9 +365,7 @@ def together(task: Task, taken: Sequence[Choice]) -> nn.Module:
     Without trained weights their weights are only carried over.
     """
     untrained = task.subject.learning is None
-    network = rewritten(
-        task.subject.network, [one for choice in taken for one in choice.rewrites], carry=untrained
-    )  # fmt: skip
+    network = rewritten(task.subject.network, [one for choice in taken for one in choice.rewrites], carry=untrained)
     if untrained:
         return network
     names = repr([(choice.rule, choice.at) for choice in taken])
@@ -389,14 +397,14 @@ def norm_pictures(task: Task) -> Iterable[torch.Tensor]:
     assert learning is not None
 
     def needed() -> int:
-        inputs = first_inputs(learning.finder, learning.sets.train, PICTURES, torch.device("cpu"))
+        inputs = first_inputs(learning.estimator, learning.sets.train, PICTURES, torch.device("cpu"))
         found = enough_pictures(task.subject.network, inputs, asked.calibration, partial(judged, task))
         if not found:
             task.progress.say(f"recalibrating batch norms on {PICTURES} training pictures costs more than a point")
         return sum(len(batch) for batch in found) or PICTURES
 
     wanted = task.run.once("norm_pictures", needed)
-    return first_inputs(learning.finder, learning.sets.train, wanted, torch.device("cpu"))
+    return first_inputs(learning.estimator, learning.sets.train, wanted, torch.device("cpu"))
 
 
 def judged(task: Task, network: nn.Module) -> float:
@@ -411,8 +419,8 @@ def _scored(task: Task, network: nn.Module, resamples: int) -> list[float]:
     figure = MAIN_FIGURE[learning.data.kind]
     network.to(task.fabric.device)
     found = score(
-        network, learning.finder, learning.sets.search, kind=learning.data.kind, flip_test=False, resamples=resamples
-    )  # fmt: skip
+        network, learning.estimator, learning.sets.search, kind=learning.data.kind, flip_test=False, resamples=resamples
+    )
     network.cpu()
     return [float(found[figure] or 0.0), float(found.get(f"{figure}_se") or 0.0)]
 
@@ -450,9 +458,12 @@ def decide(task: Task, choices: Sequence[Choice], rows: Sequence[Row]) -> Row:
             else f"it loses {rows[number].get('loss', 0.0):.3f} of the score, and others gain more for what is allowed"
         )
     return {
-        "taken": taken, "refused": {str(n): why for n, why in sorted(refused.items())}, "joint_loss": joint,
-        "score_error": before[1] if learning else None, "judged_on": len(learning.sets.search) if learning else 0,
-    }  # fmt: skip
+        "taken": taken,
+        "refused": {str(n): why for n, why in sorted(refused.items())},
+        "joint_loss": joint,
+        "score_error": before[1] if learning else None,
+        "judged_on": len(learning.sets.search) if learning else 0,
+    }
 
 
 def refusals(rows: Sequence[Row], min_gain: float, max_loss: float) -> dict[int, str]:

@@ -34,7 +34,7 @@ from compress.rewriting.depth import at_depth, layers_of
 from compress.rewriting.rules import RULES
 from compress.training.processes import launch
 
-OBTAINED = "rewritten and fine-tuned"
+PROVENANCE = "rewritten and fine-tuned"
 
 
 def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
         network = together(task, taken)
         tune(task, network, "tuned", "fine-tuning")
         edits = (*subject.edits, *(one for choice in taken for one in choice.rewrites))
-        rewritten = run.once("rewritten", lambda: finish(task, network, subject.architecture, edits, OBTAINED))
+        rewritten = run.once("rewritten", lambda: finish(task, network, subject.architecture, edits, PROVENANCE))
         timed = run.once("measured", lambda: measure(task, given, rewritten, "rewritten"))
         return write(task, {**told, **both(task, given, rewritten, timed, "rewritten")})
 
@@ -94,12 +94,12 @@ def at_other_depth(subject: Subject, layers: int) -> Architecture:
 
 
 def change_depth(task: Task, architecture: Architecture) -> dict[str, Any]:
-    """That architecture from fresh weights, trained with the given network as teacher if that is trained."""
+    """That architecture from random weights, trained with the given network as teacher if that is trained."""
     subject, run = task.subject, task.run
     given = run.once("given", lambda: state_of(task, subject.network, run.path("given")))
     torch.manual_seed(subject.seed)
     network = architecture.build().eval()
-    tune(task, network, "tuned", "training from fresh weights")
+    tune(task, network, "tuned", "training from random weights")
     rewritten = run.once(
         "rewritten", lambda: finish(task, network, architecture, (), "trained with the given as teacher")
     )

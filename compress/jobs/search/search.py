@@ -37,9 +37,9 @@ from compress.measure.cost import Cost
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.kept_tables import complete_table
-from compress.measure.kernels import Unit, cut
+from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_table import LatencyTable, predict
-from compress.measure.onnxruntime_fusion import UncutError, cut_by_part
+from compress.measure.onnxruntime_fusion import UnknownOperationError, kernels_by_part
 from compress.measure.whole_networks import measure_exports
 from compress.nas.candidate import Candidate, Candidates
 from compress.nas.pareto import front, spread
@@ -48,7 +48,7 @@ from compress.nas.sandwich import sandwich_step
 from compress.nas.space import Pick, Space
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet
-from compress.pose.estimator import Finder, LabelledBoxes, finder_for, first_inputs
+from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for, first_inputs
 from compress.pose.objective import Objective, check_joints, objective_for
 from compress.pose.scoring import RESAMPLES, procedure, score, worthless
 from compress.progress import Progress, Stage
@@ -57,7 +57,7 @@ from compress.training.loop import LossStep, batch_count, distilled_step, label_
 from compress.training.processes import launch
 from compress.training.recalibration import KEPT, PICTURES, recalibrate, recalibrate_unless_worse
 
-OBTAINED = "short training"
+PROVENANCE = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
 _MUCH_FASTER = (2.0, 1.5)
 _LEAST_SCORE = 0.5  # of the best baseline's, in the search: what is less accurate is no answer to anybody
@@ -89,9 +89,14 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
         progress.plan(stages(task, len(baselines)))
         with task.clock("latency table"):
             table = prepare_table(
-                run.path("latency_table.json"), recipe.measurement, space, candidates.build, recipe.input_hw,
-                recipe.seed, progress,
-            )  # fmt: skip
+                run.path("latency_table.json"),
+                recipe.measurement,
+                space,
+                candidates.build,
+                recipe.input_hw,
+                recipe.seed,
+                progress,
+            )
         budget = check_budget(task, table, baselines)
         weights, losses = trained_weights(task)
         with task.clock("search"):
@@ -104,8 +109,10 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
             if not chosen:
                 progress.say(NO_FINALIST)
             elif recipe.finalists.count < len(baselines):
-                progress.say(f"{recipe.finalists.count} finalist(s) for {len(baselines)} baselines: not every one "
-                             "has a finalist aimed at its time; raise finalists.count")  # fmt: skip
+                progress.say(
+                    f"{recipe.finalists.count} finalist(s) for {len(baselines)} baselines: not every one "
+                    "has a finalist aimed at its time; raise finalists.count"
+                )
         networks = {**baselines, **{f"finalist_{n}": trial["pick"] for n, trial in enumerate(chosen, 1)}}
         with task.clock("fine-tuning"):
             tuned = run.once("tuned", lambda: tune_all(task, networks, weights, trials))
@@ -113,8 +120,11 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
         tuned = {name: one for name, one in tuned.items() if recipe.measurement.engine in one["exports"]}
         networks = {name: pick for name, pick in networks.items() if name in tuned}
         if not tuned:
-            raise EngineError(f"all networks are saved, but {recipe.measurement.engine} takes none: {refused[0]}",
-                              place=str(run.path("finalists")), remedy="export them to another engine")  # fmt: skip
+            raise EngineError(
+                f"all networks are saved, but {recipe.measurement.engine} takes none: {refused[0]}",
+                place=str(run.path("finalists")),
+                remedy="export them to another engine",
+            )
         with task.clock("measuring"):
             measured = measure_all(task, tuned)
             decoded = run.once("decoded", lambda: decode_all(task, table, tuned))
@@ -154,9 +164,9 @@ class Task:
         largest = self.candidates.architecture(self.space.largest)
         return objective_for(largest, self.sets.train.keypoints, self.recipe.input_hw, settings, self.recipe.codec)
 
-    def finder(self, settings: Training, flip_test: bool) -> Finder:
+    def estimator(self, settings: Training, flip_test: bool) -> PoseEstimator:
         """How the people that candidates see are read; top-down candidates look at the labelled boxes."""
-        return finder_for(
+        return estimator_for(
             self.candidates.architecture(self.space.largest),
             self.sets.train.keypoints,
             self.recipe.input_hw,
@@ -167,7 +177,7 @@ class Task:
 
     def inputs(self, settings: Training, wanted: int) -> Iterator[Tensor]:
         """About the first `wanted` training pictures as they are, in batches [B,3,H,W]."""
-        return first_inputs(self.finder(settings, False), self.sets.train, wanted, self.fabric.device)
+        return first_inputs(self.estimator(settings, False), self.sets.train, wanted, self.fabric.device)
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
@@ -326,8 +336,8 @@ def trial_score(task: Task, weights: Weights, pick: Pick, number: int, images: l
     except DivergedError as error:
         task.progress.say(f"candidate {number} counts as AP 0: {error}")
         return 0.0
-    finder = task.finder(task.learned_with, False)
-    return score(network, finder, task.sets.search, kind=task.recipe.data.kind, flip_test=False)["AP"] or 0.0
+    estimator = task.estimator(task.learned_with, False)
+    return score(network, estimator, task.sets.search, kind=task.recipe.data.kind, flip_test=False)["AP"] or 0.0
 
 
 def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> nn.Module:
@@ -379,14 +389,14 @@ def all_costs(task: Task, table: LatencyTable) -> Costs | None:
     """Predicts the latency of many candidates at once; None if the space's networks have no fast way to be cut."""
     space, input_hw = task.space, task.recipe.input_hw
 
-    def cut_pick(pick: Pick) -> Mapping[str, Mapping[Unit, int]]:
-        return cut_by_part(structure_of(task, pick), input_hw)
+    def cut_pick(pick: Pick) -> Mapping[str, Mapping[Kernel, int]]:
+        return kernels_by_part(structure_of(task, pick), input_hw)
 
     if space.edits:  # a pruned network's channels are followed through all of it
         return None
     try:
         cut_pick(space.largest)
-    except UncutError:
+    except UnknownOperationError:
         return None
     return PartTable(space, cut_pick, task.recipe.seed).predictor(table)
 
@@ -400,9 +410,9 @@ def structure_of(task: Task, pick: Pick) -> nn.Module:
 def cost_of(task: Task, table: LatencyTable, network: nn.Module) -> Cost:
     """Counted parameters and multiply-adds, and the latency predicted from the table."""
     counted = count(network, task.recipe.input_hw)
-    units = cut(network, task.recipe.input_hw)
-    complete_table(table, units)
-    return Cost(counted.params, counted.macs, predict(table, units).ms, counted.uncounted)
+    kernels = detect_kernels(network, task.recipe.input_hw)
+    complete_table(table, kernels)
+    return Cost(counted.params, counted.macs, predict(table, kernels).ms, counted.uncounted)
 
 
 def check_budget(task: Task, table: LatencyTable, baselines: Mapping[str, Pick]) -> Budget:
@@ -516,9 +526,9 @@ def decoding_of(task: Task, table: LatencyTable, weights: Weights, trials: list[
     flip_test, learned = task.recipe.decoding.flip_test, task.learned_with
     images = list(task.inputs(learned, task.recipe.search.calibration_pictures))
     network = carried_over(task, weights, best["pick"], images, steps=0)[1].network
-    finder, clock_ms = task.finder(learned, flip_test), table.reference_ms
+    estimator, clock_ms = task.estimator(learned, flip_test), table.reference_ms
     assert clock_ms is not None
-    return decode_time(network, finder, task.sets.search, flip_test=flip_test, reference_ms=clock_ms)
+    return decode_time(network, estimator, task.sets.search, flip_test=flip_test, reference_ms=clock_ms)
 
 
 def tune_all(
@@ -533,15 +543,13 @@ def tune_all(
     best = max(networks, key=lambda name: scores.get(key_of(networks[name]), 0.0))
     recipe, settings = task.recipe, task.recipe.finalists.training
     images = list(task.inputs(settings, recipe.search.calibration_pictures))
-    chosen = {
-        name: carried_over(task, weights, pick, images, _RECONSTRUCTION)[1] for name, pick in networks.items()
-    }  # fmt: skip
-    teacher, pupils = chosen[best].network, {name: one.network for name, one in chosen.items() if name != best}
+    chosen = {name: carried_over(task, weights, pick, images, _RECONSTRUCTION)[1] for name, pick in networks.items()}
+    teacher, students = chosen[best].network, {name: one.network for name, one in chosen.items() if name != best}
     objective, fabric = task.objective(settings), task.fabric
     tune(task, "teacher", {best: teacher}, objective, label_step(teacher, objective, fabric))
-    if pupils:
-        step = distilled_step(list(pupils.values()), teacher, objective, settings.distillation, fabric)
-        tune(task, "finalists", pupils, objective, step)
+    if students:
+        step = distilled_step(list(students.values()), teacher, objective, settings.distillation, fabric)
+        tune(task, "finalists", students, objective, step)
     tuned = {}
     with task.progress.phase("scoring and exporting", len(networks)) as phase:
         for name, candidate in chosen.items():
@@ -582,16 +590,20 @@ def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str,
     flip_test = recipe.decoding.flip_test
     vals = {
         flip: score(
-            network, task.finder(settings, flip), task.sets.val, kind=recipe.data.kind, flip_test=flip,
+            network,
+            task.estimator(settings, flip),
+            task.sets.val,
+            kind=recipe.data.kind,
+            flip_test=flip,
             resamples=RESAMPLES,
         )
         for flip in (flip_test, not flip_test)
-    }  # fmt: skip
+    }
     facts = {
         "input_hw": list(recipe.input_hw),
         "keypoints": task.sets.val.keypoints.name,
         "codec": asdict(recipe.codec),
-        "obtained": OBTAINED,
+        "provenance": PROVENANCE,
         "data": recipe.data.model_dump(mode="json"),
         "seed": recipe.seed,
         "flip_test": flip_test,
@@ -603,7 +615,7 @@ def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str,
     return {
         "val": vals[flip_test],
         "other_val": vals[not flip_test],
-        "obtained": OBTAINED,
+        "provenance": PROVENANCE,
         "exports": exports,
         "refused": refused,
     }
@@ -629,14 +641,14 @@ def decode_all(
     """
     assert table.reference_ms is not None
     flip_test = task.recipe.decoding.flip_test
-    finders = {flip: task.finder(task.recipe.finalists.training, flip) for flip in (flip_test, not flip_test)}
+    estimators = {flip: task.estimator(task.recipe.finalists.training, flip) for flip in (flip_test, not flip_test)}
     times = {}
     with task.progress.phase("decoding", len(tuned)) as phase:
         for name in tuned:
             network = load_artefact(task.run.path("finalists", name)).network
             times[name] = [
-                decode_time(network, finder, task.sets.val, flip_test=flip, reference_ms=table.reference_ms)
-                for flip, finder in finders.items()
+                decode_time(network, estimator, task.sets.val, flip_test=flip, reference_ms=table.reference_ms)
+                for flip, estimator in estimators.items()
             ]
             phase.advance(1, name)
     return times
@@ -677,7 +689,7 @@ def collect(
             "size": task.space.size,
             "choices": {path: list(values) for path, values in task.space.choices.items()},
         },
-        "table": {"units": len(table.units), "scale": asdict(table.scale) if table.scale else None},
+        "table": {"kernels": len(table.kernels), "scale": asdict(table.scale) if table.scale else None},
         "supernet": {"loss": losses},
         "trials": [{**trial, "on_front": index in on_front} for index, trial in enumerate(trials)],
         "networks": entries,
@@ -712,13 +724,16 @@ def network_entry(
     flip_test = task.recipe.decoding.flip_test
     own, other = (
         {
-            "procedure": procedure(flip), "passes": 1 + flip, "val": val, "decode_ms": reading,
+            "procedure": procedure(flip),
+            "passes": 1 + flip,
+            "val": val,
+            "decode_ms": reading,
             **end_to_end(1 + flip, Measured(measured_ms, latency["uncertainty"]), reading),
         }
         for flip, val, reading in zip(
             (flip_test, not flip_test), (tuned["val"], tuned["other_val"]), decode_ms, strict=True
         )
-    )  # fmt: skip
+    )
     return {
         **own,
         "other": other,
@@ -729,7 +744,7 @@ def network_entry(
         "edits": {edit.name: pick[edit.path] for edit in task.space.edits if pick[edit.path] != edit.nothing},
         "cost": cost.data(),
         "supernet_ap": known.get(key_of(pick)),
-        "obtained": tuned["obtained"],
+        "provenance": tuned["provenance"],
         "ap_standard_error": tuned["val"]["AP_se"],
         "latency": latency,
         "measured_ms": measured_ms,
@@ -782,9 +797,13 @@ def gain_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str
     times = [Measured(one["end_to_end_ms"], one["end_to_end_uncertainty"]) for one in (entry, baseline)]
     faster = differ(*times) and times[0].ms < times[1].ms
     return {
-        "network": entry["name"], "ap": aps[0], "baseline_ap": aps[1], "verdict": verdict, "steady": steady,
+        "network": entry["name"],
+        "ap": aps[0],
+        "baseline_ap": aps[1],
+        "verdict": verdict,
+        "steady": steady,
         "faster": faster,
-    }  # fmt: skip
+    }
 
 
 def speed_up_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -836,7 +855,7 @@ def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
         f"Fine-tuning was short ({recipe.finalists.training.epochs} epochs): the order of close networks may change "
         "after full training.",
         f"Latency holds for {recipe.measurement.engine} on {recipe.measurement.threads} thread(s) of this machine and "
-        f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; reading people from the maps takes the time given "
+        f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; decoding the maps takes the time given "
         "beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
         "One seed: the spread of AP between seeds was not measured.",
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
@@ -852,7 +871,9 @@ def caveats(task: Task, entries: list[dict[str, Any]]) -> list[str]:
     if uncounted:
         said.append(f"MACs leave out operators without a counting rule: {', '.join(uncounted)}.")
     if recipe.data.kind == "synthetic":
-        said.append("Drawn people are not photographs: accuracy ranks networks here, it does not transfer as a number.")
+        said.append(
+            "Synthetic people are not photographs: accuracy ranks networks here, it does not transfer as a number."
+        )
     said += [
         f"The timing of {entry['name']} is uncertain by ± {entry['latency']['uncertainty']:.0%}: "
         "repeat it on a quieter machine."

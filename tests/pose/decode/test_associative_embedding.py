@@ -40,7 +40,8 @@ def assert_same(heat: Array, tags: Array, keypoints: KeypointSet, grouping: Grou
 def scene(
     rng: np.random.Generator, people: int, size: tuple[int, int], dimensions: int, keypoints: KeypointSet = BRIEF
 ) -> tuple[Array, Array]:
-    """Drawn people: Gaussians at whole cells, tags near the person's number, some joints missing, any may overlap."""
+    """Synthetic people: Gaussians at whole cells, tags near the person's number, some joints missing, any may
+    overlap."""
     height, width = size
     y, x = np.mgrid[:height, :width]
     heat = (rng.random((len(keypoints), height, width)) * 0.05).astype(np.float32)
@@ -73,9 +74,11 @@ def test_random_settings_on_noise() -> None:
         heat = rng.normal(0, 1, (4, *sizes(rng))).astype(np.float32)
         tags = rng.normal(0, 1.5, (*heat.shape, int(rng.integers(1, 3)))).astype(np.float32)
         grouping = Grouping(
-            max_people=int(rng.integers(1, 8)), detection_threshold=float(rng.uniform(0, 1)),
-            tag_threshold=float(rng.uniform(0.2, 3)), nms_kernel=int(rng.choice([1, 3, 5, 7])),
-        )  # fmt: skip
+            max_people=int(rng.integers(1, 8)),
+            detection_threshold=float(rng.uniform(0, 1)),
+            tag_threshold=float(rng.uniform(0.2, 3)),
+            nms_kernel=int(rng.choice([1, 3, 5, 7])),
+        )
         assert len(assert_same(heat, tags, BRIEF, grouping)) <= grouping.max_people
 
 
@@ -116,9 +119,11 @@ def test_one_pixel_maps() -> None:
     rng = np.random.default_rng(3)
     for _ in range(100):
         poses = assert_same(
-            rng.random((4, 1, 1)).astype(np.float32), rng.normal(0, 1, (4, 1, 1, 1)).astype(np.float32), BRIEF,
+            rng.random((4, 1, 1)).astype(np.float32),
+            rng.normal(0, 1, (4, 1, 1, 1)).astype(np.float32),
+            BRIEF,
             Grouping(),
-        )  # fmt: skip
+        )
         assert set(poses.keypoints_pk3[..., :2].ravel().tolist()) <= {0.0, 0.5}
 
 

@@ -370,9 +370,7 @@ def test_completing_limbs_go_both_ways_and_share_parts() -> None:
 
     The head-hand limb gives A's head the hand that already belongs to B, and B, which has no head, A's head.
     """
-    heatmaps = points(
-        (1, 5, 5, 0.9), (3, 5, 12, 0.9), (0, 2, 5, 0.9), (2, 15, 5, 0.9), (4, 15, 15, 0.9), layout=BRIEF
-    )  # fmt: skip
+    heatmaps = points((1, 5, 5, 0.9), (3, 5, 12, 0.9), (0, 2, 5, 0.9), (2, 15, 5, 0.9), (4, 15, 15, 0.9), layout=BRIEF)
     fields = everywhere((0, 0), (1, 0), (0, -1), (1, 0), (0, 0), (10 / 16.4, 13 / 16.4), (0, 0))
     poses = decode(heatmaps, fields, BRIEF, PLAIN)
     assert (poses.keypoints_pk3[:, :, 2] > 0).tolist() == [
@@ -386,10 +384,16 @@ def test_completing_limbs_go_both_ways_and_share_parts() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"upsample": 0}, {"heat_threshold": 0.0}, {"suppression": -1.0}, {"points": 1}, {"point_threshold": -0.1},
-        {"success_ratio": 1.0}, {"success_ratio": -0.1}, {"min_parts": 1},
+        {"upsample": 0},
+        {"heat_threshold": 0.0},
+        {"suppression": -1.0},
+        {"points": 1},
+        {"point_threshold": -0.1},
+        {"success_ratio": 1.0},
+        {"success_ratio": -0.1},
+        {"min_parts": 1},
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=next(iter(change))):
         replace(PartGrouping(), **change)

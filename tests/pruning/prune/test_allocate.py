@@ -17,7 +17,7 @@ from compress.pruning.allocation import (
     loss_by_importance,
     options,
 )
-from compress.pruning.groups import Section
+from compress.pruning.groups import PruningGroup
 from compress.pruning.sensitivity import Curve
 
 Choices = dict[str, tuple[Option, ...]]
@@ -181,8 +181,8 @@ def test_savings_are_asked_for_lazily() -> None:
 
 
 def test_options_are_dense_and_the_nearest_removals() -> None:
-    part = Section("l", ("l.weight",), tuple(range(32)), (1,) * 32, 0, "", 8, 3)
-    narrow = Section("n", ("n.weight",), (40,), (1,), 0, "", 8, 3)
+    part = PruningGroup("l", ("l.weight",), tuple(range(32)), (1,) * 32, 0, "", 8, 3)
+    narrow = PruningGroup("n", ("n.weight",), (40,), (1,), 0, "", 8, 3)
     scores = {**{member: float(member) for member in range(32)}, 40: 1.0}
     found = options([part, narrow], scores, [0.7, 0.3, 0.35], loss_by_importance("taylor", scores))
     assert list(found) == ["l"]
@@ -193,15 +193,15 @@ def test_options_are_dense_and_the_nearest_removals() -> None:
         option.loss for option in options([part], scores, [0.3, 0.7], loss_by_curves(curves))["l"]
     ] == pytest.approx([0.0, 0.05, 0.3])
     with pytest.raises(DataError, match=r"curve.*found 'n2'"):
-        loss_by_curves(curves)(Section("n2", (), (1,), (1,), 0, "", 1, 3), (1,))
+        loss_by_curves(curves)(PruningGroup("n2", (), (1,), (1,), 0, "", 1, 3), (1,))
     with pytest.raises(RecipeError, match="found 2"):
         options([part], scores, [2], loss_by_importance("taylor", scores))
 
 
 def test_importance_of_a_stream_is_lost_to_all_its_layers() -> None:
     scores = {0: 1.0, 1: 2.0, 2: 5.0}
-    layer = Section("layer", ("layer.weight",), (0, 1, 2), (1, 1, 1), 0, "", 1, 3)
-    stream = Section("stream", ("stream.weight",), (0, 1, 2), (1, 1, 1), 0, "", 1, 30)
+    layer = PruningGroup("layer", ("layer.weight",), (0, 1, 2), (1, 1, 1), 0, "", 1, 3)
+    stream = PruningGroup("stream", ("stream.weight",), (0, 1, 2), (1, 1, 1), 0, "", 1, 30)
     assert loss_by_importance("l2", scores)(layer, (0, 1)) == pytest.approx(3 * 3 / 8)
     assert loss_by_importance("l2", scores)(stream, (0, 1)) == pytest.approx(30 * 3 / 8)
     assert loss_by_importance("hessian", scores)(stream, (0, 1)) == 3.0
@@ -225,9 +225,13 @@ def layers(seed: int, count: int) -> dict[str, list[LayerChoice]]:
 
 def least_loss(of: dict[str, list[LayerChoice]], budget: float) -> float:
     return min(
-        (sum(choice.loss for choice in picked) for picked in itertools.product(*of.values())
-         if sum(choice.time_ms for choice in picked) <= budget), default=float("inf"),
-    )  # fmt: skip
+        (
+            sum(choice.loss for choice in picked)
+            for picked in itertools.product(*of.values())
+            if sum(choice.time_ms for choice in picked) <= budget
+        ),
+        default=float("inf"),
+    )
 
 
 @pytest.mark.parametrize("unit", [0.001, 0.05])

@@ -49,8 +49,11 @@ def test_a_convolution_makes_channels_that_the_next_reads() -> None:
 def test_a_sum_ties_and_a_concatenation_does_not() -> None:
     net = Net(
         lambda n, x: n.c(torch.cat((n.a(x) + n.b(x), n.a2(x)), 1)),
-        a=conv(3, 4), b=conv(3, 4), a2=conv(3, 2), c=conv(6, 1),
-    )  # fmt: skip
+        a=conv(3, 4),
+        b=conv(3, 4),
+        a2=conv(3, 2),
+        c=conv(6, 1),
+    )
     channels = follow_channels(net, (8, 8))
     assert classes(channels, "a.weight") == classes(channels, "b.weight")
     assert classes(channels, "c.weight", 1) == classes(channels, "a.weight") + classes(channels, "a2.weight")
@@ -166,8 +169,13 @@ def test_channels_that_meet_along_another_dimension_go_together(operator: Callab
 def test_a_slice_with_a_step_between_fixed_bounds_keeps_what_would_move_them() -> None:
     net = Net(
         lambda n, x: n.c(n.a(x)[:, 2::2]) + n.d(n.b(x)[:, :6:2]) + n.e(n.b2(x)[:, :-2:2]),
-        a=conv(3, 8), b=conv(3, 8), b2=conv(3, 8), c=conv(3, 1), d=conv(3, 1), e=conv(3, 1),
-    )  # fmt: skip
+        a=conv(3, 8),
+        b=conv(3, 8),
+        b2=conv(3, 8),
+        c=conv(3, 1),
+        d=conv(3, 1),
+        e=conv(3, 1),
+    )
     channels = follow_channels(net, (8, 8))
     kept = [[one in channels.kept for one in classes(channels, name)] for name in ("a.weight", "b.weight", "b2.weight")]
     assert kept == [[True] * 2 + [False] * 6, [True] * 6 + [False] * 2, [True] * 8]

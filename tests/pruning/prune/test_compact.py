@@ -35,10 +35,19 @@ def same(network: nn.Module, image: Tensor) -> Any:
 
 
 SETTINGS: list[dict[str, Any]] = [
-    {"padding": 1}, {"padding": 0}, {"padding": (2, 0)}, {"padding": 1, "stride": 2}, {"padding": 2, "stride": (2, 3)},
-    {"padding": 2, "dilation": 2}, {"padding": 1, "dilation": (1, 3), "stride": 2}, {"padding": "same"},
-    {"padding": "same", "dilation": (2, 1)}, {"padding": "valid"}, {"padding": 1, "bias": False}, {"padding": 3},
-]  # fmt: skip
+    {"padding": 1},
+    {"padding": 0},
+    {"padding": (2, 0)},
+    {"padding": 1, "stride": 2},
+    {"padding": 2, "stride": (2, 3)},
+    {"padding": 2, "dilation": 2},
+    {"padding": 1, "dilation": (1, 3), "stride": 2},
+    {"padding": "same"},
+    {"padding": "same", "dilation": (2, 1)},
+    {"padding": "valid"},
+    {"padding": 1, "bias": False},
+    {"padding": 3},
+]
 KERNELS = [
     ([1], [0, 1, 2]),
     ([0, 1, 2], [1]),
@@ -56,9 +65,16 @@ def test_rows_and_columns_are_cut_off(settings: dict[str, Any], rows: list[int],
     """As far as the padding goes: a row is cut off only where no picture would have to be."""
     layer = punched(nn.Conv2d(4, 5, 3, **settings), rows, columns, [0, 1, 2, 3])
     padding = settings["padding"]
-    spare = [1, 1] if padding == "same" else [0, 0] if padding == "valid" else [
-        n // d for n, d in zip(torch.broadcast_to(torch.tensor(padding), (2,)).tolist(), layer.dilation, strict=True)
-    ]  # fmt: skip
+    spare = (
+        [1, 1]
+        if padding == "same"
+        else [0, 0]
+        if padding == "valid"
+        else [
+            n // d
+            for n, d in zip(torch.broadcast_to(torch.tensor(padding), (2,)).tolist(), layer.dilation, strict=True)
+        ]
+    )
     expected = [
         3 - min(used[0], most) - min(2 - used[-1], most) for used, most in zip((rows, columns), spare, strict=True)
     ]
@@ -146,10 +162,12 @@ def test_whole_networks(name: str) -> None:
 def test_engines_take_it(name: str, tmp_path: Path) -> None:
     """Few inputs, and padding that is uneven."""
     network = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(),
-        punched(nn.Conv2d(16, 16, 3, padding=1), [0], [0, 1], list(range(0, 16, 3))), nn.ReLU(),
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        punched(nn.Conv2d(16, 16, 3, padding=1), [0], [0, 1], list(range(0, 16, 3))),
+        nn.ReLU(),
         punched(nn.Conv2d(16, 8, 3, 2, padding=1), [1], [2], list(range(16))),
-    )  # fmt: skip
+    )
     smaller = same(network, torch.randn(1, 3, 16, 20))
     runner = engine(name).load(engine(name).export(smaller, (16, 20), tmp_path, "net")[0])
     image = np.random.default_rng(0).standard_normal((1, 3, 16, 20), dtype=np.float32)
@@ -200,9 +218,12 @@ def test_zeros_of_a_block_of_filters_stay_together() -> None:
 
 def test_other_transposed_convolutions_stay() -> None:
     layers = [
-        nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=2), nn.ConvTranspose2d(4, 4, 3, 2, 1), nn.ConvTranspose2d(4, 4, 4, 2),
-        nn.ConvTranspose2d(4, 4, 2, 2, dilation=2), nn.Conv2d(4, 4, 1),
-    ]  # fmt: skip
+        nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=2),
+        nn.ConvTranspose2d(4, 4, 3, 2, 1),
+        nn.ConvTranspose2d(4, 4, 4, 2),
+        nn.ConvTranspose2d(4, 4, 2, 2, dilation=2),
+        nn.Conv2d(4, 4, 1),
+    ]
     for layer in layers:
         nn.init.zeros_(layer.weight[0, 0])
     layers.append(nn.ConvTranspose2d(4, 4, 4, 2, 1))  # dense

@@ -140,9 +140,11 @@ def test_common_patterns_are_the_most_frequent_natural_ones() -> None:
 def test_every_kernel_and_matrix_is_pruned_or_has_a_reason() -> None:
     found = prunable(SMALL["dir_bhrnet"].build(), Block(4))
     assert set(found.refused.values()) >= {
-        "it reads the picture", "a depthwise convolution", "17 filters are no multiple of 4",
+        "it reads the picture",
+        "a depthwise convolution",
+        "17 filters are no multiple of 4",
         "34 filters are no multiple of 4",
-    }  # fmt: skip
+    }
     for name in ("dite_hrnet", "shufflenet_v2", "openpose"):
         network = SMALL[name].build()
         for scheme in SCHEMES:

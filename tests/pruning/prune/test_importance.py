@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.errors import DataError, NetworkError, RecipeError
 from compress.pruning.channels import follow_channels
-from compress.pruning.groups import sections
+from compress.pruning.groups import pruning_groups
 from compress.pruning.importance import DATA_DRIVEN, Batch, Criterion, Importance, importance
 from tests.networks.small import SMALL
 
@@ -50,7 +50,7 @@ def pictures(count: int = 3) -> list[Batch]:
 
 def scored(criterion: Criterion, network: nn.Module, **data: Any) -> Importance:
     channels = follow_channels(network, (64, 64))
-    return importance(criterion, network, channels, sections(channels, multiple=1), **data)
+    return importance(criterion, network, channels, pruning_groups(channels, multiple=1), **data)
 
 
 def in_order(found: Importance) -> list[float]:
@@ -176,7 +176,7 @@ def test_every_criterion_scores_every_class_and_leaves_the_network(criterion: Cr
     network = SMALL[name].build().train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     channels = follow_channels(network, (64, 64))
-    parts = sections(channels, multiple=1)
+    parts = pruning_groups(channels, multiple=1)
     data = [(torch.randn(1, 3, 64, 64), lambda outputs: sum(map(torch.linalg.norm, outputs)))]
     found = importance(criterion, network, channels, parts, batches=data)
     assert set(found.scores) == {member for part in parts for member in part.classes}
@@ -191,7 +191,7 @@ def test_sections_without_a_norm_are_scored_by_l2_and_named() -> None:
     network = SMALL["mobilenet_v3"].build()
     found, norms = scored("batch_norm", network), scored("l2", network)
     channels = follow_channels(network, (64, 64))
-    for part in sections(channels, multiple=1):
+    for part in pruning_groups(channels, multiple=1):
         if part.classes:
             assert (part.name in found.substituted) == ("attention.squeeze" in part.name)
         if part.name in found.substituted:

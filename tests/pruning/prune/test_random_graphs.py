@@ -395,12 +395,34 @@ def written_in_place(x: Tensor) -> Tensor:
 
 
 STEPS = [
-    Graph.convolution, Graph.convolution, Graph.convolution, Graph.depthwise, Graph.transposed, Graph.shared,
-    Graph.over_last_dimension, Graph.own_parameter, Graph.squeeze_and_excite, Graph.gate, Graph.joined, Graph.joined,
-    Graph.selective_kernels, Graph.mixing_channels, Graph.sliced, Graph.sliced, Graph.even_and_odd, Graph.even_and_odd,
-    Graph.parts, Graph.stacked, Graph.stacked, Graph.concatenated, Graph.concatenated, Graph.shuffled, Graph.shuffled,
-    Graph.moved, Graph.over_space,
-]  # fmt: skip
+    Graph.convolution,
+    Graph.convolution,
+    Graph.convolution,
+    Graph.depthwise,
+    Graph.transposed,
+    Graph.shared,
+    Graph.over_last_dimension,
+    Graph.own_parameter,
+    Graph.squeeze_and_excite,
+    Graph.gate,
+    Graph.joined,
+    Graph.joined,
+    Graph.selective_kernels,
+    Graph.mixing_channels,
+    Graph.sliced,
+    Graph.sliced,
+    Graph.even_and_odd,
+    Graph.even_and_odd,
+    Graph.parts,
+    Graph.stacked,
+    Graph.stacked,
+    Graph.concatenated,
+    Graph.concatenated,
+    Graph.shuffled,
+    Graph.shuffled,
+    Graph.moved,
+    Graph.over_space,
+]
 
 
 def silenced(network: nn.Module, pruned: nn.Module) -> nn.Module:

@@ -136,10 +136,12 @@ def test_state_goes_through_a_checkpoint_and_weights_are_not_owned() -> None:
     layer.weight.data.mul_(2)
     admm.update()
     lasso.reweigh()
-    again = nn.ModuleDict({
-        "admm": Admm(layer, Block(4), {"weight": 0.5}, rho=1.0),
-        "lasso": ReweightedGroupLasso(layer, Block(4), ["weight"], strength=1.0, epsilon=0.1),
-    })  # fmt: skip
+    again = nn.ModuleDict(
+        {
+            "admm": Admm(layer, Block(4), {"weight": 0.5}, rho=1.0),
+            "lasso": ReweightedGroupLasso(layer, Block(4), ["weight"], strength=1.0, epsilon=0.1),
+        }
+    )
     again.load_state_dict(both.state_dict())
     for old, new in zip(both.children(), again.children(), strict=True):
         assert old.penalty().item() == new.penalty().item()  # type: ignore[operator]

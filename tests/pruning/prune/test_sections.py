@@ -9,7 +9,7 @@ from torch import nn
 
 from compress.errors import NetworkError, RecipeError
 from compress.pruning.channels import Channels, follow_channels
-from compress.pruning.groups import Section, sections, whole
+from compress.pruning.groups import PruningGroup, pruning_groups, whole
 from compress.pruning.structured import difference, masked, without_channels
 from tests.networks.small import SMALL
 
@@ -21,20 +21,22 @@ def grouped() -> nn.Sequential:
     )
 
 
-def of(network: nn.Module, **settings: object) -> tuple[Channels, list[Section]]:
+def of(network: nn.Module, **settings: object) -> tuple[Channels, list[PruningGroup]]:
     channels = follow_channels(network, (64, 64))
-    return channels, sections(channels, **settings)  # type: ignore[arg-type]
+    return channels, pruning_groups(channels, **settings)  # type: ignore[arg-type]
 
 
-def section(count: int, multiple: int, *, width: int = 1, fixed: int = 0) -> Section:
-    return Section("layer", ("layer.weight",), tuple(range(count)), (width,) * count, fixed, "", multiple, 3)
+def section(count: int, multiple: int, *, width: int = 1, fixed: int = 0) -> PruningGroup:
+    return PruningGroup("layer", ("layer.weight",), tuple(range(count)), (width,) * count, fixed, "", multiple, 3)
 
 
 def test_a_grouped_convolution_loses_as_many_of_each_group() -> None:
     channels, parts = of(grouped(), multiple=1)
     assert [(part.name, len(part.classes), part.channels, part.fixed) for part in parts] == [
-        ("0", 4, 8, 0), ("3", 3, 6, 0), ("4", 0, 4, 4),
-    ]  # fmt: skip
+        ("0", 4, 8, 0),
+        ("3", 3, 6, 0),
+        ("4", 0, 4, 4),
+    ]
     assert [part.layers for part in parts] == [3, 2, 1]  # 0, 1 and 3; 3 and 4; 4
     for part in parts[:2]:
         for member in part.classes:
@@ -59,7 +61,7 @@ def test_a_grouped_convolution_loses_as_many_of_each_group() -> None:
         (section(2, 8, width=20), [40]),
     ],
 )
-def test_removals_leave_multiples_and_at_least_one_channel(part: Section, left: list[int]) -> None:
+def test_removals_leave_multiples_and_at_least_one_channel(part: PruningGroup, left: list[int]) -> None:
     removals = part.removals(dict.fromkeys(part.classes, 0.0))
     assert [round(part.channels * (1 - part.share(gone))) for gone in removals] == left
 
@@ -112,13 +114,13 @@ def test_an_unknown_pattern_names_the_nearest_layer() -> None:
 
 def test_a_multiple_below_one_is_refused() -> None:
     with pytest.raises(RecipeError, match="found 0"):
-        sections(Channels(), multiple=0)
+        pruning_groups(Channels(), multiple=0)
 
 
 def test_sections_that_stay_whole_are_named_with_the_reason() -> None:
-    kept = Section("head", ("head.weight",), (), (), 17, "output 0 of the network", 8, 2)
+    kept = PruningGroup("head", ("head.weight",), (), (), 17, "output 0 of the network", 8, 2)
     parts = [section(32, 8), kept, section(1, 8, width=40), section(2, 8, width=20)]
-    named = [Section(**{**vars(part), "name": f"{n} {part.name}"}) for n, part in enumerate(parts)]
+    named = [PruningGroup(**{**vars(part), "name": f"{n} {part.name}"}) for n, part in enumerate(parts)]
     assert whole(named) == {
         "1 head": "output 0 of the network",
         "2 layer": "its 40 channels only go together",
@@ -127,5 +129,5 @@ def test_sections_that_stay_whole_are_named_with_the_reason() -> None:
 
 
 def test_shares_are_of_channels_not_of_classes() -> None:
-    part = Section("layer", ("layer.weight",), (1, 2, 3), (4, 2, 2), 2, "", 1, 3)
+    part = PruningGroup("layer", ("layer.weight",), (1, 2, 3), (4, 2, 2), 2, "", 1, 3)
     assert math.isclose(part.share([1]), 4 / 10)

@@ -6,29 +6,29 @@ import random
 import pytest
 
 from compress.errors import BudgetError, RecipeError
-from compress.pruning.groups import Section
+from compress.pruning.groups import PruningGroup
 from compress.pruning.selection import global_, to_budget, uniform
 
 
-def parts_of(*counts: int, multiple: int = 1) -> list[Section]:
+def parts_of(*counts: int, multiple: int = 1) -> list[PruningGroup]:
     """Sections of that many channels, one a class."""
     starts = [0, *itertools.accumulate(counts)]
     return [
-        Section(f"l{n}", (f"l{n}.weight",), tuple(range(start, start + count)), (1,) * count, 0, "", multiple, 3)
+        PruningGroup(f"l{n}", (f"l{n}.weight",), tuple(range(start, start + count)), (1,) * count, 0, "", multiple, 3)
         for n, (start, count) in enumerate(zip(starts, counts, strict=False))
     ]
 
 
-def random_scores(parts: list[Section], seed: int) -> dict[int, float]:
+def random_scores(parts: list[PruningGroup], seed: int) -> dict[int, float]:
     rng = random.Random(seed)
     return {member: rng.random() for part in parts for member in part.classes}
 
 
-def left(parts: list[Section], gone: frozenset[int]) -> list[int]:
+def left(parts: list[PruningGroup], gone: frozenset[int]) -> list[int]:
     return [part.channels - len(gone & set(part.classes)) for part in parts]
 
 
-def macs(parts: list[Section], gone: frozenset[int]) -> float:
+def macs(parts: list[PruningGroup], gone: frozenset[int]) -> float:
     """Of a chain of 1x1 convolutions 3 → l0 → l1 … → 5."""
     sizes = [3, *left(parts, gone), 5]
     return float(sum(a * b for a, b in itertools.pairwise(sizes)))

@@ -6,7 +6,7 @@ from torch import nn
 
 from compress.errors import DataError, RecipeError
 from compress.pruning.channels import follow_channels
-from compress.pruning.groups import sections
+from compress.pruning.groups import pruning_groups
 from compress.pruning.sensitivity import DENSE, Curve, Plan, Point, curves, functional_blocks, plan, sensitivity
 from tests.networks.small import SMALL
 
@@ -14,7 +14,7 @@ from tests.networks.small import SMALL
 def small(name: str) -> tuple:
     network = SMALL[name].build().eval()
     channels = follow_channels(network, (64, 64))
-    parts = [part for part in sections(channels, multiple=1) if part.classes]
+    parts = [part for part in pruning_groups(channels, multiple=1) if part.classes]
     scores = {member: float(member) for part in parts for member in part.classes}
     return network, channels, parts, scores
 
@@ -31,8 +31,9 @@ def test_every_point_is_scored_on_the_masked_network() -> None:
     planned = plan(targets, scores, [0.5, 0.25])
     points = list(sensitivity(network, channels, planned, alive))
     assert [(point.target, point.ratio) for point in points] == [
-        (DENSE, 0.0), *((part.name, ratio) for part in parts[:3] for ratio in (0.25, 0.5)),
-    ]  # fmt: skip
+        (DENSE, 0.0),
+        *((part.name, ratio) for part in parts[:3] for ratio in (0.25, 0.5)),
+    ]
     dense = alive(network)
     total = sum(p.numel() for p in network.parameters() if p.ndim == 4)
     readers = [part.made_by[0] for part in parts[1:4]]
@@ -56,7 +57,7 @@ def test_known_points_are_not_scored_again() -> None:
 
 def test_ratios_that_round_to_the_same_removal_are_one_point() -> None:
     _, channels, _, _ = small("openpose")
-    parts = [part for part in sections(channels, multiple=8) if part.classes and part.channels == 16][:1]
+    parts = [part for part in pruning_groups(channels, multiple=8) if part.classes and part.channels == 16][:1]
     scores = dict.fromkeys(parts[0].classes, 0.0)
     planned = plan({"block": parts}, scores, [0.1, 0.4, 0.5, 0.6, 0.9])
     assert [(point.ratio, point.share) for point in planned[1:]] == [(0.4, 0.5)]
@@ -67,9 +68,12 @@ def test_ratios_that_round_to_the_same_removal_are_one_point() -> None:
 
 def test_curves_rise_from_0_to_the_dense_score() -> None:
     points = [
-        Point(DENSE, 0, 0, 0.8), Point("a", 0.6, 0.5, 0.5), Point("a", 0.3, 0.25, 0.7), Point("a", 0.8, 0.75, 0.55),
+        Point(DENSE, 0, 0, 0.8),
+        Point("a", 0.6, 0.5, 0.5),
+        Point("a", 0.3, 0.25, 0.7),
+        Point("a", 0.8, 0.75, 0.55),
         Point("b", 0.5, 0.5, 0.9),
-    ]  # fmt: skip
+    ]
     found = curves(points)
     assert found["a"].shares == (0.0, 0.25, 0.5, 0.75, 1.0)
     assert found["a"].losses == pytest.approx((0.0, 0.1, 0.3, 0.3, 0.8))
@@ -90,16 +94,46 @@ def test_curves_need_the_dense_score() -> None:
         ("mobile_openpose", {"backbone", "initial stage", "refinement 0", "heatmap branch", "field branch"}),
         ("simple_baseline", {"backbone", "head"}),
         ("mobileposenet", {"backbone", "head"}),
-        ("higher_hrnet", {"backbone", "head", "stage1", "stages.0", "stages.1", "stages.2",
-                          "branch 1", "branch 2", "branch 3", "branch 4"}),
-        ("dir_bhrnet", {"backbone", "head", "stages.0", "stages.1", "stages.2", "stages.3",
-                        "branch 1", "branch 2", "branch 3", "branch 4"}),
-        ("efficient_hrnet", {"backbone", "head", "stages.0", "stages.1", "stages.2",
-                             "branch 1", "branch 2", "branch 3", "branch 4"}),
-        ("lite_hrnet", {"backbone", "head", "stages.0", "stages.1", "stages.2",
-                        "branch 1", "branch 2", "branch 3", "branch 4"}),
+        (
+            "higher_hrnet",
+            {
+                "backbone",
+                "head",
+                "stage1",
+                "stages.0",
+                "stages.1",
+                "stages.2",
+                "branch 1",
+                "branch 2",
+                "branch 3",
+                "branch 4",
+            },
+        ),
+        (
+            "dir_bhrnet",
+            {
+                "backbone",
+                "head",
+                "stages.0",
+                "stages.1",
+                "stages.2",
+                "stages.3",
+                "branch 1",
+                "branch 2",
+                "branch 3",
+                "branch 4",
+            },
+        ),
+        (
+            "efficient_hrnet",
+            {"backbone", "head", "stages.0", "stages.1", "stages.2", "branch 1", "branch 2", "branch 3", "branch 4"},
+        ),
+        (
+            "lite_hrnet",
+            {"backbone", "head", "stages.0", "stages.1", "stages.2", "branch 1", "branch 2", "branch 3", "branch 4"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_blocks_are_named_after_what_they_are(name: str, expected: set[str]) -> None:
     _, _, parts, _ = small(name)
     assert set(functional_blocks(parts)) == expected
@@ -122,7 +156,8 @@ def test_blocks_of_an_unknown_network_are_its_first_parts() -> None:
     network.add_module("trunk", nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)))
     network.add_module("arms", nn.Conv2d(8, 8, 1))
     network.add_module("out", nn.Conv2d(8, 2, 1))
-    parts = sections(follow_channels(network, (16, 16)), multiple=1)
+    parts = pruning_groups(follow_channels(network, (16, 16)), multiple=1)
     assert {name: [part.name for part in found] for name, found in functional_blocks(parts).items()} == {
-        "trunk": ["trunk.0", "trunk.2"], "arms": ["arms"],
-    }  # fmt: skip
+        "trunk": ["trunk.0", "trunk.2"],
+        "arms": ["arms"],
+    }
