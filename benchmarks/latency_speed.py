@@ -20,11 +20,11 @@ import torch
 from compress.engines import ENGINES, engine
 from compress.files import write_json
 from compress.jobs.latency.latency import build, space_named
-from compress.measure.batch_prediction import PartTable
 from compress.measure.kernels import detect_kernels
 from compress.measure.latency_table import load_table, predict
 from compress.measure.onnxruntime_fusion import kernels_by_part
 from compress.measure.timing import pinned
+from compress.nas.batch_prediction import PartTable
 from compress.nas.space import Pick
 from compress.networks import architecture_from_data
 from compress.recipe import LatencyRecipe

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from compress import __version__
+from compress.artefacts.records import from_plain, to_plain
 from compress.errors import RunError, Stopped
 from compress.files import write_json, write_text
 from compress.recipe import Settings, fingerprint, to_data
@@ -42,19 +43,21 @@ class Run:
         """A place inside the folder."""
         return self.folder.joinpath(*parts)
 
-    def once(self, step: str, work: Callable[[], T]) -> T:
+    def once(self, step: str, work: Callable[[], T], kind: type[T] | None = None) -> T:
         """The step's result: read from `steps/STEP.json` if it is finished, else worked out and written there.
 
-        The result must be plain data; what comes back is what JSON makes of it, on the first run too.
+        kind: the result's type, a frozen record or a container of such; without it the result must be plain data. What
+        comes back is what JSON makes of it, on the first run too.
         """
         path = self.path("steps", f"{step}.json")
         if not path.exists():
-            result = json.loads(json.dumps(work(), allow_nan=False))
+            made = work()
+            result = json.loads(json.dumps(to_plain(made, kind) if kind else made, allow_nan=False))
             write_json(path, {"sha256": _digest(result), "result": result})
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["sha256"] == _digest(kept["result"]):
-                return kept["result"]  # type: ignore[no-any-return]
+                return from_plain(kind, kept["result"], str(path)) if kind else kept["result"]
             found = "another result than was written"
         except (ValueError, TypeError, KeyError) as error:  # no JSON, no UTF-8, or something else
             found = f"{type(error).__name__}: {error}"

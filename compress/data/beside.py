@@ -6,8 +6,9 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
-from compress.training.processes import T
+T = TypeVar("T")
 
 
 @contextmanager

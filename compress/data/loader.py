@@ -11,13 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from compress.data.picture import PictureSet
 from compress.data.samples import Samples
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
-from compress.engines.engine import Image
 from compress.errors import DataError
 
 
@@ -164,14 +162,3 @@ def _single_thread(worker: int) -> None:
     """Every worker is one thread: more would only fight over the cores."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def sample_images(pictures: PictureSet, count: int, input_hw: tuple[int, int]) -> list[Image]:
-    """The first pictures as a network gets them, [1,3,H,W] each."""
-    images: list[Image] = []
-    for batch, _, _ in eval_batches(pictures, input_hw=input_hw, batch_size=min(count, len(pictures))):
-        rows: NDArray[np.float32] = np.ascontiguousarray(batch.contiguous().numpy())
-        images.extend(rows[i : i + 1] for i in range(len(rows)))
-        if len(images) >= count:
-            break
-    return images[:count]

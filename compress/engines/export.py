@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from compress.data.loader import eval_batches
+from compress.data.picture import PictureSet
 from compress.engines import check_parity, engine
 from compress.engines.engine import Image, parity_limit
 from compress.errors import CompressError
 from compress.files import replaced_together
-
-# --- Exports ---------------------------------------------------------------------------------------------------------
-
 
 ForEngine = Callable[[nn.Module, str], nn.Module]
 """Network, engine's name → the same network in the form that this engine runs best."""
@@ -56,3 +56,14 @@ def export_and_check(
         names = [file.name for file in files]
         exports[name] = {"file": names[0], "files": names, "size_bytes": size_bytes, "parity": parity}
     return exports, failed
+
+
+def sample_images(pictures: PictureSet, count: int, input_hw: tuple[int, int]) -> list[Image]:
+    """The first pictures as a network gets them, [1,3,H,W] each."""
+    images: list[Image] = []
+    for batch, _, _ in eval_batches(pictures, input_hw=input_hw, batch_size=min(count, len(pictures))):
+        rows: NDArray[np.float32] = np.ascontiguousarray(batch.contiguous().numpy())
+        images.extend(rows[i : i + 1] for i in range(len(rows)))
+        if len(images) >= count:
+            break
+    return images[:count]

@@ -6,9 +6,8 @@ from typing import Any
 from compress.artefacts.artefact import Artefact
 from compress.artefacts.metadata import input_size, validation_data
 from compress.artefacts.network import artefact_or_network
-from compress.data.loader import sample_images
 from compress.data.sets import validation_set
-from compress.engines.export import export_and_check
+from compress.engines.export import export_and_check, sample_images
 from compress.errors import NetworkError
 from compress.networks.architecture import check_input
 from compress.progress import Progress

@@ -18,9 +18,9 @@ from torch import nn
 from compress.artefacts.artefact import Edit, save_artefact
 from compress.artefacts.network import Subject
 from compress.artefacts.run import Run, environment
-from compress.data.loader import Batch, sample_images
+from compress.data.loader import Batch
 from compress.engines import engine
-from compress.engines.export import ForEngine, as_it_is, export_and_check
+from compress.engines.export import ForEngine, as_it_is, export_and_check, sample_images
 from compress.errors import EngineError, RecipeError, nearest
 from compress.measure.comparison import Measured, speed_up
 from compress.measure.counting import count

@@ -4,18 +4,6 @@
 optimised graph. `kernels_by_rules` gives the same for onnxruntime without exporting, in hundredths of a second, which a
 search needs for thousands of candidates; it knows the operations of HRNet-like networks. `detect_kernels` takes the
 fast way where it can.
-
-Three steps of the fast way: torch.fx names the operations, shapes are worked out with integers (nothing is computed),
-and onnxruntime's graph rewriting is repeated on them. The rules are those of its NCHWc transformer (CPU, level 3;
-checked against the optimised graph of version 1.31.1 in tests/measure/test_kernels.py):
-
-- convolution, batch norm and activation are one kernel; a sum joins the convolution before it if that one has no
-  activation, no other sum and no other reader, and both operands are blocked; an activation may follow that sum;
-- most operators work on channels in blocks (`nchwc`); convolutions with fewer input channels than a block read plain
-  tensors, transposed convolutions and uneven concatenations only work on plain ones;
-- wherever the two meet, onnxruntime inserts a reordering, which is a kernel too: it is work that small networks feel.
-
-An operation without a rule raises UnknownOperationError with its name; nothing is dropped.
 """
 
 import copy

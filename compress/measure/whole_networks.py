@@ -12,8 +12,6 @@ from compress.engines.engine import Image
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.progress import Progress
 
-# --- Whole networks --------------------------------------------------------------------------------------------------
-
 
 class HowTimed(Protocol):
     """What a recipe says of timing: threads of the engine, interleaved timings per network."""

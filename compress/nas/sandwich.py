@@ -8,7 +8,7 @@ from compress.data.loader import Batch
 from compress.nas.supernet import Pool, Supernet
 from compress.pose.objective import Objective
 from compress.recipe import SupernetTraining
-from compress.training.loop import LossStep, _full
+from compress.training.loop import LossStep, full_precision
 
 
 def sandwich_step(supernet: Supernet, objective: Objective, settings: SupernetTraining, fabric: Fabric) -> LossStep:
@@ -25,14 +25,14 @@ def sandwich_step(supernet: Supernet, objective: Objective, settings: SupernetTr
         largest, *others = pool.sandwich(settings.randoms, rng)
         with fabric.autocast():
             answers = supernet.forward(largest, batch.images, training=True)
-        answers = _full(answers)
+        answers = full_precision(answers)
         largest_loss = objective.loss(answers, batch)
         fabric.backward(largest_loss)
         answers = tuple(answer.detach() for answer in answers)
         for pick in others:
             with fabric.autocast():
                 outputs = supernet.forward(pick, batch.images, training=True)
-            outputs = _full(outputs)
+            outputs = full_precision(outputs)
             loss, taught = objective.loss(outputs, batch), objective.distillation_loss(outputs, answers)
             fabric.backward((1 - settings.distillation) * loss + settings.distillation * taught)
         return float(largest_loss.detach())

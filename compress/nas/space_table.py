@@ -1,4 +1,4 @@
-"""What ships: exports that answer like torch, and latencies predicted from the table and measured on whole networks."""
+"""The latency table of a search space: few candidates that together have its kernels, and a scale on whole networks."""
 
 import hashlib
 import json
@@ -33,8 +33,6 @@ SCALE_NETWORKS = 6
 _CORNER_LIMIT = 400
 _RANDOM_PICKS = 32  # beside the corners
 
-
-# --- The latency table -----------------------------------------------------------------------------------------------
 
 BuildPick = Callable[[Pick], nn.Module]
 """A pick's network, of any weights, on torch's default device or on the CPU."""

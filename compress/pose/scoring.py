@@ -1,6 +1,7 @@
 """The score a network earns, by the metric of the data."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,30 @@ WORTHLESS = {"AP": 0.02, "PCKh": 0.1, "PCK": 0.1}
 has AP 0.003 on synthetic people, 0.001 on COCO and PCK@0.2 0.05 on LSPET; this is the double of it at least."""
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a network earns on labelled pictures.
+
+    metric: AP, PCKh or PCK, see MAIN_FIGURE. value: 0 to 1; None where there is nothing to measure on. standard_error:
+    of the bootstrap over pictures or persons; None where none was drawn. provenance: how the weights came about, such
+    as `short training`. data: the kind of data. details: the metric's other figures by name, such as AP50.
+    """
+
+    metric: str
+    value: float | None
+    standard_error: float | None
+    provenance: str
+    data: str
+    details: Mapping[str, Any]
+
+    @property
+    def worthless(self) -> bool:
+        """Whether it is near that of a constant answer, or within two standard errors of nothing."""
+        return (self.value or 0.0) <= max(WORTHLESS[self.metric], 2 * (self.standard_error or 0.0))
+
+
 def worthless(figure: str, val: Mapping[str, Any]) -> bool:
-    """Whether a main figure is near that of a constant answer, or within two standard errors of nothing."""
+    """As Score.worthless, of a score's figures by name."""
     return (val[figure] or 0.0) <= max(WORTHLESS[figure], 2 * (val.get(f"{figure}_se") or 0.0))
 
 

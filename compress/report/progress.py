@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from compress.progress import Stage
-from compress.report.terminal import duration, printable, progress_text, whole_text
+from compress.report.terminal import duration, printable
 
 _MEMORY, _MEMORY_SHARE = 10.0, 0.1  # steps over which the pace of a phase is averaged: ten, or a tenth of all
 _HICCUP = 4.0  # times the mean, that one step at most counts as: what lasts shows in the next ones
@@ -225,3 +225,15 @@ class _Note(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["state"].note, style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def progress_text(state: PhaseState) -> str:
+    """'3/30 (10 %), 12 s, ETA 1 min 48 s'."""
+    share = f" ({100 * state.done / state.total:.0f} %)" if state.total else ""
+    left = "–" if state.left_s is None else duration(state.left_s)
+    return f"{state.done}/{state.total}{share}, {duration(state.elapsed_s)}, ETA {left}"
+
+
+def whole_text(left_s: float | None) -> str:
+    """', whole job 21 min': to the minute, for it is no better known; nothing if it is not known."""
+    return "" if left_s is None else f", job {max(1, round(left_s / 60))} min"

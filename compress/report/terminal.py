@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from compress.nas.pareto import front
-from compress.report.progress import PhaseState
 
 _ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
 _SIZE = ("decoding ms", "params", "MACs", "files")  # the columns of a search's closing tables
@@ -394,18 +393,6 @@ def speed_text(entry: Mapping[str, Any]) -> tuple[str, str]:
     if verdict == "worthless":
         return "", f"No speed-up is told: the AP of {name} is near that of a constant answer."
     return "", f"No speed-up is told: the timing of {name} or of {entry['baseline']} is unsteady."
-
-
-def progress_text(state: PhaseState) -> str:
-    """'3/30 (10 %), 12 s, ETA 1 min 48 s'."""
-    share = f" ({100 * state.done / state.total:.0f} %)" if state.total else ""
-    left = "–" if state.left_s is None else duration(state.left_s)
-    return f"{state.done}/{state.total}{share}, {duration(state.elapsed_s)}, ETA {left}"
-
-
-def whole_text(left_s: float | None) -> str:
-    """', whole job 21 min': to the minute, for it is no better known; nothing if it is not known."""
-    return "" if left_s is None else f", job {max(1, round(left_s / 60))} min"
 
 
 def duration(seconds: float) -> str:

@@ -213,11 +213,11 @@ def _build_separable(module: nn.Module) -> nn.Module:
             inputs,
             inputs,
             3,
-            module.stride,
-            module.padding,
-            module.dilation,
+            module.stride,  # type: ignore[arg-type]
+            module.padding,  # type: ignore[arg-type]
+            module.dilation,  # type: ignore[arg-type]
             inputs,
-            bias=False,  # type: ignore[arg-type]
+            bias=False,
         ),
         bn=nn.BatchNorm2d(inputs),
         pointwise=nn.Conv2d(inputs, module.out_channels, 1, bias=bias),
@@ -277,10 +277,10 @@ def _build_separable_transposed(module: nn.Module) -> nn.Module:
     depthwise = nn.ConvTranspose2d(
         module.in_channels,
         module.in_channels,
-        module.kernel_size,
-        module.stride,
+        module.kernel_size,  # type: ignore[arg-type]
+        module.stride,  # type: ignore[arg-type]
         module.padding,  # type: ignore[arg-type]
-        module.output_padding,
+        module.output_padding,  # type: ignore[arg-type]
         module.in_channels,
         False,
         module.dilation,  # type: ignore[arg-type]

@@ -168,7 +168,7 @@ def label_step(network: nn.Module, objective: Objective, fabric: Fabric) -> Loss
         network.train()
         with fabric.autocast():
             outputs = network(batch.images)
-        loss = objective.loss(_full(outputs), batch)
+        loss = objective.loss(full_precision(outputs), batch)
         fabric.backward(loss)
         return float(loss.detach())
 
@@ -185,7 +185,7 @@ def label_loss(network: nn.Module, objective: Objective, samples: Samples, setti
         for batch in islice(drawn, math.ceil(_JUDGED / settings.batch_size)):
             for part in batch.parts(settings.accumulate):
                 part = part.to(device)
-                losses.append(float(objective.loss(_full(network(part.images)), part)))
+                losses.append(float(objective.loss(full_precision(network(part.images)), part)))
     return sum(losses) / len(losses)
 
 
@@ -208,13 +208,13 @@ def distilled_step(
     def step(batch: Batch, rng: random.Random) -> float:
         with torch.no_grad(), fabric.autocast():
             answers = teacher(batch.images)
-        answers = _full(answers)
+        answers = full_precision(answers)
         total = 0.0
         for student in students:
             student.train()
             with fabric.autocast():
                 outputs = student(batch.images)
-            outputs = _full(outputs)
+            outputs = full_precision(outputs)
             loss = objective.loss(outputs, batch)
             whole = (1 - distillation) * loss + distillation * objective.distillation_loss(outputs, answers)
             fabric.backward(whole + feature_weight * features() if features else whole)
@@ -285,7 +285,7 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _full(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def full_precision(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """In float32: losses sum over many cells."""
     return tuple(output.float() for output in outputs)
 

@@ -22,16 +22,14 @@ from torch import Tensor, nn
 from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.artefacts.network import network_digest
 from compress.artefacts.run import Run, environment, open_run
-from compress.data.loader import sample_images
 from compress.data.memory import settled_heap
 from compress.data.samples import Sample, Samples
 from compress.data.sets import Sets, notes_of, picture_sets
 from compress.engines import engine
-from compress.engines.export import export_and_check
+from compress.engines.export import export_and_check, sample_images
 from compress.errors import BudgetError, DivergedError, EngineError
 from compress.files import append_line, read_lines, write_json
 from compress.jobs.search.request import check_tuning, read_baselines, read_candidates, read_search_space, read_start
-from compress.measure.batch_prediction import PartTable
 from compress.measure.comparison import Measured, differ, speed_up
 from compress.measure.cost import Cost
 from compress.measure.counting import count
@@ -41,6 +39,7 @@ from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_table import LatencyTable, predict
 from compress.measure.onnxruntime_fusion import UnknownOperationError, kernels_by_part
 from compress.measure.whole_networks import measure_exports
+from compress.nas.batch_prediction import PartTable
 from compress.nas.candidate import Candidate, Candidates
 from compress.nas.pareto import front, spread
 from compress.nas.sampler import Costs, Sampler

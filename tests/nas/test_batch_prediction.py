@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from compress.engines.kernel import Kernel, Operand
-from compress.measure.batch_prediction import PartTable
 from compress.measure.latency_table import Entry, Identity, LatencyTable, predict
 from compress.measure.onnxruntime_fusion import kernels_by_part
 from compress.measure.timing import summarise
+from compress.nas.batch_prediction import PartTable
 from compress.nas.space import Pick, Space
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.dir_bhrnet import DirBHRNet
