@@ -123,14 +123,22 @@ def scored(folder: Path, decoding: Decoding) -> Row:
         decoding=decoding,
         boxes=LabelledBoxes(),
     )
-    val = score(loaded.network, estimator, pictures, kind="synthetic", flip_test=False, resamples=RESAMPLES)
+    val = score(
+        loaded.network,
+        estimator,
+        pictures,
+        kind="synthetic",
+        provenance=str(loaded.facts["provenance"]),
+        flip_test=False,
+        resamples=RESAMPLES,
+    )
     with pinned(1):
         reading = decode_time(loaded.network, estimator, pictures, flip_test=False)
     counted = count(loaded.network, input_hw)
     return {
-        "AP": val["AP"],
-        "AP_se": val["AP_se"],
-        "decode_ms": reading,
+        "AP": val.value,
+        "AP_se": val.standard_error,
+        "decode_ms": asdict(reading.latency),
         "macs": counted.macs,
         "params": counted.params,
         "pictures": len(pictures),
@@ -178,7 +186,7 @@ def text(results: Row) -> str:
         faster = [f"{first[name] / end_to_end(row, name):.2f}" for name in ENGINES]
         lines.append(
             f"| {row['step']} | {row['macs'] / 1e6:.0f} | {' | '.join(networks)} "
-            f"| {quartiles(row['decode_ms'], 'median', 'q1', 'q3')} | {' | '.join(faster)} "
+            f"| {quartiles(row['decode_ms'], 'ms', 'q1_ms', 'q3_ms')} | {' | '.join(faster)} "
             f"| {row['AP']:.3f} ± {row['AP_se']:.3f} |"
         )
     return "\n".join(lines) + "\n"
@@ -186,7 +194,7 @@ def text(results: Row) -> str:
 
 def end_to_end(row: Row, name: str) -> float:
     """Milliseconds of the network on an engine and of reading its maps."""
-    return float(row["network_ms"][name]["median_ms"] + row["decode_ms"]["median"])
+    return float(row["network_ms"][name]["median_ms"] + row["decode_ms"]["ms"])
 
 
 def quartiles(timing: Row, middle: str, low: str, high: str) -> str:

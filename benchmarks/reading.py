@@ -9,6 +9,7 @@ validation pictures; times are of at most 64 of them, one thread.
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,19 @@ def read_every_way(artefact: Path) -> Row:
             decoding=decoding,
             boxes=LabelledBoxes(),
         )
-        val = score(loaded.network, estimator, pictures, kind=data.kind, flip_test=False, resamples=RESAMPLES)
+        val = score(
+            loaded.network,
+            estimator,
+            pictures,
+            kind=data.kind,
+            provenance=str(loaded.facts.get("provenance")),
+            flip_test=False,
+            resamples=RESAMPLES,
+        )
         with pinned(1):
             times = decode_time(loaded.network, estimator, pictures, flip_test=False)
-        rows.append({"choice": name, "score": val[figure], "se": val[f"{figure}_se"], "decode_ms": times})
-        print(artefact, name, rows[-1]["score"], times["median"], flush=True)
+        rows.append({"choice": name, "score": val.value, "se": val.standard_error, "decoding": asdict(times)})
+        print(artefact, name, rows[-1]["score"], times.latency.ms, flush=True)
     return {
         "family": loaded.architecture.family,
         "input_hw": list(input_hw),
@@ -103,10 +112,10 @@ def text(results: Row) -> str:
             "|---|---|---|---|",
         ]
         for row in network["rows"]:
-            times = row["decode_ms"]
+            times, people = row["decoding"]["latency"], row["decoding"]["people"]
             lines.append(
                 f"| {row['choice']} | {row['score']:.3f} ± {row['se']:.3f} "
-                f"| {times['median']:.2f} ({times['q1']:.2f} to {times['q3']:.2f}) | {times['people']:.2f} |"
+                f"| {times['ms']:.2f} ({times['q1_ms']:.2f} to {times['q3_ms']:.2f}) | {people:.2f} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -134,17 +134,17 @@ class Bench:
         learning = self.learning
         recalibrate(network, first_inputs(learning.estimator, learning.sets.train, PICTURES, self.fabric.device))
         with self.progress.phase(f"scoring: {stage}", len(learning.sets.val)) as phase:
-            kind = learning.data.kind
             found = score(
                 network,
                 learning.estimator,
                 learning.sets.val,
-                kind=kind,
+                kind=learning.data.kind,
+                provenance=stage,
                 flip_test=self.recipe.decoding.flip_test,
                 resamples=RESAMPLES,
                 phase=phase,
             )
-        return [found[MAIN_FIGURE[kind]] or 0.0, found[f"{MAIN_FIGURE[kind]}_se"] or 0.0]
+        return [found.value or 0.0, found.standard_error or 0.0]
 
 
 # --- The page --------------------------------------------------------------------------------------------------------

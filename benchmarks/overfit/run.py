@@ -134,7 +134,11 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
             name: {
                 "pictures": len(part),
                 "people": sum(len(part.people(i)) for i in range(len(part))),
-                "network": score(trained.network, estimator, part, kind="coco", flip_test=False) if trained else None,
+                "network": score(
+                    trained.network, estimator, part, kind="coco", provenance="overfitted", flip_test=False
+                ).figures
+                if trained
+                else None,
                 "perfect": perfect(record, estimator, part, recipe),
             }
             for name, part in (("all", pictures), ("joined", joined))

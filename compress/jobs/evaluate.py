@@ -41,11 +41,12 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
             estimator,
             pictures,
             kind=data.kind,
+            provenance=str(loaded.facts.get("provenance", "the artefact's weights")),
             flip_test=recipe.decoding.flip_test,
             resamples=RESAMPLES,
             phase=phase,
             finite=True,
-        )
+        ).figures
     return {
         "artefact": str(artefact),
         "data": data.kind,

@@ -27,7 +27,7 @@ from compress.measure.counting import count
 from compress.measure.whole_networks import measure_exports
 from compress.networks import Architecture
 from compress.pose.estimator import first_inputs
-from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, procedure, score, worthless
+from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, Score, procedure, score
 from compress.progress import Progress
 from compress.pruning.schedule import Sparsifier
 from compress.recipe import ChangeRecipe, to_data
@@ -80,7 +80,7 @@ def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForE
             place=task.subject.name,
             remedy="leave engines that do not out of `exports`",
         )
-    return _scored(task, network) | exported
+    return _scored(task, network, "as given") | exported
 
 
 def _exported(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForEngine) -> dict[str, Any]:
@@ -96,12 +96,12 @@ def _exported(task: Task[Any], network: nn.Module, folder: Path, for_engine: For
     return {"exports": exports, "refused": refused}
 
 
-def _scored(task: Task[Any], network: nn.Module) -> dict[str, Any]:
+def _scored(task: Task[Any], network: nn.Module, provenance: str) -> dict[str, Any]:
     """What the network costs and, if it is trained, its validation scores."""
     recipe, subject, learning = task.recipe, task.subject, task.subject.learning
     network.cpu()
     counted = count(network, subject.input_hw)
-    vals = dict.fromkeys((False, True))
+    vals: dict[bool, dict[str, Any] | None] = dict.fromkeys((False, True))
     if learning:
         with task.progress.phase("scoring", 2 * len(learning.sets.val)) as phase:
             for flip in vals:
@@ -110,10 +110,11 @@ def _scored(task: Task[Any], network: nn.Module) -> dict[str, Any]:
                     learning.estimator,
                     learning.sets.val,
                     kind=learning.data.kind,
+                    provenance=provenance,
                     flip_test=flip,
                     resamples=RESAMPLES,
                     phase=phase,
-                )
+                ).figures
     flip = recipe.decoding.flip_test
     return {
         "params": counted.params,
@@ -190,7 +191,7 @@ def finish(
     EngineError.
     """
     subject, learning, folder = task.subject, task.subject.learning, task.run.folder
-    state = _scored(task, network)
+    state = _scored(task, network, provenance)
     facts: dict[str, Any] = {"network": subject.name, "input_hw": list(subject.input_hw), "seed": subject.seed}
     if learning:
         facts |= {
@@ -226,7 +227,7 @@ def both(
     """What a report shows of both networks, as plain data. speed_up: per engine, see compress.measure.comparison."""
     learning, recipe = task.subject.learning, task.recipe
     figure = MAIN_FIGURE[learning.data.kind] if learning else None
-    no_use = figure is not None and worthless(figure, changed["val"])
+    no_use = figure is not None and Score.of_figures(figure, changed["val"]).worthless
     speed_ups = {
         key: speed_up(*(time_of(timed[one][key]) for one in ("given", name)), worthless=no_use) for key in timed[name]
     }

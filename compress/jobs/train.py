@@ -121,10 +121,11 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
                 estimator_with(boxes=boxes),
                 val_pictures,
                 kind=recipe.data.kind,
+                provenance=f"training of {recipe.training.epochs} epochs",
                 flip_test=recipe.decoding.flip_test,
                 resamples=RESAMPLES,
                 phase=phase,
-            )
+            ).figures
         facts = {
             "network": name,
             "input_hw": list(recipe.input_hw),

@@ -29,13 +29,18 @@ WORTHLESS = {"AP": 0.02, "PCKh": 0.1, "PCK": 0.1}
 has AP 0.003 on synthetic people, 0.001 on COCO and PCK@0.2 0.05 on LSPET; this is the double of it at least."""
 
 
+Figure = float | int | None | list[float | None] | dict[str, float | None]
+"""A figure beside the main one: a number, a curve, or one number per joint. None: there was nothing to measure on."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What a network earns on labelled pictures.
 
     metric: AP, PCKh or PCK, see MAIN_FIGURE. value: 0 to 1; None where there is nothing to measure on. standard_error:
     of the bootstrap over pictures or persons; None where none was drawn. provenance: how the weights came about, such
-    as `short training`. data: the kind of data. details: the metric's other figures by name, such as AP50.
+    as `training of 10 epochs`. data: the kind of data, a key of MAIN_FIGURE. pictures: how many were scored. details:
+    the metric's other figures by name, such as AP50, or the curve and the joints of PCK.
     """
 
     metric: str
@@ -43,17 +48,24 @@ class Score:
     standard_error: float | None
     provenance: str
     data: str
-    details: Mapping[str, Any]
+    pictures: int
+    details: Mapping[str, Figure]
 
     @property
     def worthless(self) -> bool:
         """Whether it is near that of a constant answer, or within two standard errors of nothing."""
         return (self.value or 0.0) <= max(WORTHLESS[self.metric], 2 * (self.standard_error or 0.0))
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """All figures by name, the standard error as `AP_se`: the form of results that are not records yet."""
+        return {self.metric: self.value, f"{self.metric}_se": self.standard_error, **self.details}
 
-def worthless(figure: str, val: Mapping[str, Any]) -> bool:
-    """As Score.worthless, of a score's figures by name."""
-    return (val[figure] or 0.0) <= max(WORTHLESS[figure], 2 * (val.get(f"{figure}_se") or 0.0))
+    @staticmethod
+    def of_figures(metric: str, figures: Mapping[str, Any]) -> "Score":
+        """The score of such figures, of which nothing else is known."""
+        details = {name: value for name, value in figures.items() if name not in (metric, f"{metric}_se")}
+        return Score(metric, figures[metric], figures.get(f"{metric}_se"), "", "", 0, details)
 
 
 def score(
@@ -62,15 +74,16 @@ def score(
     pictures: PictureSet,
     *,
     kind: str,
+    provenance: str,
     flip_test: bool,
     resamples: int = 0,
     phase: Phase | None = None,
     finite: bool = False,
-) -> dict[str, Any]:
-    """The metric of `kind` (a key of MAIN_FIGURE) over all pictures; None where there is nothing to measure on.
+) -> Score:
+    """The metric of `kind` (a key of MAIN_FIGURE) over all pictures.
 
-    Advances phase per picture. resamples: if any, the main figure's standard error (`AP_se`, ...) from so many
-    bootstrap samples of pictures or persons. finite: see estimate_poses.
+    Advances phase per picture. provenance: of the weights, see Score. resamples: bootstrap samples of pictures or
+    persons for the standard error; 0 for none. finite: see estimate_poses.
     """
     listed = []
     for one in estimate_all_poses(network, estimator, pictures, flip_test=flip_test, finite=finite):
@@ -85,7 +98,10 @@ def score(
             figures = crowd_pose_ap(pictures.coco, results, resamples)
         else:
             figures = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
-    return {name: _plain(value) for name, value in figures.items()}
+    metric = MAIN_FIGURE[kind]
+    details = {name: _plain(value) for name, value in figures.items()}
+    value, error = details.pop(metric), details.pop(f"{metric}_se", None)
+    return Score(metric, value, error, provenance, kind, len(pictures), details)
 
 
 def procedure(flip_test: bool) -> str:

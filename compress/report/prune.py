@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.files import write_bytes, write_text
-from compress.pose.scoring import worthless
+from compress.pose.scoring import Score
 from compress.report.plots import png
 from compress.report.terminal import number, percent, plain_table, printable, stdout_console
 
@@ -114,7 +114,7 @@ def score_text(figure: str, given: Data, changed: Data) -> str:
     """The difference of two scores, and what it is worth."""
     if given[figure] is None or changed[figure] is None:
         return "no score: nothing to measure on"
-    if worthless(figure, given) and worthless(figure, changed):
+    if all(Score.of_figures(figure, one).worthless for one in (given, changed)):
         return "both like a constant answer"
     difference = changed[figure] - given[figure]
     error = math.hypot(given.get(f"{figure}_se") or 0.0, changed.get(f"{figure}_se") or 0.0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefacts.metadata import input_size, noted_keypoints, validation_data
+from compress.artefacts.records import from_plain, to_plain
 from compress.data.detections import Detections
 from compress.data.keypoints import COCO_PERSON
 from compress.data.synthetic import Difficulty, SyntheticPeople
@@ -33,7 +34,7 @@ from compress.pose.estimator import (
     first_inputs,
 )
 from compress.pose.objective import objective_for
-from compress.pose.scoring import score
+from compress.pose.scoring import Score, score
 from compress.recipe import Data, Decoding, Training
 
 NARROW: dict[str, Any] = {"width": 8, "blocks": equal_blocks(0)}
@@ -177,7 +178,12 @@ def test_a_picture_without_boxes_has_no_people() -> None:
     reader = estimator(NETWORKS["top-down"], DetectedBoxes([empty] * 6))
     found = list(estimate_poses(Blind(17), reader, PICTURES, flip_test=True))
     assert [len(one.poses) for one in found] == [0] * 6
-    assert score(Blind(17), reader, PICTURES, kind="coco", flip_test=False)["AP"] == 0
+    found = score(Blind(17), reader, PICTURES, kind="coco", provenance="random weights", flip_test=False)
+    assert found.value == 0
+    assert found.worthless
+    assert found.standard_error is None
+    assert (found.metric, found.provenance, found.data, found.pictures) == ("AP", "random weights", "coco", 6)
+    assert {"AP50", "AR"} <= found.details.keys()
 
 
 def test_twice_detected_people_are_suppressed_but_labelled_ones_never() -> None:
@@ -213,12 +219,28 @@ def test_first_inputs_are_those_of_evaluation() -> None:
 def test_joints_are_compared_person_by_person() -> None:
     reader = estimator(NETWORKS["one scale"])
     with pytest.raises(DataError, match="every labelled box must give one pose"):
-        score(Blind(34), reader, PICTURES, kind="lsp", flip_test=False)
-    figures = score(Blind(17), estimator(NETWORKS["top-down"]), PICTURES, kind="lsp", flip_test=False, resamples=5)
+        score(Blind(34), reader, PICTURES, kind="lsp", provenance="random weights", flip_test=False)
+    found = score(
+        Blind(17),
+        estimator(NETWORKS["top-down"]),
+        PICTURES,
+        kind="lsp",
+        provenance="random weights",
+        flip_test=False,
+        resamples=5,
+    )
     people = sum(len(PICTURES.people(i)) for i in range(6))
+    figures = found.details
+    assert isinstance(figures["persons"], int)
+    assert isinstance(figures["left_out"], int)
     assert figures["persons"] + figures["left_out"] == people
-    assert 0 <= figures["PCK"] < 0.3
+    assert found.metric == "PCK"
+    assert found.value is not None
+    assert 0 <= found.value < 0.3
+    assert found.standard_error is not None
+    assert isinstance(figures["curve"], list)
     assert len(figures["curve"]) == 51
+    assert from_plain(Score, to_plain(found), "a file") == found
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -232,7 +254,13 @@ def test_decoding_is_timed(name: str) -> None:
     times = decode_time(
         NETWORKS[name].build(), estimator(NETWORKS[name]), PICTURES, flip_test=False, reference_ms=1.0, wanted=2
     )
-    assert 0 < times["q1"] <= times["median"] <= times["q3"]
+    latency = times.latency
+    assert latency.q1_ms is not None
+    assert latency.q3_ms is not None
+    assert 0 < latency.q1_ms <= latency.ms <= latency.q3_ms
+    assert (latency.provenance, latency.clock) == ("measured", "reference")
+    twice = decode_time(NETWORKS[name].build(), estimator(NETWORKS[name]), PICTURES, flip_test=False, wanted=2)
+    assert twice.latency.ms > 0  # on the clock of the reference beside it
 
 
 def test_facts_that_are_none(tmp_path: Path) -> None:

@@ -366,12 +366,18 @@ def sensitivity_points(
     planned = plan(targets, scores, task.recipe.pruning.ratios)
     asked = {(one.target, one.ratio) for one in planned}
     points = [point for point in read_lines(file, lambda line: Point(**line)) if (point.target, point.ratio) in asked]
-    figure = MAIN_FIGURE[learning.data.kind]
 
     def scored(one: nn.Module) -> float:
         one.to(task.fabric.device)
-        found = score(one, learning.estimator, learning.sets.search, kind=learning.data.kind, flip_test=False)
-        return float(found[figure] or 0.0)
+        found = score(
+            one,
+            learning.estimator,
+            learning.sets.search,
+            kind=learning.data.kind,
+            provenance="pruned, not tuned",
+            flip_test=False,
+        )
+        return found.value or 0.0
 
     def judge(smaller: nn.Module) -> float:
         smaller.to(task.fabric.device)
@@ -391,7 +397,9 @@ def sensitivity_points(
         for point in sensitivity(network, channels, planned, judge, points):
             append_line(file, asdict(point))
             points.append(point)
-            phase.advance(1, f"{point.target} at {point.ratio:.0%}: {figure} {point.score:.3f}")
+            phase.advance(
+                1, f"{point.target} at {point.ratio:.0%}: {MAIN_FIGURE[learning.data.kind]} {point.score:.3f}"
+            )
     return points
 
 

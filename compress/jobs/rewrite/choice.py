@@ -37,7 +37,7 @@ from compress.measure.latency_table import Identity, LatencyTable, open_table, p
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
 from compress.pose.estimator import first_inputs
-from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, score
+from compress.pose.scoring import RESAMPLES, score
 from compress.pruning.structured import difference
 from compress.recipe import RewriteRecipe
 from compress.rewriting.fitting import fit_sites
@@ -416,13 +416,18 @@ def _scored(task: Task, network: nn.Module, resamples: int) -> list[float]:
     """The main figure on the search pictures and, of so many resamples, its standard error; 0 of none."""
     learning = task.subject.learning
     assert learning is not None
-    figure = MAIN_FIGURE[learning.data.kind]
     network.to(task.fabric.device)
     found = score(
-        network, learning.estimator, learning.sets.search, kind=learning.data.kind, flip_test=False, resamples=resamples
+        network,
+        learning.estimator,
+        learning.sets.search,
+        kind=learning.data.kind,
+        provenance="rewritten, not tuned",
+        flip_test=False,
+        resamples=resamples,
     )
     network.cpu()
-    return [float(found[figure] or 0.0), float(found.get(f"{figure}_se") or 0.0)]
+    return [found.value or 0.0, found.standard_error or 0.0]
 
 
 # --- The decision ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from compress.jobs.search.request import check_tuning, read_baselines, read_cand
 from compress.measure.comparison import Measured, differ, speed_up
 from compress.measure.cost import Cost
 from compress.measure.counting import count
-from compress.measure.decoding import decode_time
+from compress.measure.decoding import DecodingTime, decode_time
 from compress.measure.kept_tables import complete_table
 from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_table import LatencyTable, predict
@@ -49,7 +49,7 @@ from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet
 from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for, first_inputs
 from compress.pose.objective import Objective, check_joints, objective_for
-from compress.pose.scoring import RESAMPLES, procedure, score, worthless
+from compress.pose.scoring import RESAMPLES, Score, procedure, score
 from compress.progress import Progress, Stage
 from compress.recipe import Budget, SearchRecipe, Training, to_data
 from compress.training.loop import LossStep, batch_count, distilled_step, label_loss, label_step, train
@@ -336,7 +336,15 @@ def trial_score(task: Task, weights: Weights, pick: Pick, number: int, images: l
         task.progress.say(f"candidate {number} counts as AP 0: {error}")
         return 0.0
     estimator = task.estimator(task.learned_with, False)
-    return score(network, estimator, task.sets.search, kind=task.recipe.data.kind, flip_test=False)["AP"] or 0.0
+    found = score(
+        network,
+        estimator,
+        task.sets.search,
+        kind=task.recipe.data.kind,
+        provenance="weights of the supernet",
+        flip_test=False,
+    )
+    return found.value or 0.0
 
 
 def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> nn.Module:
@@ -527,7 +535,24 @@ def decoding_of(task: Task, table: LatencyTable, weights: Weights, trials: list[
     network = carried_over(task, weights, best["pick"], images, steps=0)[1].network
     estimator, clock_ms = task.estimator(learned, flip_test), table.reference_ms
     assert clock_ms is not None
-    return decode_time(network, estimator, task.sets.search, flip_test=flip_test, reference_ms=clock_ms)
+    return decoding_figures(
+        decode_time(network, estimator, task.sets.search, flip_test=flip_test, reference_ms=clock_ms)
+    )
+
+
+def decoding_figures(found: DecodingTime) -> dict[str, float]:
+    """The time of decoding as plain data."""
+    latency = found.latency
+    assert latency.q1_ms is not None
+    assert latency.q3_ms is not None
+    assert latency.uncertainty is not None
+    return {
+        "median": latency.ms,
+        "q1": latency.q1_ms,
+        "q3": latency.q3_ms,
+        "people": found.people,
+        "uncertainty": latency.uncertainty,
+    }
 
 
 def tune_all(
@@ -593,9 +618,10 @@ def finish(task: Task, name: str, pick: Pick, candidate: Candidate) -> dict[str,
             task.estimator(settings, flip),
             task.sets.val,
             kind=recipe.data.kind,
+            provenance=PROVENANCE,
             flip_test=flip,
             resamples=RESAMPLES,
-        )
+        ).figures
         for flip in (flip_test, not flip_test)
     }
     facts = {
@@ -646,7 +672,9 @@ def decode_all(
         for name in tuned:
             network = load_artefact(task.run.path("finalists", name)).network
             times[name] = [
-                decode_time(network, estimator, task.sets.val, flip_test=flip, reference_ms=table.reference_ms)
+                decoding_figures(
+                    decode_time(network, estimator, task.sets.val, flip_test=flip, reference_ms=table.reference_ms)
+                )
                 for flip, estimator in estimators.items()
             ]
             phase.advance(1, name)
@@ -790,7 +818,7 @@ def gain_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str
     """
     aps = [one["val"]["AP"] or 0.0 for one in (entry, baseline)]
     beyond = abs(aps[0] - aps[1]) > 2 * math.hypot(*(one["ap_standard_error"] or 0.0 for one in (entry, baseline)))
-    nothing = worthless("AP", entry["val"])
+    nothing = Score.of_figures("AP", entry["val"]).worthless
     verdict = "worthless" if nothing else "beyond chance" if beyond else "within chance"
     steady = baseline["latency"]["reliable"] and entry["latency"]["reliable"]
     times = [Measured(one["end_to_end_ms"], one["end_to_end_uncertainty"]) for one in (entry, baseline)]
@@ -809,7 +837,7 @@ def speed_up_over(baseline: Mapping[str, Any], entry: Mapping[str, Any]) -> dict
     """How many times as fast a finalist is as a baseline, end to end, and whether that means anything."""
     times = [Measured(one["end_to_end_ms"], one["end_to_end_uncertainty"]) for one in (baseline, entry)]
     steady = baseline["latency"]["reliable"] and entry["latency"]["reliable"]
-    found = speed_up(*times, steady=steady, worthless=worthless("AP", entry["val"]))
+    found = speed_up(*times, steady=steady, worthless=Score.of_figures("AP", entry["val"]).worthless)
     return {"network": entry["name"], "speedup": found.factor, **asdict(found)}
 
 
