@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "compress"
 
 # Longest matching prefix wins. A module imports from its own folder and from lower floors; crafts not one another.
 FLOORS = {
-    "compress": 0,
-    "compress.errors": 0,
+    "compress": -1,
+    "compress.errors": -1,
     "compress.files": 0,
     "compress.progress": 0,
     "compress.pose.codec": 1,  # a record that recipes name; it imports nothing of the rest of compress.pose
@@ -47,12 +47,7 @@ BEHIND = {
     "altair": ("compress.report",),
     "vl_convert": ("compress.report",),
     "typer": ("compress.cli",),
-    "lightning_fabric": (
-        "compress.training.processes",
-        "compress.training.loop",
-        "compress.jobs.finalise",
-        "compress.jobs",
-    ),
+    "lightning_fabric": ("compress.training", "compress.nas.sandwich", "compress.jobs"),
     "tensorboardX": ("compress.jobs.train",),
     "pydantic": ("compress.recipe", "compress.networks", "compress.artefacts.records"),
     "rich": ("compress.report",),
