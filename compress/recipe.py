@@ -75,7 +75,7 @@ CodecSetting = Annotated[Codec, BeforeValidator(_from_preset)]
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are errors; a wrong type is an error."""
+    """Frozen; unknown keys and wrong types are errors. Every key says what it means in its `Field(description=...)`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -86,53 +86,78 @@ def changed(settings: Settings) -> set[str]:
     return {name for name, field in fields.items() if getattr(settings, name) != field.default}
 
 
+_SEED = "Seed of everything random: pictures, weights, sampling."
+_INPUT = "Height and width of the network's input in pixels, 32 to 4096 each."
+_CODEC = "How joints become maps and maps joints: a preset's name, or a section (see Codec)."
+_AS_VALIDATED = " Null takes the one that the artefact was validated with."
+
+
 class SyntheticData(Settings):
-    """Synthetic people. Pictures per set; the three sets never share a picture.
+    """Synthetic people, rendered on the fly and labelled exactly. The three sets never share a picture."""
 
-    people: fewest and most in a picture. scale: their standing height in units of the picture's. clutter: mean number
-    of background shapes. pose_spread: multiplies the random part of every joint angle. tumble, truncation, occluder:
-    probabilities that a person lies or stands on the head, may stick out of the picture, is hidden by an object.
-    """
-
-    train: Positive = 4096
-    search: Positive = 160
-    val: Positive = 256
-    people: tuple[Persons, Persons] = (1, 2)
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.98)
-    clutter: Annotated[float, Field(ge=0, le=1000)] = 3.0
-    pose_spread: Annotated[float, Field(ge=0)] = 0.5
-    tumble: Probability = 0.0
-    truncation: Probability = 0.05
-    occluder: Probability = 0.05
+    train: Positive = Field(default=4096, description="Number of training pictures.")
+    search: Positive = Field(default=160, description="Number of pictures that a search scores its candidates on.")
+    val: Positive = Field(default=256, description="Number of validation pictures, which reported scores are of.")
+    people: tuple[Persons, Persons] = Field(default=(1, 2), description="Fewest and most people in a picture.")
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        default=(0.75, 0.98),
+        description="Smallest and largest standing height of a person, as a fraction of the picture's height.",
+    )
+    clutter: Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=3.0, description="Mean number of shapes in the background."
+    )
+    pose_spread: Annotated[float, Field(ge=0)] = Field(
+        default=0.5,
+        description="Multiplies the random part of every joint angle: 0 gives ten fixed poses, 1 their full variation.",
+    )
+    tumble: Probability = Field(default=0.0, description="Probability that a person lies down or is upside down.")
+    truncation: Probability = Field(
+        default=0.05, description="Probability that a person may extend beyond the picture's border."
+    )
+    occluder: Probability = Field(default=0.05, description="Probability that an object covers part of a person.")
 
 
 class DiskData(Settings):
-    """Labelled people on disk; see compress.data.sets for the layouts.
+    """Labelled people on disk. The layouts are described in compress/data/sets.py."""
 
-    folder: holds the pictures' folders and the annotations, as the archives unpack. train, val: names of the splits;
-    None finds the usual ones. search: pictures held out of the training set for the search's scores. detections: file
-    of a detector's boxes of the validation pictures, in COCO's layout, for top-down networks; None takes the labels'
-    boxes. heads: MPII's file with the validation people's head boxes (`gt_valid.mat`).
-    """
-
-    folder: Path | None = None
-    train: str | None = None
-    val: str | None = None
-    search: Positive = 500
-    detections: Path | None = None
-    heads: Path | None = None
+    folder: Path | None = Field(
+        default=None,
+        description="Folder with the pictures' folders and the annotation files, as the archives unpack. Required for "
+        "every data set on disk.",
+    )
+    train: str | None = Field(default=None, description="Name of the training split; null finds the usual one.")
+    val: str | None = Field(default=None, description="Name of the validation split; null finds the usual one.")
+    search: Positive = Field(
+        default=500,
+        description="Number of training pictures held out of training, which a search scores its candidates on.",
+    )
+    detections: Path | None = Field(
+        default=None,
+        description="File with a detector's boxes of the validation pictures, in COCO's results format, for top-down "
+        "networks; null uses the labelled boxes.",
+    )
+    heads: Path | None = Field(
+        default=None,
+        description="MPII only: file with the validation people's head boxes (`gt_valid.mat`), which PCKh is "
+        "normalised by.",
+    )
 
 
 class Data(Settings):
-    """Which pictures. Only the section that `kind` names is used: `synthetic`, or `disk` for all others.
+    """The pictures. Only the section that `kind` names is used: `synthetic`, or `disk` for all others."""
 
-    Scored by: synthetic, coco: COCO's AP; crowdpose: AP with CrowdPose's constants; mpii: PCKh; lsp: PCK.
-    """
-
-    kind: Literal["synthetic", "coco", "crowdpose", "mpii", "lsp"] = "synthetic"
-    synthetic: SyntheticData = SyntheticData()
-    disk: DiskData = DiskData()
-    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    kind: Literal["synthetic", "coco", "crowdpose", "mpii", "lsp"] = Field(
+        default="synthetic",
+        description="Data set, which also decides the metric: `synthetic` and `coco` are scored by COCO's AP, "
+        "`crowdpose` by AP with CrowdPose's constants, `mpii` by PCKh@0.5, `lsp` by PCK@0.2 of the torso.",
+    )
+    synthetic: SyntheticData = Field(default=SyntheticData(), description="Settings of the synthetic people.")
+    disk: DiskData = Field(default=DiskData(), description="Location and splits of a data set on disk.")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=0,
+        description="Processes that load training pictures; 0 loads them in the training process. More of them lower "
+        "the share of time that the progress line reports as waiting for data.",
+    )
 
     @model_validator(mode="after")
     def _disk_needs_a_folder(self) -> "Data":
@@ -142,53 +167,75 @@ class Data(Settings):
 
 
 class Augment(Settings):
-    """Whole pictures: random rotation in ±degrees, scale, translation in ±pixels at 512 input, mirroring.
+    """Augmentation of whole pictures, for bottom-up networks. The defaults are DIR-BHRNet's (Sec. IV-A)."""
 
-    The defaults are DIR-BHRNet's, Sec. IV-A. For networks that find all people of a picture.
-    """
-
-    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 30
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 1.5)
-    translate_px: Annotated[float, Field(ge=0)] = 40
-    flip: Probability = 0.5
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = Field(
+        default=30, description="Random rotation, uniform within plus or minus this many degrees."
+    )
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        default=(0.75, 1.5),
+        description="Range of the random crop's side, in units of the picture's short side; above 1 shrinks people.",
+    )
+    translate_px: Annotated[float, Field(ge=0)] = Field(
+        default=40,
+        description="Random translation, uniform within plus or minus this many pixels of an input whose short side is "
+        "512; it scales with the input.",
+    )
+    flip: Probability = Field(default=0.5, description="Probability of mirroring.")
 
 
 class PersonAugment(Settings):
-    """Cut-out persons: rotation and scale (1 ± scale), mirroring, and now and then half a body (see data.boxes).
+    """Augmentation of cropped persons, for top-down networks. The defaults are HRNet's."""
 
-    The defaults are HRNet's. For top-down networks.
-    """
-
-    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 45
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.35
-    flip: Probability = 0.5
-    half_body: Probability = 0.3
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = Field(
+        default=45,
+        description="Standard deviation of the rotation in degrees, cut off at twice that; 60 % of the crops are "
+        "rotated.",
+    )
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.35, description="Standard deviation of the crop's scale around 1, cut off at 1 ± scale."
+    )
+    flip: Probability = Field(default=0.5, description="Probability of mirroring.")
+    half_body: Probability = Field(
+        default=0.3,
+        description="Probability of cropping to the upper or lower half of the body, for persons with more than eight "
+        "labelled joints.",
+    )
 
 
 class Loss(Settings):
-    """Weights of the terms.
+    """Weights of the loss terms."""
 
-    heatmap: squared error of the maps, at every output. pull, push: associative embedding; tags: as HigherHRNet's code
-    has them, or as the DIR-BHRNet paper writes them. hard_joints: of a top-down network only so many joints of every
-    person count, those with the largest error (Chen et al., CPN, 2018); 0: all.
-    """
-
-    heatmap: Annotated[float, Field(gt=0)] = 0.99
-    pull: Annotated[float, Field(ge=0)] = 0.01
-    push: Annotated[float, Field(ge=0)] = 0.01
-    tags: Literal["higher_hrnet", "dir_bhrnet"] = "higher_hrnet"
-    hard_joints: Annotated[int, Field(ge=0)] = 0
+    heatmap: Annotated[float, Field(gt=0)] = Field(
+        default=0.99, description="Weight of the squared error of the maps, at every output."
+    )
+    pull: Annotated[float, Field(ge=0)] = Field(
+        default=0.01,
+        description="Weight of the associative embedding's pull term: the tags of one person come together.",
+    )
+    push: Annotated[float, Field(ge=0)] = Field(
+        default=0.01,
+        description="Weight of the associative embedding's push term: the mean tags of different people move apart.",
+    )
+    tags: Literal["higher_hrnet", "dir_bhrnet"] = Field(
+        default="higher_hrnet",
+        description="Form of pull and push: as in HigherHRNet's code, or as the DIR-BHRNet paper writes them.",
+    )
+    hard_joints: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Top-down only: only this many joints of a person, those with the largest error, count in the loss "
+        "(Chen et al., CPN, 2018); 0 counts all.",
+    )
 
 
 class ParameterGroup(Settings):
-    """Parameters whose name contains `pattern` (a regular expression); of several groups the last one counts.
+    """Other optimizer settings for some of the parameters; where several groups match a name, the last one counts."""
 
-    rate: multiplies the learning rate. weight_decay: instead of the recipe's.
-    """
-
-    pattern: str
-    rate: Annotated[float, Field(ge=0)] = 1.0
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    pattern: str = Field(description="Regular expression that is searched for in the parameters' names.")
+    rate: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Factor on the learning rate.")
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Weight decay in place of the recipe's; null keeps the recipe's."
+    )
 
     @model_validator(mode="after")
     def _pattern_is_one(self) -> "ParameterGroup":
@@ -200,36 +247,60 @@ class ParameterGroup(Settings):
 
 
 class Training(Settings):
-    """How a network is trained.
+    """How a network is trained."""
 
-    batch_size: pictures (top-down: persons) per step, over all processes. accumulate: a step's gradients come from so
-    many parts of the batch, one after the other, to save memory; batch norm sees the parts. schedule: `cosine` to zero,
-    or `step`: the rate is multiplied by gamma at each of `milestones` (fractions of all epochs). warmup_steps: linear
-    from warmup_from times the rate. ema: decay per step of an average of the weights, which is what training gives; 0:
-    the weights themselves. precision: `auto` is bfloat16 on a GPU and float32 elsewhere. limb_width: half the width of
-    part affinity fields, in cells. clip_norm: 0 leaves gradients alone.
-    """
-
-    epochs: Positive = 10
-    batch_size: Positive = 32
-    accumulate: Positive = 1
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    groups: tuple[ParameterGroup, ...] = ()
-    schedule: Literal["cosine", "step"] = "cosine"
-    milestones: tuple[Probability, ...] = ()
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    warmup_steps: Annotated[int, Field(ge=0)] = 50
-    warmup_from: Probability = 0.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    limb_width: Annotated[float, Field(gt=0)] = 1.0
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0
-    loss: Loss = Loss()
-    augment: Augment = Augment()
-    person_augment: PersonAugment = PersonAugment()
+    epochs: Positive = Field(default=10, description="Passes over the training set.")
+    batch_size: Positive = Field(
+        default=32, description="Pictures (top-down: persons) per optimizer step, summed over all processes."
+    )
+    accumulate: Positive = Field(
+        default=1,
+        description="Number of equal parts that a batch is split into to save memory; their gradients are added up. It "
+        "must divide batch_size. Batch norm sees one part at a time.",
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="Optimizer.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        default=1.5e-3, description="Peak learning rate. The default is the DIR-BHRNet paper's."
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="Momentum of `sgd`.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Weight decay of all parameters.")
+    groups: tuple[ParameterGroup, ...] = Field(
+        default=(), description="Groups of parameters with a learning rate or weight decay of their own."
+    )
+    schedule: Literal["cosine", "step"] = Field(
+        default="cosine",
+        description="Learning rate over the training: `cosine` falls to zero, `step` multiplies it by gamma at each "
+        "milestone.",
+    )
+    milestones: tuple[Probability, ...] = Field(
+        default=(), description="Points at which `step` lowers the learning rate, as fractions of all epochs."
+    )
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="Factor on the learning rate at each milestone of `step`."
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="Optimizer steps over which the learning rate rises linearly to its peak."
+    )
+    warmup_from: Probability = Field(
+        default=0.0, description="Learning rate at the start of the warm-up, as a fraction of the peak."
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Decay per step of the exponential moving average of the weights, which is then what training "
+        "returns; 0 returns the weights themselves.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Precision of training; `auto` is bfloat16 on a GPU and float32 elsewhere."
+    )
+    limb_width: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="Half the width of a limb in part affinity fields, in cells of the map."
+    )
+    clip_norm: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Largest norm of the gradients, above which they are scaled down; 0 does not clip."
+    )
+    loss: Loss = Field(default=Loss(), description="Weights of the loss terms.")
+    augment: Augment = Field(default=Augment(), description="Augmentation for bottom-up networks.")
+    person_augment: PersonAugment = Field(default=PersonAugment(), description="Augmentation for top-down networks.")
 
     @model_validator(mode="after")
     def _parts_are_whole(self) -> "Training":
@@ -252,22 +323,32 @@ class Training(Settings):
 
 
 class Decoding(Settings):
-    """From a network's maps to people; each approach reads what concerns it.
+    """From a network's maps to people. Each approach reads the keys that concern it."""
 
-    flip_test: the mirrored picture is asked too and both answers are averaged, which takes the network's time twice: so
-    published accuracies are mostly told, and so no telephone runs. Accuracy and milliseconds are told of the same
-    number of passes. locate: where in its cell, or upsampled pixel of a part affinity map, a joint lies, instead of
-    what the codec says (None; of part affinity maps the `peak`). refine: associative embedding fills in missing joints.
-    upsample: of part affinity maps before they are read. suppression: of top-down people that lie on one another, where
-    they come from a detector's boxes; overlap: for hard and soft, the least OKS at which they do.
-    """
-
-    flip_test: bool = False
-    locate: Locate | None = None
-    refine: bool = True
-    upsample: Annotated[int, Field(ge=1, le=32)] = 2
-    suppression: Literal["none", "hard", "soft", "parallel"] = "hard"
-    overlap: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    flip_test: bool = Field(
+        default=False,
+        description="Run the network on the mirrored picture too and average both outputs. It raises the score and "
+        "takes the network's time twice. Most published accuracies use it; applications on a phone do not, so it is "
+        "off by default. Accuracies and milliseconds are reported for the same number of passes.",
+    )
+    locate: Locate | None = Field(
+        default=None,
+        description="How a joint is located within its cell (for part affinity fields: within a pixel of the upsampled "
+        "map); null follows the codec (for part affinity fields: `peak`).",
+    )
+    refine: bool = Field(
+        default=True, description="Associative embedding only: fill in joints that a found person lacks."
+    )
+    upsample: Annotated[int, Field(ge=1, le=32)] = Field(
+        default=2, description="Part affinity fields only: factor that the maps are upsampled by before decoding."
+    )
+    suppression: Literal["none", "hard", "soft", "parallel"] = Field(
+        default="hard",
+        description="Top-down with a detector's boxes only: how duplicate poses are suppressed (pose NMS by OKS).",
+    )
+    overlap: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.9, description="OKS above which `hard` and `soft` suppression take two poses for duplicates."
+    )
 
     @model_validator(mode="after")
     def _overlap_is_read(self) -> "Decoding":
@@ -277,24 +358,26 @@ class Decoding(Settings):
 
 
 class SupernetTraining(Training):
-    """The shared weights. randoms: random candidates per step beside the largest and the smallest.
+    """Training of the weights that all candidates share: sandwich rule with in-place distillation."""
 
-    pool: how many different candidates an epoch draws these from; building a candidate takes a while.
-    distillation: share of the in-place distillation in the loss of all but the largest, 0..1.
-    """
-
-    randoms: Annotated[int, Field(ge=0)] = 1
-    pool: Positive = 48
-    distillation: Share = 0.5
+    randoms: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="Random candidates trained in each step beside the largest and the smallest."
+    )
+    pool: Positive = Field(
+        default=48,
+        description="Number of different candidates that an epoch draws these from; building a candidate takes time.",
+    )
+    distillation: Share = Field(
+        default=0.5,
+        description="Weight of the distillation loss in the loss of all but the largest candidate, which is the "
+        "teacher; the labels have the rest.",
+    )
 
 
 class FineTuning(Training):
-    """Finalists. The best of them learns from the labels; tuned, it teaches the others.
+    """Training of chosen networks. The best of them learns from the labels and then teaches the others."""
 
-    distillation: the teacher's share of the loss, 0..1.
-    """
-
-    distillation: Share = 0.5
+    distillation: Share = Field(default=0.5, description="Weight of the distillation loss; the labels have the rest.")
 
 
 def _from_percent(value: Any) -> Any:
@@ -307,51 +390,66 @@ def _from_percent(value: Any) -> Any:
 
 
 class Budget(Settings):
-    """Upper limits for a candidate; None is no limit. Baselines are scored whatever they cost.
+    """Upper limits for a candidate; null is no limit. Baselines are scored whatever they cost."""
 
-    latency: predicted, as a share of the slowest baseline's, such as 150%: it suits any machine. latency_ms: predicted
-    on the recipe's engine, of one pass of the network.
-    """
-
-    latency: Annotated[float, Field(gt=0), BeforeValidator(_from_percent)] | None = None
-    latency_ms: Annotated[float, Field(gt=0)] | None = None
-    macs: Annotated[int, Field(ge=1)] | None = None
-    params: Annotated[int, Field(ge=1)] | None = None
+    latency: Annotated[float, Field(gt=0), BeforeValidator(_from_percent)] | None = Field(
+        default=None,
+        description="Largest predicted latency, as a share of the slowest baseline's, such as 150% or 1.5: the same "
+        "value suits any machine.",
+    )
+    latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Largest predicted latency in milliseconds, for one pass of the network on the recipe's engine.",
+    )
+    macs: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Most multiply-adds.")
+    params: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Most parameters.")
 
 
 class Search(Settings):
-    """The search loop.
+    """The search loop."""
 
-    trials: candidates that are scored. pictures of the search set are scored after batch-norm recalibration on
-    `calibration_pictures` training pictures. space: path, or name of one in the package. sampler: see
-    compress.nas.sampler; `guided` needs the fewest trials where there are hand-made networks. population: of NSGA-II.
-    start: an artefact whose edits are searched instead of a supernet's architectures; `supernet` is not read then.
-    tuning_samples: the first so many training samples, which every trial is tuned on once before it is scored, as
-    finalists are, its own network unedited being the teacher; most edits score next to nothing without it. 0: none.
-    """
-
-    space: str
-    start: Path | None = None
-    sampler: Literal["nsga2", "tpe", "random", "guided"] = "nsga2"
-    trials: Positive = 100
-    population: Annotated[int, Field(ge=2)] = 20
-    calibration_pictures: Positive = 96
-    tuning_samples: Annotated[int, Field(ge=0)] = 0
-    budget: Budget = Budget()
+    space: str = Field(description="Search space: path of a YAML file, or the name of one that comes with the package.")
+    start: Path | None = Field(
+        default=None,
+        description="Folder of an artefact: its edits are searched, in place of a supernet's architectures, and the "
+        "`supernet` section is not used.",
+    )
+    sampler: Literal["nsga2", "tpe", "random", "guided"] = Field(
+        default="nsga2",
+        description="What proposes candidates: Optuna's NSGA-II, TPE or random sampler, or `guided`, an additive model "
+        "of the scores so far, which needs the fewest trials where there are baselines to improve on.",
+    )
+    trials: Positive = Field(default=100, description="Number of candidates that are scored.")
+    population: Annotated[int, Field(ge=2)] = Field(
+        default=20, description="Population of `nsga2`; of every sampler, the number of initial candidates."
+    )
+    calibration_pictures: Positive = Field(
+        default=96,
+        description="Training pictures that batch-norm statistics are recalibrated on before a candidate is scored.",
+    )
+    tuning_samples: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Training samples that every candidate is fine-tuned on, once, before it is scored, with its "
+        "network without edits as teacher; most edits score next to nothing without it. 0 does not tune.",
+    )
+    budget: Budget = Field(default=Budget(), description="Upper limits for a candidate.")
 
 
 class Measurement(Settings):
-    """Where latency counts, and what finalists are exported to.
+    """What latency is measured on, and what finalists are exported to."""
 
-    engine: has the latency table that the search looks costs up in. rounds: interleaved timings per network.
-    exports: engines the finalists are exported to, compared with torch on `parity_pictures` inputs, and timed on.
-    """
-
-    engine: Literal["onnxruntime"] = "onnxruntime"
-    threads: Threads = 1
-    rounds: Positive = 100
-    exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
-    parity_pictures: Positive = 4
+    engine: Literal["onnxruntime"] = Field(
+        default="onnxruntime", description="Engine whose latency table prices the candidates."
+    )
+    threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
+    rounds: Positive = Field(default=100, description="Timings of each network, interleaved with the others'.")
+    exports: tuple[EngineName, ...] = Field(
+        default=("onnxruntime", "ncnn"),
+        description="Engines that finalists are exported to and timed on; `engine` must be among them.",
+    )
+    parity_pictures: Positive = Field(
+        default=4, description="Validation pictures on which an export's outputs are compared with torch's."
+    )
 
     @model_validator(mode="after")
     def _engine_is_exported_to(self) -> "Measurement":
@@ -361,30 +459,33 @@ class Measurement(Settings):
 
 
 class Finalists(Settings):
-    """How many of the front go on, and how they are tuned. Baselines go through the same."""
+    """The candidates that are trained further. Baselines are treated the same."""
 
-    count: Positive = 4
-    training: FineTuning = FineTuning()
+    count: Positive = Field(default=4, description="Number of candidates that are taken from the Pareto front.")
+    training: FineTuning = Field(default=FineTuning(), description="Fine-tuning of finalists and baselines.")
 
 
 class SearchRecipe(Settings):
-    """`compress search`: everything the job needs.
+    """`compress search`: everything the job needs."""
 
-    baselines: hand-made networks, name → architecture fields over the space's fixed ones. decoding: of all networks;
-    candidates are asked once even where the mirrored picture is asked too.
-    """
-
-    job: Literal["search"]
-    seed: Seed = 1
-    input_hw: InputSize = (128, 128)
-    data: Data = Data()
-    measurement: Measurement = Measurement()
-    codec: CodecSetting = Codec()
-    supernet: SupernetTraining = SupernetTraining()
-    search: Search
-    finalists: Finalists = Finalists()
-    decoding: Decoding = Decoding()
-    baselines: dict[Name, dict[str, Any]] = {}
+    job: Literal["search"] = Field(description="The command that this recipe is for.")
+    seed: Seed = Field(default=1, description=_SEED)
+    input_hw: InputSize = Field(default=(128, 128), description=_INPUT)
+    data: Data = Field(default=Data(), description="The pictures.")
+    measurement: Measurement = Field(default=Measurement(), description="Latency measurement and exports.")
+    codec: CodecSetting = Field(default=Codec(), description=_CODEC)
+    supernet: SupernetTraining = Field(default=SupernetTraining(), description="Training of the shared weights.")
+    search: Search = Field(description="The search loop.")
+    finalists: Finalists = Field(default=Finalists(), description="The candidates that are trained further.")
+    decoding: Decoding = Field(
+        default=Decoding(),
+        description="Decoding of all networks; candidates are scored with one pass even where `flip_test` is on.",
+    )
+    baselines: dict[Name, dict[str, Any]] = Field(
+        default={},
+        description="Hand-made networks to compare with: name, then the architecture's fields that differ from the "
+        "space's fixed ones.",
+    )
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "SearchRecipe":
@@ -403,84 +504,91 @@ class SearchRecipe(Settings):
 
 
 class Distillation(Settings):
-    """Learning from a trained network besides the labels.
+    """Learning from a trained network besides the labels."""
 
-    teacher: an artefact's folder. share: the teacher's maps' part of the loss, 0..1, the labels have the rest.
-    features: module of the teacher → module of the network whose output shall follow it, by their dotted names;
-    feature_weight: weighs their mean squared difference, added to the loss.
-    """
-
-    teacher: Path
-    share: Share = 0.5
-    features: dict[str, str] = {}
-    feature_weight: Annotated[float, Field(ge=0)] = 1.0
+    teacher: Path = Field(description="Folder of the teacher's artefact.")
+    share: Share = Field(
+        default=0.5, description="Weight of the loss against the teacher's maps; the labels have the rest."
+    )
+    features: dict[str, str] = Field(
+        default={},
+        description="Pairs of modules, teacher's to student's, by their dotted names: the student's output is trained "
+        "to follow the teacher's.",
+    )
+    feature_weight: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="Weight of the features' mean squared difference, which is added to the loss."
+    )
 
 
 class TrainRecipe(Settings):
-    """`compress train`: one network from fresh or given weights."""
+    """`compress train`: one network, randomly initialised or from an artefact's weights."""
 
-    job: Literal["train"] = "train"
-    seed: Seed = 1
-    input_hw: InputSize = (128, 128)
-    data: Data = Data()
-    codec: CodecSetting = Codec()
-    training: Training = Training()
-    distillation: Distillation | None = None
-    decoding: Decoding = Decoding()
+    job: Literal["train"] = Field(default="train", description="The command that this recipe is for.")
+    seed: Seed = Field(default=1, description=_SEED)
+    input_hw: InputSize = Field(default=(128, 128), description=_INPUT)
+    data: Data = Field(default=Data(), description="The pictures.")
+    codec: CodecSetting = Field(default=Codec(), description=_CODEC)
+    training: Training = Field(default=Training(), description="How the network is trained.")
+    distillation: Distillation | None = Field(
+        default=None, description="Teacher to learn from besides the labels; null trains on the labels alone."
+    )
+    decoding: Decoding = Field(default=Decoding(), description="Decoding for the score.")
 
 
 class EvaluateRecipe(Settings):
-    """`compress evaluate`: the validation set, once.
+    """`compress evaluate`: one score on the validation set."""
 
-    seed, input_hw, data, codec: None takes what the artefact was validated with.
-    """
-
-    job: Literal["evaluate"] = "evaluate"
-    seed: Seed | None = None
-    input_hw: InputSize | None = None
-    data: Data | None = None
-    codec: CodecSetting | None = None
-    decoding: Decoding = Decoding()
+    job: Literal["evaluate"] = Field(default="evaluate", description="The command that this recipe is for.")
+    seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
+    data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
+    codec: CodecSetting | None = Field(default=None, description=_CODEC + _AS_VALIDATED)
+    decoding: Decoding = Field(default=Decoding(), description="Decoding for the score.")
 
 
 class ExportRecipe(Settings):
-    """`compress export`: engines to export to, and how many validation pictures the outputs are compared on.
+    """`compress export`: engines to export to, and the check of the exports."""
 
-    seed, input_hw, data: None takes what the artefact was validated with.
-    """
-
-    job: Literal["export"] = "export"
-    seed: Seed | None = None
-    input_hw: InputSize | None = None
-    data: Data | None = None
-    engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] = ("onnxruntime", "ncnn")
-    parity_pictures: Positive = 4
+    job: Literal["export"] = Field(default="export", description="The command that this recipe is for.")
+    seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
+    data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
+    engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] = Field(
+        default=("onnxruntime", "ncnn"), description="Engines to export to."
+    )
+    parity_pictures: Positive = Field(
+        default=4, description="Validation pictures on which an export's outputs are compared with torch's."
+    )
 
 
 class NetworksRecipe(Settings):
-    """`compress networks`: names of the networks to list; all if empty."""
+    """`compress networks`: the list of networks with their counts."""
 
-    job: Literal["networks"] = "networks"
-    names: tuple[str, ...] = ()
+    job: Literal["networks"] = Field(default="networks", description="The command that this recipe is for.")
+    names: tuple[str, ...] = Field(default=(), description="Names of the networks to list; none lists all.")
 
 
 class ProfileRecipe(Settings):
-    """`compress profile`.
+    """`compress profile`: parameters, multiply-adds, memory, and optionally times."""
 
-    input_hw: None takes the artefact's, else the first that the network's paper prints. engine: times the layers that
-    mobile engines handle badly on this one, with `threads`, in `rounds` passes. decode: times the ways to read people
-    from the maps, on the validation pictures of `data`, by default the artefact's or drawn ones.
-    """
-
-    job: Literal["profile"] = "profile"
-    input_hw: InputSize | None = None
-    engine: EngineName | None = None
-    threads: Threads = 1
-    rounds: Positive = 40
-    decode: bool = False
-    data: Data | None = None
-    codec: CodecSetting | None = None
-    seed: Seed | None = None
+    job: Literal["profile"] = Field(default="profile", description="The command that this recipe is for.")
+    input_hw: InputSize | None = Field(
+        default=None,
+        description=_INPUT + " Null takes the artefact's, or else the first one in the network's paper.",
+    )
+    engine: EngineName | None = Field(
+        default=None,
+        description="Engine on which the layers that mobile engines handle badly are timed; null times nothing.",
+    )
+    threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
+    rounds: Positive = Field(default=40, description="Timings on the engine.")
+    decode: bool = Field(default=False, description="Time the ways to decode the network's maps.")
+    data: Data | None = Field(
+        default=None,
+        description="Validation pictures that decoding is timed on; null takes the artefact's, or else synthetic ones.",
+    )
+    codec: CodecSetting | None = Field(default=None, description=_CODEC + _AS_VALIDATED)
+    seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
 
     @model_validator(mode="after")
     def _data_is_decoded(self) -> "ProfileRecipe":
@@ -497,53 +605,86 @@ class ProfileRecipe(Settings):
 
 
 class LatencyRecipe(Settings):
-    """`compress latency`.
+    """`compress latency`: tables of kernel latencies."""
 
-    networks: whole ones that a space gives to fit the table's scale on, to check it with, or to pack. rounds: timings
-    of each. allow_foreign: also use a table of another version, device, number of threads or precision, and mark it.
-    """
-
-    job: Literal["latency"] = "latency"
-    seed: Seed = 1
-    engine: EngineName = "onnxruntime"
-    threads: Positive = 1
-    input_hw: InputSize = (128, 128)
-    networks: Positive = 8
-    rounds: Positive = 40
-    allow_foreign: bool = False
+    job: Literal["latency"] = Field(default="latency", description="The command that this recipe is for.")
+    seed: Seed = Field(default=1, description=_SEED)
+    engine: EngineName = Field(default="onnxruntime", description="Engine that is measured.")
+    threads: Positive = Field(default=1, description="Threads of the engine.")
+    input_hw: InputSize = Field(default=(128, 128), description=_INPUT)
+    networks: Positive = Field(
+        default=8,
+        description="Whole networks of a space to fit the table's scale on, to check the table with, or to pack.",
+    )
+    rounds: Positive = Field(default=40, description="Timings of each of them.")
+    allow_foreign: bool = Field(
+        default=False,
+        description="Also use a table of another engine version, device, number of threads or precision, and mark its "
+        "predictions as such.",
+    )
 
 
 class Pruning(Settings):
-    """How much goes, and what.
+    """What is pruned, and how much of it. At most one of `ratio`, `macs`, `latency`, `latency_ms` is given."""
 
-    One goal: ratio, the share of the channels (or weights) that go; macs, the share of the multiply-adds that stays;
-    latency_ms, or latency, the share of the measured time that stays. scheme: `channel` gives a smaller dense network;
-    the others set weights to zero: `block` (filters of 4 share a mask), `pattern` (4 of 9 positions), `nm` (2 of 4),
-    `unstructured`. criterion: see compress.pruning.importance. allocate: `uniform`, the same for every layer; `global`,
-    one threshold for all; `sensitivity` and `latency`, least predicted loss per multiply-add or per millisecond.
-    multiple: channels that stay divide by it; None takes what the engine computes at a time. protect: patterns of
-    layers that keep all. steps: prune and tune so often, a part each time. ratios: that layers are analysed at.
-    threshold: a layer is pruned only from the ratio on at which it gains this share of its time ("high or not at all").
-    schedule: how weights get to zero while the network is tuned, see compress.pruning.schedule; force: admm's rho, or
-    the strength of the reweighted group lasso.
-    pictures: that every point of a sensitivity curve, and data-driven criteria, are judged on.
-    """
-
-    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    macs: Annotated[float, Field(gt=0, lt=1)] | None = None
-    latency: Annotated[float, Field(gt=0, lt=1)] | None = None
-    latency_ms: Annotated[float, Field(gt=0)] | None = None
-    scheme: Literal["channel", "block", "pattern", "nm", "unstructured"] = "channel"
-    criterion: Literal["l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"] = "l2"
-    allocate: Literal["uniform", "global", "sensitivity", "latency"] = "uniform"
-    multiple: Positive | None = None
-    protect: tuple[str, ...] = ()
-    steps: Positive = 1
-    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.625, 0.75, 0.875)
-    threshold: Probability = 0.1
-    pictures: Positive = 100
-    schedule: Literal["one_shot", "gradual", "admm", "reweighted"] = "one_shot"
-    force: Annotated[float, Field(gt=0)] = 1e-4
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Goal: share of the channels (or weights) that is removed."
+    )
+    macs: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Goal: share of the multiply-adds that remains."
+    )
+    latency: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Goal: share of the measured latency that remains."
+    )
+    latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Goal: measured latency in milliseconds."
+    )
+    scheme: Literal["channel", "block", "pattern", "nm", "unstructured"] = Field(
+        default="channel",
+        description="`channel` removes channels and gives a smaller dense network. The others set weights to zero: "
+        "`block` (4 consecutive filters share a mask), `pattern` (4 of the 9 positions of a 3x3 kernel remain), `nm` "
+        "(2 of 4 consecutive input channels remain), `unstructured` (any weight).",
+    )
+    criterion: Literal["l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"] = Field(
+        default="l2",
+        description="Importance of a channel; formulas and papers are in compress/pruning/importance.py. `activation`, "
+        "`taylor` and `hessian` need pictures.",
+    )
+    allocate: Literal["uniform", "global", "sensitivity", "latency"] = Field(
+        default="uniform",
+        description="How the goal is distributed over the layers: `uniform`, the same ratio everywhere; `global`, one "
+        "threshold on the importance; `sensitivity` and `latency`, least predicted loss per multiply-add or per "
+        "millisecond saved.",
+    )
+    multiple: Positive | None = Field(
+        default=None,
+        description="Remaining channels are a multiple of this; null takes what the engine computes at once.",
+    )
+    protect: tuple[str, ...] = Field(default=(), description="Patterns of layers' names that are not pruned.")
+    steps: Positive = Field(
+        default=1, description="Number of rounds of pruning and tuning, each of which prunes a part."
+    )
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.25, 0.5, 0.625, 0.75, 0.875),
+        description="Ratios at which a layer is analysed and among which allocation chooses.",
+    )
+    threshold: Probability = Field(
+        default=0.1,
+        description="Allocation by latency: a layer is pruned only from the ratio on that saves this share of its "
+        "time; less would cost accuracy for no gain.",
+    )
+    pictures: Positive = Field(
+        default=100,
+        description="Pictures that every point of a sensitivity curve, and data-driven criteria, are computed on.",
+    )
+    schedule: Literal["one_shot", "gradual", "admm", "reweighted"] = Field(
+        default="one_shot",
+        description="Schemes that set weights to zero: at once, with a rising ratio, or by a penalty during the first "
+        "half of the tuning (ADMM, reweighted group lasso); see compress/pruning/schedule.py.",
+    )
+    force: Annotated[float, Field(gt=0)] = Field(
+        default=1e-4, description="Weight of the penalty: rho of `admm`, strength of `reweighted`."
+    )
 
     @model_validator(mode="after")
     def _one_goal(self) -> "Pruning":
@@ -569,23 +710,27 @@ class Pruning(Settings):
 
 
 class ChangeRecipe(Settings):
-    """What every change of a given network is told: fine-tuning with it as teacher, export, measurement.
+    """What pruning and rewriting share: fine-tuning with the given network as teacher, export, measurement.
 
-    seed, input_hw, data, codec: None takes what the artefact was validated with; a network that is no artefact counts
-    as trained only where data is given. engine, threads: that milliseconds are of.
+    A network that is not an artefact counts as trained only where data is given.
     """
 
-    seed: Seed | None = None
-    input_hw: InputSize | None = None
-    data: Data | None = None
-    engine: EngineName = "onnxruntime"
-    threads: Threads = 1
-    rounds: Positive = 60
-    exports: tuple[EngineName, ...] = ("onnxruntime", "ncnn")
-    parity_pictures: Positive = 4
-    codec: CodecSetting | None = None
-    training: FineTuning = FineTuning()
-    decoding: Decoding = Decoding()
+    seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
+    data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
+    engine: EngineName = Field(default="onnxruntime", description="Engine that the decision's latencies are of.")
+    threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
+    rounds: Positive = Field(default=60, description="Timings of each network, interleaved with the others'.")
+    exports: tuple[EngineName, ...] = Field(
+        default=("onnxruntime", "ncnn"),
+        description="Engines that the result is exported to and timed on; `engine` must be among them.",
+    )
+    parity_pictures: Positive = Field(
+        default=4, description="Validation pictures on which an export's outputs are compared with torch's."
+    )
+    codec: CodecSetting | None = Field(default=None, description=_CODEC + _AS_VALIDATED)
+    training: FineTuning = Field(default=FineTuning(), description="Fine-tuning of the changed network.")
+    decoding: Decoding = Field(default=Decoding(), description="Decoding for the scores.")
 
     @model_validator(mode="after")
     def _engine_is_exported_to(self) -> "ChangeRecipe":
@@ -595,32 +740,41 @@ class ChangeRecipe(Settings):
 
 
 class PruneRecipe(ChangeRecipe):
-    """`compress prune`."""
+    """`compress prune`: a smaller or sparser version of a network."""
 
-    job: Literal["prune"] = "prune"
-    pruning: Pruning = Pruning()
+    job: Literal["prune"] = Field(default="prune", description="The command that this recipe is for.")
+    pruning: Pruning = Field(default=Pruning(), description="What is pruned, and how much of it.")
 
 
 class Rewriting(Settings):
-    """What is replaced, and when.
+    """What is replaced, and under which conditions."""
 
-    rules: names, see `compress rewrite --list`; empty: all of them. sites: patterns of modules' paths that may change.
-    min_gain: least share of the network's measured time that a replacement must save. max_loss: what all replacements
-    together may lose of the score before any fine-tuning, 0..1. groups: sites of a rule beyond so many are decided
-    together, by the part of the network they are in. calibration: training pictures that replacements are fitted on;
-    steps: of Adam for each. pictures: that a loss is judged on. depth: instead of replacing, another number of layers
-    at the same multiply-adds.
-    """
-
-    rules: tuple[str, ...] = ()
-    sites: tuple[str, ...] = ("*",)
-    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    max_loss: Annotated[float, Field(ge=0, le=1)] = 0.02
-    groups: Positive = 12
-    calibration: Annotated[int, Field(ge=4)] = 64
-    steps: Annotated[int, Field(ge=0)] = 150
-    pictures: Positive = 100
-    depth: Annotated[int, Field(ge=1, le=1000)] | None = None
+    rules: tuple[str, ...] = Field(
+        default=(), description="Names of the rules to apply, see `compress rewrite --list`; none applies all."
+    )
+    sites: tuple[str, ...] = Field(default=("*",), description="Patterns of the modules' paths that may be replaced.")
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.01, description="Least share of the network's measured latency that a replacement must save."
+    )
+    max_loss: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.02,
+        description="Most that all replacements together may take from the score (0 to 1) before any fine-tuning.",
+    )
+    groups: Positive = Field(
+        default=12,
+        description="Where a rule has more sites than this, they are decided in groups by their part of the network.",
+    )
+    calibration: Annotated[int, Field(ge=4)] = Field(
+        default=64, description="Training pictures that the weights of replacements are fitted on."
+    )
+    steps: Annotated[int, Field(ge=0)] = Field(
+        default=150, description="Steps of Adam that reconstruct the output of each replaced module."
+    )
+    pictures: Positive = Field(default=100, description="Pictures on which the loss of a replacement is scored.")
+    depth: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None,
+        description="In place of replacing: build the network with this number of layers at the same multiply-adds.",
+    )
 
     @model_validator(mode="after")
     def _depth_stands_alone(self) -> "Rewriting":
@@ -630,29 +784,35 @@ class Rewriting(Settings):
 
 
 class RewriteRecipe(ChangeRecipe):
-    """`compress rewrite`."""
+    """`compress rewrite`: a network whose slow operators are replaced."""
 
-    job: Literal["rewrite"] = "rewrite"
-    rewriting: Rewriting = Rewriting()
+    job: Literal["rewrite"] = Field(default="rewrite", description="The command that this recipe is for.")
+    rewriting: Rewriting = Field(default=Rewriting(), description="What is replaced, and under which conditions.")
 
 
 class PredictRecipe(Settings):
-    """`compress predict`: pictures in, pictures with skeletons or COCO results out.
+    """`compress predict`: pictures in, pictures with skeletons or COCO results out."""
 
-    format: `drawn` draws skeletons and lists people in people.json; `coco` writes results.json, a COCO keypoint
-    detection file. data: whose validation pictures are looked at, with their ids and, for top-down networks, boxes.
-    annotations: a file in COCO's layout that numbers the given pictures. codec: None takes the artefact's. min_score:
-    of a person to be drawn and listed; `coco` lists all unless this is changed.
-    """
-
-    job: Literal["predict"] = "predict"
-    input_hw: InputSize | None = None
-    format: Literal["drawn", "coco"] = "drawn"
-    data: Data | None = None
-    annotations: Path | None = None
-    codec: CodecSetting | None = None
-    decoding: Decoding = Decoding()
-    min_score: Probability = 0.2
+    job: Literal["predict"] = Field(default="predict", description="The command that this recipe is for.")
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + " Null takes the artefact's.")
+    format: Literal["drawn", "coco"] = Field(
+        default="drawn",
+        description="`drawn` draws skeletons and lists the people in `people.json`; `coco` writes `results.json`, a "
+        "COCO keypoint detection file.",
+    )
+    data: Data | None = Field(
+        default=None,
+        description="Data set whose validation pictures are used, with their ids and, for top-down networks, boxes.",
+    )
+    annotations: Path | None = Field(
+        default=None, description="File in COCO's layout that has the ids of the given pictures."
+    )
+    codec: CodecSetting | None = Field(default=None, description=_CODEC + " Null takes the artefact's.")
+    decoding: Decoding = Field(default=Decoding(), description="Decoding of the maps.")
+    min_score: Probability = Field(
+        default=0.2,
+        description="Score from which on a person is drawn and listed; `coco` lists all unless this is changed.",
+    )
 
     @model_validator(mode="after")
     def _ids_are_from_one_file(self) -> "PredictRecipe":

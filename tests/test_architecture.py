@@ -49,7 +49,7 @@ BEHIND = {
     "typer": ("compress.cli",),
     "lightning_fabric": ("compress.training", "compress.nas.sandwich", "compress.jobs"),
     "tensorboardX": ("compress.jobs.train",),
-    "pydantic": ("compress.recipe", "compress.networks", "compress.artefacts.records"),
+    "pydantic": ("compress.recipe", "compress.pose.codec", "compress.networks", "compress.artefacts.records"),
     "rich": ("compress.report",),
 }
 

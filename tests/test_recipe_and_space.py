@@ -1,10 +1,13 @@
 """Every mistake in a recipe or a space is one line with file, key, rule and remedy."""
 
+import dataclasses
 import random
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, TypeAdapter
 
+from compress import recipe as recipes
 from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
 from compress.jobs.search.request import read_baselines, read_search_space
 from compress.nas.space import Space, expand, read_space
@@ -38,6 +41,26 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
     recipe = read_recipe(path, SearchRecipe, ["data.disk.folder=somewhere"])
     space = read_search_space(recipe)
     assert read_baselines(recipe, space)
+
+
+def recipe_models() -> list[type[BaseModel]]:
+    """Every model of compress.recipe, sections and whole recipes."""
+    found = [one for one in vars(recipes).values() if isinstance(one, type) and issubclass(one, recipes.Settings)]
+    return [one for one in found if one is not recipes.Settings]
+
+
+@pytest.mark.parametrize("model", recipe_models(), ids=lambda model: model.__name__)
+def test_every_key_of_a_recipe_says_what_it_means(model: type[BaseModel]) -> None:
+    assert model.__doc__
+    for name, field in model.model_fields.items():
+        assert field.description, f"{model.__name__}.{name}"
+        assert field.description.endswith("."), f"{model.__name__}.{name}"
+
+
+def test_every_key_of_a_codec_says_what_it_means() -> None:
+    schema = TypeAdapter(recipes.Codec).json_schema()["properties"]
+    assert set(schema) == {field.name for field in dataclasses.fields(recipes.Codec)}
+    assert all(schema[name].get("description", "").endswith(".") for name in schema)
 
 
 @pytest.mark.parametrize(

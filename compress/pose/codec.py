@@ -9,7 +9,9 @@ Coordinates: x in input pixels, u in cells so that the sample of cell i is at u 
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 Name = Literal["ours", "exact", "hrnet", "mmpose", "dark", "udp"]
 Locate = Literal["middle", "quarter", "peak", "dark", "udp"]
@@ -31,29 +33,59 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Codec:
     """Made from a preset by `codec_named`, or in a recipe: `codec: hrnet`, `codec: {name: hrnet, sigma: 3}`.
 
-    name: the preset that it came from. `ours`: HigherHRNet's rule, cell int(x/s), read at its middle and a quarter of a
-    cell aside. `exact`: Gaussians around the joints themselves, read at their peak. `hrnet`: Sun et al. 2019;
-    Lite-HRNet, Dite-HRNet and SimpleBaseline are the same. `mmpose`: its MSRAHeatmap, the same rule. `dark`: Zhang et
-    al. 2020, arXiv:1910.06278. `udp`: Huang et al. 2020, arXiv:1911.07524, with Gaussian targets, as in MMPose.
-
-    sigma: of the Gaussians, in cells. cells: `middle`, cell i is at x = (i + 0.5)·s; `index`, at x = i·s; `ends`, first
-    and last cells are at the first and last pixels, x = i·(W-1)/(w-1). targets: the Gaussian is around the nearest
-    `cell` or around the `joint`. locate: where a joint is read, see `decode.location`. blur: side of the Gaussian
-    kernel, in cells, that `dark` and `udp` smooth with; 11 for sigma 2, 17 for 3. shift_mirrored: the map of the
-    mirrored input, turned back, moves right by a cell (HRNet's SHIFT_HEATMAP). mirrored_px: added to x, in input
-    pixels, where both passes are averaged; HRNet's code adds nothing, although what moved by a cell is half a pixel too
-    far right (UDP's point). crop: how a person's box becomes the input, see `data.boxes`.
+    The presets: `ours`: HigherHRNet's rule, with s the stride cell int(x/s), read at its middle and a quarter of a cell
+    aside. `exact`: Gaussians around the joints themselves, read at their peak. `hrnet`: Sun et al. 2019; Lite-HRNet,
+    Dite-HRNet and SimpleBaseline are the same. `mmpose`: its MSRAHeatmap, the same rule. `dark`: Zhang et al. 2020,
+    arXiv:1910.06278. `udp`: Huang et al. 2020, arXiv:1911.07524, with Gaussian targets, as in MMPose.
     """
 
-    name: Name = "ours"
-    sigma: float = 2.0
-    cells: Cells = "middle"
-    targets: Literal["cell", "joint"] = "cell"
-    locate: Locate = "quarter"
-    blur: int = 11
-    shift_mirrored: bool = False
-    mirrored_px: float = -0.5
-    crop: Crop = "pixels"
+    name: Annotated[Name, Field(description="Preset that the values come from that are not given.")] = "ours"
+    sigma: Annotated[float, Field(description="Standard deviation of the heatmaps' Gaussians, in cells.")] = 2.0
+    cells: Annotated[
+        Cells,
+        Field(
+            description="Where cell i lies in the input, with s the stride: `middle`, x = (i + 0.5)·s; `index`, "
+            "x = i·s; `ends`, the first and last cells are at the first and last pixels."
+        ),
+    ] = "middle"
+    targets: Annotated[
+        Literal["cell", "joint"],
+        Field(description="What a Gaussian is centred on: the `cell` nearest to the joint, or the `joint` itself."),
+    ] = "cell"
+    locate: Annotated[
+        Locate,
+        Field(
+            description="How a joint is located within its cell: `middle`; `quarter` of a cell towards the larger "
+            "neighbour; `peak` of the Gaussian through the neighbours; or the way of `dark` or of `udp`."
+        ),
+    ] = "quarter"
+    blur: Annotated[
+        int,
+        Field(
+            description="Side of the Gaussian kernel, in cells and odd, with which `dark` and `udp` smooth the maps: "
+            "11 for sigma 2, 17 for sigma 3."
+        ),
+    ] = 11
+    shift_mirrored: Annotated[
+        bool,
+        Field(
+            description="Move the mirrored pass's map, flipped back, to the right by a cell (HRNet's SHIFT_HEATMAP)."
+        ),
+    ] = False
+    mirrored_px: Annotated[
+        float,
+        Field(
+            description="Added to x, in input pixels, where the mirrored pass is used. HRNet's code adds nothing, "
+            "which leaves joints half a pixel too far to the right (the point of UDP)."
+        ),
+    ] = -0.5
+    crop: Annotated[
+        Crop,
+        Field(
+            description="How a person's box is mapped to the input: `pixels`, pixel centre on pixel centre; `corners`, "
+            "HRNet's affine map; `ends`, UDP's."
+        ),
+    ] = "pixels"
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:
