@@ -1,14 +1,15 @@
-"""What pruned weights are worth in time: MNN's sparse kernels against the best dense engine, whole and layer by layer.
+"""Time that sparse weights save: MNN's sparse kernels against the fastest dense engine, whole and layer by layer.
 
     python -m benchmarks.fine_grained [--networks hrnet_w32 ...] [--ratios 0.5 0.6 0.7 0.8 0.9] [--rounds 12]
         [--profile-rounds 12] [--out reports/fine_grained] [--seed 0]
 
-For each network: its weights are random, and the blocks of four of least magnitude are zero. First every layer's time
-in the network, dense and at every ratio, as MNN runs it: from which ratio on does it gain? Then whole networks in one
-round robin: dense on onnxruntime, ncnn and MNN, uniformly pruned, and `allocated`: at each ratio only the layers that
-are faster so than dense are pruned. Pruned transposed convolutions run as ordinary ones (compress.pruning.compact): MNN
-skips zeros in these only. Accuracy is no part of it; size is that of the file, and every export is checked
-against torch. Finished networks are kept in OUT/results.json and not measured again; OUT/README.md says what came out.
+For each network: its weights are random, and the blocks of four of least magnitude are zero. First every layer is timed
+inside the network, dense and at every ratio, as MNN runs it: from which ratio on is it faster? Then whole networks in
+one interleaved run: dense on onnxruntime, ncnn and MNN, uniformly pruned, and `allocated`: at each ratio only the
+layers that are faster sparse than dense are pruned. Sparse transposed convolutions run as ordinary ones
+(compress.pruning.compact), because MNN skips zeros in these only. Accuracy is not measured; size is that of the file,
+and every export is checked against torch. Finished networks are kept in OUT/results.json and not measured again;
+OUT/README.md has the tables.
 """
 
 import argparse
@@ -46,8 +47,8 @@ NETWORKS: dict[str, tuple[tuple[int, int], float]] = {
     "hrnet_w32": ((256, 192), 1.45),
     "dir_bhrnet_32": ((256, 256), 1.45),
 }
-"""Network → input size, and the speed-up that is asked for at 80 %: two of convolutions only, two of HRNet's shape."""
-ASKED_AT = 0.8
+"""Network → input size, and the target speed-up at TARGET_RATIO: two of convolutions only, two of HRNet's shape."""
+TARGET_RATIO = 0.8
 DENSE = ("onnxruntime", "ncnn", "mnn")
 SCHEME = Block(SPARSE_BLOCK)
 _DISTURBED = 0.10  # difference between the raw and the normalised time
@@ -56,7 +57,7 @@ Row = dict[str, Any]
 
 
 def prepared(name: str, seed: int) -> nn.Module:
-    """The network with random weights, and no batch norm at its start of zero: MNN would see layers without weights."""
+    """The network with random weights, batch norms set to one: those that start at zero would silence layers."""
     torch.manual_seed(seed)
     network = network_named(name).build().eval()
     for module in network.modules():
@@ -66,7 +67,7 @@ def prepared(name: str, seed: int) -> nn.Module:
 
 
 def pruned(network: nn.Module, ratios: Mapping[str, float]) -> nn.Module:
-    """A copy with these shares zero; what stays grows: a signal that fades ends in numbers that are slow to compute."""
+    """A copy with these shares of weights zero, the others scaled up: a fading signal ends in slow denormal numbers."""
     copied = copy.deepcopy(network)
     apply_masks(copied, masks(copied, SCHEME, ratios))
     for name, ratio in ratios.items():
@@ -119,7 +120,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path, progress: Pr
     with progress.phase(f"{name}: exporting allocated", len(ratios)) as phase:
         for ratio in ratios:
             gaining = {layer: ratio for layer, kind in kinds.items() if gains(times, kind, ratio)}
-            if 0 < len(gaining) < len(kinds):  # else it is the uniform or the dense one
+            if 0 < len(gaining) < len(kinds):  # else it equals the uniform or the dense network
                 add(
                     f"allocated {ratio}",
                     "mnn_sparse",
@@ -192,14 +193,14 @@ def undisturbed(timing: Timing) -> bool:
 
 
 def gains(times: Mapping[float, Mapping[str, float]], kind: str, ratio: float) -> bool:
-    """Whether layers of the kind are faster pruned so than dense, both in MNN."""
+    """Whether layers of the kind are faster at this ratio than dense, both in MNN."""
     return kind in times[ratio] and times[ratio][kind] < times[0.0][kind]
 
 
 def layer_rows(
     kinds: Mapping[str, str], times: Mapping[float, Mapping[str, float]], ratios: Sequence[float]
 ) -> list[Row]:
-    """One row per kind, dearest first. ms: by ratio; gains_from: the least ratio from which on it is always faster."""
+    """One row per kind, slowest first. ms: by ratio; gains_from: the least ratio from which on it is always faster."""
     rows = []
     for kind, count in Counter(kinds.values()).items():
         slower = [ratio for ratio in ratios if not gains(times, kind, ratio)]
@@ -226,13 +227,13 @@ def _kind(read: Sequence[int], made: Sequence[int], kernel: Any, stride: Any, di
     return " ".join([f"{kernel[0]}x{kernel[1]}", " > ".join(sizes), *steps])
 
 
-# --- What came out ---------------------------------------------------------------------------------------------------
+# --- The page --------------------------------------------------------------------------------------------------------
 
 
 def markdown(results: Sequence[Row], command: str) -> str:
     """One table of whole networks and one of layers per network."""
     lines = [
-        "# Fine-grained pruning: what it is worth in time",
+        "# Sparsity: the time it saves",
         "",
         f"    {command}",
         "",
@@ -260,10 +261,10 @@ def markdown(results: Sequence[Row], command: str) -> str:
                 f"{row['size_bytes'] / 1e6:.1f} MB | {row['parity']:.0e} |"
             )
         ratios = [ratio for ratio in result["layers"][0]["ms"] if ratio != "0.0"]
-        note = f" Disturbed, not to be trusted: {', '.join(result['disturbed'])}." if result["disturbed"] else ""
+        note = f" Disturbed by other work, unreliable: {', '.join(result['disturbed'])}." if result["disturbed"] else ""
         lines += [
             "",
-            f"Layers in MNN, dearest first: milliseconds dense, speed-up over that by ratio.{note}",
+            f"Layers in MNN, slowest first: milliseconds dense, speed-up over that by ratio.{note}",
             "",
             f"| layer | times | dense ms | {' | '.join(ratios)} | gains from |",
             "|---|---|---|" + "---|" * (len(ratios) + 1),
@@ -281,12 +282,14 @@ def markdown(results: Sequence[Row], command: str) -> str:
 
 
 def _verdict(result: Row) -> str:
-    """Of the fastest network pruned at ASKED_AT."""
-    asked = NETWORKS[result["network"]][1]
-    found = max((row["speed_up"] for row in result["whole"] if row["zeros"] == ASKED_AT and row["sound"]), default=None)
+    """Of the fastest network at TARGET_RATIO."""
+    target = NETWORKS[result["network"]][1]
+    found = max(
+        (row["speed_up"] for row in result["whole"] if row["zeros"] == TARGET_RATIO and row["sound"]), default=None
+    )
     if found is None:
-        return f"No sound measurement at {ASKED_AT:.0%}: the machine was not idle, or the ratio was not asked for."
-    return f"At {ASKED_AT:.0%}: {found:.2f}x, asked for {asked}x: {'met' if found >= asked else 'not met'}."
+        return f"No sound measurement at {TARGET_RATIO:.0%}: the machine was not idle, or this ratio was not measured."
+    return f"At {TARGET_RATIO:.0%}: {found:.2f}x, target {target}x: {'met' if found >= target else 'not met'}."
 
 
 def main() -> None:

@@ -5,13 +5,13 @@
 
 For each family and engine: a pool of random candidates is exported; those that together have every kernel several times
 are timed node by node (the table); some of the pool are timed whole (the scale, and what the baselines are fitted on);
-then `count` other candidates are timed whole in one round robin and compared with the prediction. In the same run:
+then `count` other candidates are timed whole in one interleaved run and compared with the prediction. In the same run:
 multiply-adds times a factor, linear regression on multiply-adds, bytes and number of kernels, and the sum of kernels
-that are each timed as a model of their own, with and without a factor (where the engine takes single kernels).
+each timed as a model of its own, with and without a factor (where the engine runs single kernels).
 
-When all are measured, everything unseen is timed a second time, at least `--again-after` seconds after the first, and
-compared with the same predictions. Finished steps are kept in OUT/accuracy-ENGINE-FAMILY.json and not measured again;
-OUT/accuracy.md says what came out.
+When all are measured, the unseen networks are timed a second time, at least `--again-after` seconds after the first,
+and compared with the same predictions. Finished steps are kept in OUT/accuracy-ENGINE-FAMILY.json and not measured
+again; OUT/accuracy.md has the tables.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def picks_of(space: Space, count: int, rng: random.Random) -> list[Pick]:
 
 
 def compare(family: str, runtime: Engine, arguments: argparse.Namespace, folder: Path, progress: Progress) -> Row:
-    """One family on one engine: rows of the unseen networks, and what each way to predict comes to."""
+    """One family on one engine: rows of the unseen networks, and the accuracy of every predictor."""
     space, input_hw = space_of(family)
     picks = picks_of(space, arguments.pool + arguments.count, random.Random(arguments.seed))
     files: dict[int, Path] = {}
@@ -210,7 +210,7 @@ def measure_again(result: Row, runtime: Engine, arguments: argparse.Namespace, f
 def measure(
     files: Mapping[int, Path], runtime: Engine, input_hw: tuple[int, int], rounds: int, progress: Progress
 ) -> dict[int, Timing]:
-    """All networks whole, in one round robin."""
+    """All networks whole, in one interleaved run."""
     image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
     runners = {str(n): runtime.load(file) for n, file in files.items()}
     calls = {name: lambda runner=runner: runner.run(image) for name, runner in runners.items()}
@@ -219,7 +219,7 @@ def measure(
     return {int(name): timing for name, timing in timings.items()}
 
 
-# --- Other ways to predict -------------------------------------------------------------------------------------------
+# --- Baseline predictors ---------------------------------------------------------------------------------------------
 
 
 def baselines(
@@ -247,7 +247,7 @@ def isolated(
     reference_ms: float,
     progress: Progress,
 ) -> dict[str, dict[int, float]]:
-    """The sum of kernels that are each a model of their own; nothing for engines that take no single kernels."""
+    """The sum of kernels, each timed as a model of its own; empty for engines that do not run single kernels."""
     wanted = sorted({kernel for n in [*fitted, *unseen] for kernel in kernels[n]})
     alone: dict[Kernel, float] = {}
     try:
@@ -276,7 +276,7 @@ def summary(rows: Sequence[Row], predicted: Mapping[int, float]) -> Row:
     return accuracy([{**row, "ms": predicted[row["network"]]} for row in rows])
 
 
-# --- What came out ---------------------------------------------------------------------------------------------------
+# --- The page --------------------------------------------------------------------------------------------------------
 
 
 def markdown(results: Sequence[Row]) -> str:

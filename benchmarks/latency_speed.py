@@ -3,9 +3,9 @@
     python -m benchmarks.latency_speed [--space bhrnet] [--engines onnxruntime ncnn mnn] [--candidates 100000]
         [--out reports/latency]
 
-Builds every table anew (`compress latency build`, one thread). Then learns what the space's candidates are made of and
-predicts random candidates, both on one core, with onnxruntime's table; a hundred of them are also cut and predicted one
-by one, and must come out the same. Writes OUT/speed-SPACE.json.
+Builds every table anew (`compress latency build`, one thread). Then detects the kernels of the space's parts and
+predicts random candidates, both on one core, with onnxruntime's table; the kernels of a hundred of them are also
+detected one by one, and their predictions must be the same. Writes OUT/speed-SPACE.json.
 """
 
 import argparse
@@ -61,7 +61,8 @@ def built(space: str, name: str, path: Path) -> dict[str, Any]:
 
 
 def batch(source: str, path: Path, count: int) -> dict[str, Any]:
-    """Seconds of one core for learning and for predicting; the largest relative difference from cutting."""
+    """Seconds of one core for learning the parts and for predicting; the largest relative difference from detecting the
+    kernels of every candidate."""
     space = space_named(source)
     assert space is not None
     table, input_hw = load_table(path), LatencyRecipe().input_hw

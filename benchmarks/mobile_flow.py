@@ -1,14 +1,14 @@
-"""The flow of Shen et al. (IJCAI 2021) on an OpenPose-like network: replacement, decoding the maps, pruning.
+"""The steps of Shen et al. (IJCAI 2021) on an OpenPose-like network: replaced operators, cheaper decoding, pruning.
 
     python -m benchmarks.mobile_flow START [--latency 0.62] [--control-epochs 15] [--out reports/mobile_flow]
 
-START is the run folder of a trained network with 7x7 convolutions, such as `compress train NETWORK` leaves. Its maps
-are read as Lightweight OpenPose's code does: upsampled 8 times, parts at whole pixels.
-Steps: `compress rewrite START --recipe rewrite_openpose`; maps read as this toolkit does by default; `compress prune
---recipe prune_openpose` of what the rewriting gave, for onnxruntime. Every step's network is scored on the same
-validation pictures and timed in one interleaved run on onnxruntime and in one on ncnn, one thread; decoding the maps is
-timed on the same pictures. As a control, START is trained on without a teacher, if for any epochs: what more training
-alone gives. Runs lie in OUT/runs and are not made again.
+START is the run folder of a trained network with 7x7 convolutions, as `compress train NETWORK` writes it. Its maps are
+decoded as in Lightweight OpenPose's code: upsampled 8 times, parts at whole pixels.
+Steps: `compress rewrite START --recipe rewrite_openpose`; this toolkit's default decoding; `compress prune --recipe
+prune_openpose` of the rewritten network, for onnxruntime. Every step's network is scored on the same validation
+pictures and timed in one interleaved run on onnxruntime and in one on ncnn, one thread; decoding is timed on the same
+pictures. As a control, START is trained for CONTROL_EPOCHS more without a teacher, which shows what training alone
+gives. Runs lie in OUT/runs and are not made again.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from compress.pose.scoring import RESAMPLES, score
 from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_codec, noted_data, read_recipe
 
 ENGINES = ("onnxruntime", "ncnn")
-READINGS = {"code": Decoding(flip_test=False, upsample=8, locate="middle"), "default": Decoding(flip_test=False)}
+DECODINGS = {"code": Decoding(flip_test=False, upsample=8, locate="middle"), "default": Decoding(flip_test=False)}
 
 Row = dict[str, Any]
 
@@ -63,12 +63,12 @@ def main() -> None:
     steps = [
         ("start", arguments.start, "code"),
         ("7x7 replaced", rewritten, "code"),
-        ("maps read by default", rewritten, "default"),
+        ("default decoding", rewritten, "default"),
         ("pruned", pruned, "default"),
-        ("beside: start, maps read by default", arguments.start, "default"),
+        ("for comparison: start, default decoding", arguments.start, "default"),
     ]
     if arguments.control_epochs:
-        steps.append((f"beside: that, trained on for {arguments.control_epochs} epochs", control, "default"))
+        steps.append((f"for comparison: that, trained for {arguments.control_epochs} more epochs", control, "default"))
     results = {
         "command": ["python", "-m", "benchmarks.mobile_flow", *sys.argv[1:]],
         "rows": measured(steps),
@@ -111,7 +111,7 @@ def train_on(run: Path, start: Path, epochs: int) -> None:
 
 
 def scored(folder: Path, decoding: Decoding) -> Row:
-    """AP on the validation pictures, one pass, and how long its maps take to be read."""
+    """AP on the validation pictures, one pass, and the time of decoding its maps."""
     loaded = load_artefact(folder)
     input_hw = input_size(loaded.facts, folder)
     pictures = validation_set(noted_data(loaded.facts["data"], str(folder)), input_hw, loaded.facts["seed"])
@@ -133,12 +133,12 @@ def scored(folder: Path, decoding: Decoding) -> Row:
         resamples=RESAMPLES,
     )
     with pinned(1):
-        reading = decode_time(loaded.network, estimator, pictures, flip_test=False)
+        decoded = decode_time(loaded.network, estimator, pictures, flip_test=False)
     counted = count(loaded.network, input_hw)
     return {
         "AP": val.value,
         "AP_se": val.standard_error,
-        "decode_ms": asdict(reading.latency),
+        "decode_ms": asdict(decoded.latency),
         "macs": counted.macs,
         "params": counted.params,
         "pictures": len(pictures),
@@ -147,7 +147,9 @@ def scored(folder: Path, decoding: Decoding) -> Row:
 
 def measured(steps: list[tuple[str, Path, str]]) -> list[Row]:
     """Every step scored, and all networks timed in one interleaved run per engine."""
-    rows = [{"step": name, "reading": reading, **scored(folder, READINGS[reading])} for name, folder, reading in steps]
+    rows = [
+        {"step": name, "decoding": decoding, **scored(folder, DECODINGS[decoding])} for name, folder, decoding in steps
+    ]
     for row in rows:
         row["network_ms"] = {}
     for name in ENGINES:
@@ -168,15 +170,15 @@ def text(results: Row) -> str:
     """The page."""
     rows = results["rows"]
     lines = [
-        "# OpenPose made mobile, step by step",
+        "# A mobile OpenPose, step by step",
         "",
         f"    {' '.join(results['command'])}",
         "",
-        f"Measured: one thread, {results['device']}; medians, quartiles in brackets. {rows[0]['pictures']} drawn",
+        f"Measured: one thread, {results['device']}; medians, quartiles in brackets. {rows[0]['pictures']} synthetic",
         "validation pictures, one pass; ± is a bootstrap standard error over the pictures, one seed. Faster: end to",
-        "end, the network and reading its maps. The start's maps are read as Lightweight OpenPose's code does.",
+        "end, network and decoding. The start's maps are decoded as in Lightweight OpenPose's code.",
         "",
-        f"| step | MACs M | {' | '.join(f'{name} ms' for name in ENGINES)} | reading ms | "
+        f"| step | MACs M | {' | '.join(f'{name} ms' for name in ENGINES)} | decoding ms | "
         f"{' | '.join(f'faster, {name}' for name in ENGINES)} | AP |",
         "|" + "---|" * (4 + 2 * len(ENGINES)),
     ]
@@ -193,7 +195,7 @@ def text(results: Row) -> str:
 
 
 def end_to_end(row: Row, name: str) -> float:
-    """Milliseconds of the network on an engine and of reading its maps."""
+    """Milliseconds of the network on an engine and of decoding its maps."""
     return float(row["network_ms"][name]["median_ms"] + row["decode_ms"]["ms"])
 
 

@@ -5,8 +5,8 @@
 
 The ResNet OpenPose of 24, 36, 72 and 147 layers at the multiply-adds of the one of 36 (compress.rewriting.depth),
 beside the paper's figures; and Lightweight OpenPose with 0 to 3 refinement stages. Random weights, one thread, one
-interleaved run per table and engine. Accuracy is the papers' only (COCO val2017): training these networks on COCO takes
-days. Finished tables are kept in OUT/results.json; OUT/README.md says what came out.
+interleaved run per table and engine. Accuracies are the papers' (COCO val2017): training these networks on COCO takes
+days. Finished tables are kept in OUT/results.json; OUT/README.md has the tables.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What depth at equal multiply-adds and what refinement stages are worth once trained, on synthetic people.
+"""Accuracy and time over depth at equal multiply-adds, and over refinement stages, trained on synthetic people.
 
     python -m benchmarks.openpose_trained [--tables refinement depth] [--epochs 6] [--seed 1] [--out DIR]
 

@@ -1,4 +1,4 @@
-"""Does choosing layers by their measured time keep more accuracy than one ratio, or one threshold, for all?
+"""Accuracy after pruning to a time: ratios chosen by measured latency, one ratio, or one threshold for all layers.
 
     python -m benchmarks.prune_accuracy GIVEN [--recipe prune_bhrnet] [--budgets 0.75 0.6 0.45] [--seeds 3]
         [--epochs 2] [--set KEY=VALUE ...] [--out reports/prune_accuracy]
@@ -6,9 +6,9 @@
 GIVEN is a trained artefact, such as a finalist of `compress search recipes/bhrnet.yaml`, or, with `--recipe prune_lsp`,
 one that `benchmarks/lspet/run.py` trained on photographs. Every budget is a share of its measured time, met within a
 few percent by each of three allocations (`compress prune --latency B% --allocate uniform | global | latency`); then all
-are fine-tuned alike, and scored on the same validation pictures. A seed stands for another order of training and, of
-synthetic people, other pictures; the same seed compares the same. --set goes to `compress prune` as it is. Finished
-runs lie in OUT/runs and are not made again; OUT/README.md and OUT/results.json say what came out.
+are fine-tuned alike, and scored on the same validation pictures. A seed changes the order of training and, of synthetic
+people, the pictures; all allocations of one seed see the same. --set goes to `compress prune` as it is. Finished
+runs lie in OUT/runs and are not made again; OUT/README.md and OUT/results.json have the results.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What halving the multiply-adds gains in measured time, ours beside torch-pruning's defaults; and `--latency 50%`.
+"""Measured speed-up at half the multiply-adds, ours beside torch-pruning's defaults; and at `--latency 50%`.
 
     python -m benchmarks.prune_speed [--networks hrnet_w32 ...] [--engines onnxruntime ncnn] [--out reports/prune_speed]
 
 Random weights, one thread, one interleaved run per network and engine: the network as it is; pruned by `compress prune
 --macs 0.5` (l2, uniform, and `--allocate latency`); by torch-pruning 1.6 (GroupMagnitudeImportance, one ratio for all
 layers, no rounding, the output layers left out), its ratio chosen for the same multiply-adds; and by `compress prune
---latency 50% --allocate latency`. Finished networks are kept in OUT/results.json; OUT/README.md says what came out.
+--latency 50% --allocate latency`. Finished networks are kept in OUT/results.json; OUT/README.md has the table.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def pruned_by_torch_pruning(given: nn.Module, ratio: float, input_hw: tuple[int,
 def text(results: Mapping[str, Mapping[str, Row]], device: str) -> str:
     """The page."""
     lines = [
-        "# Half the multiply-adds, and what that gains",
+        "# Measured speed-up at half the multiply-adds",
         "",
         "    python -m benchmarks.prune_speed",
         "",

@@ -1,11 +1,11 @@
-"""Channel pruning over the whole zoo: does every network run, stay exact, export, and get as small as it should?
+"""Channel pruning of every known network: it runs, equals the masked network, exports, and has the expected size.
 
     python -m benchmarks.prune_zoo [--networks hrnet_w32 ...] [--size 128] [--out reports/prune_zoo]
 
 Every network, with random weights, loses the weakest channels of every group by L1 at ratio .3, .5 and .7. Checked: the
 pruned network is the masked one within 1e-5; onnxruntime and ncnn give torch's outputs within 1e-4; the outputs depend
 on the picture. Counted: parameters and multiply-adds before and after. Networks that OUT/results.json has are not run
-again; OUT/README.md says what came out.
+again; OUT/README.md has the tables.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ENGINES = ("onnxruntime", "ncnn")
 
 
 def calibrated(network: nn.Module, channels: Channels, gone: set[int], side: int) -> nn.Module:
-    """Batch norms that have seen random pictures without these channels: so the signal gets through to the outputs."""
+    """With batch norm statistics of random pictures without these channels, so that the signal reaches the outputs."""
     seen, network = masked(network, channels, gone), copy.deepcopy(network)
     for module in seen.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -49,7 +49,7 @@ def calibrated(network: nn.Module, channels: Channels, gone: set[int], side: int
 
 
 def weakest(network: nn.Module, channels: Channels, ratio: float) -> set[int]:
-    """Of every group this share of the classes, those of the least mean absolute weight."""
+    """This share of the channel classes of every group, those of the least mean absolute weight."""
     weights = network.state_dict()
     strength: dict[int, list[float]] = {}
     for use in channels.uses:
@@ -87,7 +87,7 @@ def prune_and_check(network: nn.Module, channels: Channels, ratio: float, input_
     if not result["difference"] <= SAME:
         result["failure"] = f"differs from the masked network by {result['difference']:.1e}"
     elif not result["variation"] > 0:
-        result["failure"] = "the outputs do not depend on the picture: the comparison says nothing"
+        result["failure"] = "the outputs do not depend on the picture, so the comparison proves nothing"
     return result
 
 
@@ -124,18 +124,19 @@ def page(results: dict[str, Any]) -> str:
     cases = [pruned for result in results.values() for pruned in result["pruned"]]
     failed = [case for case in cases if case["failure"]]
     lines = [
-        "# Channel pruning over the zoo",
+        "# Channel pruning of every known network",
         "",
         "`python -m benchmarks.prune_zoo`",
         "",
         f"{len(results)} of {len(NETWORKS)} networks, ratios {', '.join(map(str, RATIOS))}: "
         f"{len(cases) - len(failed)} of {len(cases)} cases pass.",
         "",
-        "Random weights, L1. The ratio is of every group's channels, so about its square is left of a convolution's",
-        "multiply-adds (columns .3, .5, .7). Difference: pruned against masked, the largest of the three; onnxruntime",
-        "and ncnn: parity with torch, likewise. Whole: groups that cannot lose a channel, the network's outputs aside.",
+        "Random weights, L1. Columns .3, .5, .7: share of the multiply-adds left at that ratio of every group's",
+        "channels, about (1 - ratio)² of a convolution's. Difference: pruned against masked, the largest of the three;",
+        "onnxruntime and ncnn: parity with torch, likewise. Whole: groups that cannot lose a channel, other than the",
+        "network's outputs. Groups s: seconds to find them.",
         "",
-        "| network | M params | G MACs | .3 | .5 | .7 | difference | onnxruntime | ncnn | groups | whole | follow s |",
+        "| network | M params | G MACs | .3 | .5 | .7 | difference | onnxruntime | ncnn | groups | whole | groups s |",
         "|" + "---|" * 12,
     ]
     reasons: dict[str, dict[str, list[str]]] = {}

@@ -1,16 +1,16 @@
-"""What replacing operators gains in measured time: 7x7 convolutions in OpenPose, Swish in EfficientHRNet.
+"""Measured time that replacing operators saves: 7x7 convolutions in OpenPose, Swish in EfficientHRNet.
 
     python -m benchmarks.rewrite_latency [--groups refinement ...] [--engines onnxruntime ncnn] [--rounds 60]
         [--size H W] [--out reports/rewrite_latency]
 
-Random weights, one thread, one interleaved run per group and engine, multiply-adds beside milliseconds. Accuracy is no
-part of it. Groups:
+Random weights, one thread, one interleaved run per group and engine, multiply-adds beside milliseconds. Accuracy is not
+measured. Groups:
 - refinement: the ResNet OpenPose of 24 layers with one refinement stage, whose five blocks have one 7x7, Lightweight
   OpenPose's two 3x3, the second dilated (behind the 1x1 that all three have), or three 3x3;
 - openpose: the original, and with its fifty 7x7 rewritten by the rule conv_to_3x3;
 - activation: EfficientHRNet H-2 with Swish in its EfficientNet, hard swish, the form with a hard tanh (the rule
   swish_to_hard_tanh) and ReLU. The attention's sigmoid stays in all four.
-Finished groups are kept in OUT/results.json; OUT/README.md says what came out.
+Finished groups are kept in OUT/results.json; OUT/README.md has the tables.
 """
 
 import argparse
@@ -128,12 +128,12 @@ def compare(group: Group, input_hw: tuple[int, int], engine_name: str, rounds: i
 def text(results: Mapping[str, Mapping[str, Any]], device: str) -> str:
     """The page."""
     lines = [
-        "# What replacing operators gains in measured time",
+        "# Measured time that replacing operators saves",
         "",
         "    python -m benchmarks.rewrite_latency",
         "",
         "Random weights, one thread, one interleaved run per group and engine: medians and quartiles; speed-ups are of "
-        f"times relative to a reference run in between. Accuracy is no part of it. {device}.",
+        f"times relative to a reference run in between. Accuracy was not measured. {device}.",
     ]
     for result in results.values():
         side = "x".join(map(str, result["input_hw"]))

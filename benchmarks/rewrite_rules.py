@@ -1,4 +1,4 @@
-"""What is lost when operators are replaced, and what of it weights carried over, reconstruction and tuning bring back.
+"""Accuracy that replacing operators loses, and the part that carried weights, reconstruction and tuning recover.
 
     python -m benchmarks.rewrite_rules GIVEN [--recipe NAME|FILE] [--set key.sub=value ...] [--rules NAME ...]
         [--out reports/rewrite_rules]
@@ -8,8 +8,7 @@ with random weights there; with weights carried over (the rule's own, then least
 answered, see `compress.rewriting.fitting`); after reconstruction of every site in turn, on inputs from the network as
 it is rewritten so far; and after fine-tuning with GIVEN as teacher. Batch norms of the whole network are recalibrated
 before every score, also before that of GIVEN. The recipe is one of `compress rewrite`; `rewriting.calibration`,
-`rewriting.steps` and `training` count. Rules that OUT/results.json has are not run again; OUT/README.md says what came
-out.
+`rewriting.steps` and `training` count. Rules that OUT/results.json has are not run again; OUT/README.md has the tables.
 """
 
 import argparse
@@ -51,7 +50,7 @@ Row = dict[str, Any]
 
 
 class Bench:
-    """One trained network, and how its rewritten copies are made, tuned and scored."""
+    """One trained network; makes, tunes and scores its rewritten copies."""
 
     def __init__(self, name: str, recipe: RewriteRecipe, progress: Progress) -> None:
         """Raises a CompressError if the network or its data cannot be used."""
@@ -63,7 +62,7 @@ class Bench:
         self.subject.network.to(self.fabric.device)
 
     def before(self) -> Row:
-        """What the rules' rows are compared with."""
+        """The given network's score, which the rules' rows are compared with."""
         learning = self.learning
         return {
             "figure": MAIN_FIGURE[learning.data.kind],
@@ -75,7 +74,7 @@ class Bench:
         }
 
     def measure(self, found: Sequence[Rewrite]) -> Row:
-        """One rule's row. Where replacements have no weights, there is nothing to carry or to reconstruct."""
+        """One rule's row. Replacements without weights have no carried and no reconstructed score."""
         torch.manual_seed(self.subject.seed)
         network = rewritten(self.subject.network, found, carry=False)
         learns = any(True for one in found for _ in network.get_submodule(one.at).parameters())
@@ -91,7 +90,7 @@ class Bench:
         return {"sites": len(found), **scores, "tuned": self.scored(network, "tuned"), "errors": errors}
 
     def fitted(self, found: Sequence[Rewrite], steps: int) -> tuple[nn.Module, list[Fitted]]:
-        """The network with fitted replacements, each on the inputs it gets from those before it; and their errors."""
+        """The network with fitted replacements, each on its inputs in the network rewritten so far; their errors."""
         learning, wanted = self.learning, self.recipe.rewriting.calibration
         pictures = list(first_inputs(learning.estimator, learning.sets.train, wanted, self.fabric.device))
         with self.progress.phase(f"fitting, {steps} steps", len(found)) as phase:
@@ -151,7 +150,7 @@ class Bench:
 
 
 def recovered(before: float, row: Row) -> str:
-    """Share of what random weights lose that is back before any tuning; a dash where they lose nothing to speak of."""
+    """Share of the loss with random weights recovered before tuning; a dash where that loss is within its error."""
     naive, spread = row["naive"]
     lost = before - naive
     if "reconstructed" not in row or lost <= spread:
@@ -166,12 +165,12 @@ def text(results: dict[str, Row]) -> str:
         "",
         "Every rule is applied to all its sites at once. Scores on the validation pictures, ± the standard error;",
         "batch norms of the whole network are recalibrated in every column alike. Naive: random weights. Carried: the",
-        "rule's own start and least squares. Reconstructed: then Adam on the output of each site in turn. Recovered:",
-        "(reconstructed - naive) / (given - naive), before any fine-tuning; – where random weights lose no more than",
-        "the standard error. A replacement without weights has nothing to carry over: – too, what it loses is under",
-        "naive. Tuned: fine-tuning with the given network as teacher.",
-        "Error: mean over the sites of the squared output error, relative to the output's variance, on pictures",
-        "that nothing was fitted to; beyond all measure where a site's output hardly varies.",
+        "rule's initial weights and least squares. Reconstructed: then Adam on the output of each site in turn.",
+        "Recovered: (reconstructed - naive) / (given - naive), before any fine-tuning; – where random weights lose no",
+        "more than the standard error, and for replacements without weights, whose loss stands under naive. Tuned:",
+        "fine-tuning with the given network as teacher. Error: mean over the sites of the squared output error,",
+        "relative to the output's variance, on pictures that nothing was fitted to; huge where a site's output hardly",
+        "varies.",
     ]
     for name, result in results.items():
         settings, figure = result["recipe"], result["figure"]

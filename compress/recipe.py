@@ -840,8 +840,10 @@ def find(name: str, folder: str, error: type[CompressError]) -> Path:
 
 
 def shipped_folder(folder: str) -> Path:
-    """`recipes` or `search_spaces`, which lie beside the package in a checkout and in an installation alike."""
-    return Path(__file__).resolve().parent.parent / folder
+    """`recipes` or `search_spaces`: inside the installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / folder
+    return installed if installed.is_dir() else package.parent / folder
 
 
 def read_recipe(
@@ -862,10 +864,19 @@ def read_recipe(
     for option, override in given:
         _override(data, override, option)
         typed[override.partition("=")[0]] = option
+    return validated(data, model, typed, shown_recipe(path))
+
+
+def validated(data: Mapping[str, Any], model: type[AnyRecipe], typed: Mapping[str, str], file: str) -> AnyRecipe:
+    """The recipe of plain data. Raises RecipeError.
+
+    typed: key such as `pruning.macs` → how the user gave its value, such as `--macs`, which is the place that an error
+    names; file: the place of all other keys.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _first_mistake(error, data, model, typed, shown_recipe(path)) from None
+        raise _first_mistake(error, data, model, typed, file) from None
 
 
 def shown_recipe(path: Path | None) -> str:

@@ -5,7 +5,7 @@
 Trains every network with every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread each),
 measures all of them in one interleaved run on onnxruntime, and writes results.json, README.md and curve.png to DIR, by
 default reports/lspet. Trainings lie in DIR/runs; a killed benchmark goes on from there. `--jobs 0` trains nothing and
-works with what is finished.
+reports the finished trainings.
 """
 
 import os
@@ -203,7 +203,7 @@ persons. Mean PCK: over thresholds from 0 to 0.5, the area under the curve in `c
 thread, measured in one interleaved run, without the mirrored pass. Decoding: maps to joints, one thread, measured. All
 numbers are measured here; none is published or predicted.
 
-What this does not tell: the order after a long training (small and shallow networks learn faster), and anything about
+These figures say nothing about the order after a long training (small and shallow networks learn faster), nor about
 pictures with several people. LSPET's labels are crowd-sourced and noisy; another network of the same form may differ.
 
 ![PCK over threshold](curve.png)

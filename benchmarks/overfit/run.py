@@ -1,12 +1,13 @@
-"""Learning pictures by heart: shows that targets, losses, decoders and metric agree from end to end.
+"""Overfitting a few pictures: shows that targets, losses, decoders and metric agree from end to end.
 
     python benchmarks/overfit/run.py --data ../shared/data/coco [--out reports/overfit] [--no-training]
 
 Trains a network with associative embedding and one with part affinity fields on a small COCO folder's training
 pictures, padded to squares so that training and evaluation see exactly the same inputs (`compress train`, recipes
-beside this file). Scores them on those same pictures, beside the score of perfect answers: the training targets, read
-by the same decoder. Part affinity fields cannot join a person whose labelled joints their tree of limbs leaves apart (a
-shoulder and a hip without the other shoulder: no neck), so they are also scored on the pictures without such people.
+beside this file). Scores them on those same pictures, beside the score of perfect maps: the training targets, decoded
+in the same way. Part affinity fields cannot join a person whose labelled joints are not connected by their tree of
+limbs (a shoulder and a hip without the other shoulder: no neck), so they are also scored on the pictures without such
+people.
 Writes results.json and README.md to OUT; trainings lie in OUT/runs and resume.
 """
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("reports/overfit"))
-    parser.add_argument("--no-training", action="store_true", help="score what is trained; else perfect answers alone")
+    parser.add_argument("--no-training", action="store_true", help="score finished trainings, else perfect maps alone")
     arguments = parser.parse_args()
     results: dict[str, Any] = {
         "command": ["python", "benchmarks/overfit/run.py", *sys.argv[1:]],
@@ -107,7 +108,7 @@ def train(kind: str, start: str, data: Path, run: Path) -> None:
 
 
 def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
-    """Of the network and of perfect answers, on the pictures it was trained on."""
+    """Of the network and of perfect maps, on the pictures it was trained on."""
     record = architecture_from_data(read_yaml_mapping(HERE / f"{kind}_network.yaml", NetworkError, kind), kind)
     trained = load_artefact(run) if (run / "architecture.yaml").is_file() else None
     recipe = read_recipe(HERE / f"{kind}.yaml", TrainRecipe, [f"data.disk.folder={folder}"])
@@ -149,7 +150,7 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
 def perfect(
     architecture: Architecture, estimator: PoseEstimator, pictures: CocoPeople, recipe: TrainRecipe
 ) -> dict[str, float]:
-    """What the decoder and the metric make of the training targets themselves."""
+    """The metric of the decoded training targets."""
     results = []
     for index in range(len(pictures)):
         asked_inputs = estimator.ask(pictures, index)
@@ -202,21 +203,21 @@ def text(results: dict[str, Any]) -> str:
             ]
             rows.append(f"| {' | '.join(cells)} |")
     lines = "\n".join(rows)
-    return f"""# Learning COCO pictures by heart
+    return f"""# Overfitting COCO pictures
 
     {" ".join(results["command"])}
 
 Trained and scored on the same pictures: this is no accuracy to quote, it shows that targets, losses, decoders and
-metric agree. Perfect answers are the training targets, read by the same decoder: more cannot be reached.
+metric agree. Perfect maps are the training targets, decoded in the same way: the upper bound.
 {results["machine"]}.
 
-| approach | input | GMACs | epochs | pictures | people | AP | AP50 | AP of perfect answers |
+| approach | input | GMACs | epochs | pictures | people | AP | AP50 | AP of perfect maps |
 |---|---|---|---|---|---|---|---|---|
 {lines}
 
-Epochs of part affinity fields are of {ROUNDS["paf"]} trainings, the second from the weights of the first. These
-fields join parts along a tree of limbs through the neck, the middle of both shoulders. A person with one
-labelled shoulder has no neck, and falls into pieces even where every map is perfect.
+Part affinity fields are trained {ROUNDS["paf"]} times, the second time from the weights of the first; epochs are the
+sum. These fields join parts along a tree of limbs through the neck, the middle of both shoulders. A person with one
+labelled shoulder has no neck, and is split into pieces even where every map is perfect.
 """
 
 

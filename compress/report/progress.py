@@ -1,5 +1,6 @@
 """Progress of a job on the terminal."""
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Spinner
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from compress.progress import Stage
+from compress.progress import Progress, Silent, Stage
 from compress.report.terminal import duration, printable
 
 _MEMORY, _MEMORY_SHARE = 10.0, 0.1  # steps over which the pace of a phase is averaged: ten, or a tenth of all
@@ -112,15 +113,22 @@ class JobState:
 
 
 class Terminal:
-    """Progress on stderr: bars on a terminal, else plain lines without control characters; nothing if quiet."""
+    """Progress on stderr: bars on a terminal, else plain lines without control characters; nothing if quiet.
+
+    console: shows bars wherever it draws, such as in a notebook.
+    """
 
     def __init__(
-        self, quiet: bool = False, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
     ) -> None:
         self._quiet, self._stream, self._clock = quiet, stream or sys.stderr, clock
         self._bars: Bars | None = None
         self._job = JobState()
-        self._console = Console(file=self._stream) if not quiet and self._stream.isatty() else None
+        self._console = console or (Console(file=self._stream) if not quiet and self._stream.isatty() else None)
 
     def plan(self, stages: Sequence[Stage]) -> None:
         """See Progress."""
@@ -200,6 +208,18 @@ class Terminal:
     def _line(self, text: str) -> None:
         self._stream.write(printable(text) + "\n")
         self._stream.flush()
+
+
+def progress_in_python() -> Progress:
+    """Where jobs that Python code calls report to: bars in a terminal and in a notebook, nowhere else.
+
+    A notebook without ipywidgets, which draw the bars there, gets plain lines.
+    """
+    notebook = Console()
+    if notebook.is_jupyter:
+        drawn = importlib.util.find_spec("ipywidgets") is not None
+        return Terminal(stream=sys.stdout, console=notebook if drawn else None)
+    return Terminal() if sys.stderr.isatty() else Silent()
 
 
 class _Times(ProgressColumn):

@@ -12,7 +12,7 @@ input, both with their centres at whole numbers as in training. A part found at 
 a cell of the border it may be some pixels off: there the upsampling has no cells on the other side to go by.
 
 Beyond the code, a part's place is refined within its pixel (`locate`). So maps need not be upsampled so far, which is
-most of the work: reports/reading compares accuracy and time.
+most of the work: reports/decoding_accuracy compares accuracy and time.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""What the ways to read a network's maps cost and what they are worth: accuracy and time of each, on trained networks.
+"""Accuracy and time of every way to decode a network's maps, on trained networks.
 
-    python -m benchmarks.reading ARTEFACT [ARTEFACT ...] [--out reports/reading]
+    python -m benchmarks.decoding_accuracy ARTEFACT [ARTEFACT ...] [--out reports/decoding_accuracy]
 
-Every way of the network's approach that needs one pass and no detector's boxes. Scores are of the artefact's own
-validation pictures; times are of at most 64 of them, one thread.
+Every decoding of the network's approach that needs one pass and no detector's boxes. Scores are on the validation
+pictures noted in the artefact; times are of at most 64 of them, one thread.
 """
 
 import argparse
@@ -35,22 +35,22 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artefacts", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("reports/reading"))
+    parser.add_argument("--out", type=Path, default=Path("reports/decoding_accuracy"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, Any] = {
-        "command": ["python", "-m", "benchmarks.reading", *sys.argv[1:]],
+        "command": ["python", "-m", "benchmarks.decoding_accuracy", *sys.argv[1:]],
         "device": engine("onnxruntime").describe().device,
         "networks": {},
     }
     for artefact in arguments.artefacts:
-        results["networks"][str(artefact)] = read_every_way(artefact)
+        results["networks"][str(artefact)] = score_decodings(artefact)
         write_json(arguments.out / "results.json", results)
         write_text(arguments.out / "README.md", text(results))
 
 
-def read_every_way(artefact: Path) -> Row:
-    """The network's family, its data, and a row per way: choice, the main figure with its standard error, time."""
+def score_decodings(artefact: Path) -> Row:
+    """The network's family, its data, and a row per decoding: choice, main figure with its standard error, time."""
     loaded = load_artefact(artefact)
     data, input_hw = noted_data(loaded.facts["data"], str(artefact)), input_size(loaded.facts, artefact)
     pictures = validation_set(data, input_hw, loaded.facts["seed"])
@@ -92,13 +92,13 @@ def read_every_way(artefact: Path) -> Row:
 def text(results: Row) -> str:
     """The page."""
     lines = [
-        "# Ways to read maps",
+        "# Ways to decode maps",
         "",
         f"    {' '.join(results['command'])}",
         "",
         f"Measured on one thread of {results['device']}; medians, quartiles in brackets. Scores on the validation",
-        "pictures, one pass, ± the bootstrap standard error. The ways of a network are compared on the same maps, so",
-        "that their differences are more certain than that.",
+        "pictures, one pass, ± the bootstrap standard error. All decodings of a network see the same maps, so that",
+        "their differences are more certain than these errors.",
     ]
     for name, network in results["networks"].items():
         size = "x".join(map(str, network["input_hw"]))
@@ -108,7 +108,7 @@ def text(results: Row) -> str:
             "",
             f"{network['family']}, {size}, {network['pictures']} pictures ({network['data']})",
             "",
-            f"| maps | {network['figure']} | ms per picture | people found |",
+            f"| decoding | {network['figure']} | ms per picture | people found |",
             "|---|---|---|---|",
         ]
         for row in network["rows"]:

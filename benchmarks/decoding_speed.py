@@ -1,11 +1,11 @@
-"""How long decoding takes after the network: one thread, stage by stage, beside the plain loops of the tests.
+"""How long decoding takes after the network: one thread, stage by stage, beside the reference loops of the tests.
 
-    python benchmarks/decoding.py [--json FILE] [--seconds 1.0]
+    python benchmarks/decoding_speed.py [--json FILE] [--seconds 1.0]
 
 Associative embedding decodes 30 people from 17 heatmaps of 128x128 with tags of one dimension and of two (of a mirrored
 pass); part affinity fields decode 30 people from 18 parts and 19 limbs at 46x46, as by default and as in Lightweight
-OpenPose's code. Suppression looks at 300 poses of 30 people. Scenes are drawn with a fixed seed. Times are medians with
-quartiles of as many runs as fit into the seconds (at least 5); the plain loops run 3 times.
+OpenPose's code. Suppression looks at 300 poses of 30 people. Scenes are random with a fixed seed. Times are medians
+with quartiles of as many runs as fit into the seconds (at least 5); the reference loops run 3 times.
 """
 
 import os
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "decode"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "pose" / "decode"))
 
 from reference_associative_embedding import plain_decode
 from reference_part_affinity import plain_decode as paf_plain_decode
@@ -52,7 +52,7 @@ JOINTS = len(COCO_PERSON)
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time. plain: the same in loops, where there is such a thing. target_ms: what it may take."""
+    """One call to time. plain: the same result by reference loops; None: there are none. target_ms: the time budget."""
 
     name: str
     run: Callable[[], object]
@@ -71,7 +71,7 @@ class Timing:
 
 
 def cases() -> Iterator[Case]:
-    """Everything that is timed; a further decoder is a further line."""
+    """Everything that is timed; one line per decoder."""
     yield from associative_embedding(dimensions=1, target_ms=12)
     yield from associative_embedding(dimensions=2, target_ms=30)
     yield from part_fields()
@@ -105,7 +105,7 @@ def associative_embedding(dimensions: int, target_ms: float) -> Iterator[Case]:
 
 
 def part_fields() -> Iterator[Case]:
-    """Part affinity fields: the whole decoding and its stages, upsampled as by default and as in the code."""
+    """Part affinity fields: the whole decoding and its stages, upsampled as by default and as in the published code."""
     layout = layout_for(COCO_PERSON)
     heatmaps, fields = scene(np.random.default_rng(0), 30, layout)
     output = torch.cat([torch.from_numpy(heatmaps), torch.zeros(1, 46, 46), torch.from_numpy(fields)])
@@ -196,7 +196,7 @@ def shown(timing: Timing | None) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the times hold for."""
+    """The machine and versions that the times were measured with."""
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.open() if "model name" in line] if info.exists() else []
     return {
@@ -219,7 +219,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     table = Table("decoding", title=", ".join(f"{key} {value}" for key, value in machine().items()))
-    for heading in ("median ms (quartiles)", "may take", "plain loops", "times"):
+    for heading in ("median ms (quartiles)", "target ms", "reference loops ms", "speed-up"):
         table.add_column(heading, justify="right")
     results = []
     for case in cases():
