@@ -17,8 +17,9 @@ class Shown:
     """A frozen record, mixed into a dataclass: `print(record)` gives a short table, a notebook an HTML one."""
 
     def _entries(self) -> Mapping[str, Any]:
-        """Name → value of what is shown; the fields, unless a record says otherwise."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        """Name → value of what is shown: the fields that hold something, unless a record says otherwise."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value is not None and value != () and value != {}}
 
     def __str__(self) -> str:
         """One line per figure, indented below what it belongs to."""

@@ -31,6 +31,10 @@ class SpeedUp:
     high: float
     verdict: Verdict
 
+    def __str__(self) -> str:
+        """`1.62 times (1.58 to 1.66), faster`."""
+        return f"{self.factor:.2f} times ({self.low:.2f} to {self.high:.2f}), {self.verdict}"
+
     @property
     def uncertainty(self) -> float:
         """Half the interval, as a share of the factor."""

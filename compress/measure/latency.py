@@ -31,6 +31,11 @@ class Latency:
     uncertainty: float | None = None
     reliable: bool | None = None
 
+    def __str__(self) -> str:
+        """`3.21 ms ± 2.0%, measured`: half the 95 % confidence interval; `unsteady`: too wide to compare."""
+        interval = "" if self.uncertainty is None else f" ± {self.uncertainty:.1%}"
+        return f"{self.ms:.3g} ms{interval}, {self.provenance}{', unsteady' if self.reliable is False else ''}"
+
     @staticmethod
     def of_timing(timing: Timing, target: str, reference_ms: float | None = None) -> "Latency":
         """A measured latency on the clock of a reference that takes `reference_ms`.

@@ -51,6 +51,12 @@ class Score:
     pictures: int
     details: Mapping[str, Figure]
 
+    def __str__(self) -> str:
+        """`AP 0.512 ± 0.012 on 256 synthetic pictures`: one standard error."""
+        value = "not measured" if self.value is None else f"{self.value:.3f}"
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.3f}"
+        return f"{self.metric} {value}{error} on {self.pictures} {self.data} pictures"
+
     @property
     def worthless(self) -> bool:
         """Whether it is near that of a constant answer, or within two standard errors of nothing."""

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from compress.artefacts.shown import Shown, short
+from compress.measure.comparison import SpeedUp
+from compress.measure.latency import Latency
+from compress.pose.scoring import Score
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,14 @@ def test_long_and_missing_values_are_short() -> None:
     assert short((256, 192)) == "256, 192"
     assert short(123_456, "size_bytes") == "123.5 kB"
     assert short(0.123456) == "0.1235"
+
+
+def test_figures_say_their_spread_and_how_they_came_about() -> None:
+    assert short(Latency(3.2149, "ncnn", "measured", uncertainty=0.021, reliable=True)) == "3.21 ms ± 2.1%, measured"
+    assert short(Latency(3.2149, "ncnn", "predicted")) == "3.21 ms, predicted"
+    assert (
+        short(Latency(3.2, "ncnn", "measured", uncertainty=0.2, reliable=False)) == "3.2 ms ± 20.0%, measured, unsteady"
+    )
+    assert short(Score("AP", 0.5, 0.01, "training", "coco", 7, {})) == "AP 0.500 ± 0.010 on 7 coco pictures"
+    assert short(Score("AP", None, None, "training", "coco", 7, {})) == "AP not measured on 7 coco pictures"
+    assert short(SpeedUp(1.5, 1.4, 1.6, "faster")) == "1.50 times (1.40 to 1.60), faster"
