@@ -50,7 +50,13 @@ BEHIND = {
     "typer": ("compress.cli",),
     "lightning_fabric": ("compress.training", "compress.nas.sandwich", "compress.jobs"),
     "tensorboardX": ("compress.jobs.train",),
-    "pydantic": ("compress.recipe", "compress.pose.codec", "compress.networks", "compress.artefacts.records"),
+    "pydantic": (
+        "compress.recipe",
+        "compress.pose.codec",
+        "compress.networks",
+        "compress.artefacts.records",
+        "compress.artefacts.metadata",
+    ),
     "rich": ("compress.report",),
 }
 

@@ -1,12 +1,17 @@
-"""One candidate on disk: `architecture.yaml` and `weights.safetensors`. Rebuilds bit-equal, without pickle.
+"""A network with all that is known of it, and the folder that keeps it: `architecture.yaml`, `weights.safetensors`.
+
+It is rebuilt bit-equal, without pickle.
 
 `edits`: what was done to the architecture since it was built, in order. `functions as modules`: an own network's calls
 of functions became modules, before all replacements. `{rewrite: RULE, at: PATH}`: that module was replaced. `channels
 pruned`: layers have the sizes of the weights; they get them after all replacements.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +21,31 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from compress.artefacts.metadata import (
+    RANDOM_WEIGHTS,
+    Metadata,
+    facts_of,
+    metadata_from_data,
+    metadata_from_facts,
+    metadata_to_data,
+)
+from compress.data.keypoints import KeypointSet
+from compress.data.transforms import Normalisation
 from compress.errors import ArtefactError, NetworkError, RecipeError, no_artefact
 from compress.files import read_yaml, write_bytes, write_text
 from compress.networks import Architecture, architecture_from_data, architecture_to_data
+from compress.networks.architecture import check_input
+from compress.networks.own import OWN_FAMILIES, GivenModule
 from compress.networks.weights import check_finite, names_of_tied
+from compress.pose.codec import Codec
 from compress.pruning.structured import fit_shapes
 from compress.rewriting.functions import as_modules
 from compress.rewriting.sites import Rewrite, rewrite_in_place
 
 ARCHITECTURE, WEIGHTS = "architecture.yaml", "weights.safetensors"
+SCHEMA = 1
+"""Version of architecture.yaml; a file of another version is refused by name."""
+
 CHANNELS_PRUNED, FUNCTIONS_AS_MODULES = "channels pruned", "functions as modules"
 
 Edit = str | Rewrite
@@ -32,19 +53,91 @@ Edit = str | Rewrite
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """A candidate read from disk. network: in eval mode. facts: what was noted about it (input_hw, score, origin)."""
+class Network:
+    """A network that a user named, or that a job made of one: what every command works on.
 
+    name: the NETWORK that opened it. architecture: that it was built from. module: in evaluation mode, [B,3,H,W] to a
+    tuple of maps; jobs change copies. edits: since it was built.
+    """
+
+    name: str
     architecture: Architecture
-    network: nn.Module
-    facts: dict[str, Any]
+    module: nn.Module = field(repr=False)
+    metadata: Metadata
     edits: tuple[Edit, ...] = ()
+
+    @property
+    def approach(self) -> str:
+        """How people are found, see Architecture."""
+        return self.architecture.approach
+
+    @property
+    def keypoints(self) -> KeypointSet:
+        """The joints that it finds."""
+        return self.metadata.keypoint_set
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of its input, in pixels."""
+        return self.metadata.input_hw
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of its input."""
+        return self.metadata.normalisation
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights have learned something: on the metadata's data, or before an own network came here."""
+        return self.metadata.data is not None or self.architecture.family in OWN_FAMILIES
+
+    @cached_property
+    def digest(self) -> str:
+        """See network_digest. Random weights of a known architecture are left out."""
+        seeded = self.metadata.provenance == RANDOM_WEIGHTS
+        return network_digest(self.architecture, self.module, self.edits, trained=not seeded)
+
+    @property
+    def network(self) -> nn.Module:
+        """The module, as jobs still call it."""
+        return self.module
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The metadata as plain data, as jobs still read it."""
+        return facts_of(self.metadata)
+
+    def overridden(
+        self, *, input_hw: tuple[int, int] | None = None, seed: int | None = None, codec: Codec | None = None
+    ) -> "Network":
+        """The network with what a user gives instead of what its metadata says; None leaves that as it is.
+
+        Raises NetworkError for an input size that its strides do not allow.
+        """
+        known = self.metadata
+        if input_hw is not None:
+            check_input(self.architecture, input_hw, "input_hw")
+        metadata = replace(
+            known,
+            input_hw=known.input_hw if input_hw is None else input_hw,
+            seed=known.seed if seed is None else seed,
+            codec=known.codec if codec is None else codec,
+        )
+        return replace(self, metadata=metadata)
+
+
+Artefact = Network
 
 
 def save_artefact(
-    folder: Path, architecture: Architecture, network: nn.Module, facts: dict[str, Any], edits: Sequence[Edit] = ()
+    folder: Path,
+    architecture: Architecture,
+    network: nn.Module,
+    metadata: Metadata | Mapping[str, Any],
+    edits: Sequence[Edit] = (),
 ) -> None:
-    """Writes the two files. facts: plain data; `input_hw` is what later commands take as the input size."""
+    """Writes the two files."""
+    metadata = metadata if isinstance(metadata, Metadata) else metadata_from_facts(metadata)
     folder.mkdir(parents=True, exist_ok=True)
     # tied weights once; clone: safetensors refuses tensors that share their memory, as an own network's may
     first = {names[0] for names in names_of_tied(network).values()}
@@ -54,14 +147,21 @@ def save_artefact(
         if name in first
     }
     write_bytes(folder / WEIGHTS, save(tensors))
-    data: dict[str, Any] = {"architecture": architecture_to_data(architecture), "facts": facts}
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "architecture": architecture_to_data(architecture),
+        "metadata": metadata_to_data(metadata),
+    }
     if edits:
         data["edits"] = [{"rewrite": edit.rule, "at": edit.at} if isinstance(edit, Rewrite) else edit for edit in edits]
     write_text(folder / ARCHITECTURE, yaml.safe_dump(data, sort_keys=False, default_flow_style=None))
 
 
-def load_artefact(folder: Path) -> Artefact:
-    """Rebuilds the candidate. Raises ArtefactError for missing or broken files and weights that do not fit."""
+def load_artefact(folder: Path, module: nn.Module | None = None) -> Network:
+    """Rebuilds the network. Raises ArtefactError for missing or broken files and weights that do not fit.
+
+    module: that the network was made of, if it was one in memory, as it was then.
+    """
     path = folder / ARCHITECTURE
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
@@ -69,19 +169,26 @@ def load_artefact(folder: Path) -> Artefact:
         raise no_artefact(folder, error.strerror) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArtefactError("not valid YAML", place=str(path), value=str(error), remedy="restore the file") from None
-    if (
-        not isinstance(data, dict)
-        or set(data) - {"edits"} != {"architecture", "facts"}
-        or not isinstance(data["facts"], dict)
-    ):
+    if isinstance(data, dict) and data.get("schema") != SCHEMA:
         raise ArtefactError(
-            "the file holds 'architecture', 'facts' and perhaps 'edits'",
+            f"an artefact must be of schema {SCHEMA}, as this version writes it",
+            place=f"{path}: schema",
+            value=data.get("schema", "none, as earlier versions wrote"),
+            remedy="make the artefact again with this version",
+        )
+    if not isinstance(data, dict) or set(data) - {"edits"} != {"schema", "architecture", "metadata"}:
+        raise ArtefactError(
+            "the file holds 'schema', 'architecture', 'metadata' and perhaps 'edits'",
             place=str(path),
-            value=data,
+            value=list(data) if isinstance(data, dict) else data,
             remedy="restore the file",
         )
+    metadata = metadata_from_data(data["metadata"], f"{path}: metadata")
     edits = _edits_from_data(data.get("edits", []), f"{path}: edits")
-    architecture = architecture_from_data(data["architecture"], f"{path}: architecture")
+    record = data["architecture"]
+    if module is not None and isinstance(record, dict) and record.get("family") == GivenModule.family:
+        record = {**record, "module": module}
+    architecture = architecture_from_data(record, f"{path}: architecture")
     network = architecture.build()
     try:
         network = edited(network, edits)
@@ -108,7 +215,7 @@ def load_artefact(folder: Path) -> Artefact:
             remedy="keep architecture and weights of one candidate together",
         ) from None
     check_finite(network, str(weights), ArtefactError)
-    return Artefact(architecture, network.eval(), data["facts"], edits)
+    return Network(str(folder), architecture, network.eval(), metadata, edits)
 
 
 def edited(network: nn.Module, edits: Sequence[Edit]) -> nn.Module:
@@ -160,3 +267,18 @@ def _is_rewrite(edit: Any) -> bool:
 def is_artefact(path: Path) -> bool:
     """Whether the folder looks like one."""
     return (path / ARCHITECTURE).is_file()
+
+
+def network_digest(architecture: Architecture, network: nn.Module, edits: Sequence[Edit] = (), *, trained: bool) -> str:
+    """Short sha256 of what a network is: its record, its edits and the weights it came with.
+
+    Random weights of a known architecture are left out: they follow from the seed, and differ in the last bits between
+    kinds of CPUs. What an own network's Python code does is not in it.
+    """
+    record = [architecture_to_data(architecture), [str(edit) for edit in edits]]
+    found = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    if trained or architecture.family in OWN_FAMILIES:
+        for name, tensor in sorted(network.state_dict().items()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]

@@ -1,31 +1,38 @@
-"""A network that a job changes, and what it learned from, if it is trained."""
+"""One way to a network, whatever names it; and what a trained one learned from."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
 
-from compress.artefacts.artefact import Artefact, Edit, is_artefact, load_artefact
-from compress.artefacts.metadata import input_size, validation_data
+from compress.artefacts.artefact import Edit, Network, is_artefact, load_artefact, network_digest
+from compress.artefacts.metadata import RANDOM_WEIGHTS, Metadata
 from compress.data.sets import Sets, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
 from compress.files import read_yaml_mapping
-from compress.networks import NETWORKS, Architecture, architecture_from_data, architecture_to_data
-from compress.networks.architecture import check_input
-from compress.networks.own import OWN_FAMILIES, check_learns, is_own, own_network
+from compress.networks import NETWORKS, Architecture, architecture_from_data
+from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
+from compress.networks.published import DEFAULT_HW, published_hw
 from compress.networks.weights import check_memory
 from compress.pose.codec import Codec
 from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for
 from compress.pose.objective import Objective, check_joints, objective_for
 from compress.pose.scoring import check_metric
-from compress.recipe import ChangeRecipe, Data, noted_codec
+from compress.recipe import ChangeRecipe, Data
 
-_DEFAULT_HW = (128, 128)
+__all__ = [
+    "Learning",
+    "Network",
+    "artefact_or_network",
+    "learning_of",
+    "network_digest",
+    "open_network",
+    "read_architecture",
+    "read_subject",
+]
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,9 @@ class Learning:
 
 @dataclass(frozen=True)
 class Subject:
-    """The given network, in evaluation mode; nothing here changes it. learning: None without trained weights."""
+    """A network and what it learned from; nothing here changes it. learning: None without trained weights."""
 
-    name: str
-    architecture: Architecture
+    opened: Network
     network: nn.Module
     input_hw: tuple[int, int]
     seed: int
@@ -52,100 +58,114 @@ class Subject:
     learning: Learning | None
 
     @property
+    def name(self) -> str:
+        """The NETWORK that opened it."""
+        return self.opened.name
+
+    @property
+    def architecture(self) -> Architecture:
+        """That it was built from."""
+        return self.opened.architecture
+
+    @property
     def digest(self) -> str:
-        """See network_digest."""
-        return network_digest(self.architecture, self.network, self.edits, trained=self.learning is not None)
+        """See Network."""
+        return replace(self.opened, module=self.network, edits=self.edits).digest
 
 
 def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: str = "data.disk.search") -> Subject:
-    """The network and, if it is trained, what it was trained on. pictures: of the search set; pictures_key: the
-    recipe's key that says so.
+    """See open_network and learning_of."""
+    opened = open_network(name, seed=recipe.seed).overridden(input_hw=recipe.input_hw, codec=recipe.codec)
+    learning = learning_of(opened, recipe, pictures, pictures_key)
+    return Subject(opened, opened.module, opened.input_hw, opened.metadata.seed, opened.edits, learning)
 
-    Raises ArtefactError, NetworkError or DataError.
+
+def open_network(
+    named: str | Path | nn.Module,
+    input_hw: tuple[int, int] | None = None,
+    *,
+    seed: int | None = None,
+    weights: bool = True,
+) -> Network:
+    """The network that a user names: what every command calls NETWORK, or a module.
+
+    named: a known network's name, a YAML file with an architecture record, an artefact's folder,
+    `package.module:function` (imported with the current folder on the path; it returns an nn.Module), an ONNX file, or
+    an nn.Module, which is copied. A known network and a record have random weights.
+    input_hw: None takes what the artefact, the ONNX file or the module's attribute `input_hw` says, else the first size
+    that a known network's paper prints, else DEFAULT_HW.
+    seed: of random weights; None takes the artefact's, or 1. It is torch's when this returns.
+    weights: False leaves random ones out, on the meta device: such a network can be counted alone.
+
+    Raises ArtefactError or NetworkError.
     """
-    source = artefact_or_network(name)
-    loaded = source if isinstance(source, Artefact) else None
-    architecture = loaded.architecture if loaded else source
-    assert not isinstance(architecture, Artefact)
-    facts = loaded.facts if loaded else {}
-    data, seed = validation_data(facts, recipe.data, recipe.seed)
+    if not isinstance(named, nn.Module) and is_artefact(Path(named)) and str(named) not in NETWORKS:
+        opened = load_artefact(Path(named)).overridden(input_hw=input_hw, seed=seed)
+        torch.manual_seed(opened.metadata.seed)
+        check_memory(opened.module, opened.name)
+        return opened
+    seed = 1 if seed is None else seed
+    if isinstance(named, nn.Module):
+        name, architecture = type(named).__name__, cast(Architecture, given_module(named))
+    else:
+        name, architecture = str(named), read_architecture(str(named))
     own = architecture.family in OWN_FAMILIES
-    if recipe.data and not (loaded or own):
+    torch.manual_seed(seed)  # random weights are the same in every run, and criteria go by weights
+    with torch.device("meta") if not (weights or own) else nullcontext():
+        module = architecture.build()
+    check_memory(module, name)
+    size = input_hw or getattr(module, "input_hw", None) or published_hw(architecture) or DEFAULT_HW
+    provenance = "as they came with the network" if own else RANDOM_WEIGHTS
+    metadata = Metadata(size, name, provenance=provenance, seed=seed)
+    return Network(name, architecture, module.eval(), metadata).overridden(input_hw=size)
+
+
+def artefact_or_network(name: str) -> Network | Architecture:
+    """An artefact, or the record of another NETWORK."""
+    return load_artefact(Path(name)) if is_artefact(Path(name)) else read_architecture(name)
+
+
+def read_architecture(name: str) -> Architecture:
+    """The record of a NETWORK that is no artefact. Raises ArtefactError or NetworkError."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if Path(name).suffix in (".yaml", ".yml"):
+        return architecture_from_data(read_yaml_mapping(Path(name), NetworkError, "an architecture"), name)
+    if is_own(name):
+        return own_network(name)
+    raise unknown_network(name, NETWORKS)
+
+
+def learning_of(
+    network: Network, recipe: ChangeRecipe, pictures: int, pictures_key: str = "data.disk.search"
+) -> Learning | None:
+    """What the network was trained on: the recipe's data, else its metadata's; None where neither says.
+
+    pictures: of the search set; pictures_key: the recipe's key that says so. Maps are decoded as it was trained.
+    Raises DataError for data given to a network of random weights, NetworkError for a network without the data's joints
+    or that cannot be trained.
+    """
+    architecture, input_hw, codec = network.architecture, network.input_hw, network.metadata.codec
+    if recipe.data and not network.trained:
         raise DataError(
-            "a network taken by its name or architecture has random weights: there is nothing to score",
+            "a network with random weights has nothing to score",
             place="--data",
-            value=name,
+            value=network.name,
             remedy="train it first (compress train) and give the run's folder",
         )
-    trained = loaded is not None or (own and recipe.data is not None)
-    torch.manual_seed(seed)  # random weights are the same in every run, and criteria go by weights
-    network = (loaded.network if loaded else architecture.build()).eval()
-    check_memory(network, name)
-    input_hw = recipe.input_hw
-    if input_hw is None:
-        input_hw = input_size(facts, Path(name)) if loaded else getattr(network, "input_hw", None) or _DEFAULT_HW
-    check_input(architecture, input_hw, "input_hw")
-    if trained and own:
-        check_learns(network, input_hw, name)
-    learning = (
-        read_learning(architecture, data, facts, input_hw, seed, recipe, pictures, pictures_key) if trained else None
-    )
-    return Subject(name, architecture, network, input_hw, seed, loaded.edits if loaded else (), learning)
-
-
-def read_learning(
-    architecture: Architecture,
-    data: Data,
-    facts: Mapping[str, Any],
-    input_hw: tuple[int, int],
-    seed: int,
-    recipe: ChangeRecipe,
-    pictures: int,
-    pictures_key: str,
-) -> Learning:
-    """The data, and how the network reads it; maps are decoded as it was trained."""
+    data = recipe.data or network.metadata.data
+    if data is None:
+        return None
+    if architecture.family in OWN_FAMILIES:
+        check_learns(network.module, input_hw, network.name)
     wanted = {"search": pictures}
     parts = {"synthetic": data.synthetic.model_copy(update=wanted), "disk": data.disk.model_copy(update=wanted)}
-    sets = picture_sets(data.model_copy(update=parts), input_hw, seed, pictures_key)
+    sets = picture_sets(data.model_copy(update=parts), input_hw, network.metadata.seed, pictures_key)
     keypoints = sets.train.keypoints
     check_joints(architecture, keypoints, "data")
     check_metric(architecture, data)
-    codec = recipe.codec or noted_codec(facts)
     objective = objective_for(architecture, keypoints, input_hw, recipe.training, codec)
     estimator = estimator_for(
         architecture, keypoints, input_hw, codec=codec, decoding=recipe.decoding, boxes=LabelledBoxes()
     )
     return Learning(data, sets, objective, estimator, codec)
-
-
-def network_digest(architecture: Architecture, network: nn.Module, edits: Sequence[Edit] = (), *, trained: bool) -> str:
-    """Short sha256 of what a network is: its record, its edits and the weights it came with.
-
-    Random weights of a known architecture are left out: they follow from the seed, and differ in the last bits between
-    kinds of CPUs. What an own network's Python code does is not in it.
-    """
-    record = [architecture_to_data(architecture), [str(edit) for edit in edits]]
-    found = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
-    if trained or architecture.family in OWN_FAMILIES:
-        for name, tensor in sorted(network.state_dict().items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
-
-
-def artefact_or_network(name: str) -> Artefact | Architecture:
-    """What a command's NETWORK argument means.
-
-    A known network's name, a YAML file with an architecture record, an artefact's folder, `package.module:function`
-    (imported with the current folder on the path; it returns an nn.Module) or an ONNX file. Raises ArtefactError or
-    NetworkError.
-    """
-    if name in NETWORKS:
-        return NETWORKS[name]
-    if Path(name).suffix in (".yaml", ".yml"):
-        return architecture_from_data(read_yaml_mapping(Path(name), NetworkError, "an architecture"), name)
-    if is_artefact(Path(name)):
-        return load_artefact(Path(name))
-    if is_own(name):
-        return own_network(name)
-    raise unknown_network(name, NETWORKS)

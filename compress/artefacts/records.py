@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from compress.errors import RunError
+from compress.errors import CompressError, RunError
 
 T = TypeVar("T")
 
@@ -23,17 +23,25 @@ def to_plain(record: object, kind: Any = None) -> Any:
     return _adapter(kind or type(record)).dump_python(record, mode="json")
 
 
-def from_plain(kind: type[T], data: Any, place: str) -> T:
-    """The record that to_plain gave. Raises RunError naming the first field that does not fit; place: of the data."""
+def from_plain(
+    kind: type[T],
+    data: Any,
+    place: str,
+    error_kind: type[CompressError] = RunError,
+    remedy: str = "it is damaged or of another version: run the job again",
+) -> T:
+    """The record that to_plain gave. Raises `error_kind` naming the first field that does not fit; place: of the
+    data."""
     try:
         found: T = _adapter(kind).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise RunError(
-            f"{field or 'the record'}: {first['msg'].lower()}",
+        rule = first["msg"].removeprefix("Value error, ")
+        raise error_kind(
+            f"{field}: {rule[:1].lower()}{rule[1:]}".removeprefix(": "),
             place=place,
-            value=str(first["input"])[:80],
-            remedy="it is damaged or of another version: run the job again",
+            value=None if first["type"] == "value_error" else str(first["input"])[:80],
+            remedy=remedy,
         ) from None
     return found

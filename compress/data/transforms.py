@@ -6,6 +6,7 @@ Training follows HigherHRNet (arXiv:1908.10357, official code, lib/dataset/trans
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,12 +17,26 @@ from compress.data.picture import Floats, Picture
 
 Matrix = npt.NDArray[np.float64]
 
-# ImageNet statistics, RGB in 0..1, as every published pose network uses them.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # What lies outside the picture becomes the mean colour, that is about 0 after `normalise`.
 BORDER_RGB = (124, 116, 104)
 TRANSLATE_REFERENCE_PX = 512
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network's input values are: (value / 255 - mean) / std of each colour channel.
+
+    mean, std: per channel, of values in 0..1; ImageNet's, as every published pose network uses them. channels: their
+    order.
+    """
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channels: Literal["RGB"] = "RGB"
+
+
+IMAGENET = Normalisation()
+"""That of every network so far."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +116,8 @@ def normalise(images_bhwc: Picture) -> torch.Tensor:
     """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W] with ImageNet mean and spread taken out, channels_last in
     memory."""
     images = torch.from_numpy(images_bhwc).permute(0, 3, 1, 2).to(torch.float32)
-    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * 255
-    spread = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * 255
+    mean = torch.tensor(IMAGENET.mean).view(1, 3, 1, 1) * 255
+    spread = torch.tensor(IMAGENET.std).view(1, 3, 1, 1) * 255
     return images.sub_(mean).div_(spread)
 
 

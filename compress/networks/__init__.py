@@ -1,6 +1,6 @@
 """All networks by name, and their architectures to plain data and back."""
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -22,7 +22,7 @@ from compress.networks.mobilenet_v2 import MobileNetV2
 from compress.networks.mobilenet_v3 import MobileNetV3
 from compress.networks.mobileposenet import MobilePoseNet, mobileposenet_v1, mobileposenet_v2
 from compress.networks.openpose import OpenPose
-from compress.networks.own import OWN_FAMILIES
+from compress.networks.own import OWN_FAMILIES, GivenModule
 from compress.networks.shufflenet_v2 import ShuffleNetV2
 from compress.networks.simple_baseline import SimpleBaseline
 
@@ -113,10 +113,11 @@ def network_named(name: str) -> Architecture:
 
 
 def architecture_to_data(architecture: Architecture) -> dict[str, Any]:
-    """Plain data (dicts, lists, numbers, strings) for YAML; `family` first."""
+    """Plain data (dicts, lists, numbers, strings) for YAML; `family` first. A module given in memory is left out."""
     assert is_dataclass(architecture)
     assert not isinstance(architecture, type)
-    return {"family": architecture.family, **_plain(asdict(architecture))}
+    choices = {one.name: getattr(architecture, one.name) for one in fields(architecture)}
+    return {"family": architecture.family, **{key: _plain(value) for key, value in choices.items() if key != "module"}}
 
 
 def architecture_from_data(data: Any, place: str) -> Architecture:
@@ -128,9 +129,16 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
         raise NetworkError(
             "no such family", place=f"{place}: family", value=family, remedy=nearest(str(family), FAMILIES)
         )
-    fields = {key: value for key, value in data.items() if key != "family"}
+    choices = {key: value for key, value in data.items() if key != "family"}
+    if family == GivenModule.family and "module" not in choices:
+        raise NetworkError(
+            "the network was a module in memory, which no file holds",
+            place=place,
+            value=choices.get("name"),
+            remedy="load it in Python beside that module: compress.load(FOLDER, module=...)",
+        )
     try:
-        return _ADAPTERS[family].validate_python(fields)  # type: ignore[no-any-return]
+        return _ADAPTERS[family].validate_python(choices)  # type: ignore[no-any-return]
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -145,12 +153,14 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
 
 
 _ADAPTERS = {
-    name: TypeAdapter(with_config(ConfigDict(extra="forbid"))(family))
+    name: TypeAdapter(with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))(family))
     for name, family in (FAMILIES | OWN_FAMILIES).items()
 }
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""Networks that nobody here wrote: a Python function that returns one, or an ONNX file.
+"""Networks that nobody here wrote: a Python function that returns one, an ONNX file, or a module given in memory.
 
-Both become architecture records, so they go to YAML and back like the others. What a record must know of its network
+They become architecture records, so they go to YAML and back like the others. What a record must know of its network
 (joints, strides, how people are found) is read from the module's attributes `keypoints` and `approach` if it has them;
 else it is inferred from the outputs on small inputs:
 
@@ -16,7 +16,7 @@ import copy
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -98,6 +98,26 @@ class OnnxNetwork:
         return Maps(_read(Path(self.file)))
 
 
+@dataclass(frozen=True)
+class GivenModule:
+    """A module given in memory. Its record goes to YAML without the module, and comes back where the module is given
+    again. name: of its class. input_hw: as above."""
+
+    family: ClassVar[str] = "module"
+
+    name: str
+    approach: Approach
+    keypoints: int
+    stride: int
+    output_strides: tuple[int, ...]
+    input_hw: tuple[int, int] | None
+    module: nn.Module = field(compare=False, repr=False)
+
+    def build(self) -> nn.Module:
+        """A copy of the module, with its weights."""
+        return Maps(copy.deepcopy(self.module))
+
+
 def _tensors(outputs: Any) -> list[Tensor]:
     """The maps among what a network returns, in their order; numbers and names beside them are left out."""
     if isinstance(outputs, dict):
@@ -107,7 +127,7 @@ def _tensors(outputs: Any) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else []
 
 
-OWN_FAMILIES = {"python": PythonNetwork, "onnx": OnnxNetwork}
+OWN_FAMILIES: dict[str, type[Any]] = {one.family: one for one in (PythonNetwork, OnnxNetwork, GivenModule)}
 
 
 def is_own(name: str) -> bool:
@@ -125,6 +145,14 @@ def own_network(name: str) -> PythonNetwork | OnnxNetwork:
         check_conversion(path, network, record.input_hw or _sizes()[record.stride])
         return record
     return PythonNetwork(name, *_facts(_call(name), name))
+
+
+def given_module(module: nn.Module) -> GivenModule:
+    """The record of a copy of the module, which is run once on the CPU. Raises NetworkError."""
+    name = type(module).__name__
+    check_plain(module, name)  # else it cannot be copied
+    copied = _checked(copy.deepcopy(module).cpu(), name)
+    return GivenModule(name, *_facts(copied, name), copied)
 
 
 def _read(path: Path) -> nn.Module:
@@ -169,6 +197,11 @@ def _call(name: str) -> nn.Module:
             value=type(network).__name__,
             remedy="return the network itself",
         )
+    return _checked(network, name)
+
+
+def _checked(network: nn.Module, name: str) -> nn.Module:
+    """The network, whose input_hw becomes a tuple. Raises NetworkError for weights that cannot be saved or changed."""
     named = getattr(network, "input_hw", None)
     if named is not None and _size(named, name) is not named:
         network.input_hw = _size(named, name)  # type: ignore[assignment]

@@ -8,6 +8,11 @@ systems the papers compare against and we do not build.
 from dataclasses import dataclass
 from typing import Literal
 
+from compress.networks import NETWORKS, Architecture
+
+DEFAULT_HW = (256, 256)
+"""Input size where neither the user, nor the network, nor a paper names one; a multiple of every network's stride."""
+
 _HRNET = "HRNet, CVPR 2019"
 _HIGHER = "HigherHRNet, CVPR 2020"
 _BHRNET = "DIR-BHRNet"
@@ -708,3 +713,9 @@ PUBLISHED: tuple[Published, ...] = (
         "E2Pose ResNet", (320, 320), _BHRNET, 23.9, None, "mac", False, 43.9, "reference only", approach="bottom-up"
     ),
 )
+
+
+def published_hw(architecture: Architecture) -> tuple[int, int] | None:
+    """Height and width of the first row of a known network; None for another architecture."""
+    names = [name for name, known in NETWORKS.items() if known == architecture]
+    return next((row.input_hw for row in PUBLISHED if row.network in names and row.input_hw), None)

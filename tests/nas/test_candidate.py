@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.artefacts.artefact import CHANNELS_PRUNED, Artefact, load_artefact, save_artefact
+from compress.artefacts.artefact import CHANNELS_PRUNED, Network, load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.errors import NetworkError, SpaceError
 from compress.nas.candidate import Candidates
 from compress.nas.space import KEEP, EditChoice, Space
@@ -26,7 +27,7 @@ TRUNK = EditChoice("trunk", "features.3", "channels", (0.5, 1.0))
 SEVENS = [f"refinements.0.{block}.trunk.0.conv" for block in range(5)]
 
 
-def candidates(*edits: EditChoice, start: Artefact | None = None, **choices: tuple[Any, ...]) -> Candidates:
+def candidates(*edits: EditChoice, start: Network | None = None, **choices: tuple[Any, ...]) -> Candidates:
     base = architecture_to_data(NETWORK)
     return Candidates(Space(base, {**choices, **{edit.path: edit.values for edit in edits}}, edits), HW, start)
 
@@ -126,7 +127,7 @@ def test_groups_follow_one_another() -> None:
 def test_edits_of_a_given_network_come_after_its_own() -> None:
     """It is pruned already; the new edits are added, and the mark of pruned channels stands once."""
     pruned = candidates(TRUNK).edited({"edits.trunk": 0.5}, trained(), PICTURES, 2, 1)
-    start = Artefact(NETWORK, pruned.network.eval(), {}, pruned.edits)
+    start = Network("start", NETWORK, pruned.network.eval(), Metadata(HW), pruned.edits)
     head = EditChoice("head", "initial", "channels", (0.5, 1.0))
     made = candidates(KERNELS, head, start=start)
     assert shapes(made.build({"edits.kernels": KEEP, "edits.head": 1.0})) == shapes(pruned.network)
