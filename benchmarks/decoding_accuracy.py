@@ -22,12 +22,12 @@ from compress.artefacts.metadata import input_size
 from compress.data.sets import validation_set
 from compress.engines import engine
 from compress.files import write_json, write_text
-from compress.jobs.profile.decoding_costs import choices
 from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
-from compress.pose.estimator import LabelledBoxes, estimator_for
+from compress.pose.approaches import approach_of, estimator_for
+from compress.pose.estimator import LabelledBoxes
 from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, score
-from compress.recipe import noted_codec, noted_data
+from compress.recipe import Decoding, noted_codec, noted_data
 
 Row = dict[str, Any]
 
@@ -55,7 +55,8 @@ def score_decodings(artefact: Path) -> Row:
     data, input_hw = noted_data(loaded.facts["data"], str(artefact)), input_size(loaded.facts, artefact)
     pictures = validation_set(data, input_hw, loaded.facts["seed"])
     figure, rows = MAIN_FIGURE[data.kind], []
-    for name, decoding in choices(loaded.architecture.approach):
+    once = Decoding(flip_test=False, suppression="none")
+    for name, decoding in approach_of(loaded.architecture).decodings(once):
         if decoding.flip_test or decoding.suppression != "none":
             continue
         estimator = estimator_for(

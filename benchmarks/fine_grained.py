@@ -29,7 +29,6 @@ import torch
 from torch import nn
 
 from compress.engines import check_parity, engine
-from compress.engines.engine import parity_limit
 from compress.engines.kernel import Kernel
 from compress.engines.mnn import SPARSE_BLOCK
 from compress.files import write_json, write_text
@@ -90,7 +89,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path, progress: Pr
     def add(key: str, runtime: str, candidate: nn.Module, facts: Row) -> None:
         paths = engine(runtime).export(candidate, input_hw, folder, key)
         runner = engine(runtime).load(paths[0])
-        parity = check_parity(candidate, runner, [image], parity_limit(runtime))
+        parity = check_parity(candidate, runner, [image], engine(runtime).parity_limit)
         files[key], calls[key] = paths[0], lambda: runner.run(image)
         size = sum(path.stat().st_size for path in paths)
         rows[key] = {"engine": runtime, **facts, "size_bytes": size, "parity": parity}

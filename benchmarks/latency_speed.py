@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from compress.engines import ENGINES, engine
+from compress.engines.onnxruntime_fusion import kernels_by_part
 from compress.files import write_json
 from compress.jobs.latency.latency import build, space_named
 from compress.measure.kernels import detect_kernels
 from compress.measure.latency_table import load_table, predict
-from compress.measure.onnxruntime_fusion import kernels_by_part
 from compress.measure.timing import pinned
 from compress.nas.batch_prediction import PartTable
 from compress.nas.space import Pick

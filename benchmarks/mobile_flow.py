@@ -34,7 +34,8 @@ from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
-from compress.pose.estimator import LabelledBoxes, estimator_for
+from compress.pose.approaches import estimator_for
+from compress.pose.estimator import LabelledBoxes
 from compress.pose.scoring import RESAMPLES, score
 from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_codec, noted_data, read_recipe
 

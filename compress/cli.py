@@ -313,7 +313,10 @@ def engine_settings(name: str | None) -> list[str]:
     """Overrides that measure on this engine, and export to it beside the usual ones."""
     if name is None:
         return []
-    exports = [] if name in ("onnxruntime", "ncnn") else [f"exports=[onnxruntime,ncnn,{name}]"]
+    from compress.recipe import ChangeRecipe
+
+    usual = ChangeRecipe.model_fields["exports"].default
+    exports = [] if name in usual else [f"exports=[{','.join((*usual, name))}]"]
     return [f"engine={name}", *exports]
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from compress.engines import ENGINES
+from compress.pose.approaches import APPROACHES
+
 PACKAGE = Path(__file__).parent.parent / "compress"
 
 # Longest matching prefix wins. A module imports from its own folder and from lower floors; crafts not one another.
@@ -36,8 +39,13 @@ FLOORS = {
 BEHIND = {
     "optuna": ("compress.nas.sampler",),
     "pycocotools": ("compress.pose.average_precision", "compress.data.coco"),
-    "onnx": ("compress.engines", "compress.measure", "compress.networks.onnx_file", "compress.networks.onnx_opsets"),
-    "onnxruntime": ("compress.engines", "compress.measure", "compress.networks.onnx_file"),
+    "onnx": (
+        "compress.engines",
+        "compress.measure.timing",
+        "compress.networks.onnx_file",
+        "compress.networks.onnx_opsets",
+    ),
+    "onnxruntime": ("compress.engines", "compress.measure.timing", "compress.networks.onnx_file"),
     "onnxsim": ("compress.engines", "compress.networks.onnx_file"),
     "onnx2torch": ("compress.networks.onnx_file",),
     "ptflops": ("compress.measure.cross_check",),
@@ -108,6 +116,36 @@ def test_heavy_libraries_sit_behind_one_place(name: str) -> None:
         library = imported.partition(".")[0]
         if library in BEHIND:
             assert any(name == p or name.startswith(f"{p}.") for p in BEHIND[library]), f"{name} imports {library}"
+
+
+def compared(name: str) -> set[object]:
+    """Every constant that a module compares something with, alone or in a tuple, set or list, or matches."""
+    found: set[object] = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            values: list[ast.expr] = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            values = [node.value]
+        else:
+            continue
+        for value in values:
+            parts = value.elts if isinstance(value, ast.Tuple | ast.Set | ast.List) else [value]
+            found |= {part.value for part in parts if isinstance(part, ast.Constant)}
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_code_outside_engines_asks_which_engine_it_has(name: str) -> None:
+    """What an engine can do is an attribute of it; see compress.engines.engine.Engine."""
+    if not name.startswith("compress.engines"):
+        assert not compared(name) & ENGINES.keys()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_code_outside_its_file_asks_which_approach_a_network_has(name: str) -> None:
+    """See compress.pose.approaches.approach.Approach. Architecture records say which one they have."""
+    if not name.startswith(("compress.pose.approaches", "compress.networks")):
+        assert not compared(name) & APPROACHES.keys()
 
 
 def test_no_cycles() -> None:

@@ -13,7 +13,7 @@ from compress.files import read_yaml_mapping
 from compress.jobs.train import with_joints
 from compress.networks import NETWORKS
 from compress.networks.architecture import check_input
-from compress.pose.objective import objective_for
+from compress.pose.approaches import objective_for
 from compress.recipe import PruneRecipe, RewriteRecipe, SearchRecipe, TrainRecipe, read_recipe, to_data
 from compress.training.loop import learning_rate, optimizer_for
 

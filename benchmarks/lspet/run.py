@@ -34,7 +34,8 @@ from compress.jobs.evaluate import evaluate
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.whole_networks import time_runners
-from compress.pose.estimator import LabelledBoxes, estimator_for
+from compress.pose.approaches import estimator_for
+from compress.pose.estimator import LabelledBoxes
 from compress.pose.percent_correct import THRESHOLDS
 from compress.progress import Silent
 from compress.recipe import Decoding, EvaluateRecipe, Measurement, noted_codec, noted_data

@@ -34,9 +34,10 @@ from compress.files import read_yaml_mapping, write_json, write_text
 from compress.jobs.profile.decoding_costs import perfect_answers
 from compress.measure.counting import count
 from compress.networks import Architecture, architecture_from_data
+from compress.pose.approaches import Setting, estimator_for
 from compress.pose.average_precision import oks_ap
 from compress.pose.decode.poses import coco_results
-from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for
+from compress.pose.estimator import LabelledBoxes, PoseEstimator
 from compress.pose.scoring import score
 from compress.recipe import Data, Decoding, TrainRecipe, read_recipe
 
@@ -151,18 +152,11 @@ def perfect(
     architecture: Architecture, estimator: PoseEstimator, pictures: CocoPeople, recipe: TrainRecipe
 ) -> dict[str, float]:
     """The metric of the decoded training targets."""
-    results = []
+    setting, results = Setting(architecture, pictures.keypoints, recipe.input_hw, recipe.codec), []
     for index in range(len(pictures)):
-        asked_inputs = estimator.ask(pictures, index)
-        answers, _ = perfect_answers(
-            architecture,
-            pictures,
-            index,
-            asked_inputs,
-            recipe.input_hw,
-            recipe.codec,
-        )
-        results += coco_results(estimator.read(asked_inputs, answers, None), pictures.image_id(index))
+        inputs = estimator.inputs(pictures, index)
+        answers, _ = perfect_answers(setting, pictures, index, inputs)
+        results += coco_results(estimator.decode(inputs, answers, None), pictures.image_id(index))
     return oks_ap(pictures.coco, results, pictures.keypoints)
 
 

@@ -17,9 +17,10 @@ from compress.networks import NETWORKS, Architecture, architecture_from_data
 from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
 from compress.networks.published import DEFAULT_HW, published_hw
 from compress.networks.weights import check_memory
+from compress.pose.approaches import check_joints, estimator_for, objective_for
 from compress.pose.codec import Codec
-from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for
-from compress.pose.objective import Objective, check_joints, objective_for
+from compress.pose.estimator import LabelledBoxes, PoseEstimator
+from compress.pose.objective import Objective
 from compress.pose.scoring import check_metric
 from compress.recipe import ChangeRecipe, Data
 

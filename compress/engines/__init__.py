@@ -1,6 +1,6 @@
 """All inference engines by name. Their modules import the runtimes, which takes a while: import this late."""
 
-from compress.engines.engine import Description, Engine, Profile, Profiler, Runner, check_parity
+from compress.engines.engine import Description, Engine, KernelBench, Profile, Profiler, Runner, check_parity
 from compress.engines.kernel import Kernel
 from compress.engines.mnn import Mnn
 from compress.engines.ncnn import Ncnn
@@ -29,6 +29,7 @@ __all__ = [
     "Description",
     "Engine",
     "Kernel",
+    "KernelBench",
     "Profile",
     "Profiler",
     "Runner",

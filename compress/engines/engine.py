@@ -1,6 +1,8 @@
 """What every inference engine offers: describe itself, export a network, run the file, and prove that it is the same.
 
-A new engine is one file with a class that has these methods, and one line in ENGINES.
+A new engine is one file with a class that inherits from `Engine`, and one line in ENGINES. It has a name, describes
+itself, exports a network and loads the file again. Whatever else an engine can do, or computes in another way, is an
+attribute or a method of `Engine` with a default: no code outside this folder asks which engine it has.
 """
 
 import contextlib
@@ -12,11 +14,11 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,14 +33,8 @@ Image = NDArray[np.float32]
 
 PARITY_LIMIT = 1e-4
 """Relative error at which an exported network counts as another one: float32 sums in another order stay near 1e-6."""
-_LOOSER = {"mnn": 5e-4, "mnn_sparse": 5e-4}
-"""MNN's Winograd convolutions of large tiles round more: 1.6e-4 on OpenPose's maps with random weights, and 2e-6 on the
-same with its session hint WINOGRAD_MEMORY_LEVEL 0 (small tiles)."""
-
-
-def parity_limit(engine: str) -> float:
-    """The limit for an engine, by its key in ENGINES."""
-    return _LOOSER.get(engine, PARITY_LIMIT)
+CHANNEL_MULTIPLE = 8
+"""Channels that engines compute at a time, where they cannot be asked."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,70 @@ class Profiler(Protocol):
         ...
 
 
+class KernelBench(Protocol):
+    """The engine's own program for a device without Python, which times models of one kernel each."""
+
+    @property
+    def program(self) -> str:
+        """Its name."""
+        ...
+
+    def write(self, kernels: Iterable[Kernel], folder: Path) -> list[dict[str, Any]]:
+        """Writes the models and a script that times them all into a new folder; what `read` needs, as plain data."""
+        ...
+
+    def read(self, output: Path, rows: Sequence[Mapping[str, Any]], kernels: Mapping[str, Kernel]) -> dict[str, float]:
+        """Milliseconds of each kernel, by its key, from what the script printed.
+
+        rows: what `write` gave. kernels: by their keys.
+
+        Raises TableError if it was not run, or not on every model.
+        """
+        ...
+
+
 class Engine(Protocol):
-    """One inference runtime."""
+    """One inference runtime: what it must do, and what it can do."""
 
     @property
     def name(self) -> str:
         """Its key in ENGINES."""
         ...
+
+    @property
+    def parity_limit(self) -> float:
+        """Relative error of an output, over its largest value, up to which an exported network is the same one."""
+        return PARITY_LIMIT
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Number formats that it computes in as it is set up here, the one of `export` and `load` first."""
+        return ("float32",)
+
+    @property
+    def channel_multiple(self) -> int:
+        """Channels it computes at a time on this machine: other numbers of them are padded to a multiple of this."""
+        return CHANNEL_MULTIPLE
+
+    @property
+    def skips_zeros(self) -> bool:
+        """Whether convolutions take less time where blocks of their weights are zero; else only smaller ones do."""
+        return False
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether `profiler` times a network kernel by kernel; without that, whole networks can be timed only."""
+        return False
+
+    @property
+    def assembles_kernels(self) -> bool:
+        """Whether `assemble` makes a model of chosen kernels; without that, they can be timed in networks only."""
+        return False
+
+    @property
+    def kernel_bench(self) -> KernelBench | None:
+        """Its program for devices without Python; None if it has none."""
+        return None
 
     def describe(self) -> Description:
         """Engine, version and machine."""
@@ -118,17 +171,37 @@ class Engine(Protocol):
         """The exported model, ready to run in float32. Raises EngineError if it is missing or broken."""
         ...
 
+    def kernels_by_rules(self, network: nn.Module, input_hw: tuple[int, int]) -> Sequence[Kernel] | None:
+        """The kernels of one pass of a [1,3,H,W] image, found without an export, which takes a hundredth of the time.
+
+        None where that is not known, for the engine or for an operation of this network.
+        """
+        return None
+
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
-        """The exported or assembled model, to be timed node by node. Raises EngineError as `load` does."""
-        ...
+        """The exported or assembled model, to be timed node by node.
+
+        Raises EngineError as `load` does, and unless the engine has_kernels.
+        """
+        raise EngineError(
+            f"{self.name} has no kernels: it does not tell the time of parts of a network",
+            place="engine",
+            value=self.name,
+            remedy="use another engine; whole networks can be timed with this one",
+        )
 
     def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
         """Writes a model of these kernels, each behind a node that has just made its inputs; the first path is the
         model.
 
-        Its nodes named `u0`, `u1`, ... are the kernels. Raises EngineError if the engine cannot.
+        Its nodes named `u0`, `u1`, ... are the kernels. Raises EngineError unless the engine assembles_kernels.
         """
-        ...
+        raise EngineError(
+            f"kernels of {self.name} can only be timed inside whole networks",
+            place="engine",
+            value=self.name,
+            remedy="build the table from networks that contain them",
+        )
 
 
 def describe_machine(engine: str, version: str) -> Description:
@@ -218,7 +291,7 @@ def _differs(place: str, value: str) -> ParityError:
 
 
 def reason_of(error: BaseException, limit: int = 300) -> str:
-    """The first thing that an exception of a library says, without what surrounds the operation it happened in."""
+    """The first sentence of a library's exception, without the code around the operation that it happened in."""
     said = str(error).strip() or type(error).__name__
     first = " ".join(re.split(r"\n|\[Caused by| ?Please feel free", said, maxsplit=1)[0].split()).rstrip(".:, ")
     return first if len(first) <= limit else first[: limit - 1] + "…"

@@ -12,7 +12,7 @@ from torch import nn
 from compress.data.loader import eval_batches
 from compress.data.picture import PictureSet
 from compress.engines import check_parity, engine
-from compress.engines.engine import Image, parity_limit
+from compress.engines.engine import Image
 from compress.errors import CompressError
 from compress.files import replaced_together
 
@@ -35,9 +35,9 @@ def export_and_check(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Exports to every engine and compares its outputs with torch's on the images and on a random one.
 
-    An engine's files come to `folder` together, and only if its outputs are torch's within parity_limit; an engine that
-    fails leaves the folder as it was, and the next one is tried. Returns engine → {file, files, size_bytes, parity},
-    and engine → why it failed. Raises OSError where nothing can be written.
+    An engine's files come to `folder` together, and only if its outputs are torch's within its parity_limit; an
+    engine that fails leaves the folder as it was, and the next one is tried. Returns engine →
+    {file, files, size_bytes, parity}, and engine → why it failed. Raises OSError where nothing can be written.
     """
     # No flat picture: norms over a map make much of what rounding leaves of it.
     noise: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
@@ -48,7 +48,8 @@ def export_and_check(
             with replaced_together(folder) as aside:
                 of_engine = for_engine(network, name)
                 files = engine(name).export(of_engine, input_hw, aside, "model")
-                parity = check_parity(of_engine, engine(name).load(files[0]), [*images, noise], parity_limit(name))
+                runner, limit = engine(name).load(files[0]), engine(name).parity_limit
+                parity = check_parity(of_engine, runner, [*images, noise], limit)
                 size_bytes = sum(file.stat().st_size for file in files)
         except CompressError as error:
             failed[name] = str(error).replace(f"{aside}{os.sep}", "")  # no file lies there

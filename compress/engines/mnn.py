@@ -23,6 +23,7 @@ from torch import nn
 
 from compress.engines.engine import (
     Description,
+    Engine,
     Image,
     Profile,
     Profiler,
@@ -42,7 +43,7 @@ _CONVERT = "import MNN, _tools, sys; _tools.mnnconvert(sys.argv)"
 
 
 @dataclass(frozen=True)
-class Mnn:
+class Mnn(Engine):
     """The engines `mnn` and, with sparse kernels where weights are pruned in blocks of SPARSE_BLOCK, `mnn_sparse`."""
 
     sparse: bool = False
@@ -51,6 +52,22 @@ class Mnn:
     def name(self) -> str:
         """Its key in ENGINES."""
         return "mnn_sparse" if self.sparse else "mnn"
+
+    @property
+    def parity_limit(self) -> float:
+        """Its Winograd convolutions of large tiles round more than others do: 1.6e-4 on OpenPose's maps with random
+        weights, and 2e-6 on the same with its session hint WINOGRAD_MEMORY_LEVEL 0 (small tiles)."""
+        return 5e-4
+
+    @property
+    def skips_zeros(self) -> bool:
+        """Its sparse kernels do, in blocks of SPARSE_BLOCK filters."""
+        return self.sparse
+
+    @property
+    def has_kernels(self) -> bool:
+        """Its operations; some of them are made only when a whole network is loaded, so none can be assembled."""
+        return True
 
     def describe(self) -> Description:
         """MNN's version and this machine."""
@@ -85,15 +102,6 @@ class Mnn:
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
         """The model, operation by operation."""
         return _MnnProfiler(_Session(path, threads), Path(path))
-
-    def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Raises EngineError: MNN makes some of its operations only when it loads a whole network."""
-        raise EngineError(
-            "MNN's kernels can only be timed inside whole networks",
-            place="engine",
-            value=self.name,
-            remedy="build the table from networks that contain them",
-        )
 
 
 class _Session:

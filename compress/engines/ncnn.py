@@ -1,6 +1,6 @@
 """ncnn: torch → TorchScript → pnnx → ncnn's .param and .bin, in float32.
 
-pnnx is run as a program in a folder of its own, so that its seven other files and its talk stay out of sight.
+pnnx is run as a program in a folder of its own, because it writes seven other files beside these two.
 """
 
 import copy
@@ -20,6 +20,7 @@ from torch import nn
 
 from compress.engines.engine import (
     Description,
+    Engine,
     Image,
     Profiler,
     Runner,
@@ -31,15 +32,19 @@ from compress.engines.engine import (
     silent,
 )
 from compress.engines.kernel import Kernel
+from compress.engines.ncnn_bench import Benchncnn
 from compress.engines.ncnn_kernels import NcnnProfiler, assemble, input_parameters, read_param, write_param
 from compress.engines.tracing import check_traceable, remove_unused_calls, torchscript
 from compress.errors import EngineError
 
 
-class Ncnn:
-    """The engine `ncnn` on the CPU."""
+class Ncnn(Engine):
+    """The engine `ncnn` on the CPU. Its kernels are its layers."""
 
     name = "ncnn"
+    has_kernels = True
+    assembles_kernels = True
+    kernel_bench = Benchncnn()
 
     def describe(self) -> Description:
         """ncnn's version and this machine."""

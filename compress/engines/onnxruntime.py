@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.engines.engine import (
+    CHANNEL_MULTIPLE,
     Description,
+    Engine,
     Image,
     Profiler,
     Runner,
@@ -30,6 +32,7 @@ from compress.engines.engine import (
     silent,
 )
 from compress.engines.kernel import Kernel
+from compress.engines.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_rules
 from compress.engines.onnxruntime_kernels import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
 from compress.engines.tracing import check_traceable, torchscript
 from compress.errors import EngineError
@@ -38,10 +41,17 @@ from compress.files import write_bytes
 INPUT = "image"
 
 
-class OnnxRuntime:
-    """The engine `onnxruntime` on the CPU."""
+class OnnxRuntime(Engine):
+    """The engine `onnxruntime` on the CPU. Its kernels are the nodes of its optimised graph."""
 
     name = "onnxruntime"
+    has_kernels = True
+    assembles_kernels = True
+
+    @property
+    def channel_multiple(self) -> int:
+        """The block of its NCHWc layout."""
+        return max(CHANNEL_MULTIPLE, channel_block())
 
     def describe(self) -> Description:
         """onnxruntime's version and this machine."""
@@ -99,6 +109,13 @@ class OnnxRuntime:
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise missing_file(path, self.name, str(error)) from error
         return _Runner(session)
+
+    def kernels_by_rules(self, network: nn.Module, input_hw: tuple[int, int]) -> Sequence[Kernel] | None:
+        """By its fusion, repeated; None for a network with an operation that has no rule there."""
+        try:
+            return kernels_by_rules(network, input_hw)
+        except UnknownOperationError:
+            return None
 
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
         """The model, node by node. One that `assemble` wrote runs as it is; others are optimised as by `load`."""

@@ -3,7 +3,6 @@
 import copy
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,20 @@ from torch import nn
 
 from compress.engines.engine import (
     Description,
+    Engine,
     Image,
-    Profiler,
     Runner,
     describe_machine,
     missing_file,
     one_torch_thread,
     reason_of,
 )
-from compress.engines.kernel import Kernel
 from compress.engines.tracing import check_traceable, torchscript
 from compress.errors import EngineError
 
 
-class Torch:
-    """The engine `torch` on the CPU."""
+class Torch(Engine):
+    """The engine `torch` on the CPU. It runs operators one by one, as they are written: it has no kernels."""
 
     name = "torch"
 
@@ -67,23 +65,6 @@ class Torch:
                 return _Runner(torch.jit.load(str(path)), threads)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise missing_file(path, self.name, str(error).partition("\n")[0]) from error
-
-    def profiler(self, path: Path, threads: int = 1) -> Profiler:
-        """Raises EngineError: torch runs operators one by one, as they are written, and has no graph of its own."""
-        raise _no_kernels()
-
-    def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
-        """Raises EngineError, as profiler."""
-        raise _no_kernels()
-
-
-def _no_kernels() -> EngineError:
-    return EngineError(
-        "torch cuts no network into kernels",
-        place="engine",
-        value=Torch.name,
-        remedy="use onnxruntime, ncnn or mnn; whole networks can be timed with torch",
-    )
 
 
 class _Runner:

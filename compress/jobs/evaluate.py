@@ -7,8 +7,8 @@ from compress.artefacts.artefact import load_artefact
 from compress.artefacts.metadata import input_size, validation_data
 from compress.data.sets import notes_of, validation_set
 from compress.networks.architecture import check_input
-from compress.pose.estimator import boxes_for, estimator_for
-from compress.pose.objective import check_joints
+from compress.pose.approaches import check_joints, estimator_for
+from compress.pose.estimator import boxes_for
 from compress.pose.scoring import RESAMPLES, check_metric, procedure, score
 from compress.progress import Progress
 from compress.recipe import EvaluateRecipe, noted_codec

@@ -16,10 +16,10 @@ from compress.data.sets import notes_of, validation_set
 from compress.errors import DataError
 from compress.files import write_bytes, write_json
 from compress.networks.architecture import check_input
+from compress.pose.approaches import check_joints, estimator_for
 from compress.pose.decode.poses import Poses, coco_results
 from compress.pose.drawing import draw_people
-from compress.pose.estimator import WholePictures, boxes_for, estimate_poses, estimator_for
-from compress.pose.objective import check_joints
+from compress.pose.estimator import WholePictures, boxes_for, estimate_poses
 from compress.progress import Progress
 from compress.recipe import PredictRecipe, changed, noted_codec
 from compress.training.loop import best_device

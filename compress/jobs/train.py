@@ -20,16 +20,16 @@ from compress.artefacts.metadata import noted_keypoints
 from compress.artefacts.network import artefact_or_network, network_digest
 from compress.artefacts.run import open_run
 from compress.data.keypoints import KeypointSet
-from compress.data.limbs import layout_for
 from compress.data.sets import notes_of, train_and_val
 from compress.errors import DataError, NetworkError
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
+from compress.pose.approaches import approach_of, estimator_for, objective_for
 from compress.pose.distillation import FeatureDistillation
-from compress.pose.estimator import LabelledBoxes, boxes_for, estimator_for, first_inputs
-from compress.pose.objective import Objective, objective_for
+from compress.pose.estimator import LabelledBoxes, boxes_for, first_inputs
+from compress.pose.objective import Objective
 from compress.pose.scoring import RESAMPLES, check_metric, score
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
@@ -150,11 +150,8 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
 
 
 def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architecture:
-    """The architecture for the data's joints (PAF: parts and limbs). Raises NetworkError for an own network."""
-    wanted: dict[str, int] = {"keypoints": len(keypoints)}
-    if architecture.approach == "PAF":
-        layout = layout_for(keypoints)
-        wanted = {"keypoints": len(layout.names), "limbs": len(layout.limbs)}
+    """The architecture for the data's joints. Raises NetworkError for an own network."""
+    wanted = approach_of(architecture).joints(keypoints)
     if all(getattr(architecture, name, None) == value for name, value in wanted.items()):
         return architecture
     if architecture.family in ("python", "onnx") or not {f.name for f in fields(architecture)} >= set(wanted):  # type: ignore[arg-type]

@@ -1,9 +1,8 @@
-"""Cuts a network into the kernels that an engine really runs and that are therefore timed as one.
+"""Finds the kernels of a network: the fused pieces that an engine runs, and that are therefore timed as one.
 
-`kernels_of_engine` works for every network and every engine: it exports the network and reads the engine's own
-optimised graph. `kernels_by_rules` gives the same for onnxruntime without exporting, in hundredths of a second, which a
-search needs for thousands of candidates; it knows the operations of HRNet-like networks. `detect_kernels` takes the
-fast way where it can.
+`kernels_of_engine` works for every network and every engine that has kernels: it exports the network and reads the
+engine's own optimised graph. An engine may know the same without an export, in hundredths of a second, which a search
+needs for thousands of candidates (`Engine.kernels_by_rules`). `detect_kernels` takes the faster way where there is one.
 """
 
 import copy
@@ -17,7 +16,6 @@ from torch import nn
 from compress.engines import ENGINES
 from compress.engines.engine import Engine
 from compress.engines.kernel import Kernel
-from compress.measure.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_part, kernels_by_rules
 
 
 def detect_kernels(
@@ -27,12 +25,8 @@ def detect_kernels(
 
     Raises EngineError if the engine cannot take the network.
     """
-    if runtime.name == "onnxruntime":
-        try:
-            return Counter(kernels_by_rules(network, input_hw))
-        except UnknownOperationError:
-            pass  # the engine itself knows more operations, and gives the same kernels
-    return Counter(kernels_of_engine(network, input_hw, runtime))
+    known = runtime.kernels_by_rules(network, input_hw)
+    return Counter(kernels_of_engine(network, input_hw, runtime) if known is None else known)
 
 
 def kernels_of_engine(network: nn.Module, input_hw: tuple[int, int], runtime: Engine) -> tuple[Kernel, ...]:
@@ -61,10 +55,6 @@ def _with_weights(network: nn.Module) -> nn.Module:
 
 __all__ = [
     "Kernel",
-    "UnknownOperationError",
-    "channel_block",
     "detect_kernels",
-    "kernels_by_part",
-    "kernels_by_rules",
     "kernels_of_engine",
 ]

@@ -11,9 +11,10 @@ from compress.data.mpii import MpiiPeople
 from compress.data.picture import PictureSet
 from compress.errors import DataError
 from compress.networks import Architecture
+from compress.pose.approaches import approach_of
 from compress.pose.average_precision import crowd_pose_ap, oks_ap
 from compress.pose.decode.poses import coco_results
-from compress.pose.estimator import Found, PoseEstimator, estimate_all_poses
+from compress.pose.estimator import PicturePoses, PoseEstimator, estimate_all_poses
 from compress.pose.percent_correct import PercentCorrect, pck, pckh
 from compress.progress import Phase
 from compress.recipe import Data
@@ -117,7 +118,7 @@ def procedure(flip_test: bool) -> str:
 
 def check_metric(architecture: Architecture, data: Data) -> None:
     """Raises DataError unless the data's metric can score what the network finds; PCK compares person by person."""
-    if MAIN_FIGURE[data.kind] == "AP" or (architecture.approach == "top-down" and data.disk.detections is None):
+    if MAIN_FIGURE[data.kind] == "AP" or (approach_of(architecture).per_person and data.disk.detections is None):
         return
     raise DataError(
         f"{MAIN_FIGURE[data.kind]} compares person by person, so every labelled box must give one pose",
@@ -136,7 +137,7 @@ def _plain(value: Any) -> Any:
     return (None if value != value else round(value, 5)) if isinstance(value, float) else value
 
 
-def _percent_correct(found: list[Found], pictures: PictureSet, kind: str, resamples: int) -> dict[str, Any]:
+def _percent_correct(found: list[PicturePoses], pictures: PictureSet, kind: str, resamples: int) -> dict[str, Any]:
     """Every labelled person against the answer for that person's own box."""
     people = [pictures.people(one.index) for one in found]
     for one, truth in zip(found, people, strict=True):

@@ -9,11 +9,14 @@ from compress.data.keypoints import COCO_PERSON
 from compress.data.limbs import layout_for
 from compress.data.loader import batches, eval_batches
 from compress.data.part_affinity_targets import part_maps
-from compress.data.samples import MAX_PEOPLE, CutOutPersons, PartPictures, TaggedPictures
+from compress.data.samples import MAX_PEOPLE
 from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.data.targets import gaussian_heatmaps
 from compress.data.transforms import NO_AUGMENTATION, Augmentation, fit_matrix, move_keypoints
 from compress.errors import DataError
+from compress.pose.approaches.associative_embedding import TaggedPictures
+from compress.pose.approaches.part_affinity import PartPictures
+from compress.pose.approaches.top_down import CutOutPersons
 from compress.pose.codec import Codec
 
 SAMPLES = {

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from compress.engines import ENGINES, check_parity, engine
 from compress.engines.engine import Engine, Image, ended
 from compress.engines.mnn import SPARSE_BLOCK, Mnn
+from compress.engines.onnxruntime_fusion import channel_block
 from compress.errors import EngineError, NetworkError, ParityError
+from compress.measure.kernels import kernels_of_engine
 from compress.networks.blocks import build_block, conv_bn
 from compress.networks.dir_bhrnet import DirBHRNet
 from compress.networks.hrnet import HRNet
@@ -120,8 +123,8 @@ def test_whole_passes_and_timed_ones(runtime: Engine, tmp_path: Path) -> None:
     """As many times as kernels in every pass, and the kernels' convolutions are the network's."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 17, 1))
     path = runtime.export(network, HW, tmp_path, "net")[0]
-    if runtime.name == "torch":
-        with pytest.raises(EngineError, match="torch cuts no network into kernels"):
+    if not runtime.has_kernels:
+        with pytest.raises(EngineError, match="torch has no kernels"):
             runtime.profiler(path)
         return
     profiler = runtime.profiler(path)
@@ -133,6 +136,30 @@ def test_whole_passes_and_timed_ones(runtime: Engine, tmp_path: Path) -> None:
     assert len(profile.names) == len(profile.kernels)
     assert all(ms >= 0 for row in profile.times_ms for ms in row)
     assert sum("Conv" in kernel.operator for kernel in profile.kernels) == 2
+
+
+def test_an_engine_does_what_it_says_it_can(runtime: Engine, tmp_path: Path) -> None:
+    """Kernels found by rules are the engine's own; only an engine that assembles kernels takes them in a model."""
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+    known = runtime.kernels_by_rules(network, HW)
+    assert runtime.precisions[0] == "float32"
+    assert runtime.channel_multiple % 8 == 0
+    if runtime.has_kernels:
+        kernels = kernels_of_engine(network, HW, runtime)
+        assert known is None or Counter(known) == Counter(kernels)
+        chosen = [kernel for kernel in kernels if kernel.macs]
+        if runtime.assembles_kernels:
+            runtime.profiler(runtime.assemble(chosen, tmp_path, "kernels")[0]).run()
+        else:
+            with pytest.raises(EngineError, match="inside whole networks"):
+                runtime.assemble(chosen, tmp_path, "kernels")
+    else:
+        assert known is None
+        assert not runtime.assembles_kernels
+
+
+def test_onnxruntime_pads_channels_to_its_block() -> None:
+    assert ENGINES["onnxruntime"].channel_multiple == max(8, channel_block())
 
 
 def test_onnxruntime_refuses_graphs_within_the_graph(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from compress.engines import ENGINES, engine
 from compress.engines.kernel import Operand
+from compress.engines.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_part, kernels_by_rules
 from compress.errors import EngineError
 from compress.measure.counting import count
 from compress.measure.kernels import detect_kernels, kernels_of_engine
-from compress.measure.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_part, kernels_by_rules
 from compress.networks import Architecture
 from compress.networks.blocks import BLOCK_KINDS, build_block, conv_bn
 from compress.networks.dir_bhrnet import DirBHRNet

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from compress.engines.kernel import Kernel, Operand
+from compress.engines.onnxruntime_fusion import kernels_by_part
 from compress.measure.latency_table import Entry, Identity, LatencyTable, predict
-from compress.measure.onnxruntime_fusion import kernels_by_part
 from compress.measure.timing import summarise
 from compress.nas.batch_prediction import PartTable
 from compress.nas.space import Pick, Space

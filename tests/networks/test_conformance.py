@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.engines import ENGINES, check_parity
-from compress.engines.engine import parity_limit
 from compress.measure.counting import count
 from compress.networks import FAMILIES, NETWORKS, Architecture, architecture_from_data, architecture_to_data
 
@@ -128,7 +127,7 @@ def test_engines_give_torchs_outputs(name: str, engine: str, tmp_path: Path) -> 
     path, *_ = ENGINES[engine].export(network, size, tmp_path, "model")
     images = np.random.default_rng(0).normal(size=(2, 1, 3, *size)).astype(np.float32)
     limit = {"mnn": 5e-4, "mnn_sparse": 5e-4}.get(engine, 1e-4)  # MNN's large Winograd tiles
-    assert parity_limit(engine) == limit
+    assert ENGINES[engine].parity_limit == limit
     assert check_parity(network, ENGINES[engine].load(path), images, limit) <= limit
 
 

@@ -16,10 +16,10 @@ from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.errors import ArtefactError, RecipeError
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.networks.lightweight_openpose import LightweightOpenPose
+from compress.pose.approaches import estimator_for, objective_for
 from compress.pose.codec import Codec, Name, codec_named
 from compress.pose.decode import top_down
-from compress.pose.estimator import LabelledBoxes, estimator_for
-from compress.pose.objective import objective_for
+from compress.pose.estimator import LabelledBoxes
 from compress.recipe import (
     ChangeRecipe,
     Decoding,
@@ -296,19 +296,19 @@ def test_a_finder_reads_what_training_with_the_codec_taught(name: Name, flip: bo
     samples = objective_for(architecture, COCO_PERSON, hw, still, codec).samples(pictures)
     errors = []
     for index in range(len(pictures)):
-        asked_inputs = estimator.ask(pictures, index)
+        inputs = estimator.inputs(pictures, index)
         sample = samples.sample(index, np.random.default_rng(0))
-        assert np.array_equal(sample.image, asked_inputs.images[0])
+        assert np.array_equal(sample.image, inputs.images[0])
         truth = pictures.people(index).keypoints_pk3[0]
         moved = truth.copy()
-        moved[:, :2] = truth[:, :2] @ asked_inputs.matrices[0][:, :2].T + asked_inputs.matrices[0][:, 2]
+        moved[:, :2] = truth[:, :2] @ inputs.matrices[0][:, :2].T + inputs.matrices[0][:, 2]
         moved[:, 0] = hw[1] - 1 - moved[:, 0]
         turned = gaussian_heatmaps(moved[None, list(COCO_PERSON.flip_index)], hw, 4, codec)
-        poses = estimator.read(
-            asked_inputs, [torch.from_numpy(sample.maps[0])[None]], [torch.from_numpy(turned)[None]] if flip else None
+        poses = estimator.decode(
+            inputs, [torch.from_numpy(sample.maps[0])[None]], [torch.from_numpy(turned)[None]] if flip else None
         )
         seen = (truth[:, 2] > 0) & (sample.weights[0][:, 0, 0] > 0)
-        errors.append((poses.keypoints_pk3[0] - truth)[seen, :2] @ asked_inputs.matrices[0][:, :2].T)
+        errors.append((poses.keypoints_pk3[0] - truth)[seen, :2] @ inputs.matrices[0][:, :2].T)
     error = np.concatenate(errors)
     assert len(error) > 25
     if codec.targets == "cell":

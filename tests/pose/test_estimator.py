@@ -20,6 +20,7 @@ from compress.measure.decoding import decode_time
 from compress.networks import Architecture
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.networks.lightweight_openpose import LightweightOpenPose
+from compress.pose.approaches import Setting, estimator_for, objective_for
 from compress.pose.average_precision import oks_ap
 from compress.pose.codec import Codec, codec_named
 from compress.pose.decode.poses import coco_results
@@ -30,10 +31,8 @@ from compress.pose.estimator import (
     WholePictures,
     estimate_all_poses,
     estimate_poses,
-    estimator_for,
     first_inputs,
 )
-from compress.pose.objective import objective_for
 from compress.pose.scoring import Score, score
 from compress.recipe import Data, Decoding, Training
 
@@ -56,17 +55,21 @@ def estimator(architecture: Architecture, boxes: Any = None, **decoding: Any) ->
     )
 
 
+def setting(architecture: Architecture) -> Setting:
+    return Setting(architecture, COCO_PERSON, HW, EXACT)
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_perfect_answers_are_the_people(name: str, flip_test: bool) -> None:
     reader = estimator(NETWORKS[name], flip_test=flip_test)
     results = []
     for index in range(len(PICTURES)):
-        asked_inputs = reader.ask(PICTURES, index)
-        answers, mirrored = perfect_answers(NETWORKS[name], PICTURES, index, asked_inputs, HW, EXACT)
-        expected = [(len(asked_inputs.images), *shape) for shape in shapes(NETWORKS[name])]
+        inputs = reader.inputs(PICTURES, index)
+        answers, mirrored = perfect_answers(setting(NETWORKS[name]), PICTURES, index, inputs)
+        expected = [(len(inputs.images), *shape) for shape in shapes(NETWORKS[name])]
         assert [tuple(part.shape) for part in answers] == expected
-        poses = reader.read(asked_inputs, answers, mirrored if flip_test else None)
+        poses = reader.decode(inputs, answers, mirrored if flip_test else None)
         results += coco_results(poses, PICTURES.image_id(index))
     assert oks_ap(PICTURES.coco, results, COCO_PERSON)["AP"] > 0.9
 
@@ -79,13 +82,13 @@ def test_no_reading_moves_people_aside(name: str, decoding: dict[str, Any]) -> N
     lonely = SyntheticPeople(8, (256, 192), 2, difficulty=Difficulty(people=(1, 1), truncation=0, occluder=0))
     away = []
     for index in range(len(lonely)):
-        asked_inputs = reader.ask(lonely, index)
-        answers, mirrored = perfect_answers(NETWORKS[name], lonely, index, asked_inputs, HW, EXACT)
-        poses = reader.read(asked_inputs, answers, mirrored if "flip_test" in decoding else None)
+        inputs = reader.inputs(lonely, index)
+        answers, mirrored = perfect_answers(setting(NETWORKS[name]), lonely, index, inputs)
+        poses = reader.decode(inputs, answers, mirrored if "flip_test" in decoding else None)
         truth = lonely.people(index).keypoints_pk3
         if len(poses) == len(truth) == 1:
             both = (poses.keypoints_pk3[0, :, 2] > 0) & (truth[0, :, 2] > 0)
-            away.append((poses.keypoints_pk3[0] - truth[0])[both, :2] @ asked_inputs.matrices[0][:, :2].T)
+            away.append((poses.keypoints_pk3[0] - truth[0])[both, :2] @ inputs.matrices[0][:, :2].T)
     assert len(away) >= 6
     tolerance_px = 0.2 if name == "PAF" else 0.05
     assert np.abs(np.concatenate(away).mean(axis=0)).max() < tolerance_px
@@ -112,10 +115,10 @@ def test_perfect_answers_have_no_loss_but_tags(name: str) -> None:
     reader = estimator_for(
         architecture, COCO_PERSON, (192, 192), codec=codec, decoding=Decoding(), boxes=LabelledBoxes()
     )
-    asked_inputs = reader.ask(square, 0)
-    answers, _ = perfect_answers(architecture, square, 0, asked_inputs, (192, 192), codec)
+    inputs = reader.inputs(square, 0)
+    answers, _ = perfect_answers(Setting(architecture, COCO_PERSON, (192, 192), codec), square, 0, inputs)
     sample = samples.sample(0, np.random.default_rng(0))
-    assert np.array_equal(sample.image, asked_inputs.images[0])
+    assert np.array_equal(sample.image, inputs.images[0])
     for answer, target in zip(answers, sample.maps, strict=False):
         assert np.array_equal(answer[0, : len(target)].numpy(), target)
 
@@ -149,7 +152,7 @@ def test_two_processes_find_what_one_finds(fails: bool, monkeypatch: pytest.Monk
     torch.manual_seed(0)
     network, reader = NETWORKS["one scale"].build(), estimator(NETWORKS["one scale"], flip_test=True)
     if fails:
-        monkeypatch.setattr(type(reader), "read", dying_outside(os.getpid(), type(reader).read))
+        monkeypatch.setattr(type(reader), "decode", dying_outside(os.getpid(), type(reader).decode))
     alone = list(estimate_poses(network, reader, PICTURES, flip_test=True, batch_size=2))
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

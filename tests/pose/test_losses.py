@@ -8,15 +8,10 @@ import torch
 from torch import Tensor
 
 from compress.errors import DataError
-from compress.pose.losses import (
-    PoseLoss,
-    associative_embedding,
-    associative_embedding_of_paper_000,
-    bottom_up_loss,
-    part_affinity_loss,
-    top_down_loss,
-    weighted_mse,
-)
+from compress.pose.approaches.associative_embedding import bottom_up_loss, pull_and_push, pull_and_push_of_dir_bhrnet
+from compress.pose.approaches.part_affinity import part_affinity_loss
+from compress.pose.approaches.top_down import top_down_loss
+from compress.pose.objective import PoseLoss, weighted_mse
 
 torch.set_num_threads(1)
 
@@ -77,40 +72,40 @@ def test_associative_embedding_is_the_formula(people: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tags = torch.randn(4, 5, 6, 7, dtype=torch.float64, generator=generator)
     joints = random_joints(generator, 4, people, (5, 6, 7))
-    pull, push = associative_embedding(tags, joints)
+    pull, push = pull_and_push(tags, joints)
     assert (pull.item(), push.item()) == pytest.approx(by_loops(tags, joints), abs=1e-12)
     for sigma in (0.5, 2.0):
-        pull, push = associative_embedding_of_paper_000(tags, joints, sigma)
+        pull, push = pull_and_push_of_dir_bhrnet(tags, joints, sigma)
         assert (pull.item(), push.item()) == pytest.approx(by_loops_of_paper_000(tags, joints, sigma), abs=1e-12)
 
 
 def test_one_person_is_pulled_and_not_pushed() -> None:
     tags = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
     joints = torch.tensor([[[[0, 1], [1, 1]]]])
-    pull, push = associative_embedding(tags, joints)
+    pull, push = pull_and_push(tags, joints)
     assert (pull.item(), push.item()) == (1.0, 0.0)
-    pull, push = associative_embedding_of_paper_000(tags, joints)
+    pull, push = pull_and_push_of_dir_bhrnet(tags, joints)
     assert (pull.item(), push.item()) == (2.0, 0.0)
 
 
 def test_two_people_with_one_tag_are_pushed_most() -> None:
     tags = torch.zeros(1, 2, 1, 1)
     joints = torch.tensor([[[[0, 1], [0, 0]], [[0, 0], [1, 1]]]])
-    assert associative_embedding(tags, joints)[1].item() == 0.5
-    assert associative_embedding_of_paper_000(tags, joints)[1].item() == 0.5  # 2 ordered pairs / 2²
+    assert pull_and_push(tags, joints)[1].item() == 0.5
+    assert pull_and_push_of_dir_bhrnet(tags, joints)[1].item() == 0.5  # 2 ordered pairs / 2²
 
 
 def test_invisible_joints_are_not_read() -> None:
     """Their index is ignored, even one that no map has; their cells get no gradient."""
     tags = torch.randn(1, 2, 2, 2, requires_grad=True)
     joints = torch.tensor([[[[1, 1], [10**9, 0]], [[6, 1], [-5, 0]]]])
-    pull, push = associative_embedding(tags, joints)
+    pull, push = pull_and_push(tags, joints)
     (pull + push).backward()
     assert tags.grad is not None
     assert set(tags.grad.flatten().nonzero().flatten().tolist()) == {1, 6}
 
 
-@pytest.mark.parametrize("loss", [associative_embedding, associative_embedding_of_paper_000])
+@pytest.mark.parametrize("loss", [pull_and_push, pull_and_push_of_dir_bhrnet])
 def test_gradients_are_right(loss: object) -> None:
     generator = torch.Generator().manual_seed(3)
     joints = random_joints(generator, 3, 4, (3, 4, 4))
@@ -120,7 +115,7 @@ def test_gradients_are_right(loss: object) -> None:
 
 def test_gradients_of_no_people_are_zero_and_finite() -> None:
     tags = torch.randn(2, 3, 4, 4, requires_grad=True)
-    sum(associative_embedding(tags, torch.zeros(2, 5, 3, 2, dtype=torch.int64))).backward()  # type: ignore[union-attr]
+    sum(pull_and_push(tags, torch.zeros(2, 5, 3, 2, dtype=torch.int64))).backward()  # type: ignore[union-attr]
     assert tags.grad is not None
     assert tags.grad.abs().max() == 0
 

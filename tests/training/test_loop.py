@@ -16,8 +16,8 @@ from compress.data.loader import batches
 from compress.data.synthetic import SyntheticPeople
 from compress.errors import DivergedError, RecipeError, RunError
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
+from compress.pose.approaches import objective_for
 from compress.pose.codec import Codec
-from compress.pose.objective import objective_for
 from compress.progress import Silent
 from compress.recipe import ParameterGroup, Training
 from compress.training.loop import (

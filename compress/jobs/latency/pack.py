@@ -1,12 +1,11 @@
 """`compress latency pack | unpack`: a folder that times networks on another device, and its results as a table.
 
 The folder holds whole networks, not single kernels: what kernels an engine makes of a network depends on the device,
-such as how many channels its vectors hold. Its `run.py` needs the engine and numpy only. For ncnn there are also models
-of single kernels for ncnn's own program benchncnn, which needs no Python: a phone over adb.
+such as how many channels its vectors hold. Its `run.py` needs the engine and numpy only. For an engine with a
+program of its own that times kernels (ncnn: benchncnn) there are models of single kernels too, which need no Python.
 """
 
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from compress.engines import Engine, engine, packed_run
 from compress.engines.engine import Profile, description_of
-from compress.engines.kernel import Kernel
-from compress.engines.ncnn_kernels import replicate
 from compress.engines.onnxruntime_kernels import kernels_of_graph
 from compress.errors import TableError
-from compress.files import write_json, write_text
+from compress.files import write_json
 from compress.jobs.latency.latency import at_own_size, candidates, covering_candidates
 from compress.measure.in_network import kernels_of_file
 from compress.measure.kept_tables import table_path
@@ -33,9 +29,8 @@ from compress.measure.timing import summarise
 from compress.progress import Progress
 from compress.recipe import LatencyRecipe
 
-MANIFEST, RESULTS, BENCH, BENCH_OUTPUT = "manifest.json", "results.json", "benchncnn", "benchncnn.txt"
+MANIFEST, RESULTS = "manifest.json", "results.json"
 _REFERENCE_HW = (32, 32)
-_BENCH_BYTES = 2e7  # bytes moved, or tens of multiply-adds, by all copies of a kernel: benchncnn tells 0.01 ms
 
 
 def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -64,8 +59,8 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
         "networks": entries,
         "kernels": len(kernels),
     }
-    if recipe.engine == "ncnn":
-        manifest["benchncnn"] = _write_bench(kernels, folder / BENCH)
+    if (bench := runtime.kernel_bench) is not None:
+        manifest[bench.program] = bench.write(kernels, folder / bench.program)
     write_json(folder / MANIFEST, manifest)
     shutil.copyfile(packed_run.__file__, folder / "run.py")
     return {
@@ -81,8 +76,8 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
 def unpack(folder: Path, path: Path | None, device: str | None, progress: Progress) -> dict[str, Any]:
     """The table of the device that the folder was run on; written to `path`, else where such tables are kept.
 
-    device: its name, for results of benchncnn, which do not tell it. Raises TableError if the folder was not run or
-    its results do not fit it.
+    device: its name, for results of the engine's own program, which do not tell it. Raises TableError if the
+    folder was not run or its results do not fit it.
     """
     manifest = _read(folder / MANIFEST, "a packed folder")
     if device is not None:
@@ -145,52 +140,26 @@ def _profiled(runtime: Engine, folder: Path, file: Path, found: Mapping[str, Any
     return correct(Profile(kernels, found["times_ms"], names), references, whole)
 
 
-# --- benchncnn -------------------------------------------------------------------------------------------------------
-
-
-def _write_bench(kernels: set[Kernel], folder: Path) -> list[dict[str, Any]]:
-    """Two models of every kernel, with few and with many copies, and a script that runs them all."""
-    folder.mkdir(parents=True)
-    rows, lines = [], ["#!/bin/sh", "# Beside benchncnn on the device: sh bench.sh > benchncnn.txt 2>&1"]
-    for number, kernel in enumerate(sorted(kernels)):
-        more = int(np.clip(_BENCH_BYTES / (kernel.macs / 10 + kernel.bytes), 4, 200))
-        # A model's inputs are of the shapes its kernel reads, each once.
-        shapes = dict.fromkeys(o.shape for o in kernel.inputs if not o.constant)
-        written = ",".join("[{}]".format(",".join(map(str, reversed(shape)))) for shape in shapes)
-        for copies in (1, 1 + more):
-            param = folder / f"u{number}x{copies}.param"
-            replicate(kernel, copies, param)
-            param.with_suffix(".bin").unlink()  # benchncnn makes its own weights
-            lines.append(f"./benchncnn 20 ${{1:-1}} 0 -1 0 param={param.name} shape={written}")
-        rows.append({"model": f"u{number}", "copies": [1, 1 + more], "kernel": kernel.key})
-    write_text(folder / "bench.sh", "\n".join(lines) + "\n")
-    return rows
+# --- What the engine's own program found -----------------------------------------------------------------------------
 
 
 def _from_bench(folder: Path, manifest: Mapping[str, Any], device: str, path: Path | None) -> LatencyTable:
-    """A kernel's time is what one more copy takes. Splits copy nothing, so they have the least time there is."""
-    source = folder / BENCH / BENCH_OUTPUT
-    if not source.is_file():
+    runtime = engine(manifest["engine"])
+    bench = runtime.kernel_bench
+    if bench is None or bench.program not in manifest:
         raise TableError(
-            "benchncnn has not been run", place=str(source), remedy=f"run {BENCH}/bench.sh and keep what it prints"
+            f"{runtime.name} has no program that times single kernels, so its device is known from run.py",
+            place=str(folder / MANIFEST),
+            remedy="leave --device out",
         )
-    least_ms = {
-        name: float(ms) for name, ms in re.findall(r"(u\d+x\d+)\S*\s+min\s*=\s*([\d.]+)", source.read_text("utf-8"))
-    }
-    identity = Identity("ncnn", manifest["version"], device)
+    kernels = {u.key: u for e in manifest["networks"] for u in kernels_of_file(runtime, folder / e["file"])}
+    source = folder / bench.program / f"{bench.program}.txt"
+    times_ms = bench.read(source, manifest[bench.program], kernels)
+    identity = Identity(manifest["engine"], manifest["version"], device)
     table = LatencyTable(path or table_path(identity), identity, reference_ms=1.0)
-    runtime = engine("ncnn")
-    known = {u.key: u for e in manifest["networks"] for u in kernels_of_file(runtime, folder / e["file"])}
-    for row in manifest["benchncnn"]:
-        kernel, (few, many) = known[row["kernel"]], row["copies"]
-        try:
-            first, second = (least_ms[f"{row['model']}x{copies}"] for copies in (few, many))
-        except KeyError as error:
-            raise TableError(
-                "benchncnn did not time every model", place=str(source), value=error.args[0], remedy="run it again"
-            ) from None
-        ms = LEAST_RATIO if kernel.operator == "Split" else max(LEAST_RATIO, (second - first) / (many - few))
-        table.kernels[kernel.key] = Entry.of(kernel, summarise([ms], [1.0], 1.0), "in a model of kernels")
+    for key, ms in times_ms.items():
+        timing = summarise([max(LEAST_RATIO, ms)], [1.0], 1.0)
+        table.kernels[key] = Entry.of(kernels[key], timing, "in a model of kernels")
     return table
 
 

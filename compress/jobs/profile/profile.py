@@ -27,8 +27,8 @@ from compress.measure.cross_check import cross_check
 from compress.networks import NETWORKS, Architecture
 from compress.networks.architecture import check_input
 from compress.networks.published import PUBLISHED
+from compress.pose.approaches import approach_of, check_joints
 from compress.pose.codec import Codec
-from compress.pose.objective import check_joints
 from compress.progress import Progress
 from compress.recipe import ProfileRecipe, noted_codec
 
@@ -296,10 +296,9 @@ def _concern_rows(
 
 
 def _head_channels(architecture: Architecture, outputs: Iterable[tuple[int, ...]]) -> set[int]:
-    """Channels of the outputs; with part affinity fields also of their parts, heatmaps and fields."""
-    channels = {shape[1] for shape in outputs if len(shape) == 4}
-    heatmaps = architecture.keypoints + 1
-    return channels | ({heatmaps} | {n - heatmaps for n in channels} if architecture.approach == "PAF" else set())
+    """Channels of the outputs, and of the parts that an output is made of."""
+    channels, approach = {shape[1] for shape in outputs if len(shape) == 4}, approach_of(architecture)
+    return channels.union(*(approach.parts_of_output(n, architecture.keypoints) for n in channels))
 
 
 def _concerns_of(layer: Layer, head_channels: set[int]) -> Iterable[str]:

@@ -22,7 +22,6 @@ from compress.errors import BudgetError, RecipeError
 from compress.files import append_line, cache_folder, read_lines
 from compress.jobs import finalise as changing
 from compress.measure.counting import count
-from compress.measure.onnxruntime_fusion import channel_block
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
 from compress.networks.weights import check_unparametrized
@@ -53,7 +52,6 @@ from compress.training.recalibration import PICTURES, enough_pictures, recalibra
 TRIES = 5
 """Times that a choice is made and its true cost found, until it meets the goal within CLOSE."""
 CLOSE = 0.02
-_LEAST_CHANNELS = 8  # that engines compute at a time, where we cannot ask
 _TIMES_ROUNDS = 24
 _CALIBRATION = 64  # training pictures, at least, that a point's batch norms are recalibrated on
 _DATA_BATCHES = 8  # of 8 pictures, for criteria that need data
@@ -91,18 +89,13 @@ def channels_of(task: Task, network: nn.Module) -> tuple[Channels, list[PruningG
         channels = prunable_channels(network, subject.input_hw)
         phase.advance(1)
         parts = pruning_groups(
-            channels, multiple=asked.multiple or liked_multiple(task.recipe), protected=asked.protect
+            channels, multiple=asked.multiple or engine(task.recipe.engine).channel_multiple, protected=asked.protect
         )
         found = importance(asked.criterion, network, channels, parts, batches=list(judged_on(task)), seed=subject.seed)
         phase.advance(1)
     for part, reason in found.substituted.items():
         task.progress.say(f"{part}: {reason}")
     return channels, parts, found.scores
-
-
-def liked_multiple(recipe: PruneRecipe) -> int:
-    """Channels that the engine computes at a time on this machine: more would be padded to them."""
-    return max(_LEAST_CHANNELS, channel_block()) if recipe.engine == "onnxruntime" else _LEAST_CHANNELS
 
 
 def prunable(parts: list[PruningGroup]) -> list[PruningGroup]:
@@ -416,7 +409,7 @@ def points_file(task: Task, network: nn.Module) -> Path:
         recipe.decoding.model_dump(mode="json"),
         pruning.criterion,
         pruning.pictures,
-        pruning.multiple or liked_multiple(recipe),
+        pruning.multiple or engine(recipe.engine).channel_multiple,
         list(pruning.protect),
         recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None,
         _CALIBRATION,
@@ -548,8 +541,8 @@ def apply(task: Task, network: nn.Module, choice: Mapping[str, Any]) -> nn.Modul
 
 
 def for_engine(network: nn.Module, name: str, recipe: PruneRecipe) -> nn.Module:
-    """The same network as this engine profits most of zeros: mnn_sparse skips those of convolutions, others need
-    smaller kernels."""
+    """The same network in the form in which this engine gains most from zeros: one that skips them has only ordinary
+    convolutions, others have smaller kernels."""
     if recipe.pruning.scheme == "channel":
         return network
-    return (without_transposed if name == "mnn_sparse" else compact)(network)[0]
+    return (without_transposed if engine(name).skips_zeros else compact)(network)[0]

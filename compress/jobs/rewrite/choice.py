@@ -25,7 +25,7 @@ from torch import nn
 
 from compress.artefacts.artefact import FUNCTIONS_AS_MODULES, edited, give_weights
 from compress.artefacts.network import Subject
-from compress.engines import engine
+from compress.engines import ENGINES, engine
 from compress.errors import EngineError, NetworkError, RecipeError
 from compress.files import write_bytes
 from compress.jobs import finalise as changing
@@ -115,12 +115,12 @@ def _site_count(network: nn.Module, recipe: RewriteRecipe) -> int:
 
 def check_request(subject: Subject, recipe: RewriteRecipe) -> None:
     """Raises RecipeError for an unknown rule, a pattern that no module has, and an engine that prices nothing."""
-    if recipe.engine == "torch" and recipe.rewriting.depth is None:
+    if not engine(recipe.engine).has_kernels and recipe.rewriting.depth is None:
         raise RecipeError(
-            "replacements are priced by the kernels of an engine's own graph; torch has none",
+            "replacements are priced by the kernels of an engine's own graph, and this one has none",
             place="engine",
             value=recipe.engine,
-            remedy="use onnxruntime, ncnn or mnn",
+            remedy=f"use one of {', '.join(name for name, one in ENGINES.items() if one.has_kernels)}",
         )
     for name in recipe.rewriting.rules:
         rule_named(name)

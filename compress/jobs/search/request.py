@@ -8,6 +8,7 @@ from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
 from compress.networks import FAMILIES, Architecture, architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
+from compress.pose.approaches import approach_of
 from compress.recipe import SearchRecipe, find, noted_codec
 
 
@@ -57,9 +58,9 @@ def read_search_space(recipe: SearchRecipe, start: Artefact | None = None) -> Sp
 
 
 def answers_of(architecture: Architecture) -> tuple[int, tuple[int, ...]]:
-    """Joints, and the strides of the maps; part affinity networks give one map, any number of stages in turn."""
+    """Joints, and the strides of the maps; where outputs are stages of one map, of the last."""
     strides = architecture.output_strides
-    return architecture.keypoints, strides[-1:] if architecture.approach == "PAF" else strides
+    return architecture.keypoints, strides[-1:] if approach_of(architecture).in_stages else strides
 
 
 def space_around(start: Artefact, file: SpaceFile) -> Space:

@@ -27,6 +27,7 @@ from compress.data.samples import Sample, Samples
 from compress.data.sets import Sets, notes_of, picture_sets
 from compress.engines import engine
 from compress.engines.export import export_and_check, sample_images
+from compress.engines.onnxruntime_fusion import UnknownOperationError, kernels_by_part
 from compress.errors import BudgetError, DivergedError, EngineError
 from compress.files import append_line, read_lines, write_json
 from compress.jobs.search.request import check_tuning, read_baselines, read_candidates, read_search_space, read_start
@@ -37,7 +38,6 @@ from compress.measure.decoding import DecodingTime, decode_time
 from compress.measure.kept_tables import complete_table
 from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_table import LatencyTable, predict
-from compress.measure.onnxruntime_fusion import UnknownOperationError, kernels_by_part
 from compress.measure.whole_networks import measure_exports
 from compress.nas.batch_prediction import PartTable
 from compress.nas.candidate import Candidate, Candidates
@@ -47,8 +47,9 @@ from compress.nas.sandwich import sandwich_step
 from compress.nas.space import Pick, Space
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet
-from compress.pose.estimator import LabelledBoxes, PoseEstimator, estimator_for, first_inputs
-from compress.pose.objective import Objective, check_joints, objective_for
+from compress.pose.approaches import check_joints, estimator_for, objective_for
+from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
+from compress.pose.objective import Objective
 from compress.pose.scoring import RESAMPLES, Score, procedure, score
 from compress.progress import Progress, Stage
 from compress.recipe import Budget, SearchRecipe, Training, to_data

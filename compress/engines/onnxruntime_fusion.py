@@ -1,6 +1,6 @@
 """onnxruntime's fusion of operations into kernels, repeated from its rules: no export, hundredths of a second.
 
-Three steps of the fast way: torch.fx names the operations, shapes are worked out with integers (nothing is computed),
+Three steps: torch.fx names the operations, shapes are worked out with integers (nothing is computed),
 and onnxruntime's graph rewriting is repeated on them. The rules are those of its NCHWc transformer (CPU, level 3;
 checked against the optimised graph of version 1.31.1 in tests/measure/test_kernels.py):
 
@@ -10,7 +10,7 @@ checked against the optimised graph of version 1.31.1 in tests/measure/test_kern
   tensors, transposed convolutions and uneven concatenations only work on plain ones;
 - wherever the two meet, onnxruntime inserts a reordering, which is a kernel too: it is work that small networks feel.
 
-An operation without a rule raises UnknownOperationError with its name; nothing is dropped.
+An operation without a rule raises UnknownOperationError with its name; nothing is left out.
 """
 
 import tempfile
@@ -32,11 +32,11 @@ from compress.errors import EngineError
 
 
 class UnknownOperationError(EngineError):
-    """An operation that the fast way has no rule for."""
+    """An operation that has no rule here."""
 
 
 def kernels_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int | None = None) -> list[Kernel]:
-    """The same for onnxruntime, from the rules above, in the order of the forward pass.
+    """The kernels of one pass of a [1,3,H,W] image, from the rules above, in the order of the forward pass.
 
     block: channels per block of its NCHWc layout; that of this machine if not given. Raises UnknownOperationError.
     """
@@ -45,7 +45,7 @@ def kernels_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int |
 
 
 def kernels_by_part(network: nn.Module, input_hw: tuple[int, int]) -> dict[str, Counter[Kernel]]:
-    """The kernels of the fast way by the operation they come from: `stem.0.conv:0` is the first of that module."""
+    """The same kernels by the operation they come from: `stem.0.conv:0` is the first of that module."""
     parts: dict[str, Counter[Kernel]] = {}
     block = channel_block()
     for piece in _arrange(_operations(network, input_hw), block):

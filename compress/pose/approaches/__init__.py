@@ -1,0 +1,103 @@
+"""All approaches by name: how people are found with a network that gives maps."""
+
+from compress.data.keypoints import KeypointSet
+from compress.errors import NetworkError, RecipeError, nearest
+from compress.networks import Architecture
+from compress.pose.approaches.approach import Approach, Setting
+from compress.pose.approaches.associative_embedding import AssociativeEmbedding
+from compress.pose.approaches.part_affinity import PartAffinity
+from compress.pose.approaches.top_down import TopDown
+from compress.pose.codec import Codec
+from compress.pose.estimator import Boxes, PoseEstimator
+from compress.pose.objective import Objective
+from compress.recipe import Decoding, Training, changed
+
+APPROACHES: dict[str, Approach] = {one.name: one for one in (TopDown(), AssociativeEmbedding(), PartAffinity())}
+
+
+def approach_of(architecture: Architecture) -> Approach:
+    """The approach of the network. Raises NetworkError naming the nearest known one."""
+    name = architecture.approach
+    if name not in APPROACHES:
+        place = f"{architecture.family}: approach"
+        raise NetworkError("no such approach", place=place, value=name, remedy=nearest(name, APPROACHES))
+    return APPROACHES[name]
+
+
+def objective_for(
+    architecture: Architecture, keypoints: KeypointSet, input_hw: tuple[int, int], training: Training, codec: Codec
+) -> Objective:
+    """What a network of this architecture learns from.
+
+    Raises NetworkError unless the network has the data's joints, RecipeError for settings of another approach.
+    """
+    approach = approach_of(architecture)
+    check_joints(architecture, keypoints, architecture.family)
+    given = {*changed(training), *(f"loss.{key}" for key in changed(training.loss))}
+    if unread := sorted(given & approach.unread):
+        raise RecipeError(
+            f"a network of the approach {approach.name} does not read this key",
+            place=f"recipe: training.{unread[0]}",
+            remedy="leave it out",
+        )
+    _check_codec(approach, codec)
+    return approach.objective(Setting(architecture, keypoints, input_hw, codec), training)
+
+
+def estimator_for(
+    architecture: Architecture,
+    keypoints: KeypointSet,
+    input_hw: tuple[int, int],
+    *,
+    codec: Codec,
+    decoding: Decoding,
+    boxes: Boxes,
+) -> PoseEstimator:
+    """How people are found with a network of this architecture. codec: that it was trained with.
+
+    Raises RecipeError for a codec of another approach.
+    """
+    approach = approach_of(architecture)
+    _check_codec(approach, codec)
+    return approach.estimator(Setting(architecture, keypoints, input_hw, codec), decoding, boxes)
+
+
+def check_joints(architecture: Architecture, keypoints: KeypointSet, place: str) -> None:
+    """Raises NetworkError unless the network's maps are for the data's joints."""
+    approach = approach_of(architecture)
+    wanted = approach.joints(keypoints)
+    found = {name: getattr(architecture, name, None) for name in wanted}
+    if found != wanted:
+        raise NetworkError(
+            f"the network must have the data's {approach.maps_are_of}, {_shown(wanted)}",
+            place=place,
+            value=_shown(found),
+            remedy="build it with these, or take it by its name to train it from random weights",
+        )
+
+
+def _shown(numbers: dict[str, int] | dict[str, int | None]) -> object:
+    """One number alone, several as a tuple."""
+    values = tuple(numbers.values())
+    return values[0] if len(values) == 1 else values
+
+
+def _check_codec(approach: Approach, codec: Codec) -> None:
+    if unfit := approach.unfit_codec(codec):
+        raise RecipeError(
+            f"a network of the approach {approach.name} has no such codec",
+            place=f"recipe: codec.{unfit[0]}",
+            value=getattr(codec, unfit[0]),
+            remedy=approach.codecs,
+        )
+
+
+__all__ = [
+    "APPROACHES",
+    "Approach",
+    "Setting",
+    "approach_of",
+    "check_joints",
+    "estimator_for",
+    "objective_for",
+]

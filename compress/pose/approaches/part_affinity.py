@@ -1,0 +1,188 @@
+"""Bottom-up with part affinity fields: heatmaps of all people's parts, and fields that point along their limbs.
+
+Sources: Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields" (2017, arXiv:1611.08050);
+Osokin, "Lightweight OpenPose" (2018, arXiv:1811.12004) and its code (l2_loss).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.data.keypoints import KeypointSet
+from compress.data.limbs import PartLayout, layout_for
+from compress.data.loader import Batch
+from compress.data.part_affinity_targets import part_maps
+from compress.data.picture import Floats, PictureSet
+from compress.data.samples import Sample, Samples, looked_at, moved_picture
+from compress.data.transforms import Augmentation
+from compress.errors import DataError
+from compress.pose.approaches.approach import Approach, Setting
+from compress.pose.codec import Codec
+from compress.pose.decode import part_affinity
+from compress.pose.decode.part_affinity import PartGrouping
+from compress.pose.decode.poses import Poses, to_image
+from compress.pose.distillation import map_distillation
+from compress.pose.estimator import Boxes, Maps, NetworkInputs, PoseEstimator, whole_picture
+from compress.pose.objective import Objective, Targets, picture_augmentation
+from compress.recipe import Decoding, Training
+
+
+class PartAffinity(Approach):
+    """At every stage K+1 heatmaps (the last is the background), then x and y of each limb's field; the last stage is
+    decoded."""
+
+    name = "PAF"
+    does = "all people of a picture at once; fields along the limbs connect their parts (OpenPose)"
+    in_stages = True
+    maps_are_of = "parts and limbs"
+    unread = frozenset({"person_augment", "loss.pull", "loss.push", "loss.tags", "loss.hard_joints"})
+    codecs = "use codec ours; its sigma is free"
+
+    def joints(self, keypoints: KeypointSet) -> dict[str, int]:
+        """Parts, and limbs between them."""
+        layout = layout_for(keypoints)
+        return {"keypoints": len(layout.names), "limbs": len(layout.limbs)}
+
+    def joints_of_channels(self, channels: Sequence[int]) -> int:
+        """Of the heatmaps alone, which end with the background."""
+        return channels[0] - 1
+
+    def parts_of_output(self, channels: int, keypoints: int) -> set[int]:
+        """Heatmaps with the background, and fields."""
+        return {keypoints + 1, channels - (keypoints + 1)}
+
+    def unfit_codec(self, codec: Codec) -> list[str]:
+        """The maps have rules of their own, and read the codec's sigma alone."""
+        plain = Codec()
+        return [key for key in asdict(plain) if key != "sigma" and getattr(codec, key) != getattr(plain, key)]
+
+    def objective(self, setting: Setting, training: Training) -> Objective:
+        """Squared error of every stage's maps."""
+        return PartAffinityObjective(setting, training)
+
+    def estimator(self, setting: Setting, decoding: Decoding, boxes: Boxes) -> PoseEstimator:
+        """The whole picture. A part lies at the peak of its upsampled pixel, unless the recipe says otherwise."""
+        grouping = PartGrouping(upsample=decoding.upsample, locate=decoding.locate or "peak")
+        stride = setting.architecture.output_strides[-1]
+        return PartAffinityEstimator(setting.keypoints, setting.input_hw, grouping, stride)
+
+    def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
+        """The same at every stage."""
+        layout, sigma = layout_for(setting.keypoints), setting.codec.sigma
+        strides = setting.architecture.output_strides
+        return [part_maps(joints_pk3, layout, setting.input_hw, stride, sigma * stride) for stride in strides]
+
+    def decodings(self, plain: Decoding) -> list[tuple[str, Decoding]]:
+        """How far the maps are upsampled, and a second pass."""
+        whole = plain.model_copy(update={"upsample": 8, "locate": "middle"})
+        return [
+            ("upsampled 8 times, whole pixels", whole),
+            *((f"upsampled {times} times", plain.model_copy(update={"upsample": times})) for times in (8, 4, 2, 1)),
+            ("upsampled 2 times, mirrored pass", plain.model_copy(update={"flip_test": True})),
+        ]
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PartPictures:
+    """Whole pictures: parts, background and fields, one map for all stages. sigma, limb_width in cells (see
+    part_maps)."""
+
+    pictures: PictureSet
+    input_hw: tuple[int, int]
+    stride: int
+    layout: PartLayout
+    sigma: float
+    limb_width: float
+    augmentation: Augmentation
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """One picture."""
+        image, matrix, keypoints = moved_picture(self.pictures, index, self.input_hw, self.augmentation, rng)
+        sigma_px = self.sigma * self.stride
+        maps = part_maps(keypoints, self.layout, self.input_hw, self.stride, sigma_px, self.limb_width)
+        return Sample(image, (maps,), (looked_at(self.pictures, index, matrix, self.input_hw, self.stride),))
+
+
+@dataclass(frozen=True)
+class PartAffinityObjective:
+    """See Objective."""
+
+    setting: Setting
+    training: Training
+
+    def samples(self, pictures: PictureSet) -> Samples:
+        """Every picture."""
+        setting = self.setting
+        return PartPictures(
+            pictures,
+            setting.input_hw,
+            setting.architecture.output_strides[-1],
+            layout_for(setting.keypoints),
+            setting.codec.sigma,
+            self.training.limb_width,
+            picture_augmentation(self.training.augment),
+        )
+
+    def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
+        """See part_affinity_loss."""
+        return part_affinity_loss(outputs, batch, self.training.loss.heatmap)
+
+    def distillation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """As in the loss: the stages' sums over channels and cells, halved, per picture. Stages are counted from the
+        last, which is decoded; those that the teacher has not follow its first."""
+        per_picture = [self.training.loss.heatmap * output[0].numel() / 2 for output in student]
+        answers = [teacher[max(0, stage)] for stage in range(len(teacher) - len(student), len(teacher))]
+        return map_distillation(student, answers, per_picture)
+
+
+def part_affinity_loss(outputs: Sequence[Tensor], batch: Targets, weight: float = 1.0) -> Tensor:
+    """Sum over the stages of the masked squared error of parts, background and fields, halved, per picture.
+
+    outputs: [B,K+1+2L,h,w] of every stage; batch.maps: the one target of all of them. As Lightweight OpenPose has it:
+    a sum over channels and cells, so the learning rate depends on the size of the maps.
+    """
+    if len(batch.maps) != 1 or any(output.shape != batch.maps[0].shape for output in outputs):
+        raise DataError(
+            "every stage must answer the maps of the targets",
+            place="part_affinity_loss",
+            value=([tuple(output.shape) for output in outputs], [tuple(target.shape) for target in batch.maps]),
+            remedy="use a network with the part layout of the data's joints",
+        )
+    (target,), (mask,) = batch.maps, batch.weights
+    errors = [((output - target).square() * mask).sum() for output in outputs]
+    return weight * torch.stack(errors).sum() / 2 / len(target)
+
+
+# --- Finding people --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PartAffinityEstimator:
+    """See PoseEstimator. stride: of the last stage."""
+
+    keypoints: KeypointSet
+    input_hw: tuple[int, int]
+    grouping: PartGrouping
+    stride: int
+
+    def inputs(self, pictures: PictureSet, index: int) -> NetworkInputs:
+        """The whole picture."""
+        return whole_picture(pictures, index, self.input_hw)
+
+    def decode(self, inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
+        """Parts that are the largest around them, put together along the fields between them."""
+        layout = layout_for(self.keypoints)
+        last = None if mirrored is None else mirrored[-1]
+        heatmaps, fields = part_affinity.merge_outputs(outputs[-1], last, layout)
+        poses = part_affinity.decode(heatmaps, fields, layout, self.grouping)
+        middle = (self.stride / self.grouping.upsample - 1) / 2  # of an upsampled pixel, in input pixels
+        return to_image(poses, inputs.matrices[0], self.stride, (middle, middle))

@@ -1,0 +1,203 @@
+"""Top-down: one person at a time, cut out by a box, gives a heatmap per joint.
+
+Sources: Xiao, Wu, Wei, "Simple Baselines" (2018, arXiv:1804.06208); Sun et al., "HRNet" (2019, arXiv:1902.09212) and
+its code (JointsMSELoss, JointsOHKMMSELoss); Chen et al., "Cascaded Pyramid Network" (CVPR 2018); MobilePoseNet for the
+parallel suppression of people.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from compress.data.boxes import PersonAugmentation, augment_person, box_region, crop_matrix, person_targets
+from compress.data.keypoints import KeypointSet
+from compress.data.loader import Batch
+from compress.data.picture import Floats, PictureSet
+from compress.data.samples import Sample, Samples, moved_joints
+from compress.data.transforms import warp
+from compress.pose.approaches.approach import Approach, Setting
+from compress.pose.codec import Codec, Locate
+from compress.pose.decode import top_down
+from compress.pose.decode.pose_nms import hard_nms, parallel_nms, soft_nms
+from compress.pose.decode.poses import Poses
+from compress.pose.distillation import map_distillation
+from compress.pose.estimator import Boxes, DetectedBoxes, Maps, NetworkInputs, PoseEstimator
+from compress.pose.objective import Objective, PoseLoss, Targets, check_scales, loss_weights
+from compress.recipe import Decoding, Training
+
+
+class TopDown(Approach):
+    """K heatmaps of one person; of several outputs the last is decoded."""
+
+    name = "top-down"
+    does = "one person at a time, cut out by a box; a heatmap per joint"
+    per_person = True
+    unread = frozenset({"augment", "limb_width", "loss.pull", "loss.push", "loss.tags"})
+
+    def objective(self, setting: Setting, training: Training) -> Objective:
+        """Squared error of the heatmaps of labelled people."""
+        return TopDownObjective(setting, training)
+
+    def estimator(self, setting: Setting, decoding: Decoding, boxes: Boxes) -> PoseEstimator:
+        """A detector may find one person twice: of its poses the less certain ones are suppressed. Other people's
+        labels are no detector's boxes."""
+        suppressed = decoding if isinstance(boxes, DetectedBoxes) else None
+        locate = decoding.locate or setting.codec.locate
+        return TopDownEstimator(setting.keypoints, setting.input_hw, setting.codec, locate, boxes, suppressed)
+
+    def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
+        """Of the first person, who is the input's."""
+        strides = setting.architecture.output_strides
+        return [person_targets(joints_pk3[0], setting.input_hw, stride, setting.codec)[0] for stride in strides]
+
+    def decodings(self, plain: Decoding) -> list[tuple[str, Decoding]]:
+        """Where a joint lies in its cell, a second pass, and what is done with poses that lie on one another."""
+        found = [(f"joints at the {at}", plain.model_copy(update={"locate": at})) for at in ("quarter", "peak")]
+        found.append(("joints at the quarter, mirrored pass", plain.model_copy(update={"flip_test": True})))
+        kinds = ("hard", "soft", "parallel")
+        return [*found, *((f"{kind} suppression", plain.model_copy(update={"suppression": kind})) for kind in kinds)]
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CutOutPersons:
+    """One labelled person at a time, cut out by its box.
+
+    codec: of the heatmaps and of the cut-out. Unlabelled joints have weight 0.
+    """
+
+    pictures: PictureSet
+    input_hw: tuple[int, int]
+    strides: tuple[int, ...]
+    codec: Codec
+    augmentation: PersonAugmentation
+
+    @cached_property
+    def persons(self) -> list[tuple[int, int]]:
+        """(picture, person in it), in the pictures' order."""
+        return [(i, person) for i in range(len(self.pictures)) for person in range(len(self.pictures.people(i)))]
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """One person."""
+        picture, person = self.persons[index]
+        people = self.pictures.people(picture)
+        joints_k3, box = people.keypoints_pk3[person], people.boxes_p4[person]
+        matrix = augment_person(
+            rng, joints_k3, box, self.pictures.keypoints, self.input_hw, self.augmentation, self.codec.crop
+        )
+        moved = moved_joints(joints_k3[None], matrix, self.input_hw, self.pictures)[0]
+        answers = [person_targets(moved, self.input_hw, stride, self.codec) for stride in self.strides]
+        return Sample(
+            warp(self.pictures.image(picture), matrix, self.input_hw),
+            tuple(maps for maps, _ in answers),
+            tuple(weight[:, None, None] for _, weight in answers),
+        )
+
+
+@dataclass(frozen=True)
+class TopDownObjective:
+    """See Objective."""
+
+    setting: Setting
+    training: Training
+
+    def samples(self, pictures: PictureSet) -> Samples:
+        """Every labelled person."""
+        setting, augment = self.setting, self.training.person_augment
+        return CutOutPersons(
+            pictures,
+            setting.input_hw,
+            setting.architecture.output_strides,
+            setting.codec,
+            PersonAugmentation(augment.rotation_deg, augment.scale, augment.flip, augment.half_body),
+        )
+
+    def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
+        """See top_down_loss."""
+        loss = self.training.loss
+        return top_down_loss(outputs, batch, loss_weights(loss, len(outputs)), loss.hard_joints)
+
+    def distillation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """Of all heatmaps."""
+        return map_distillation(student, teacher, (self.training.loss.heatmap,) * len(student))
+
+
+def top_down_loss(outputs: Sequence[Tensor], batch: Targets, weights: PoseLoss, hard_joints: int = 0) -> Tensor:
+    """Weighted squared error of one person's heatmaps, summed over the outputs (HRNet's JointsMSELoss without its 0.5).
+
+    hard_joints: only so many joints of every person count, those with the largest error; the mean is then over these
+    (HRNet's JointsOHKMMSELoss; Chen et al., "Cascaded Pyramid Network", CVPR 2018). 0: all joints.
+    DataError if outputs, targets and weights are not for the same scales.
+    """
+    check_scales(outputs, batch.maps, weights)
+    terms = []
+    for factor, output, target, weight in zip(weights.heatmap, outputs, batch.maps, batch.weights, strict=True):
+        error_bk = ((output - target).square() * weight).mean((2, 3))
+        if hard_joints:
+            error_bk = error_bk.topk(min(hard_joints, error_bk.shape[1]), dim=1).values
+        terms.append(factor * error_bk.mean())
+    return torch.stack(terms).sum()
+
+
+# --- Finding people --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TopDownEstimator:
+    """See PoseEstimator. suppressed: how, if at all, poses that lie on one another are told apart."""
+
+    keypoints: KeypointSet
+    input_hw: tuple[int, int]
+    codec: Codec
+    locate: Locate
+    boxes: Boxes
+    suppressed: Decoding | None
+
+    def inputs(self, pictures: PictureSet, index: int) -> NetworkInputs:
+        """One input per box."""
+        boxes, scores = self.boxes.of(pictures, index)
+        image = pictures.image(index)
+        crop = self.codec.crop
+        matrices = [crop_matrix(box_region(box, self.input_hw, crop=crop), self.input_hw, crop=crop) for box in boxes]
+        inputs = [warp(image, matrix, self.input_hw) for matrix in matrices]
+        images = np.stack(inputs) if inputs else np.zeros((0, *self.input_hw, 3), np.uint8)
+        return NetworkInputs(images, matrices, boxes, scores)
+
+    def decode(self, inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
+        """One pose per box, less those that are suppressed."""
+        if not len(inputs.images):
+            return Poses(np.zeros((0, len(self.keypoints), 3), np.float32), np.zeros(0, np.float32))
+        last = None if mirrored is None else mirrored[-1]
+        maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, shift=self.codec.shift_mirrored)
+        cells = top_down.decode(maps, self.locate, self.codec.blur)
+        strides = self.codec.strides_xy(self.input_hw, (maps.shape[2], maps.shape[3]))
+        offset = self.codec.offset_xy(strides, mirrored=mirrored is not None)
+        joints = top_down.to_picture(cells, np.stack(inputs.matrices), strides, offset)
+        # Least score of a joint that counts in its person's: MobilePoseNet's for parallel suppression, or HRNet's.
+        counted = 0.1 if self.suppressed and self.suppressed.suppression == "parallel" else 0.2
+        poses = Poses(joints, top_down.person_scores(cells, inputs.scores_n, counted))
+        return poses if self.suppressed is None else _suppressed(poses, inputs, self.keypoints, self.suppressed)
+
+
+def _suppressed(poses: Poses, inputs: NetworkInputs, keypoints: KeypointSet, decoding: Decoding) -> Poses:
+    areas: npt.NDArray[np.float32] = inputs.boxes_n4[:, 2] * inputs.boxes_n4[:, 3]
+    match decoding.suppression:
+        case "none":
+            return poses
+        case "hard":
+            kept, scores = hard_nms(poses, areas, keypoints.sigmas, decoding.overlap)
+        case "soft":
+            kept, scores = soft_nms(poses, areas, keypoints.sigmas, decoding.overlap)
+        case "parallel":
+            kept, scores = parallel_nms(poses, areas, keypoints.sigmas)
+    return Poses(poses.keypoints_pk3[kept], scores)
