@@ -26,7 +26,7 @@ FULL = Metadata(
     data=Data.model_validate({"kind": "lsp", "disk": {"folder": "pictures"}}),
     seed=7,
     flip_test=True,
-    score=Score("PCK", 0.25, 0.01, "training of 2 epochs", "lsp", {"area": 0.5, "curve": [0.1, 0.2]}),
+    score=Score("PCK", 0.25, 0.01, "training of 2 epochs", "lsp", 40, {"area": 0.5, "curve": [0.1, 0.2]}),
 )
 
 
