@@ -81,18 +81,23 @@ def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: s
     return Subject(opened, opened.module, opened.input_hw, opened.metadata.seed, opened.edits, learning)
 
 
+Named = str | Path | nn.Module | Network | Architecture
+"""What a user may name, or hand over, as a network; see open_network."""
+
+
 def open_network(
-    named: str | Path | nn.Module,
+    named: Named,
     input_hw: tuple[int, int] | None = None,
     *,
     seed: int | None = None,
     weights: bool = True,
 ) -> Network:
-    """The network that a user names: what every command calls NETWORK, or a module.
+    """The network that a user names: what every command calls NETWORK, or an object.
 
     named: a known network's name, a YAML file with an architecture record, an artefact's folder,
-    `package.module:function` (imported with the current folder on the path; it returns an nn.Module), an ONNX file, or
-    an nn.Module, which is copied. A known network and a record have random weights.
+    `package.module:function` (imported with the current folder on the path; it returns an nn.Module), or an ONNX file;
+    in Python also an nn.Module, which is copied, an architecture record, or a network that is open, which is returned.
+    A known network and a record have random weights.
     input_hw: None takes what the artefact, the ONNX file or the module's attribute `input_hw` says, else the first size
     that a known network's paper prints, else DEFAULT_HW.
     seed: of random weights; None takes the artefact's, or 1. It is torch's when this returns.
@@ -100,7 +105,13 @@ def open_network(
 
     Raises ArtefactError or NetworkError.
     """
-    if not isinstance(named, nn.Module) and is_artefact(Path(named)) and str(named) not in NETWORKS:
+    if isinstance(named, Network):
+        known = named.metadata
+        torch.manual_seed(known.seed if seed is None else seed)
+        if known.provenance == RANDOM_WEIGHTS and seed not in (None, known.seed):  # these are no longer the seed's
+            named = replace(named, metadata=replace(known, provenance=f"{RANDOM_WEIGHTS} of seed {known.seed}"))
+        return named.overridden(input_hw=input_hw, seed=seed)
+    if isinstance(named, str | Path) and is_artefact(Path(named)) and str(named) not in NETWORKS:
         opened = load_artefact(Path(named)).overridden(input_hw=input_hw, seed=seed)
         torch.manual_seed(opened.metadata.seed)
         check_memory(opened.module, opened.name)
@@ -108,8 +119,10 @@ def open_network(
     seed = 1 if seed is None else seed
     if isinstance(named, nn.Module):
         name, architecture = type(named).__name__, cast(Architecture, given_module(named))
-    else:
+    elif isinstance(named, str | Path):
         name, architecture = str(named), read_architecture(str(named))
+    else:
+        name, architecture = named.family, named
     own = architecture.family in OWN_FAMILIES
     torch.manual_seed(seed)  # random weights are the same in every run, and criteria go by weights
     with torch.device("meta") if not (weights or own) else nullcontext():

@@ -175,3 +175,18 @@ def test_what_names_no_network(tmp_path: Path) -> None:
         open_network("hrnet_w33")
     with pytest.raises(ArtefactError, match="NETWORK is a known network"):
         open_network(tmp_path)
+
+
+def test_an_open_network_and_a_record_are_networks() -> None:
+    opened = open_network(RECORD, (64, 64), seed=3)
+    assert opened.architecture == RECORD
+    assert opened.name == RECORD.family
+    again = open_network(opened)
+    assert again.module is opened.module
+    assert (again.input_hw, again.metadata.seed) == ((64, 64), 3)
+    assert open_network(opened, (32, 64)).input_hw == (32, 64)
+    assert opened.input_hw == (64, 64)
+    # With another seed the weights stay, so they are part of what the network is.
+    other = open_network(opened, seed=4)
+    assert torch.equal(next(other.module.parameters()), next(opened.module.parameters()))
+    assert other.digest != open_network(RECORD, (64, 64), seed=4).digest
