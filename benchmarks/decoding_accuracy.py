@@ -27,7 +27,7 @@ from compress.measure.timing import pinned
 from compress.pose.approaches import approach_of, estimator_for
 from compress.pose.estimator import LabelledBoxes
 from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, score
-from compress.recipe import Decoding, noted_codec, noted_data
+from compress.recipe import Decoding, noted_data
 
 Row = dict[str, Any]
 
@@ -56,14 +56,14 @@ def score_decodings(artefact: Path) -> Row:
     pictures = validation_set(data, input_hw, loaded.facts["seed"])
     figure, rows = MAIN_FIGURE[data.kind], []
     once = Decoding(flip_test=False, suppression="none")
-    for name, decoding in approach_of(loaded.architecture).decodings(once):
+    for name, codec, decoding in approach_of(loaded.architecture).decodings(loaded.metadata.codec, once):
         if decoding.flip_test or decoding.suppression != "none":
             continue
         estimator = estimator_for(
             loaded.architecture,
             pictures.keypoints,
             input_hw,
-            codec=noted_codec(loaded.facts),
+            codec=codec,
             decoding=decoding,
             boxes=LabelledBoxes(),
         )

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ from compress.measure.whole_networks import time_runners
 from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
 from compress.pose.scoring import RESAMPLES, score
-from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_codec, noted_data, read_recipe
+from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_data, read_recipe
 
 ENGINES = ("onnxruntime", "ncnn")
-DECODINGS = {"code": Decoding(flip_test=False, upsample=8, locate="middle"), "default": Decoding(flip_test=False)}
+DECODINGS: dict[str, dict[str, Any]] = {"code": {"upsample": 8, "locate": "middle"}, "default": {}}
+"""Changes of the artefact's codec."""
 
 Row = dict[str, Any]
 
@@ -111,7 +112,7 @@ def train_on(run: Path, start: Path, epochs: int) -> None:
         )
 
 
-def scored(folder: Path, decoding: Decoding) -> Row:
+def scored(folder: Path, changes: dict[str, Any]) -> Row:
     """AP on the validation pictures, one pass, and the time of decoding its maps."""
     loaded = load_artefact(folder)
     input_hw = input_size(loaded.facts, folder)
@@ -120,8 +121,8 @@ def scored(folder: Path, decoding: Decoding) -> Row:
         loaded.architecture,
         pictures.keypoints,
         input_hw,
-        codec=noted_codec(loaded.facts),
-        decoding=decoding,
+        codec=replace(loaded.metadata.codec, **changes),
+        decoding=Decoding(flip_test=False),
         boxes=LabelledBoxes(),
     )
     val = score(

@@ -26,7 +26,7 @@ from pydantic import (
 
 from compress.errors import ArtefactError, CompressError, DataError, RecipeError, nearest
 from compress.files import read_yaml, read_yaml_mapping
-from compress.pose.codec import PRESETS, Codec, Locate
+from compress.pose.codec import PRESETS, Codec
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -292,9 +292,6 @@ class Training(Settings):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Precision of training; `auto` is bfloat16 on a GPU and float32 elsewhere."
     )
-    limb_width: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="Half the width of a limb in part affinity fields, in cells of the map."
-    )
     clip_norm: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="Largest norm of the gradients, above which they are scaled down; 0 does not clip."
     )
@@ -331,16 +328,8 @@ class Decoding(Settings):
         "takes the network's time twice. Most published accuracies use it; applications on a phone do not, so it is "
         "off by default. Accuracies and milliseconds are reported for the same number of passes.",
     )
-    locate: Locate | None = Field(
-        default=None,
-        description="How a joint is located within its cell (for part affinity fields: within a pixel of the upsampled "
-        "map); null follows the codec (for part affinity fields: `peak`).",
-    )
     refine: bool = Field(
         default=True, description="Associative embedding only: fill in joints that a found person lacks."
-    )
-    upsample: Annotated[int, Field(ge=1, le=32)] = Field(
-        default=2, description="Part affinity fields only: factor that the maps are upsampled by before decoding."
     )
     suppression: Literal["none", "hard", "soft", "parallel"] = Field(
         default="hard",

@@ -53,12 +53,14 @@ class Codec:
         Field(description="What a Gaussian is centred on: the `cell` nearest to the joint, or the `joint` itself."),
     ] = "cell"
     locate: Annotated[
-        Locate,
+        Locate | None,
         Field(
-            description="How a joint is located within its cell: `middle`; `quarter` of a cell towards the larger "
-            "neighbour; `peak` of the Gaussian through the neighbours; or the way of `dark` or of `udp`."
+            description="How a joint is located within its cell (for part affinity fields: within a pixel of the "
+            "upsampled map): `middle`; `quarter` of a cell towards the larger neighbour; `peak` of the Gaussian "
+            "through the neighbours; or the way of `dark` or of `udp`. Null takes `quarter`, for part affinity fields "
+            "`peak`."
         ),
-    ] = "quarter"
+    ] = None
     blur: Annotated[
         int,
         Field(
@@ -86,6 +88,14 @@ class Codec:
             "HRNet's affine map; `ends`, UDP's."
         ),
     ] = "pixels"
+    limb_width: Annotated[
+        float,
+        Field(description="Part affinity fields only: half the width of a limb, in cells of the map."),
+    ] = 1.0
+    upsample: Annotated[
+        int,
+        Field(description="Part affinity fields only: factor that the maps are upsampled by before decoding, 1 to 32."),
+    ] = 2
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:
@@ -94,6 +104,10 @@ class Codec:
             raise ValueError(f"blur {self.blur} must be odd and at least 3")
         if not math.isfinite(self.mirrored_px):
             raise ValueError(f"mirrored_px {self.mirrored_px} must be a number")
+        if not 0 < self.limb_width < math.inf:
+            raise ValueError(f"limb_width {self.limb_width} must be above 0")
+        if not 1 <= self.upsample <= 32:
+            raise ValueError(f"upsample {self.upsample} must be 1 to 32")
 
     def strides_xy(self, input_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple[float, float]:
         """Input pixels from cell to cell."""

@@ -152,7 +152,7 @@ def test_targets_are_those_of_the_moved_joints(pictures):
 
 def test_part_pictures_give_one_map_for_all_stages(pictures):
     layout = layout_for(COCO_PERSON)
-    samples = PartPictures(pictures, (64, 64), 8, layout, 0.875, 1.0, NO_AUGMENTATION)
+    samples = PartPictures(pictures, (64, 64), 8, layout, Codec(sigma=0.875), NO_AUGMENTATION)
     (batch,) = batches(samples, **{**SETTINGS, "batch_size": 18})
     assert [m.shape for m in batch.maps] == [(18, layout.channels, 8, 8)]
     assert [m.shape for m in batch.weights] == [(18, 1, 8, 8)]

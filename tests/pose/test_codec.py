@@ -165,7 +165,7 @@ def test_maps_and_boxes_are_read_as_the_published_code_reads_them(name: Name, fl
         )
         strides = codec.strides_xy(INPUT_HW, MAP_HW)
         found = top_down.to_picture(
-            top_down.decode(maps, codec.locate, codec.blur),
+            top_down.decode(maps, codec.locate or "quarter", codec.blur),
             matrix[None],
             strides,
             codec.offset_xy(strides, mirrored=flip),
@@ -186,7 +186,7 @@ def errors_px(render: Any, codec: Codec, *, flip: bool) -> Array:
         merged = top_down.merge_outputs(maps[0], maps[1] if flip else None, ONE, shift=codec.shift_mirrored)
         strides = codec.strides_xy(INPUT_HW, MAP_HW)
         joints = top_down.to_picture(
-            top_down.decode(merged, codec.locate, codec.blur),
+            top_down.decode(merged, codec.locate or "quarter", codec.blur),
             np.eye(2, 3)[None],
             strides,
             codec.offset_xy(strides, mirrored=flip),
@@ -323,6 +323,9 @@ def test_a_finder_reads_what_training_with_the_codec_taught(name: Name, flip: bo
         (DirBHRNet(width=8, blocks=equal_blocks(0), head="single"), codec_named("hrnet"), "codec.cells"),
         (DirBHRNet(width=8, blocks=equal_blocks(0), head="single"), Codec(locate="dark"), "codec.locate"),
         (LightweightOpenPose(width=0.25, features=16, head=16), codec_named("exact"), "codec.name"),
+        (LightweightOpenPose(width=0.25, features=16, head=16), Codec(locate="udp"), "codec.locate"),
+        (DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps"), Codec(limb_width=2), "codec.limb_width"),
+        (DirBHRNet(width=8, blocks=equal_blocks(0), head="single"), Codec(upsample=4), "codec.upsample"),
     ],
 )
 def test_a_codec_that_an_approach_has_not_is_refused(network: Any, codec: Codec, key: str) -> None:
@@ -349,6 +352,8 @@ def test_a_recipe_names_a_codec_and_an_artefact_gives_it_back() -> None:
         ("codec=hrnt", "'hrnet'"),
         ("codec.sigma=0", "must be above 0"),
         ("codec.blur=4", "must be odd"),
+        ("codec.limb_width=0", "must be above 0"),
+        ("codec.upsample=33", "must be 1 to 32"),
         ("codec.locate=best", "'quarter'"),
     ):
         with pytest.raises(RecipeError, match=words):

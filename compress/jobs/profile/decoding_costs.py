@@ -51,11 +51,11 @@ def decode_table(
         for index, one in zip(indices, inputs, strict=True)
     ]
     rows = []
-    for name, decoding in approach.decodings(Decoding(flip_test=False, suppression="none")):
+    for name, decoded_by, decoding in approach.decodings(codec, Decoding(flip_test=False, suppression="none")):
         boxes: Boxes = LabelledBoxes()
         if decoding.suppression != "none":
             boxes = DetectedBoxes([Detections(one.boxes_n4, one.scores_n) for one in inputs])
-        estimator = approach.estimator(setting, decoding, boxes)
+        estimator = approach.estimator(replace(setting, codec=decoded_by), decoding, boxes)
         times, people = [], []
         with one_torch_thread():
             for one, (maps, mirrored) in zip(inputs, outputs, strict=True):

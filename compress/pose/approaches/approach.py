@@ -42,7 +42,7 @@ class Approach(Protocol):
 
     @property
     def unread(self) -> frozenset[str]:
-        """Keys of a recipe's `training` that are for other approaches, such as `limb_width` and `loss.pull`."""
+        """Keys of a recipe's `training` that are for other approaches, such as `augment` and `loss.pull`."""
         return frozenset()
 
     @property
@@ -95,6 +95,15 @@ class Approach(Protocol):
         each."""
         ...
 
-    def decodings(self, plain: Decoding) -> list[tuple[str, Decoding]]:
-        """The ways to decode its maps that a user can choose from, by name. plain: one pass, nothing suppressed."""
-        return [("as it is", plain)]
+    def decodings(self, codec: Codec, plain: Decoding) -> list[tuple[str, Codec, Decoding]]:
+        """The ways to decode its maps that a user can choose from, by name.
+
+        codec: that the maps were made with; plain: one pass, nothing suppressed.
+        """
+        return [("as it is", codec, plain)]
+
+
+def limb_keys(codec: Codec) -> list[str]:
+    """The codec's keys for part affinity fields that are not the default."""
+    plain = Codec()
+    return [key for key in ("limb_width", "upsample") if getattr(codec, key) != getattr(plain, key)]

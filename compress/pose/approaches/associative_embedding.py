@@ -5,7 +5,7 @@ arXiv:1908.10357) and its code (HeatmapLoss, AELoss); the DIR-BHRNet paper, sect
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from compress.data.samples import MAX_PEOPLE, Sample, Samples, looked_at, moved_
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Augmentation
 from compress.errors import DataError
-from compress.pose.approaches.approach import Approach, Setting
+from compress.pose.approaches.approach import Approach, Setting, limb_keys
 from compress.pose.codec import Codec
 from compress.pose.decode import associative_embedding
 from compress.pose.decode.associative_embedding import Grouping
@@ -44,7 +44,7 @@ class AssociativeEmbedding(Approach):
 
     name = "bottom-up AE"
     does = "all people of a picture at once; joints with equal tags are one person's"
-    unread = frozenset({"limb_width", "person_augment", "loss.hard_joints"})
+    unread = frozenset({"person_augment", "loss.hard_joints"})
     codecs = "use codec ours or exact"
 
     def joints_of_channels(self, channels: Sequence[int]) -> int:
@@ -55,7 +55,7 @@ class AssociativeEmbedding(Approach):
         """Maps of several sizes, turned back and resized, are decoded by the middles of their cells."""
         plain = Codec()
         unfit = [key for key in ("cells", "shift_mirrored", "crop") if getattr(codec, key) != getattr(plain, key)]
-        return [*unfit, *(["locate"] if codec.locate in ("dark", "udp") else [])]
+        return [*unfit, *(["locate"] if codec.locate in ("dark", "udp") else []), *limb_keys(codec)]
 
     def objective(self, setting: Setting, training: Training) -> Objective:
         """Squared error of the heatmaps; tags of a person are pulled together, those of different people apart."""
@@ -63,7 +63,7 @@ class AssociativeEmbedding(Approach):
 
     def estimator(self, setting: Setting, decoding: Decoding, boxes: Boxes) -> PoseEstimator:
         """The whole picture."""
-        grouping = Grouping(locate=decoding.locate or setting.codec.locate, refine=decoding.refine)
+        grouping = Grouping(locate=setting.codec.locate or "quarter", refine=decoding.refine)
         return AssociativeEmbeddingEstimator(setting.keypoints, setting.input_hw, grouping, setting.codec)
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
@@ -72,16 +72,15 @@ class AssociativeEmbedding(Approach):
         heatmaps = [gaussian_heatmaps(joints_pk3, setting.input_hw, stride, setting.codec) for stride in strides]
         return [np.concatenate([heatmaps[0], _tags(joints_pk3, heatmaps[0].shape, strides[0])]), *heatmaps[1:]]
 
-    def decodings(self, plain: Decoding) -> list[tuple[str, Decoding]]:
+    def decodings(self, codec: Codec, plain: Decoding) -> list[tuple[str, Codec, Decoding]]:
         """From grouping alone to all that HigherHRNet does."""
-        grouped = plain.model_copy(update={"refine": False, "locate": "middle"})
-        adjusted = grouped.model_copy(update={"locate": "quarter"})
-        refined = adjusted.model_copy(update={"refine": True})
+        adjusted = replace(codec, locate="quarter")
+        grouped, refined = (plain.model_copy(update={"refine": refine}) for refine in (False, True))
         return [
-            ("grouping", grouped),
-            ("grouping, adjust", adjusted),
-            ("grouping, adjust, refine", refined),
-            ("grouping, adjust, refine, mirrored pass", refined.model_copy(update={"flip_test": True})),
+            ("grouping", replace(codec, locate="middle"), grouped),
+            ("grouping, adjust", adjusted, grouped),
+            ("grouping, adjust, refine", adjusted, refined),
+            ("grouping, adjust, refine, mirrored pass", adjusted, refined.model_copy(update={"flip_test": True})),
         ]
 
 

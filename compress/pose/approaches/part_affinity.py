@@ -5,7 +5,7 @@ Osokin, "Lightweight OpenPose" (2018, arXiv:1811.12004) and its code (l2_loss).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class PartAffinity(Approach):
     in_stages = True
     maps_are_of = "parts and limbs"
     unread = frozenset({"person_augment", "loss.pull", "loss.push", "loss.tags", "loss.hard_joints"})
-    codecs = "use codec ours; its sigma is free"
+    codecs = "use codec ours; its sigma, limb_width and upsample are free, and locate is middle, quarter or peak"
 
     def joints(self, keypoints: KeypointSet) -> dict[str, int]:
         """Parts, and limbs between them."""
@@ -55,33 +55,40 @@ class PartAffinity(Approach):
         return {keypoints + 1, channels - (keypoints + 1)}
 
     def unfit_codec(self, codec: Codec) -> list[str]:
-        """The maps have rules of their own, and read the codec's sigma alone."""
-        plain = Codec()
-        return [key for key in asdict(plain) if key != "sigma" and getattr(codec, key) != getattr(plain, key)]
+        """The maps have rules of their own, and read few of the codec's keys."""
+        plain = Codec(
+            sigma=codec.sigma,
+            limb_width=codec.limb_width,
+            upsample=codec.upsample,
+            locate=None if codec.locate in ("dark", "udp") else codec.locate,
+        )
+        return [key for key in asdict(plain) if getattr(codec, key) != getattr(plain, key)]
 
     def objective(self, setting: Setting, training: Training) -> Objective:
         """Squared error of every stage's maps."""
         return PartAffinityObjective(setting, training)
 
     def estimator(self, setting: Setting, decoding: Decoding, boxes: Boxes) -> PoseEstimator:
-        """The whole picture. A part lies at the peak of its upsampled pixel, unless the recipe says otherwise."""
-        grouping = PartGrouping(upsample=decoding.upsample, locate=decoding.locate or "peak")
+        """The whole picture. A part lies at the peak of its upsampled pixel, unless the codec says otherwise."""
+        grouping = PartGrouping(upsample=setting.codec.upsample, locate=setting.codec.locate or "peak")
         stride = setting.architecture.output_strides[-1]
         return PartAffinityEstimator(setting.keypoints, setting.input_hw, grouping, stride)
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
         """The same at every stage."""
-        layout, sigma = layout_for(setting.keypoints), setting.codec.sigma
-        strides = setting.architecture.output_strides
-        return [part_maps(joints_pk3, layout, setting.input_hw, stride, sigma * stride) for stride in strides]
-
-    def decodings(self, plain: Decoding) -> list[tuple[str, Decoding]]:
-        """How far the maps are upsampled, and a second pass."""
-        whole = plain.model_copy(update={"upsample": 8, "locate": "middle"})
+        layout, codec = layout_for(setting.keypoints), setting.codec
         return [
-            ("upsampled 8 times, whole pixels", whole),
-            *((f"upsampled {times} times", plain.model_copy(update={"upsample": times})) for times in (8, 4, 2, 1)),
-            ("upsampled 2 times, mirrored pass", plain.model_copy(update={"flip_test": True})),
+            part_maps(joints_pk3, layout, setting.input_hw, stride, codec.sigma * stride, codec.limb_width)
+            for stride in setting.architecture.output_strides
+        ]
+
+    def decodings(self, codec: Codec, plain: Decoding) -> list[tuple[str, Codec, Decoding]]:
+        """How far the maps are upsampled, and a second pass."""
+        twice = replace(codec, upsample=2)
+        return [
+            ("upsampled 8 times, whole pixels", replace(codec, upsample=8, locate="middle"), plain),
+            *((f"upsampled {times} times", replace(codec, upsample=times), plain) for times in (8, 4, 2, 1)),
+            ("upsampled 2 times, mirrored pass", twice, plain.model_copy(update={"flip_test": True})),
         ]
 
 
@@ -90,15 +97,13 @@ class PartAffinity(Approach):
 
 @dataclass(frozen=True)
 class PartPictures:
-    """Whole pictures: parts, background and fields, one map for all stages. sigma, limb_width in cells (see
-    part_maps)."""
+    """Whole pictures: parts, background and fields, one map for all stages (see part_maps)."""
 
     pictures: PictureSet
     input_hw: tuple[int, int]
     stride: int
     layout: PartLayout
-    sigma: float
-    limb_width: float
+    codec: Codec
     augmentation: Augmentation
 
     def __len__(self) -> int:
@@ -107,8 +112,8 @@ class PartPictures:
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """One picture."""
         image, matrix, keypoints = moved_picture(self.pictures, index, self.input_hw, self.augmentation, rng)
-        sigma_px = self.sigma * self.stride
-        maps = part_maps(keypoints, self.layout, self.input_hw, self.stride, sigma_px, self.limb_width)
+        sigma_px = self.codec.sigma * self.stride
+        maps = part_maps(keypoints, self.layout, self.input_hw, self.stride, sigma_px, self.codec.limb_width)
         return Sample(image, (maps,), (looked_at(self.pictures, index, matrix, self.input_hw, self.stride),))
 
 
@@ -127,8 +132,7 @@ class PartAffinityObjective:
             setting.input_hw,
             setting.architecture.output_strides[-1],
             layout_for(setting.keypoints),
-            setting.codec.sigma,
-            self.training.limb_width,
+            setting.codec,
             picture_augmentation(self.training.augment),
         )
 

@@ -6,7 +6,7 @@ parallel suppression of people.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,8 +20,8 @@ from compress.data.loader import Batch
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples, moved_joints
 from compress.data.transforms import warp
-from compress.pose.approaches.approach import Approach, Setting
-from compress.pose.codec import Codec, Locate
+from compress.pose.approaches.approach import Approach, Setting, limb_keys
+from compress.pose.codec import Codec
 from compress.pose.decode import top_down
 from compress.pose.decode.pose_nms import hard_nms, parallel_nms, soft_nms
 from compress.pose.decode.poses import Poses
@@ -37,7 +37,11 @@ class TopDown(Approach):
     name = "top-down"
     does = "one person at a time, cut out by a box; a heatmap per joint"
     per_person = True
-    unread = frozenset({"augment", "limb_width", "loss.pull", "loss.push", "loss.tags"})
+    unread = frozenset({"augment", "loss.pull", "loss.push", "loss.tags"})
+
+    def unfit_codec(self, codec: Codec) -> list[str]:
+        """There are no limbs."""
+        return limb_keys(codec)
 
     def objective(self, setting: Setting, training: Training) -> Objective:
         """Squared error of the heatmaps of labelled people."""
@@ -47,20 +51,23 @@ class TopDown(Approach):
         """A detector may find one person twice: of its poses the less certain ones are suppressed. Other people's
         labels are no detector's boxes."""
         suppressed = decoding if isinstance(boxes, DetectedBoxes) else None
-        locate = decoding.locate or setting.codec.locate
-        return TopDownEstimator(setting.keypoints, setting.input_hw, setting.codec, locate, boxes, suppressed)
+        return TopDownEstimator(setting.keypoints, setting.input_hw, setting.codec, boxes, suppressed)
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
         """Of the first person, who is the input's."""
         strides = setting.architecture.output_strides
         return [person_targets(joints_pk3[0], setting.input_hw, stride, setting.codec)[0] for stride in strides]
 
-    def decodings(self, plain: Decoding) -> list[tuple[str, Decoding]]:
+    def decodings(self, codec: Codec, plain: Decoding) -> list[tuple[str, Codec, Decoding]]:
         """Where a joint lies in its cell, a second pass, and what is done with poses that lie on one another."""
-        found = [(f"joints at the {at}", plain.model_copy(update={"locate": at})) for at in ("quarter", "peak")]
-        found.append(("joints at the quarter, mirrored pass", plain.model_copy(update={"flip_test": True})))
+        quarter, peak = replace(codec, locate="quarter"), replace(codec, locate="peak")
         kinds = ("hard", "soft", "parallel")
-        return [*found, *((f"{kind} suppression", plain.model_copy(update={"suppression": kind})) for kind in kinds)]
+        return [
+            ("joints at the quarter", quarter, plain),
+            ("joints at the peak", peak, plain),
+            ("joints at the quarter, mirrored pass", quarter, plain.model_copy(update={"flip_test": True})),
+            *((f"{kind} suppression", codec, plain.model_copy(update={"suppression": kind})) for kind in kinds),
+        ]
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -159,7 +166,6 @@ class TopDownEstimator:
     keypoints: KeypointSet
     input_hw: tuple[int, int]
     codec: Codec
-    locate: Locate
     boxes: Boxes
     suppressed: Decoding | None
 
@@ -179,7 +185,7 @@ class TopDownEstimator:
             return Poses(np.zeros((0, len(self.keypoints), 3), np.float32), np.zeros(0, np.float32))
         last = None if mirrored is None else mirrored[-1]
         maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, shift=self.codec.shift_mirrored)
-        cells = top_down.decode(maps, self.locate, self.codec.blur)
+        cells = top_down.decode(maps, self.codec.locate or "quarter", self.codec.blur)
         strides = self.codec.strides_xy(self.input_hw, (maps.shape[2], maps.shape[3]))
         offset = self.codec.offset_xy(strides, mirrored=mirrored is not None)
         joints = top_down.to_picture(cells, np.stack(inputs.matrices), strides, offset)
