@@ -205,7 +205,7 @@ def prune(
 ) -> None:
     """Prune a network, fine-tune it with itself as teacher, export and measure it. Exit code 3: the goal was missed."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> Any:
         from compress.recipe import PruneRecipe
 
         check_network(network)
@@ -223,21 +223,20 @@ def prune(
 
         folder = output_folder(run, f"prune-{file_name(network)}")
         if analyse:
-            result = jobs_prune.analyse(network, settings, folder, terminal)
-            write_analysed(result, folder)
-        else:
-            result = jobs_prune.prune(network, settings, folder, terminal)
-            write_pruned(result, folder)
-        return result
+            analysed = jobs_prune.analyse(network, settings, folder, terminal)
+            write_analysed(analysed, folder)
+            return analysed
+        pruned = jobs_prune.prune(network, settings, folder, terminal)
+        write_pruned(pruned, folder)
+        return pruned
 
-    def show(result: dict[str, Any]) -> None:
+    def show(result: Any) -> None:
         from compress.report.prune import print_analysed, print_pruned
 
         (print_analysed if analyse else print_pruned)(result)
 
-    def code(result: dict[str, Any]) -> int:
-        goal = result.get("goal")
-        return MISSED if goal and goal["met"] is not True else 0
+    def code(result: Any) -> int:
+        return MISSED if not analyse and result.goal and result.goal.met is not True else 0
 
     perform(job, show, as_json=as_json, quiet=quiet, code=code)
 
@@ -735,8 +734,12 @@ def perform(
                 _MADE.pop().rmdir()
     if not speaks:
         return
-    refused = result.get("failed_exports") if isinstance(result, dict) else None
+    refused = result.get("failed_exports") if isinstance(result, dict) else getattr(result, "failed_exports", None)
     if as_json:
+        if not isinstance(result, dict):
+            from compress.artefacts.records import to_plain
+
+            result = [to_plain(one) for one in result] if isinstance(result, list) else to_plain(result)
         mistake = {"error": {"kind": "EngineError", "message": "; ".join(refused)}} if refused else {}
         told = {**result, **mistake} if mistake else result
         sys.stdout.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")

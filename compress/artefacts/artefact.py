@@ -52,6 +52,11 @@ Edit = str | Rewrite
 """CHANNELS_PRUNED, FUNCTIONS_AS_MODULES or a module replaced."""
 
 
+def edit_text(edit: Edit) -> str:
+    """As reports name it."""
+    return f"{edit.rule} at {edit.at}" if isinstance(edit, Rewrite) else edit
+
+
 @dataclass(frozen=True)
 class Network:
     """A network that a user named, or that a job made of one: what every command works on.

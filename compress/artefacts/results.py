@@ -6,16 +6,18 @@ these records; none of them reads JSON. `results.json` holds one record with its
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from compress.artefacts.records import from_plain, to_plain
 from compress.errors import RunError
 from compress.files import write_json
-from compress.measure.cost import Cost
+from compress.measure.comparison import SpeedUp
 from compress.measure.latency import Latency
 from compress.pose.scoring import Score
+from compress.pruning.sensitivity import Point
+from compress.rewriting.fitting import Fitted
 
 T = TypeVar("T")
 
@@ -57,31 +59,240 @@ class Evaluation:
 class NetworkResult:
     """One network of a job: what it is, costs, scores, and takes.
 
-    architecture: as plain data, see compress.networks. edits: what was done to it since, as text. latency: engine →
-    one pass of the network. evaluations: the recipe's procedure first, then the other one. refused: engine → why it
-    has no export.
+    folder: of its artefact and exports, inside the run folder. architecture: as plain data, see compress.networks.
+    edits: what was done to it since, as text. params: trainable parameters. macs: multiply-adds of one picture.
+    uncounted: operators that compute and have no counting rule; their multiply-adds are not in macs. evaluations: the
+    recipe's procedure first, then the other one. refused: engine → why it has no export. latency: engine → one pass
+    of the network. predicted: the same from a latency table, where the job has one.
     """
 
     name: str
     role: Role
+    folder: str
     architecture: Mapping[str, Any]
     edits: tuple[str, ...]
-    cost: Cost
-    latency: Mapping[str, Latency]
+    params: int
+    macs: int
+    uncounted: tuple[str, ...]
     evaluations: tuple[Evaluation, ...]
     exports: tuple[Export, ...]
     refused: Mapping[str, str]
+    latency: Mapping[str, Latency] = field(default_factory=dict)
+    predicted: Latency | None = None
+
+    @property
+    def score(self) -> Score | None:
+        """In the recipe's procedure; None without trained weights."""
+        return self.evaluations[0].score if self.evaluations else None
+
+    def export(self, engine: str) -> Export:
+        """To that engine. Raises KeyError where there is none."""
+        return {one.engine: one for one in self.exports}[engine]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What any number of a run depends on. recipe: resolved, as plain data. environment: machine and versions."""
+    """What any number of a run depends on. recipe: resolved, as plain data. environment: machine and versions.
+
+    engines: that times are of → version and device. seconds: phase → how long it took, where that was noted.
+    """
 
     folder: str
     command: tuple[str, ...]
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
-    seconds: Mapping[str, float]
+    engines: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+# --- compress prune --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was requested of a changed network, and what it reached.
+
+    of: of `multiply-adds` and `time` the figures are shares of the given network's, of `ms` milliseconds of one pass.
+    uncertainty: of `reached`, relative. met: None where the timing is too unsteady to tell.
+    """
+
+    of: Literal["multiply-adds", "time", "ms"]
+    requested: float
+    reached: float
+    uncertainty: float
+    met: bool | None
+
+
+@dataclass(frozen=True)
+class GoalSearch:
+    """How one step found what meets its goal. Shares are of the given network's cost.
+
+    goal: the share that should stay. share: that stays, counted or measured. predicted_share: by the model of the
+    layers' costs; None where that is in another unit. tries: choices whose true cost was found.
+    """
+
+    of: Literal["multiply-adds", "time"]
+    goal: float
+    share: float
+    tries: int
+    predicted_share: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupShare:
+    """Of one pruning group. channels: before this step. removed: the share of them that this step removes."""
+
+    channels: int
+    removed: float
+
+
+@dataclass(frozen=True)
+class PruningChoice:
+    """What one step removes. groups: by name. untouched: group → why it keeps all its channels.
+
+    search: None where a ratio was requested, which needs no search.
+    """
+
+    groups: Mapping[str, GroupShare]
+    untouched: Mapping[str, str]
+    search: GoalSearch | None
+
+
+@dataclass(frozen=True)
+class SparsityChoice:
+    """Which share of each weight tensor is set to zero. untouched: layer → why it stays dense. search: see above."""
+
+    ratios: Mapping[str, float]
+    untouched: Mapping[str, str]
+    search: GoalSearch | None
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """Of `compress prune`. speed_up: engine → the pruned network over the given one, of one interleaved run."""
+
+    network: str
+    input_hw: tuple[int, int]
+    given: NetworkResult
+    pruned: NetworkResult
+    speed_up: Mapping[str, SpeedUp]
+    goal: Goal | None
+    choices: tuple[PruningChoice | SparsityChoice, ...]
+    run: RunRecord
+
+    @property
+    def failed_exports(self) -> list[str]:
+        """One line per engine that does not take the pruned network."""
+        return [f"{engine}: {why}" for engine, why in self.pruned.refused.items()]
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """Of `compress prune --analyse`. points: scored, the dense one too. blocks: functional blocks among their targets.
+
+    channels: pruning group → how many it has. untouched: group → why it keeps all of them.
+    """
+
+    network: str
+    metric: str
+    points: tuple[Point, ...]
+    blocks: tuple[str, ...]
+    channels: Mapping[str, int]
+    untouched: Mapping[str, str]
+    run: RunRecord
+
+
+# --- compress rewrite ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RewriteChoice:
+    """One replacement that was considered: a rule, and the modules that it would replace together.
+
+    at: paths of the modules. places: at which they stand, for one module may be used at several. macs: what it adds.
+    predicted_saved_ms: by the latency table. saved_ms: measured with this replacement alone, on the table's clock;
+    gain: the same as a share of the given network's time, and no more than predicted where the timing was unsteady
+    twice; reliable: it was not. errors: of the replaced modules' outputs, by path. loss: of the score, with this
+    replacement alone, before fine-tuning. failure: why it cannot be used. None: not known, as it was not worth finding.
+    """
+
+    rule: str
+    name: str
+    at: tuple[str, ...]
+    places: int
+    macs: int | None = None
+    predicted_saved_ms: float | None = None
+    saved_ms: float | None = None
+    reliable: bool | None = None
+    gain: float | None = None
+    errors: Mapping[str, Fitted] = field(default_factory=dict)
+    loss: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which choices are made, by their numbers. refused: number → why.
+
+    joint_loss: of the score with all of them, before fine-tuning; None without trained weights, or where none is made.
+    score_error: the standard error of the given network's score, on judged_on pictures; None without trained weights.
+    """
+
+    taken: tuple[int, ...]
+    refused: Mapping[int, str]
+    joint_loss: float | None
+    score_error: float | None
+    judged_on: int
+
+
+@dataclass(frozen=True)
+class DepthChange:
+    """Layers of both networks. edited: the given network's edits were not kept, only its multiply-adds."""
+
+    given: int
+    rewritten: int
+    edited: bool
+
+
+@dataclass(frozen=True)
+class RewriteResult:
+    """Of `compress rewrite`. given, rewritten: None where no replacement pays, for then nothing is done.
+
+    engine: that choices are priced on. rules: requested; none: all. unread: path → why functions called there are no
+    sites. tied: path → the module that shares its parameters, for which it is no site. depth: instead of choices.
+    """
+
+    network: str
+    input_hw: tuple[int, int]
+    engine: str
+    rules: tuple[str, ...]
+    given: NetworkResult | None
+    rewritten: NetworkResult | None
+    speed_up: Mapping[str, SpeedUp]
+    choices: tuple[RewriteChoice, ...]
+    decision: Decision | None
+    unread: Mapping[str, str]
+    tied: Mapping[str, str]
+    depth: DepthChange | None
+    run: RunRecord
+
+    @property
+    def failed_exports(self) -> list[str]:
+        """One line per engine that does not take the rewritten network."""
+        return [f"{engine}: {why}" for engine, why in self.rewritten.refused.items()] if self.rewritten else []
+
+
+@dataclass(frozen=True)
+class RuleInfo:
+    """Of `compress rewrite --list`. exact: the outputs stay the same, up to rounding."""
+
+    rule: str
+    does: str
+    source: str
+    exact: bool
+
+
+# --- The file --------------------------------------------------------------------------------------------------------
 
 
 def write_results(path: Path, job: str, result: object) -> None:

@@ -1,260 +1,372 @@
-"""What surrounds every change of a given network: its state before, fine-tuning, its state after, both measured.
+"""The tail of every job that makes networks: tune → recalibrate → score → save → export → parity → time.
 
-The given network is the teacher and stays as it is. `compress prune` and `compress rewrite` differ in what they change.
+    tune(tail, networks, teacher, ...)     side by side on the same batches, then their batch norms
+    finish(tail, finalist)                 one network: scores, artefact, exports that compute what torch computes
+    measure(tail, results)                 all of them on every engine in one interleaved run
+    time_decoding(tail, results, ...)      from maps to people, if a job tells of it
+
+Every step is kept in the run folder, so a killed job goes on behind the last one it finished.
 """
 
+import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
-from compress.artefacts.artefact import Edit, save_artefact
-from compress.artefacts.network import Subject
+from compress.artefacts.artefact import Edit, edit_text, load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
+from compress.artefacts.network import Learning
+from compress.artefacts.results import Evaluation, Export, NetworkResult, Role, RunRecord
 from compress.artefacts.run import Run, environment
 from compress.data.loader import Batch
 from compress.engines import engine
+from compress.engines.engine import Image
 from compress.engines.export import ForEngine, as_it_is, export_and_check, sample_images
-from compress.errors import EngineError, RecipeError, nearest
-from compress.measure.comparison import Measured, speed_up
 from compress.measure.counting import count
-from compress.measure.whole_networks import measure_exports
-from compress.networks import Architecture
+from compress.measure.decoding import decode_time
+from compress.measure.latency import Latency
+from compress.measure.whole_networks import time_exports
+from compress.networks import Architecture, architecture_to_data
 from compress.pose.estimator import first_inputs
-from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, Score, procedure, score
+from compress.pose.scoring import RESAMPLES, Score, procedure, score
 from compress.progress import Progress
 from compress.pruning.schedule import Sparsifier
-from compress.recipe import ChangeRecipe, to_data
-from compress.training.loop import batch_count, distilled_step, label_loss, train
+from compress.recipe import Decoding, FineTuning, Settings, to_data
+from compress.training.loop import LossStep, batch_count, distilled_step, label_loss, label_step, train
 from compress.training.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 
-AnyRecipe = TypeVar("AnyRecipe", bound=ChangeRecipe)
+
+class Measuring(Protocol):
+    """What a recipe says of exports and timing; see compress.recipe.Measurement."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def exports(self) -> Sequence[str]: ...
+    @property
+    def parity_pictures(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
 
 
 @dataclass(frozen=True)
-class Task(Generic[AnyRecipe]):
-    """What every step of one run needs to know."""
+class Tail:
+    """What the steps of the tail need to know of their job.
 
-    recipe: AnyRecipe
-    subject: Subject
+    learning: None for random weights: then nothing is tuned or scored. training: of the fine-tuning. decoding: its
+    flip_test says which procedure scores come first. measuring: None where nothing is exported.
+    """
+
     run: Run
     progress: Progress
     fabric: Fabric
+    learning: Learning | None
+    input_hw: tuple[int, int]
+    seed: int
+    training: FineTuning
+    decoding: Decoding
+    measuring: Measuring | None
+
+    @property
+    def flip_tests(self) -> tuple[bool, bool]:
+        """Of both procedures, the recipe's first."""
+        return self.decoding.flip_test, not self.decoding.flip_test
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network that is finished: scored, saved, exported.
+
+    name: also of the step. folder: inside the run folder, of artefact and exports. provenance: how its weights came
+    about. made_from: the network that the user named, if one was. for_engine: the form an engine runs it in.
+    """
+
+    name: str
+    role: Role
+    network: nn.Module
+    architecture: Architecture
+    edits: tuple[Edit, ...]
+    folder: str
+    provenance: str
+    made_from: str | None = None
+    for_engine: ForEngine = as_it_is
+
+
+# --- Tune and recalibrate --------------------------------------------------------------------------------------------
 
 
 Sparsify = Callable[[nn.Module, int], Sparsifier]
-"""Network, number of steps → what makes zeros during fine-tuning and keeps them; its state is kept with the run."""
+"""Network, number of steps → what sets weights to zero during fine-tuning and keeps them zero."""
 
 
-def check_patterns(network: nn.Module, patterns: Iterable[str], what: str, key: str) -> None:
-    """Raises RecipeError for a pattern that no module of the network has. what: is named so; key: of the recipe."""
-    modules = [path for path, _ in network.named_modules() if path]
-    for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path in modules):
-            raise RecipeError(
-                f"{what} must be one the network has",
-                place=f"recipe: {key}",
-                value=pattern,
-                remedy=nearest(pattern, (path for path in modules if path.count(".") < 2)),
-            )
+def tune(
+    tail: Tail,
+    networks: Mapping[str, nn.Module],
+    teacher: nn.Module | None,
+    *,
+    title: str,
+    checkpoint: str,
+    sparsify: Sparsify | None = None,
+) -> None:
+    """Trains the networks on the same batches, each as if it were alone, and recalibrates them. Changes them.
 
-
-def state_of(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForEngine = as_it_is) -> dict[str, Any]:
-    """Exports the given network to `folder`; what it costs and, if it is trained, its validation score.
-
-    val: in the recipe's procedure; other_val: in the other one, with or without the mirrored pass.
-
-    Raises EngineError where an engine does not take it, which is known before the work then.
+    Does nothing without trained weights. teacher: None, of a single network, trains it on the labels alone. title: of
+    the phase. checkpoint: the file's name under steps/, from which a killed tuning goes on. sparsify: of a single
+    network; the sparsifier's state lies in the checkpoint too. Leaves all networks on the CPU, where the engines are.
     """
-    exported = _exported(task, network, folder, for_engine)
-    if exported["refused"]:
-        raise EngineError(
-            "every engine of `exports` must take the given network: "
-            + "; ".join(f"{name}: {why}" for name, why in exported["refused"].items()),
-            place=task.subject.name,
-            remedy="leave engines that do not out of `exports`",
-        )
-    return _scored(task, network, "as given") | exported
-
-
-def _exported(task: Task[Any], network: nn.Module, folder: Path, for_engine: ForEngine) -> dict[str, Any]:
-    """`exports`: by engine; `refused`: engine → why there is none."""
-    recipe, subject, learning = task.recipe, task.subject, task.subject.learning
-    images = (
-        sample_images(learning.sets.val, recipe.parity_pictures, subject.input_hw)
-        if learning
-        else [torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0)).numpy()]
-    )
-    network.cpu()
-    exports, refused = export_and_check(network, recipe.exports, images, subject.input_hw, folder, for_engine)
-    return {"exports": exports, "refused": refused}
-
-
-def _scored(task: Task[Any], network: nn.Module, provenance: str) -> dict[str, Any]:
-    """What the network costs and, if it is trained, its validation scores."""
-    recipe, subject, learning = task.recipe, task.subject, task.subject.learning
-    network.cpu()
-    counted = count(network, subject.input_hw)
-    vals: dict[bool, dict[str, Any] | None] = dict.fromkeys((False, True))
-    if learning:
-        with task.progress.phase("scoring", 2 * len(learning.sets.val)) as phase:
-            for flip in vals:
-                vals[flip] = score(
-                    network.to(task.fabric.device),
-                    learning.estimator,
-                    learning.sets.val,
-                    kind=learning.data.kind,
-                    provenance=provenance,
-                    flip_test=flip,
-                    resamples=RESAMPLES,
-                    phase=phase,
-                ).figures
-    flip = recipe.decoding.flip_test
-    return {
-        "params": counted.params,
-        "macs": counted.macs,
-        "uncounted": list(counted.uncounted),
-        "val": vals[flip],
-        "other_val": vals[not flip],
-    }
-
-
-def tune(task: Task[Any], network: nn.Module, checkpoint: str, title: str, sparsify: Sparsify | None = None) -> None:
-    """Fine-tunes with the given network as teacher and recalibrates; does nothing without trained weights.
-
-    Changes the network. checkpoint: name of the file under steps/. sparsify: see Sparsify.
-    """
-    learning, subject = task.subject.learning, task.subject
+    learning, settings, fabric = tail.learning, tail.training, tail.fabric
     if learning is None:
         return
-    settings = task.recipe.training
-    samples = learning.objective.samples(learning.sets.train)
-    network.to(task.fabric.device)
-    teacher = subject.network.to(task.fabric.device)
+    objective = learning.objective
+    samples = objective.samples(learning.sets.train)
     steps = batch_count(settings, samples)
-    follow = distilled_step([network], teacher, learning.objective, settings.distillation, task.fabric)
-    zeros = sparsify(network, steps * settings.accumulate) if sparsify else None
-
-    def step(batch: Batch, rng: random.Random) -> float:
-        if zeros is None:
-            return follow(batch, rng)
-        zeros.begin_step()
-        loss = follow(batch, rng)
-        penalty = zeros.penalty()
-        if penalty is not None:
-            task.fabric.backward(penalty)
-        return loss
-
-    trained = nn.ModuleDict({"network": network})
-    if zeros is not None:
-        trained["zeros"] = zeros
-    with task.progress.phase(title, steps) as phase:
+    involved = [*networks.values(), *([] if teacher is None else [teacher])]
+    for network in involved:
+        network.to(fabric.device)
+    if teacher is not None:
+        step = distilled_step(list(networks.values()), teacher, objective, settings.distillation, fabric)
+    else:
+        (network,) = networks.values()
+        step = label_step(network, objective, fabric)
+    trained = nn.ModuleDict(networks)
+    sparsifier = None
+    if sparsify is not None:
+        (network,) = networks.values()
+        sparsifier = sparsify(network, steps * settings.accumulate)
+        trained["sparsifier"] = sparsifier
+        step = _sparsifying(step, sparsifier, fabric)
+    with tail.progress.phase(title, steps) as phase:
         train(
             trained,
-            [dict(network.named_parameters())],
+            [dict(network.named_parameters()) for network in networks.values()],
             step,
             samples=samples,
             settings=settings,
-            seed=subject.seed,
-            fabric=task.fabric,
+            seed=tail.seed,
+            fabric=fabric,
             workers=learning.data.workers,
-            checkpoint=task.run.path("steps", f"{checkpoint}.pt"),
+            checkpoint=tail.run.path("steps", f"{checkpoint}.pt"),
             phase=phase,
         )
-    if zeros is not None:
-        zeros.hold()
-    inputs = first_inputs(learning.estimator, learning.sets.train, PICTURES, task.fabric.device)
-    judged = partial(label_loss, network, learning.objective, samples, settings, subject.seed)
-    if not recalibrate_unless_worse(network, inputs, judged):
-        task.progress.say(KEPT.format("the tuned network"))
-    for one in (network, teacher):  # what follows is done where the engines are
-        one.cpu()
+    if sparsifier is not None:
+        sparsifier.hold()
+    with tail.progress.phase("recalibrating", len(networks)) as phase:
+        for name, network in networks.items():
+            recalibrate_tuned(tail, network, name)
+            phase.advance(1, name)
+    for network in involved:
+        network.cpu()
 
 
-def finish(
-    task: Task[Any],
-    network: nn.Module,
-    architecture: Architecture,
-    edits: Sequence[Edit],
-    provenance: str,
-    for_engine: ForEngine = as_it_is,
-) -> dict[str, Any]:
-    """The changed network's state; its artefact and exports lie in the run folder, the artefact first.
+def _sparsifying(step: LossStep, sparsifier: Sparsifier, fabric: Fabric) -> LossStep:
+    """The same step under a sparsifier, with its penalty."""
 
-    An engine that refuses it is named in the results, for all other work is done; one that times are told of raises
-    EngineError.
+    def sparsifying(batch: Batch, rng: random.Random) -> float:
+        sparsifier.begin_step()
+        loss = step(batch, rng)
+        penalty = sparsifier.penalty()
+        if penalty is not None:
+            fabric.backward(penalty)
+        return loss
+
+    return sparsifying
+
+
+def recalibrate_tuned(tail: Tail, network: nn.Module, name: str) -> None:
+    """Batch-norm statistics of a trained network on its device; it keeps its own, and says so, where new ones lose."""
+    learning = tail.learning
+    assert learning is not None
+    samples = learning.objective.samples(learning.sets.train)
+    loss = partial(label_loss, network, learning.objective, samples, tail.training, tail.seed)
+    if not recalibrate_unless_worse(network, calibration_inputs(tail), loss):
+        tail.progress.say(KEPT.format(name))
+
+
+def calibration_inputs(tail: Tail) -> Iterator[Tensor]:
+    """About the first PICTURES training pictures as evaluation sees them, in batches [B,3,H,W] on the device."""
+    assert tail.learning is not None
+    return first_inputs(tail.learning.estimator, tail.learning.sets.train, PICTURES, tail.fabric.device)
+
+
+# --- Score, save, export ---------------------------------------------------------------------------------------------
+
+
+def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
+    """Counts and scores the network, saves its artefact, and exports it; the result is kept with the run.
+
+    A given network is the user's: it is not saved again. An engine that does not take the network is named in
+    `refused`, for all other work is done.
     """
-    subject, learning, folder = task.subject, task.subject.learning, task.run.folder
-    state = _scored(task, network, provenance)
-    facts: dict[str, Any] = {"network": subject.name, "input_hw": list(subject.input_hw), "seed": subject.seed}
-    if learning:
-        facts |= {
-            "keypoints": learning.sets.train.keypoints.name,
-            "codec": asdict(learning.codec),
-            "provenance": provenance,
-            "data": learning.data.model_dump(mode="json"),
-            "flip_test": task.recipe.decoding.flip_test,
-            "val": state["val"],
-        }
-    save_artefact(folder, architecture, network, facts, edits)
-    state |= _exported(task, network, folder, for_engine)
-    why = state["refused"].get(task.recipe.engine)
-    if why:
-        raise EngineError(
-            f"the changed network is saved, but {task.recipe.engine} does not take it: {why}",
-            place=str(folder),
-            remedy="export it to another engine (compress export), or change it otherwise",
+
+    def work() -> NetworkResult:
+        network = finalist.network.cpu()
+        counted = count(network, tail.input_hw)
+        evaluations = evaluate_both(tail, network, finalist.provenance)
+        network.cpu()
+        folder = tail.run.path(finalist.folder)
+        if finalist.role != "given":
+            metadata = metadata_of(tail, finalist, evaluations[0].score)
+            save_artefact(folder, finalist.architecture, network, metadata, finalist.edits)
+        exports: dict[str, dict[str, Any]] = {}
+        refused: dict[str, str] = {}
+        if tail.measuring:
+            exports, refused = export_and_check(
+                network, tail.measuring.exports, parity_images(tail), tail.input_hw, folder, finalist.for_engine
+            )
+        return NetworkResult(
+            name=finalist.name,
+            role=finalist.role,
+            folder=finalist.folder,
+            architecture=architecture_to_data(finalist.architecture),
+            edits=tuple(map(edit_text, finalist.edits)),
+            params=counted.params,
+            macs=counted.macs,
+            uncounted=tuple(counted.uncounted),
+            evaluations=evaluations,
+            exports=tuple(
+                Export(name, tuple(one["files"]), one["size_bytes"], one["parity"]) for name, one in exports.items()
+            ),
+            refused=refused,
         )
-    return state
+
+    return tail.run.once(finalist.name, work, NetworkResult)
 
 
-def measure(task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Both networks on every engine, in one interleaved run; the changed one under `name`."""
-    folders = {"given": task.run.path("given"), name: task.run.folder}
-    exports = {"given": given["exports"], name: changed["exports"]}
-    return measure_exports(folders, exports, task.recipe, task.subject.input_hw, task.progress)
+def evaluate_both(tail: Tail, network: nn.Module, provenance: str) -> tuple[Evaluation, ...]:
+    """The validation score of both procedures, the recipe's first; scores are None without trained weights.
+
+    Leaves the network on the device.
+    """
+    learning = tail.learning
+    if learning is None:
+        return tuple(Evaluation(procedure(flip), 1 + flip, None) for flip in tail.flip_tests)
+    network.to(tail.fabric.device)
+    found = []
+    with tail.progress.phase("scoring", 2 * len(learning.sets.val)) as phase:
+        for flip in tail.flip_tests:
+            scored = score(
+                network,
+                learning.estimator,
+                learning.sets.val,
+                kind=learning.data.kind,
+                provenance=provenance,
+                flip_test=flip,
+                resamples=RESAMPLES,
+                phase=phase,
+            )
+            found.append(Evaluation(procedure(flip), 1 + flip, scored))
+    return tuple(found)
 
 
-def both(
-    task: Task[Any], given: Mapping[str, Any], changed: Mapping[str, Any], timed: Mapping[str, Any], name: str
-) -> dict[str, Any]:
-    """What a report shows of both networks, as plain data. speed_up: per engine, see compress.measure.comparison."""
-    learning, recipe = task.subject.learning, task.recipe
-    figure = MAIN_FIGURE[learning.data.kind] if learning else None
-    no_use = figure is not None and Score.of_figures(figure, changed["val"]).worthless
-    speed_ups = {
-        key: speed_up(*(time_of(timed[one][key]) for one in ("given", name)), worthless=no_use) for key in timed[name]
+def metadata_of(tail: Tail, finalist: Finalist, score: Score | None) -> Metadata:
+    """What the artefact says of its network. data, score: None without training."""
+    found = Metadata(
+        tail.input_hw, origin=finalist.made_from or "", provenance=finalist.provenance, seed=tail.seed, score=score
+    )
+    learning = tail.learning
+    if learning is None:
+        return found
+    return replace(
+        found,
+        keypoints=learning.sets.train.keypoints.name,
+        codec=learning.codec,
+        data=learning.data,
+        flip_test=tail.decoding.flip_test,
+    )
+
+
+def parity_images(tail: Tail) -> list[Image]:
+    """What exports are compared with torch on: validation pictures, or noise where there are none."""
+    assert tail.measuring is not None
+    if tail.learning:
+        return sample_images(tail.learning.sets.val, tail.measuring.parity_pictures, tail.input_hw)
+    return [torch.randn(1, 3, *tail.input_hw, generator=torch.Generator().manual_seed(0)).numpy()]
+
+
+# --- Time ------------------------------------------------------------------------------------------------------------
+
+
+def measure(tail: Tail, results: Sequence[NetworkResult], reference_ms: float | None = None) -> list[NetworkResult]:
+    """The same with the latency of every export: all networks and engines in one interleaved run, on one clock.
+
+    reference_ms: of the clock that the times are on, such as a latency table's; None: of the reference timed in the
+    run.
+    """
+    assert tail.measuring is not None
+    files = {
+        one.name: {export.engine: tail.run.path(one.folder, export.files[0]) for export in one.exports}
+        for one in results
     }
-    return {
-        "network": task.subject.name,
-        "folder": str(task.run.folder),
-        "input_hw": list(task.subject.input_hw),
-        "recipe": to_data(recipe),
-        "environment": environment(),
-        "engines": {engine_name: engine_facts(engine_name) for engine_name in recipe.exports},
-        "trained": learning is not None,
-        "procedures": [procedure(flip) for flip in (recipe.decoding.flip_test, not recipe.decoding.flip_test)],
-        "passes": 1 + recipe.decoding.flip_test,
-        "figure": figure,
-        "given": {**given, "measured": timed["given"]},
-        name: {**changed, "measured": timed[name]},
-        "speed_up": {key: asdict(one) for key, one in speed_ups.items()},
-        "failed_exports": [f"{engine_name}: {why}" for engine_name, why in changed["refused"].items()],
-    }
+    work = partial(time_exports, files, tail.measuring, tail.input_hw, tail.progress, reference_ms)
+    latency = tail.run.once("measured", work, dict[str, dict[str, Latency]])
+    return [replace(one, latency=latency.get(one.name, {})) for one in results]
 
 
-def time_of(timing: Mapping[str, Any]) -> Measured:
-    """A timing of measure_exports as it is compared and shown."""
-    return Measured(timing["normalised_ms"], timing["uncertainty"])
+def time_decoding(tail: Tail, results: Sequence[NetworkResult], reference_ms: float) -> list[NetworkResult]:
+    """The same with the time from maps to people, and the whole of what a person waits for, of both procedures.
+
+    On validation pictures, with the saved artefacts; on the clock of reference_ms. Measured first: see `measure`.
+    """
+    learning, measuring = tail.learning, tail.measuring
+    assert learning is not None
+    assert measuring is not None
+
+    def work() -> dict[str, tuple[Latency, ...]]:
+        found = {}
+        with tail.progress.phase("decoding", len(results)) as phase:
+            for one in results:
+                network = load_artefact(tail.run.path(one.folder)).network
+                found[one.name] = tuple(
+                    decode_time(
+                        network, learning.estimator, learning.sets.val, flip_test=flip, reference_ms=reference_ms
+                    ).latency
+                    for flip in tail.flip_tests
+                )
+                phase.advance(1, one.name)
+        return found
+
+    decoding = tail.run.once("decoded", work, dict[str, tuple[Latency, ...]])
+    return [
+        replace(
+            one,
+            evaluations=tuple(
+                replace(
+                    evaluation,
+                    decoding=reading,
+                    end_to_end=end_to_end(evaluation.passes, one.latency[measuring.engine], reading),
+                )
+                for evaluation, reading in zip(one.evaluations, decoding[one.name], strict=True)
+            ),
+        )
+        for one in results
+    ]
 
 
-def engine_facts(name: str) -> dict[str, str]:
-    """The engine's version and the device."""
-    described = engine(name).describe()
-    return {"version": described.version, "device": described.device}
+def end_to_end(passes: int, network: Latency, decoding: Latency) -> Latency:
+    """So many passes of the network, then decoding. reliable: the network's, for decoding varies with the pictures."""
+    ms = passes * network.ms + decoding.ms
+    error_ms = math.hypot(passes * network.ms * (network.uncertainty or 0.0), decoding.ms * (decoding.uncertainty or 0))
+    return Latency(
+        ms, f"{network.target}, with decoding", "measured", uncertainty=error_ms / ms, reliable=network.reliable
+    )
+
+
+# --- The record ------------------------------------------------------------------------------------------------------
+
+
+def run_record(
+    run: Run, recipe: Settings, engines: Iterable[str] = (), seconds: Mapping[str, float] | None = None
+) -> RunRecord:
+    """What any number of the run depends on. engines: that times are of."""
+    found = environment()
+    described = {name: engine(name).describe() for name in engines}
+    versions = {name: f"{one.version} on {one.device}" for name, one in described.items()}
+    return RunRecord(str(run.folder), tuple(found["command"]), to_data(recipe), found, versions, seconds or {})

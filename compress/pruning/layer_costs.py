@@ -22,6 +22,9 @@ from compress.measure.profiling import time_nodes
 from compress.pruning.channels import Channels
 from compress.pruning.groups import layer_of
 
+TIMED_ROUNDS = 24
+"""Of timing a network layer by layer."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -65,13 +68,6 @@ class LayerCosts:
         shares = self._shares(gone)
         layers = sum(float(np.interp(x, *curve)) for x, curve in zip(shares, self._curves, strict=True))
         return layers + float(np.interp(self._overall(shares), *self._rest))
-
-    def of_layers(self, gone: frozenset[int]) -> dict[str, float]:
-        """Of every layer with weights."""
-        shares = self._shares(gone)
-        return {
-            name: float(np.interp(x, *curve)) for name, x, curve in zip(self._names, shares, self._curves, strict=True)
-        }
 
     def _overall(self, shares: NDArray[np.float64]) -> float:
         return float(shares @ self._dense / self._dense.sum())

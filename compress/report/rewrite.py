@@ -1,139 +1,149 @@
-"""What `compress rewrite` says: both networks, every choice with its gain and loss, and why it was taken or not."""
+"""What `compress rewrite` says: both networks, every choice with its gain and loss, and why it was made or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
+from compress.artefacts.results import RewriteChoice, RewriteResult, RuleInfo
 from compress.files import write_text
-from compress.report.prune import markdown, network_rows, print_rows, speed_up_text, timing_remarks, uncounted_remarks
-from compress.report.terminal import plain_table, printable, stdout_console
+from compress.report.terminal import stdout_console
+from compress.report.text import (
+    change_remarks,
+    change_rows,
+    how_lines,
+    markdown,
+    print_lines,
+    print_rows,
+    speed_up_text,
+)
 
-Data = Mapping[str, Any]
-
-_HEAD = ("rule", "site", "sites", "MACs", "predicted ms", "measured ms", "gain", "output error", "score", "decision")
+_NETWORKS = ("", "given", "rewritten", "rewritten/given")
+_HEAD = ("rule", "site", "sites", "MACs", "predicted ms", "saved ms", "gain", "output error", "score", "decision")
+_SHORT = ("decision", "gain", "score", "rule", "site")  # of them, on a terminal
 _NAMED = 3  # modules whose functions are no sites
+_EXPLAINED = (
+    "predicted, saved: milliseconds saved with this choice alone, by the latency table, and measured beside the given "
+    "network in one interleaved run; gain: the same as a share of the given network's time, and no more than predicted "
+    "where the timing was unsteady. Output error: of the replaced modules on held-out pictures, with random, "
+    "carried-over and reconstructed weights, over the variance of the modules' outputs; the mean of several sites. "
+    "Score: change with this choice alone, before fine-tuning."
+)
 
 
-def print_rewritten(result: Data, console: Console | None = None) -> None:
+def print_rewritten(result: RewriteResult, console: Console | None = None) -> None:
     """Both networks side by side, then the choices."""
     console = console or stdout_console()
-    console.print(Text(printable(f"Rewritten {result['network']} → {result['folder']}"), style="bold"))
-    if result["rewritten"]:
-        table = plain_table("", "given", "rewritten", "rewritten/given")
-        for row in network_rows(result, "rewritten"):
-            table.add_row(*row)
-        console.print(table)
-    for line in remarks(result):
-        console.print(Text(printable(line)))
-    if result.get("choices"):
-        short = ("decision", "gain", "score", "rule", "site")
-        rows = [tuple(row[_HEAD.index(name)] for name in short) for row in choice_rows(result)]
-        print_rows(console, short, [("taken" if row[0] == "taken" else "no", *row[1:]) for row in rows], "report.md")
+    print_lines(console, [f"Rewritten {result.network} → {result.run.folder}"], "bold")
+    if result.given and result.rewritten:
+        print_rows(console, _NETWORKS, change_rows(result.given, result.rewritten, result.speed_up))
+    print_lines(console, remarks(result))
+    if result.choices:
+        rows = [[row[_HEAD.index(name)] for name in _SHORT] for row in choice_rows(result)]
+        print_rows(console, _SHORT, [["taken" if row[0] == "taken" else "no", *row[1:]] for row in rows], "report.md")
 
 
-def print_rules(rules: Sequence[Data], console: Console | None = None) -> None:
+def print_rules(rules: Sequence[RuleInfo], console: Console | None = None) -> None:
     """Every rule: its name, what becomes what, and who says so."""
     console = console or stdout_console()
     for rule in rules:
-        console.print(Text(rule["rule"], style="bold"))
-        console.print(Text(f"    {rule['does']}"))
-        console.print(Text(f"    {rule['source']}{'; exact' if rule['exact'] else ''}", style="dim"))
+        print_lines(console, [rule.rule], "bold")
+        print_lines(console, [f"    {rule.does}"])
+        print_lines(console, [f"    {rule.source}{'; exact' if rule.exact else ''}"], "dim")
 
 
-def write_rewritten(result: Data, folder: Path) -> None:
-    """report.md: what print_rewritten says, whole, and how it was obtained."""
-    lines = [f"# {result['network']}, rewritten", ""]
-    if result["rewritten"]:
-        lines += [*markdown(("", "given", "rewritten", "rewritten/given"), network_rows(result, "rewritten")), ""]
+def write_rewritten(result: RewriteResult, folder: Path) -> None:
+    """report.md: what print_rewritten says, whole, and how it came about."""
+    lines = [f"# {result.network}, rewritten", ""]
+    if result.given and result.rewritten:
+        lines += [*markdown(_NETWORKS, change_rows(result.given, result.rewritten, result.speed_up)), ""]
     lines += [*(f"- {line}" for line in remarks(result)), ""]
-    if result.get("choices"):
-        lines += ["## Site by site", "", *markdown(_HEAD, choice_rows(result)), ""]
-        lines += [
-            "predicted: saved milliseconds by the latency table; measured: with this choice alone, beside the given "
-            "network in one interleaved run; gain: of the given network's time, measured, and no more than predicted "
-            "where the timing was unsteady twice. Output error: of the replaced modules on held-out pictures, with "
-            "fresh, carried-over and reconstructed weights, over the variance of what the module answered; the mean of "
-            "several sites. Score: change with this choice alone, before fine-tuning.",
-            "",
-        ]
-    if "environment" in result:
-        lines += ["## How", "", f"`{' '.join(result['environment']['command'])}`", ""]
-        lines += [f"{name}: {about['version']} on {about['device']}" for name, about in result["engines"].items()]
-    write_text(folder / "report.md", "\n".join(lines) + "\n")
+    if result.choices:
+        lines += ["## Site by site", "", *markdown(_HEAD, choice_rows(result)), "", _EXPLAINED, ""]
+    write_text(folder / "report.md", "\n".join([*lines, *how_lines(result.run)]) + "\n")
 
 
-def remarks(result: Data) -> list[str]:
+def remarks(result: RewriteResult) -> list[str]:
     """What must be known beside the figures."""
     found = []
-    if result["rewritten"]:
-        found = uncounted_remarks(result, "rewritten") + timing_remarks(result, "rewritten")
-    if "depth" in result:
-        layers = result["depth"]["layers"]
-        found.append(f"{layers['given']} layers became {layers['rewritten']}, from random weights.")
-        if result["depth"]["edited"]:
+    given, rewritten, decision = result.given, result.rewritten, result.decision
+    if given and rewritten:
+        found = change_remarks(given, rewritten, result.speed_up)
+    if result.depth:
+        found.append(f"{result.depth.given} layers became {result.depth.rewritten}, from random weights.")
+        if result.depth.edited:
             found.append("The given network's multiply-adds were kept, its edits (pruned, replaced) were not.")
-        if not result["trained"]:
+        if given and given.score is None:
             found.append("No trained weights were given: the network is not trained, no accuracy is claimed.")
         return found
-    siteless = [rule for rule in result["rules"] if all(choice["rule"] != rule for choice in result["choices"])]
-    if siteless or not result["choices"]:
+    siteless = [rule for rule in result.rules if all(choice.rule != rule for choice in result.choices)]
+    if siteless or not result.choices:
         found.append(f"No module of the network is one that {' or '.join(siteless) or 'any rule'} replaces.")
-    if result["choices"] and not result["rewritten"]:
+    if result.choices and not rewritten:
         found.append("No replacement paid: the network stays as it is, and nothing was exported.")
     found += [
         f"{path} is no site: it shares its parameters with {other}, and would be untied."
-        for path, other in result["tied"].items()
+        for path, other in result.tied.items()
     ]
-    unread = list(result["unread"].items())
+    unread = list(result.unread.items())
     found += [f"Functions called in {path or 'the network'} are no sites: {why}." for path, why in unread[:_NAMED]]
     if len(unread) > _NAMED:
         found.append(f"Nor are those of {len(unread) - _NAMED} more modules, see results.json.")
-    if result["rewritten"] and not result["trained"]:
+    if given and given.score is None:
         found.append("No trained weights, or no data to judge them by: decided by time alone, no accuracy is claimed.")
-    if result["rewritten"]:
-        engine, alone = result["engine"], sum(result["choices"][number]["gain"] for number in result["taken"])
-        faster = result["speed_up"][engine]
-        told = faster["verdict"] in ("faster", "slower")
-        together = f"{1 - 1 / faster['factor']:.1%}" if told else speed_up_text(faster)
-        found.append(f"Each alone, the accepted save {alone:.1%} of the time in all on {engine}; together {together}.")
-    if result["joint_loss"] is not None:
-        taken = len(result["taken"])
-        found.append(f"The {taken} accepted together lose {result['joint_loss']:.3f} of the score before fine-tuning.")
-    if result["score_error"] is not None:
+    if decision and rewritten:
+        alone = sum(result.choices[number].gain or 0.0 for number in decision.taken)
+        faster = result.speed_up[result.engine]
+        claimed = faster.verdict in ("faster", "slower")
+        together = f"{1 - 1 / faster.factor:.1%}" if claimed else speed_up_text(faster)
         found.append(
-            f"Losses are told on {result['judged_on']} pictures, on which the given network's score has a standard "
-            f"error of {result['score_error']:.3f}: smaller ones may be chance."
+            f"Each alone, the accepted save {alone:.1%} of the time in all on {result.engine}; together {together}."
+        )
+    if decision and decision.joint_loss is not None:
+        loss, taken = decision.joint_loss, len(decision.taken)
+        found.append(f"The {taken} accepted together lose {loss:.3f} of the score before fine-tuning.")
+    if decision and decision.score_error is not None:
+        found.append(
+            f"Losses are of {decision.judged_on} pictures, on which the given network's score has a standard error of "
+            f"{decision.score_error:.3f}: smaller ones may be chance."
         )
     return found
 
 
-def choice_rows(result: Data) -> list[tuple[str, ...]]:
-    """Choices in the order they were decided: taken ones first, then refused ones, each by gain."""
-    taken, refused = set(result["taken"]), result["refused"]
-    numbered = sorted(
-        enumerate(result["choices"]), key=lambda item: (item[0] not in taken, -item[1].get("measured_ms", -1e9))
-    )
-    return [_row(choice, "taken" if number in taken else refused[str(number)]) for number, choice in numbered]
+def choice_rows(result: RewriteResult) -> list[tuple[str, ...]]:
+    """Choices in the order they were decided: taken ones first, then refused ones, each by time saved."""
+    assert result.decision
+    taken, refused = set(result.decision.taken), result.decision.refused
+
+    def order(number: int) -> tuple[bool, float]:
+        saved_ms = result.choices[number].saved_ms
+        return number not in taken, 1e9 if saved_ms is None else -saved_ms
+
+    return [
+        _row(result.choices[number], "taken" if number in taken else refused[number])
+        for number in sorted(range(len(result.choices)), key=order)
+    ]
 
 
-def _row(choice: Data, decision: str) -> tuple[str, ...]:
-    def shown(key: str, form: str) -> str:
-        return format(choice[key], form) if key in choice else "–"
+def _row(choice: RewriteChoice, decision: str) -> tuple[str, ...]:
+    def shown(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
 
     errors = "–"
-    if choice.get("errors"):  # a replacement without weights has none
-        means = [
-            sum(one[key] for one in choice["errors"]) / len(choice["errors"])
-            for key in ("naive", "carried", "reconstructed")
-        ]
-        errors = " → ".join(f"{mean:.3f}" for mean in means)
-    macs = f"{choice['macs'] / 1e6:+.1f} M" if "macs" in choice else "–"
-    score = f"{-choice['loss']:+.3f}" if "loss" in choice else "–"
-    unsteady = "" if choice.get("reliable", True) else " (?)"
-    times = (shown("predicted_ms", "+.3f"), shown("measured_ms", "+.3f") + unsteady, shown("gain", ".1%") + unsteady)
-    places = choice.get("places", len(choice["at"]))
-    name = choice["name"] + (f" (at {places} places)" if places > len(choice["at"]) else "")
-    return choice["rule"], name, str(places), macs, *times, errors, score, decision
+    if choice.errors:  # a replacement without weights has none
+        of = list(choice.errors.values())
+        sums = sum(one.naive for one in of), sum(one.carried for one in of), sum(one.reconstructed for one in of)
+        errors = " → ".join(f"{total / len(of):.3f}" for total in sums)
+    unsteady = " (?)" if choice.reliable is False else ""
+    return (
+        choice.rule,
+        choice.name + (f" (at {choice.places} places)" if choice.places > len(choice.at) else ""),
+        str(choice.places),
+        "–" if choice.macs is None else f"{choice.macs / 1e6:+.1f} M",
+        shown(choice.predicted_saved_ms, "+.3f"),
+        shown(choice.saved_ms, "+.3f") + unsteady,
+        shown(choice.gain, ".1%") + unsteady,
+        errors,
+        "–" if choice.loss is None else f"{-choice.loss:+.3f}",
+        decision,
+    )

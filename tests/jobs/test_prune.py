@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
+from compress.artefacts.results import PruneResult, SensitivityResult, read_results
 from compress.cli import app, latency_goal
 from compress.errors import ArtefactError, BudgetError, DataError, NetworkError, RecipeError
 from compress.jobs.evaluate import evaluate
 from compress.jobs.prune import choice as pruning
 from compress.jobs.prune import prune as jobs_prune
+from compress.jobs.prune import sparsity
 from compress.jobs.prune.prune import analyse, prune
 from compress.measure.counting import count, trace
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.progress import Silent
 from compress.pruning.layer_costs import Known
+from compress.pruning.sensitivity import Point
 from compress.recipe import EvaluateRecipe, PruneRecipe
 from compress.report.prune import print_analysed, print_pruned, write_analysed, write_pruned
 
@@ -57,24 +60,25 @@ def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_
     result = prune(artefact, recipe({"macs": 0.5}), tmp_path / "run", Silent())
     loaded = load_artefact(tmp_path / "run")
     assert loaded.edits == (CHANNELS_PRUNED,)
-    assert count(loaded.network, HW).macs == result["pruned"]["macs"]
-    assert result["pruned"]["macs"] / result["given"]["macs"] == pytest.approx(0.5, abs=0.03)
-    assert result["choices"][0]["share"] == pytest.approx(result["pruned"]["macs"] / result["given"]["macs"])
-    assert result["pruned"]["exports"]["onnxruntime"]["parity"] < 1e-4
-    assert result["trained"]
-    assert result["speed_up"]["onnxruntime"]["factor"] > 0
-    assert result["goal"]["met"]
-    assert result["goal"]["reached"] == result["pruned"]["macs"] / result["given"]["macs"]
+    assert count(loaded.network, HW).macs == result.pruned.macs
+    assert result.pruned.macs / result.given.macs == pytest.approx(0.5, abs=0.03)
+    assert result.choices[0].search.share == pytest.approx(result.pruned.macs / result.given.macs)
+    assert result.pruned.export("onnxruntime").parity < 1e-4
+    assert result.given.score is not None
+    assert result.speed_up["onnxruntime"].factor > 0
+    assert result.goal.met
+    assert result.goal.reached == result.pruned.macs / result.given.macs
     after = load_file(Path(artefact) / "weights.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
-    assert scored["metrics"]["AP"] == result["pruned"]["val"]["AP"]
-    assert scored["procedure"] == result["procedures"][0] == "one pass"
+    assert scored["metrics"]["AP"] == result.pruned.score.value
+    assert scored["procedure"] == result.pruned.evaluations[0].procedure == "one pass"
     twice = evaluate(tmp_path / "run", EvaluateRecipe(decoding={"flip_test": True}), Silent())
-    assert twice["metrics"]["AP"] == result["pruned"]["other_val"]["AP"]
+    assert twice["metrics"]["AP"] == result.pruned.evaluations[1].score.value
     again = prune(str(tmp_path / "run"), recipe({"macs": 0.8}), tmp_path / "again", Silent())
-    assert again["pruned"]["macs"] < result["pruned"]["macs"]
+    assert again.pruned.macs < result.pruned.macs
     assert load_artefact(tmp_path / "again").edits == (CHANNELS_PRUNED,)
+    assert read_results(tmp_path / "run" / "results.json", "prune", PruneResult) == result
     write_pruned(result, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "onnxruntime, measured ms, one pass" in page
@@ -88,7 +92,7 @@ def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_
 def test_every_allocation_meets_its_goal(artefact: str, tmp_path: Path, allocate: str, criterion: str) -> None:
     settings = recipe({"macs": 0.7, "allocate": allocate, "criterion": criterion})
     result = prune(artefact, settings, tmp_path / "run", Silent())
-    assert result["pruned"]["macs"] / result["given"]["macs"] == pytest.approx(0.7, abs=0.06)
+    assert result.pruned.macs / result.given.macs == pytest.approx(0.7, abs=0.06)
 
 
 def test_the_goal_in_time_is_measured_and_corrected(
@@ -109,22 +113,22 @@ def test_the_goal_in_time_is_measured_and_corrected(
         {"latency": 0.5, "allocate": "latency", "threshold": 0.0, "ratios": [n / 16 for n in range(1, 16)]}
     )
     result = prune(artefact, settings, tmp_path / "run", Silent())
-    assert (result["pruned"]["macs"] / given) ** 2 == pytest.approx(0.5, abs=0.06)
-    assert result["choices"][0]["goal"] == 0.5
+    assert (result.pruned.macs / given) ** 2 == pytest.approx(0.5, abs=0.06)
+    assert result.choices[0].search.goal == 0.5
 
 
 def test_a_goal_in_multiply_adds_is_met_in_them_when_moves_are_priced_in_time(artefact: str, tmp_path: Path) -> None:
     result = prune(artefact, recipe({"macs": 0.6, "allocate": "latency", "threshold": 0.0}), tmp_path / "run", Silent())
-    choice = result["choices"][0]
-    assert choice["of"] == "multiply-adds"
-    assert choice["share"] == pytest.approx(result["pruned"]["macs"] / result["given"]["macs"])
-    assert "predicted_share" not in choice
+    search = result.choices[0].search
+    assert search.of == "multiply-adds"
+    assert search.share == pytest.approx(result.pruned.macs / result.given.macs)
+    assert search.predicted_share is None
 
 
 def test_in_steps(artefact: str, tmp_path: Path) -> None:
     result = prune(artefact, recipe({"ratio": 0.5, "steps": 2}), tmp_path / "run", Silent())
-    assert len(result["choices"]) == 2
-    shares = [choice["sections"]["stem.0.conv"]["share"] for choice in result["choices"]]
+    assert len(result.choices) == 2
+    shares = [choice.groups["stem.0.conv"].removed for choice in result.choices]
     assert 0.2 < shares[0] < 0.45
     weights = load_file(tmp_path / "run" / "weights.safetensors")
     assert (
@@ -147,7 +151,7 @@ def test_in_steps(artefact: str, tmp_path: Path) -> None:
 def test_fine_grained_zeros_survive_tuning(artefact: str, tmp_path: Path, scheme: str, schedule: str) -> None:
     settings = recipe({"ratio": 0.6, "scheme": scheme, "schedule": schedule})
     result = prune(artefact, settings, tmp_path / "run", Silent())
-    ratios = result["choices"][0]["ratios"]
+    ratios = result.choices[0].ratios
     weights = load_file(tmp_path / "run" / "weights.safetensors")
     before = load_file(Path(artefact) / "weights.safetensors")
     assert ratios
@@ -176,16 +180,16 @@ def test_zeros_are_allocated_by_time(artefact: str, tmp_path: Path, monkeypatch:
         times = time_of(network)
         return Known(frozenset(), {p: t for p, t in times.items() if p in weighted}, sum(times.values())), 1.0
 
-    monkeypatch.setattr(pruning, "measured", measured)
-    monkeypatch.setattr(pruning, "for_engine", lambda network, name, recipe: network)
+    monkeypatch.setattr(sparsity, "measured", measured)
+    monkeypatch.setattr(sparsity, "for_engine", lambda network, name, recipe: network)
     monkeypatch.setattr(
-        pruning, "time_share", lambda task, network: sum(time_of(network).values()) / sum(time_of(given).values())
+        sparsity, "time_share", lambda task, network: sum(time_of(network).values()) / sum(time_of(given).values())
     )
     ratios = [0.5, 0.6, 0.7, 0.8, 0.9]
     settings = recipe({"latency": 0.9, "scheme": "block", "allocate": "latency", "ratios": ratios})
-    choice = prune(artefact, settings, tmp_path / "run", Silent())["choices"][0]
-    assert choice["share"] == pytest.approx(0.9, abs=0.02)
-    sparse = {name for name, ratio in choice["ratios"].items() if ratio}
+    choice = prune(artefact, settings, tmp_path / "run", Silent()).choices[0]
+    assert choice.search.share == pytest.approx(0.9, abs=0.02)
+    sparse = {name for name, ratio in choice.ratios.items() if ratio}
     assert sparse
     assert all(given.get_parameter(name).shape[-1] == 3 for name in sparse)
 
@@ -193,17 +197,17 @@ def test_zeros_are_allocated_by_time(artefact: str, tmp_path: Path, monkeypatch:
 def test_a_killed_run_goes_on(artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = recipe({"ratio": 0.5})
     whole = prune(artefact, settings, tmp_path / "whole", Silent())
-    real = jobs_prune.finish
+    real = jobs_prune.finish_changed
 
-    def dying(*args: Any) -> Any:
+    def dying(*args: Any, **named: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs_prune, "finish", dying)
+    monkeypatch.setattr(jobs_prune, "finish_changed", dying)
     with pytest.raises(KeyboardInterrupt):
         prune(artefact, settings, tmp_path / "run", Silent())
-    monkeypatch.setattr(jobs_prune, "finish", real)
+    monkeypatch.setattr(jobs_prune, "finish_changed", real)
     resumed = prune(artefact, settings, tmp_path / "run", Silent())
-    assert resumed["pruned"]["val"] == whole["pruned"]["val"]
+    assert resumed.pruned.evaluations == whole.pruned.evaluations
     one, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "run"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -213,8 +217,8 @@ def test_without_trained_weights_it_says_so(tmp_path: Path) -> None:
     architecture.write_text("{family: dir_bhrnet, width: 16, blocks: [[0], [0, 0], [0, 0, 0], [0, 0, 0, 0]]}")
     settings = recipe({"ratio": 0.5}, data=None, input_hw=HW)
     result = prune(str(architecture), settings, tmp_path / "run", Silent())
-    assert not result["trained"]
-    assert result["pruned"]["val"] is None
+    assert result.given.score is None
+    assert result.pruned.score is None
     with pytest.raises(DataError, match="nothing to score"):
         prune(str(architecture), recipe({"ratio": 0.5}, input_hw=HW), tmp_path / "other", Silent())
     with pytest.raises(DataError, match="trained network"):
@@ -243,9 +247,9 @@ def even_and_odd() -> nn.Module:
 def test_a_wrongly_pruned_network_never_gets_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, asked = f"{__name__}:even_and_odd", recipe({"ratio": 0.5}, data=None, input_hw=(32, 32))
     result = prune(name, asked, tmp_path / "right", Silent())
-    assert result["choices"][0]["sections"]["network.stem"]["share"] == 0.5
+    assert result.choices[0].groups["network.stem"].removed == 0.5
     monkeypatch.setattr("compress.pruning.channels._Follower._stride", lambda *_: None)
-    kept = prune(name, asked, tmp_path / "kept", Silent())["choices"][0]["untouched"]
+    kept = prune(name, asked, tmp_path / "kept", Silent()).choices[0].untouched
     assert kept["network.stem"].startswith("the network fails without them: ")
     monkeypatch.setattr("compress.pruning.structured._fails", lambda *_: None)
     with pytest.raises(NetworkError, match="must do what the given one does"):
@@ -259,12 +263,13 @@ def test_sensitivity_is_kept_and_shown(artefact: str, tmp_path: Path) -> None:
         analyse(artefact, recipe({"protect": ["nowhere"]}), tmp_path / "refused", Silent())
     assert not (tmp_path / "refused").exists()
     result = analyse(artefact, settings, tmp_path / "run", Silent())
-    assert {"backbone", "branch 4"} <= set(result["blocks"])
+    assert {"backbone", "branch 4"} <= set(result.blocks)
     (file,) = (tmp_path / "cache" / "sensitivity").iterdir()
     kept = file.read_text().splitlines()
-    assert [json.loads(line) for line in kept] == result["points"]
+    assert tuple(Point(**json.loads(line)) for line in kept) == result.points
     file.write_text("\n".join(kept[:3]) + "\n")
-    assert analyse(artefact, settings, tmp_path / "run", Silent())["points"] == result["points"]
+    assert analyse(artefact, settings, tmp_path / "run", Silent()).points == result.points
+    assert read_results(tmp_path / "run" / "sensitivity.json", "analyse", SensitivityResult) == result
     write_analysed(result, tmp_path)
     assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     assert "branch 4" in (tmp_path / "sensitivity.md").read_text()

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, FUNCTIONS_AS_MODULES, load_artefact, save_artefact
+from compress.artefacts.results import RewriteResult, read_results
 from compress.cli import app
 from compress.engines import check_parity, engine
 from compress.errors import NetworkError, RecipeError
+from compress.files import write_json
 from compress.jobs.evaluate import evaluate
 from compress.jobs.prune.prune import prune
-from compress.jobs.rewrite import choice as rewriting
+from compress.jobs.rewrite import effect as rewriting
 from compress.jobs.rewrite import rewrite as jobs_rewrite
 from compress.jobs.rewrite.rewrite import rewrite
 from compress.measure.counting import count
@@ -139,26 +141,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_an_unsteady_timing_is_taken_again_and_believed_no_further_than_the_prediction(
+def test_an_unsteady_timing_is_believed_no_further_than_the_prediction(
     artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first site is measured as slower, the second as far faster than predicted; only the others are steady."""
-    asked = {name: [] for name in map(str, range(5))}
 
     def timed(runners: Mapping[str, Any], hw: tuple[int, int], how: RewriteRecipe) -> dict[str, Any]:
         ratios = {"given": 6.0, "0": 6.5, "1": 1.0}
-        for name in set(runners) - {"given"}:
-            asked[name].append(len(runners))
         return {name: SimpleNamespace(ratio=ratios.get(name, 4.5), reliable=name not in ("0", "1")) for name in runners}
 
     monkeypatch.setattr(rewriting, "time_runners", timed)
     asked_for = {"rules": ["conv_to_3x3"], "sites": ["refinements.*"]}
     result = rewrite(artefact, recipe(asked_for), tmp_path / "run", Silent())
-    assert asked == {"0": [6, 3], "1": [6, 3], "2": [6], "3": [6], "4": [6]}
-    gains = [row["gain"] for row in result["choices"]]
+    gains = [choice.gain for choice in result.choices]
     assert gains == pytest.approx([-0.5 / 6, 1 / 7, 1.5 / 6, 1.5 / 6, 1.5 / 6])
-    assert [row["reliable"] for row in result["choices"]] == [False, False, True, True, True]
-    assert "saves -8.3% of the time" in result["refused"]["0"]
+    assert [choice.reliable for choice in result.choices] == [False, False, True, True, True]
+    assert "saves -8.3% of the time" in result.decision.refused[0]
     write_rewritten(result, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "+5.000 (?) | 14.3% (?)" in page
@@ -188,8 +186,10 @@ def test_a_replacement_that_the_network_cannot_run_with_is_refused(name: str, tm
     asked = {"rules": ["transposed_to_upsample", "swish_to_relu"]}
     settings = recipe(asked, input_hw=HW, engine=name, exports=[name])
     result = rewrite(f"{__name__}:reading", settings, tmp_path / "run", Silent())
-    assert "failure" not in result["choices"][1]
-    assert "transposed_to_upsample at network.up: the network must run with the replacement" in result["refused"]["0"]
+    assert result.choices[1].failure is None
+    assert (
+        "transposed_to_upsample at network.up: the network must run with the replacement" in result.decision.refused[0]
+    )
 
 
 def test_depth_keeps_the_multiply_adds_of_the_network_as_it_is_given() -> None:
@@ -208,7 +208,7 @@ def test_depth_keeps_the_multiply_adds_of_the_network_as_it_is_given() -> None:
 
 def test_an_engine_that_prices_nothing_is_refused_before_any_work(artefact: str, tmp_path: Path) -> None:
     wrong = recipe({"rules": ["conv_to_3x3"]}, engine="torch", exports=["torch"])
-    with pytest.raises(RecipeError, match="torch has none"):
+    with pytest.raises(RecipeError, match="this one has none"):
         rewrite(artefact, wrong, tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
 
@@ -219,23 +219,22 @@ def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tm
     result = rewrite(
         artefact, recipe({"rules": ["conv_to_3x3"], "sites": ["refinements.*"]}), tmp_path / "run", Silent()
     )
-    assert [choice["at"] for choice in result["choices"]] == [[path] for path in SEVENS]
-    assert all(choice["measured_ms"] == 1.0 for choice in result["choices"])
-    assert result["choices"][0]["gain"] == pytest.approx(
-        1 / 7
-    )  # the stem's 7x7 stays, and one millisecond for the rest
-    assert result["taken"] == [0, 1, 2, 3, 4]
-    for choice in result["choices"]:
-        (errors,) = choice["errors"]
-        assert errors["reconstructed"] <= errors["carried"]
+    assert [choice.at for choice in result.choices] == [(path,) for path in SEVENS]
+    assert all(choice.saved_ms == 1.0 for choice in result.choices)
+    assert result.choices[0].gain == pytest.approx(1 / 7)  # the stem's 7x7 stays, and one millisecond for the rest
+    assert result.decision.taken == (0, 1, 2, 3, 4)
+    for choice in result.choices:
+        (errors,) = choice.errors.values()
+        assert errors.reconstructed <= errors.carried
     loaded = load_artefact(tmp_path / "run")
     assert loaded.edits == tuple(Rewrite("conv_to_3x3", path) for path in SEVENS)
-    assert result["rewritten"]["macs"] < result["given"]["macs"]
-    assert result["rewritten"]["exports"]["onnxruntime"]["parity"] < 1e-4
+    assert result.rewritten.macs < result.given.macs
+    assert result.rewritten.export("onnxruntime").parity < 1e-4
     after = load_file(Path(artefact) / "weights.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
-    assert scored["metrics"]["AP"] == result["rewritten"]["val"]["AP"]
+    assert scored["metrics"]["AP"] == result.rewritten.score.value
+    assert read_results(tmp_path / "run" / "results.json", "rewrite", RewriteResult) == result
     write_rewritten(result, tmp_path)
     assert "conv_to_3x3" in (tmp_path / "report.md").read_text()
     print_rewritten(result)
@@ -253,7 +252,7 @@ def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tm
         tmp_path / "pruned",
         Silent(),
     )
-    assert pruned["pruned"]["macs"] < result["rewritten"]["macs"]
+    assert pruned.pruned.macs < result.rewritten.macs
     assert load_artefact(tmp_path / "pruned").edits[:5] == loaded.edits
 
 
@@ -276,16 +275,17 @@ def test_a_killed_run_goes_on_and_ends_the_same(artefact: str, tmp_path: Path, m
         rewrite(artefact, asked, tmp_path / "run", Silent())
     again = rewrite(artefact, asked, tmp_path / "run", Silent())
     assert calls == 1 + 1 + 1 + 2  # the first alone, the second dies, alone again, then both together
-    assert again["choices"] == whole["choices"]
-    assert again["rewritten"]["val"] == whole["rewritten"]["val"]
+    assert again.choices == whole.choices
+    assert again.rewritten.evaluations == whole.rewritten.evaluations
 
 
 @pytest.mark.usefixtures("clock")
 def test_nothing_is_taken_beyond_the_limits(artefact: str, tmp_path: Path) -> None:
     result = rewrite(artefact, recipe({"rules": ["conv_to_3x3"], "min_gain": 0.9}), tmp_path / "run", Silent())
-    assert result["taken"] == []
-    assert result["rewritten"] is None
-    assert len(result["refused"]) == len(result["choices"]) > 0
+    assert result.decision.taken == ()
+    assert result.rewritten is None
+    assert len(result.decision.refused) == len(result.choices) > 0
+    assert read_results(tmp_path / "run" / "results.json", "rewrite", RewriteResult) == result
     write_rewritten(result, tmp_path)
     print_rewritten(result)
 
@@ -321,9 +321,9 @@ def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Pat
         start = str(tmp_path / "start")
     asked = recipe({"rules": ["swish_to_hard_swish"]}, input_hw=HW)
     result = rewrite(start, asked, tmp_path / "run", Silent())
-    assert [choice["at"] for choice in result["choices"]] == [[path] for path in SWISHES]
-    assert result["taken"] == [0, 1, 2]
-    assert result["unread"] == {}
+    assert [choice.at for choice in result.choices] == [(path,) for path in SWISHES]
+    assert result.decision.taken == (0, 1, 2)
+    assert result.unread == {}
     loaded = load_artefact(tmp_path / "run")
     before = (CHANNELS_PRUNED,) if pruned_first else ()
     assert loaded.edits == (FUNCTIONS_AS_MODULES, *before, *(Rewrite("swish_to_hard_swish", at) for at in SWISHES))
@@ -331,9 +331,9 @@ def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Pat
     exported = engine("onnxruntime").load(tmp_path / "run" / "model.onnx", 1)
     assert check_parity(loaded.network, exported, [torch.randn(1, 3, *HW).numpy()], 1e-4) < 1e-4
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
-    assert scored["metrics"]["AP"] == result["rewritten"]["val"]["AP"]
+    assert scored["metrics"]["AP"] == result.rewritten.score.value
     again = rewrite(str(tmp_path / "run"), recipe({"rules": ["bilinear_to_nearest"]}), tmp_path / "again", Silent())
-    assert [choice["at"] for choice in again["choices"]] == [["network.interpolate"]]
+    assert [choice.at for choice in again.choices] == [("network.interpolate",)]
     prune(str(tmp_path / "run"), pruning, tmp_path / "pruned", Silent())
     last = load_artefact(tmp_path / "pruned")
     assert last.edits == (loaded.edits if pruned_first else (*loaded.edits, CHANNELS_PRUNED))
@@ -344,8 +344,8 @@ def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Pat
 def test_an_own_network_whose_functions_are_not_asked_for_stays_as_it_is(tmp_path: Path) -> None:
     asked = recipe({"rules": ["conv_to_separable"]}, data=None, input_hw=HW)
     result = rewrite(f"{__name__}:functional", asked, tmp_path / "run", Silent())
-    assert {choice["rule"] for choice in result["choices"]} == {"conv_to_separable"}
-    text = (tmp_path / "run" / "architecture.yaml").read_text() if result["rewritten"] else ""
+    assert {choice.rule for choice in result.choices} == {"conv_to_separable"}
+    text = (tmp_path / "run" / "architecture.yaml").read_text() if result.rewritten else ""
     assert FUNCTIONS_AS_MODULES not in text
 
 
@@ -359,34 +359,32 @@ def test_an_own_network_whose_functions_are_not_asked_for_stays_as_it_is(tmp_pat
 def test_functions_that_cannot_be_sites_say_why(function: str, said: str, tmp_path: Path) -> None:
     asked = recipe({"rules": ["swish_to_relu"]}, data=None, input_hw=HW)
     result = rewrite(f"{__name__}:{function}", asked, tmp_path / "run", Silent())
-    assert result["choices"] == []
+    assert result.choices == ()
     write_rewritten(result, tmp_path)
     assert said in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.usefixtures("clock")
 def test_fresh_weights_are_judged_by_time_alone(tmp_path: Path) -> None:
-    jobs_rewrite.write_json(
+    write_json(
         tmp_path / "net.yaml",
         {"family": "mobile_openpose", "blocks": [1, 1], "width": 4, "features": 8, "refinement": "one_7x7"},
     )
     asked = recipe({"rules": ["conv_to_3x3"]}, data=None, input_hw=HW)
     result = rewrite(str(tmp_path / "net.yaml"), asked, tmp_path / "run", Silent())
-    assert not result["trained"]
-    assert result["joint_loss"] is None
-    assert "conv_to_3x3" in {result["choices"][n]["rule"] for n in result["taken"]}
+    assert result.given.score is None
+    assert result.decision.joint_loss is None
+    assert "conv_to_3x3" in {result.choices[n].rule for n in result.decision.taken}
     assert "no accuracy is claimed" in (write_rewritten(result, tmp_path) or (tmp_path / "report.md").read_text())
 
 
 def test_another_depth(tmp_path: Path) -> None:
-    jobs_rewrite.write_json(
-        tmp_path / "net.yaml", {"family": "mobile_openpose", "blocks": [1, 1], "width": 16, "features": 8}
-    )
+    write_json(tmp_path / "net.yaml", {"family": "mobile_openpose", "blocks": [1, 1], "width": 16, "features": 8})
     result = rewrite(
         str(tmp_path / "net.yaml"), recipe({"depth": 15}, data=None, input_hw=HW), tmp_path / "run", Silent()
     )
-    assert result["depth"]["layers"] == {"given": 9, "rewritten": 15}
-    assert result["rewritten"]["macs"] == pytest.approx(result["given"]["macs"], rel=0.1)
+    assert (result.depth.given, result.depth.rewritten) == (9, 15)
+    assert result.rewritten.macs == pytest.approx(result.given.macs, rel=0.1)
     print_rewritten(result)
 
 

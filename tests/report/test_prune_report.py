@@ -2,14 +2,46 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from compress.jobs.finalise import time_of
-from compress.measure.comparison import speed_up
+from compress.artefacts.results import (
+    Evaluation,
+    Export,
+    Goal,
+    GroupShare,
+    NetworkResult,
+    PruneResult,
+    PruningChoice,
+    Role,
+    RunRecord,
+)
+from compress.measure.comparison import Measured, speed_up
+from compress.measure.latency import Latency
+from compress.pose.scoring import Score
 from compress.report.prune import print_pruned, write_pruned
+
+
+def network(name: Role, time: tuple[float, float], score: tuple[float, float] | None) -> NetworkResult:
+    """One with this time, uncertainty and score."""
+    ms, uncertainty = time
+    latency = Latency(ms, "onnxruntime, 1 thread", "measured", uncertainty=uncertainty, reliable=uncertainty <= 0.03)
+    scored = Score("AP", *score, "as given", "synthetic", 100, {}) if score else None
+    return NetworkResult(
+        name=name,
+        role=name,
+        folder=".",
+        architecture={},
+        edits=(),
+        params=10**6,
+        macs=10**8,
+        uncounted=(),
+        evaluations=(Evaluation("one pass", 1, scored), Evaluation("two passes", 2, scored)),
+        exports=(Export("onnxruntime", ("model.onnx",), 10**6, 1e-7),),
+        refused={},
+        latency={"onnxruntime": latency},
+    )
 
 
 def result(
@@ -17,52 +49,24 @@ def result(
     pruned: tuple[float, float] = (1.0, 0.01),
     *,
     scores: tuple[tuple[float, float], tuple[float, float]] | None = None,
-    goal: dict[str, Any] | None = None,
+    goal: Goal | None = None,
     **known: bool,
-) -> dict[str, Any]:
-    """Of a run with these times, uncertainties and scores; the stopwatch said something else (three times as much)."""
-
-    def network(time: tuple[float, float], score: tuple[float, float] | None) -> dict[str, Any]:
-        ms, uncertainty = time
-        timing = {
-            "normalised_ms": ms,
-            "uncertainty": uncertainty,
-            "reliable": uncertainty <= 0.03,
-            "median_ms": 3 * ms,
-            "q1_ms": 3 * ms,
-            "q3_ms": 4 * ms,
-        }
-        val = {"AP": score[0], "AP_se": score[1]} if score else None
-        exports = {"onnxruntime": {"size_bytes": 10**6, "parity": 1e-7}}
-        return {
-            "params": 10**6,
-            "macs": 10**8,
-            "val": val,
-            "other_val": val,
-            "exports": exports,
-            "measured": {"onnxruntime": timing},
-        }
-
-    both = [network(time, score) for time, score in zip((given, pruned), scores or (None, None), strict=True)]
-    faster = speed_up(*(time_of(one["measured"]["onnxruntime"]) for one in both), **known)
-    return {
-        "procedures": ["one pass", "two passes"],
-        "passes": 1,
-        "network": "one",
-        "folder": "runs/one",
-        "trained": scores is not None,
-        "figure": "AP" if scores else None,
-        "given": both[0],
-        "pruned": both[1],
-        "speed_up": {"onnxruntime": vars(faster)},
-        "goal": goal,
-        "choices": [{"sections": {"stem": {"channels": 16, "share": 0.5}}}],
-        "engines": {},
-        "environment": {"command": ["compress"]},
-    }
+) -> PruneResult:
+    """Of a run with these times, uncertainties and scores."""
+    one, other = scores or (None, None)
+    return PruneResult(
+        network="one",
+        input_hw=(64, 64),
+        given=network("given", given, one),
+        pruned=network("pruned", pruned, other),
+        speed_up={"onnxruntime": speed_up(Measured(*given), Measured(*pruned), **known)},
+        goal=goal,
+        choices=(PruningChoice({"stem": GroupShare(16, 0.5)}, {}, None),),
+        run=RunRecord("runs/one", ("compress",), {}, {}),
+    )
 
 
-def texts(found: dict[str, Any], folder: Path) -> list[str]:
+def texts(found: PruneResult, folder: Path) -> list[str]:
     """The terminal's and the page's."""
     stream = io.StringIO()
     print_pruned(found, Console(file=stream, width=160))
@@ -86,7 +90,7 @@ def test_table_and_sentence_quote_the_same_times(tmp_path: Path) -> None:
         (result(scores=((0.5, 0.01), (0.0, 0.0)), worthless=True), "scores like a constant answer"),
     ],
 )
-def test_no_speed_up_is_told_where_there_is_none(found: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_no_speed_up_is_told_where_there_is_none(found: PruneResult, said: str, tmp_path: Path) -> None:
     for text in texts(found, tmp_path):
         assert "as fast" not in text
         assert said in text
@@ -110,7 +114,7 @@ def test_a_difference_of_scores_within_two_standard_errors_may_be_chance(tmp_pat
     ("met", "said"), [(False, "GOAL MISSED"), (None, "GOAL NOT SHOWN TO BE MET"), (True, "Goal met")]
 )
 def test_the_goal_comes_first(met: bool | None, said: str, tmp_path: Path) -> None:
-    goal = {"of": "time", "asked": 0.5, "reached": 0.689, "uncertainty": 0.014, "met": met}
+    goal = Goal("time", 0.5, 0.689, 0.014, met)
     for text in texts(result(goal=goal), tmp_path):
         assert f"{said}" in "".join(text.splitlines()[1:3])
-        assert "50.0% of the time asked, 68.9% of the time (± 1.4 %) reached" in text
+        assert "50.0% of the time requested, 68.9% of the time (± 1.4 %) reached" in text

@@ -1,33 +1,33 @@
 """`compress rewrite`: operators replaced where it pays; tuned, exported, compared with torch, and measured.
 
-Read `rewrite` from top to bottom: that is the order things happen in. What is replaced is decided in
-`compress.jobs.rewrite.choice`.
+Read `rewrite` from top to bottom: that is the order things happen in. What can be replaced is found in `choice`, its
+gain and loss in `effect`, what is replaced in `decision`.
 """
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from compress.artefacts.network import Subject, read_subject
+from compress.artefacts.results import Decision, DepthChange, RewriteChoice, RewriteResult, RuleInfo, write_results
 from compress.artefacts.run import open_run
 from compress.errors import RecipeError
-from compress.files import write_json
-from compress.jobs.finalise import both, finish, measure, state_of, tune
+from compress.jobs.change import finish_changed, finish_given, measure_both, tune_changed
+from compress.jobs.finalise import run_record
 from compress.jobs.rewrite.choice import (
     Task,
     check_request,
     choices_of,
-    decide,
     functions_as_modules,
-    price,
+    rewrites_of,
     tied_sites,
-    together,
-    weigh,
 )
+from compress.jobs.rewrite.decision import decide
+from compress.jobs.rewrite.effect import price, together, weigh
+from compress.measure.comparison import SpeedUp
 from compress.measure.counting import count
-from compress.networks import Architecture, architecture_to_data
+from compress.networks import Architecture
 from compress.progress import Progress
 from compress.recipe import RewriteRecipe
 from compress.rewriting.depth import at_depth, layers_of
@@ -37,8 +37,9 @@ from compress.training.processes import launch
 PROVENANCE = "rewritten and fine-tuned"
 
 
-def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Rewrites, tunes, exports and measures NETWORK in `folder`; resumes a killed run. Returns results.json's content.
+def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) -> RewriteResult:
+    """Rewrites, tunes, exports and measures NETWORK in `folder`; resumes a killed run. The result is in results.json
+    too.
 
     Raises a CompressError before any work if the recipe, the network or the data cannot be used. Without a site, or
     where no replacement pays, the result says so and there is nothing to export: `rewritten` is None.
@@ -53,25 +54,40 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
         if not subject.learning:
             progress.say(f"{name} has no trained weights, or no --data: replacements are judged by their time alone")
         if other_depth:
-            return write(task, change_depth(task, other_depth))
+            return change_depth(task, other_depth)
         choices = choices_of(subject.network, recipe)
-        rows = run.once("prices", partial(price, task, choices)) if choices else []
+        if choices:
+            choices = run.once("prices", partial(price, task, choices), list[RewriteChoice])
         if subject.learning:
-            rows = weigh(task, choices, rows)
-        decision = run.once("decision", partial(decide, task, choices, rows))
-        asked = {"engine": recipe.engine, "rules": recipe.rewriting.rules}
-        tied = tied_sites(subject.network, recipe)
-        told = {"job": "rewrite", **asked, "choices": rows, "unread": unread, "tied": tied, **decision}
-        taken = [choices[number] for number in decision["taken"]]
-        if not taken:
-            return write(task, {**told, "network": name, "folder": str(folder), "rewritten": None})
-        given = run.once("given", lambda: state_of(task, subject.network, run.path("given")))
-        network = together(task, taken)
-        tune(task, network, "tuned", "fine-tuning")
-        edits = (*subject.edits, *(one for choice in taken for one in choice.rewrites))
-        rewritten = run.once("rewritten", lambda: finish(task, network, subject.architecture, edits, PROVENANCE))
-        timed = run.once("measured", lambda: measure(task, given, rewritten, "rewritten"))
-        return write(task, {**told, **both(task, given, rewritten, timed, "rewritten")})
+            choices = weigh(task, choices)
+        decision = run.once("decision", partial(decide, task, choices), Decision)
+        taken = [choices[number] for number in decision.taken]
+        given = rewritten = None
+        speed_up: dict[str, SpeedUp] = {}
+        if taken:
+            given = finish_given(task)
+            network = together(task, taken)
+            tune_changed(task, network, "tuned", "fine-tuning")
+            edits = (*subject.edits, *rewrites_of(taken))
+            rewritten = finish_changed(task, "rewritten", network, subject.architecture, edits, PROVENANCE)
+            given, rewritten, speed_up = measure_both(task, given, rewritten)
+        result = RewriteResult(
+            network=name,
+            input_hw=subject.input_hw,
+            engine=recipe.engine,
+            rules=recipe.rewriting.rules,
+            given=given,
+            rewritten=rewritten,
+            speed_up=speed_up,
+            choices=tuple(choices),
+            decision=decision,
+            unread=unread,
+            tied=tied_sites(subject.network, recipe),
+            depth=None,
+            run=run_record(run, recipe, recipe.exports),
+        )
+        write_results(run.path("results.json"), "rewrite", result)
+    return result
 
 
 def at_other_depth(subject: Subject, layers: int) -> Architecture:
@@ -81,7 +97,7 @@ def at_other_depth(subject: Subject, layers: int) -> Architecture:
     """
     if not subject.edits and layers == layers_of(subject.architecture):
         raise RecipeError(
-            "the network has that many layers", place="--depth", value=layers, remedy="ask for another number"
+            "the network has that many layers", place="--depth", value=layers, remedy="give another number"
         )
 
     def macs_of(architecture: Architecture) -> int:
@@ -93,31 +109,35 @@ def at_other_depth(subject: Subject, layers: int) -> Architecture:
     return at_depth(subject.architecture, layers, macs_of, kept)
 
 
-def change_depth(task: Task, architecture: Architecture) -> dict[str, Any]:
+def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
     """That architecture from random weights, trained with the given network as teacher if that is trained."""
-    subject, run = task.subject, task.run
-    given = run.once("given", lambda: state_of(task, subject.network, run.path("given")))
+    subject, recipe = task.subject, task.recipe
+    given = finish_given(task)
     torch.manual_seed(subject.seed)
     network = architecture.build().eval()
-    tune(task, network, "tuned", "training from random weights")
-    rewritten = run.once(
-        "rewritten", lambda: finish(task, network, architecture, (), "trained with the given as teacher")
+    tune_changed(task, network, "tuned", "training from random weights")
+    provenance = "trained with the given network as teacher"
+    rewritten = finish_changed(task, "rewritten", network, architecture, (), provenance)
+    given, rewritten, speed_up = measure_both(task, given, rewritten)
+    result = RewriteResult(
+        network=subject.name,
+        input_hw=subject.input_hw,
+        engine=recipe.engine,
+        rules=(),
+        given=given,
+        rewritten=rewritten,
+        speed_up=speed_up,
+        choices=(),
+        decision=None,
+        unread={},
+        tied={},
+        depth=DepthChange(layers_of(subject.architecture), layers_of(architecture), bool(subject.edits)),
+        run=run_record(task.run, recipe, recipe.exports),
     )
-    timed = run.once("measured", lambda: measure(task, given, rewritten, "rewritten"))
-    depth = {
-        "layers": {"given": layers_of(subject.architecture), "rewritten": layers_of(architecture)},
-        "architecture": architecture_to_data(architecture),
-        "edited": bool(subject.edits),
-    }
-    return {"job": "rewrite", "depth": depth, **both(task, given, rewritten, timed, "rewritten")}
+    write_results(task.run.path("results.json"), "rewrite", result)
+    return result
 
 
-def write(task: Task, results: dict[str, Any]) -> dict[str, Any]:
-    """Keeps the results in the run folder."""
-    write_json(task.run.path("results.json"), results)
-    return results
-
-
-def list_rules() -> list[dict[str, Any]]:
-    """Every rule: name, what it does, its source, and whether the network's answers stay exactly the same."""
-    return [{"rule": r.name, "does": r.does, "source": r.source, "exact": r.exact} for r in RULES.values()]
+def list_rules() -> list[RuleInfo]:
+    """Every rule."""
+    return [RuleInfo(rule.name, rule.does, rule.source, rule.exact) for rule in RULES.values()]

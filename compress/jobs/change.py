@@ -1,0 +1,159 @@
+"""What `compress prune` and `compress rewrite` share: one network is given, another one comes out, both are measured.
+
+The given network is the teacher and stays as it is.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Generic, TypeVar
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from compress.artefacts.artefact import Edit
+from compress.artefacts.network import Subject
+from compress.artefacts.results import NetworkResult, Role
+from compress.artefacts.run import Run
+from compress.engines.export import ForEngine, as_it_is
+from compress.errors import EngineError, RecipeError, nearest
+from compress.jobs.finalise import Finalist, Sparsify, Tail, finish, measure, tune
+from compress.measure.comparison import Measured, SpeedUp, speed_up
+from compress.measure.latency import Latency
+from compress.networks import Architecture
+from compress.progress import Progress
+from compress.recipe import ChangeRecipe
+
+AnyRecipe = TypeVar("AnyRecipe", bound=ChangeRecipe)
+
+
+@dataclass(frozen=True)
+class Task(Generic[AnyRecipe]):
+    """What every step of one run needs to know."""
+
+    recipe: AnyRecipe
+    subject: Subject
+    run: Run
+    progress: Progress
+    fabric: Fabric
+
+    @property
+    def tail(self) -> Tail:
+        """How the job ends."""
+        recipe, subject = self.recipe, self.subject
+        return Tail(
+            run=self.run,
+            progress=self.progress,
+            fabric=self.fabric,
+            learning=subject.learning,
+            input_hw=subject.input_hw,
+            seed=subject.seed,
+            training=recipe.training,
+            decoding=recipe.decoding,
+            measuring=recipe,
+        )
+
+
+def check_patterns(network: nn.Module, patterns: Iterable[str], what: str, key: str) -> None:
+    """Raises RecipeError for a pattern that no module of the network has. what: is named so; key: of the recipe."""
+    modules = [path for path, _ in network.named_modules() if path]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in modules):
+            raise RecipeError(
+                f"{what} must be one the network has",
+                place=f"recipe: {key}",
+                value=pattern,
+                remedy=nearest(pattern, (path for path in modules if path.count(".") < 2)),
+            )
+
+
+def finish_given(task: Task[AnyRecipe], for_engine: ForEngine = as_it_is) -> NetworkResult:
+    """The given network's scores and exports, before any work on another one.
+
+    Raises EngineError where an engine does not take it: then there is nothing to compare with.
+    """
+    subject = task.subject
+    given = Finalist(
+        name="given",
+        role="given",
+        network=subject.network,
+        architecture=subject.architecture,
+        edits=subject.edits,
+        folder="given",
+        provenance="as given",
+        for_engine=for_engine,
+    )
+    result = finish(task.tail, given)
+    if result.refused:
+        raise EngineError(
+            "every engine of `exports` must take the given network: "
+            + "; ".join(f"{name}: {why}" for name, why in result.refused.items()),
+            place=subject.name,
+            remedy="leave engines that do not out of `exports`",
+        )
+    return result
+
+
+def tune_changed(
+    task: Task[AnyRecipe], network: nn.Module, checkpoint: str, title: str, sparsify: Sparsify | None = None
+) -> None:
+    """Fine-tunes with the given network as teacher and recalibrates; see `finalise.tune`. Changes the network."""
+    networks = {"the tuned network": network}
+    tune(task.tail, networks, task.subject.network, title=title, checkpoint=checkpoint, sparsify=sparsify)
+
+
+def finish_changed(
+    task: Task[AnyRecipe],
+    role: Role,
+    network: nn.Module,
+    architecture: Architecture,
+    edits: tuple[Edit, ...],
+    provenance: str,
+    for_engine: ForEngine = as_it_is,
+) -> NetworkResult:
+    """The changed network's scores, artefact and exports, which lie in the run folder itself.
+
+    Raises EngineError if the engine that times are of does not take it.
+    """
+    changed = Finalist(
+        name=role,
+        role=role,
+        network=network,
+        architecture=architecture,
+        edits=edits,
+        folder=".",
+        provenance=provenance if task.subject.learning else f"{role}, not tuned",
+        made_from=task.subject.name,
+        for_engine=for_engine,
+    )
+    result = finish(task.tail, changed)
+    why = result.refused.get(task.recipe.engine)
+    if why:
+        raise EngineError(
+            f"the changed network is saved, but {task.recipe.engine} does not take it: {why}",
+            place=str(task.run.folder),
+            remedy="export it to another engine (compress export), or change it otherwise",
+        )
+    return result
+
+
+def measure_both(
+    task: Task[AnyRecipe], given: NetworkResult, changed: NetworkResult
+) -> tuple[NetworkResult, NetworkResult, dict[str, SpeedUp]]:
+    """Both with their latencies, and engine → how many times as fast the changed one is.
+
+    No speed-up counts of a network that scores like a constant answer.
+    """
+    given, changed = measure(task.tail, [given, changed])
+    worthless = changed.score is not None and changed.score.worthless
+    faster = {
+        name: speed_up(measured(given.latency[name]), measured(latency), worthless=worthless)
+        for name, latency in changed.latency.items()
+    }
+    return given, changed, faster
+
+
+def measured(latency: Latency) -> Measured:
+    """A measured latency as it is compared."""
+    assert latency.uncertainty is not None
+    return Measured(latency.ms, latency.uncertainty)
