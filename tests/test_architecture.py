@@ -64,6 +64,7 @@ BEHIND = {
         "compress.networks",
         "compress.artefacts.records",
         "compress.artefacts.metadata",
+        "compress.data.coco",
     ),
     "rich": ("compress.report",),
 }

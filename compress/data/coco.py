@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from compress.data.keypoints import COCO_PERSON, KeypointSet
 from compress.data.picture import Mask, People, Picture, people_of
@@ -144,7 +145,58 @@ def _unpacked(encoded: Any) -> npt.NDArray[np.uint8]:
         return np.asarray(coco_mask.decode(encoded), np.uint8)
 
 
-# --- Checks ----------------------------------------------------------------------------------------------------------
+# --- What a file must hold -------------------------------------------------------------------------------------------
+
+_LARGEST = float(np.finfo(np.float32).max)
+Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
+"""A number that float32 can hold."""
+NotNegative = Annotated[Finite, Field(ge=0)]
+
+
+class Entry(BaseModel):
+    """An object of a list in a file; what else it holds is not looked at. The description of a field is its rule."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class ImageEntry(Entry):
+    """A picture."""
+
+    id: int = Field(description="an image's id must be a whole number")
+    file_name: str = Field(min_length=1, description="an image needs a file_name")
+    height: int = Field(ge=1, description="an image's height must be a whole number above 0")
+    width: int = Field(ge=1, description="an image's width must be a whole number above 0")
+
+
+class PersonEntry(Entry):
+    """A person; joints depend on the data set, and a crowd need not have any."""
+
+    bbox: tuple[Finite, Finite, NotNegative, NotNegative] = Field(
+        strict=False, description="bbox must be x, y, width, height: finite, sizes not negative"
+    )
+    area: Any = None
+    image_id: int = Field(description="image_id must be a whole number")
+    iscrowd: Literal[0, 1] | None = Field(default=None, description="iscrowd must be 0 or 1")
+
+
+class PersonWithArea(PersonEntry):
+    """A person of a data set whose scores divide by the annotated area."""
+
+    area: NotNegative = Field(description="area must be a finite number, not negative")
+
+
+def check_entries(
+    kind: type[Entry], entries: Sequence[dict[str, Any]], place: Callable[[int], str], remedy: str
+) -> None:
+    """Raises DataError for the first field of an entry that breaks its rule. place: of an entry, by its number."""
+    try:
+        TypeAdapter(Annotated[list[kind], FailFast()]).validate_python(entries)  # type: ignore[arg-type, valid-type]
+    except ValidationError as error:
+        number, key = error.errors(include_url=False)[0]["loc"][:2]
+        assert isinstance(number, int)
+        value = entries[number].get(str(key), f"no {key}")
+        rule = str(kind.model_fields[str(key)].description)
+        raise DataError(rule, place=place(number), value=value, remedy=remedy) from None
 
 
 def read_json(file: Path) -> Any:
@@ -191,14 +243,13 @@ def is_whole(value: Any) -> bool:
 
 def are_finite(values: Any, count: int) -> bool:
     """Whether a JSON value is a list of so many numbers that float32 can hold."""
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(value, int | float) and abs(value) <= _LARGEST for value in values)
-    )
+    try:
+        return len(_NUMBERS.validate_python(values)) == count
+    except ValidationError:
+        return False
 
 
-_LARGEST = float(np.finfo(np.float32).max)
+_NUMBERS = TypeAdapter(Annotated[list[Finite], FailFast()], config=ConfigDict(strict=True))
 
 
 def _read_record(file: Path) -> dict[str, Any]:
@@ -222,24 +273,13 @@ _LAYOUT = "give a file in COCO's person-keypoints layout"
 def _check_images(images: list[dict[str, Any]], folder: Path, file: Path) -> None:
     if not images:
         raise DataError("there must be at least one image", place=str(file), remedy=_LAYOUT)
+    check_entries(ImageEntry, images, lambda number: f"{file} image {images[number].get('id')}", _LAYOUT)
     seen: set[int] = set()
     for entry in images:
-        place = f"{file} image {entry.get('id')}"
-        if not is_whole(entry.get("id")):
-            raise DataError("an image's id must be a whole number", place=place, value=entry.get("id"), remedy=_LAYOUT)
         if entry["id"] in seen:
+            place = f"{file} image {entry['id']}"
             raise DataError("image ids must be unique", place=place, value=entry["id"], remedy="remove the duplicate")
         seen.add(entry["id"])
-        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-            raise DataError("an image needs a file_name", place=place, value=entry.get("file_name"), remedy=_LAYOUT)
-        for key in ("height", "width"):
-            if not is_whole(entry.get(key)) or entry[key] < 1:
-                raise DataError(
-                    f"an image's {key} must be a whole number above 0",
-                    place=place,
-                    value=entry.get(key),
-                    remedy=_LAYOUT,
-                )
     require_pictures([entry["file_name"] for entry in images], folder, file)
 
 
@@ -290,35 +330,30 @@ def _check_entries(
 ) -> None:
     """What every annotation must hold, whatever the size of its picture."""
     known = {entry["id"] for entry in images}
-    rules = [rule for rule in _RULES if rule[0] != "area" or keypoints.box_area_share is None]
+    places = [f"{file} annotation {annotation.get('id')}" for annotation in annotations]
     seen: set[int] = set()
-    for annotation in annotations:
+    for annotation, place in zip(annotations, places, strict=True):
         number = annotation.get("id")
         if number is None or not is_whole(number) or number in seen:
             raise DataError(
                 "annotation ids must be unique whole numbers",
-                place=f"{file} annotation {number}",
+                place=place,
                 value=number,
                 remedy="number the annotations anew",
             )
         seen.add(number)
-        for key, holds, rule in rules:
-            if not holds(annotation.get(key)):
-                raise DataError(
-                    rule,
-                    place=f"{file} annotation {number}",
-                    value=annotation.get(key, f"no {key}"),
-                    remedy="correct or remove it",
-                )
+    kind = PersonWithArea if keypoints.box_area_share is None else PersonEntry
+    check_entries(kind, annotations, places.__getitem__, "correct or remove it")
+    for annotation, place in zip(annotations, places, strict=True):
         if annotation["image_id"] not in known:
             raise DataError(
                 "an annotation's image must be in the file",
-                place=f"{file} annotation {number}",
+                place=place,
                 value=f"image_id {annotation['image_id']}",
                 remedy="add the image or remove the annotation",
             )
         if not annotation.get("iscrowd"):
-            _check_joints(annotation, keypoints, f"{file} annotation {number}")
+            _check_joints(annotation, keypoints, place)
     _check_counts([a for a in annotations if not _ignored(a)], file)
 
 
@@ -463,20 +498,3 @@ def _check_region(annotation: dict[str, Any], size_hw: tuple[int, int], place: s
             value=segmentation,
             remedy="correct it or remove it (the box is then ignored instead)",
         )
-
-
-def _is_box(value: Any) -> bool:
-    return are_finite(value, 4) and bool(value[2] >= 0 and value[3] >= 0)
-
-
-def _is_area(value: Any) -> bool:
-    return are_finite([value], 1) and bool(value >= 0)
-
-
-# key, what must hold of its value, the rule in words
-_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("bbox", _is_box, "bbox must be x, y, width, height: finite, sizes not negative"),
-    ("area", _is_area, "area must be a finite number, not negative"),
-    ("image_id", is_whole, "image_id must be a whole number"),
-    ("iscrowd", lambda value: value in (None, 0, 1), "iscrowd must be 0 or 1"),
-)
