@@ -26,6 +26,7 @@ from compress.recipe import ChangeRecipe, Data
 
 __all__ = [
     "Learning",
+    "Named",
     "Network",
     "artefact_or_network",
     "learning_of",
@@ -74,15 +75,15 @@ class Subject:
         return replace(self.opened, module=self.network, edits=self.edits).digest
 
 
-def read_subject(name: str, recipe: ChangeRecipe, pictures: int, pictures_key: str = "data.disk.search") -> Subject:
-    """See open_network and learning_of."""
-    opened = open_network(name, seed=recipe.seed).overridden(input_hw=recipe.input_hw, codec=recipe.codec)
-    learning = learning_of(opened, recipe, pictures, pictures_key)
-    return Subject(opened, opened.module, opened.input_hw, opened.metadata.seed, opened.edits, learning)
-
-
 Named = str | Path | nn.Module | Network | Architecture
 """What a user may name, or hand over, as a network; see open_network."""
+
+
+def read_subject(named: Named, recipe: ChangeRecipe, pictures: int, pictures_key: str = "data.disk.search") -> Subject:
+    """See open_network and learning_of."""
+    opened = open_network(named, seed=recipe.seed).overridden(input_hw=recipe.input_hw, codec=recipe.codec)
+    learning = learning_of(opened, recipe, pictures, pictures_key)
+    return Subject(opened, opened.module, opened.input_hw, opened.metadata.seed, opened.edits, learning)
 
 
 def open_network(

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, Edit
-from compress.artefacts.network import read_subject
+from compress.artefacts.network import Named, read_subject
 from compress.artefacts.results import PruneResult, SensitivityResult, SparsityChoice, write_results
 from compress.artefacts.run import open_run
 from compress.errors import BudgetError, DataError
@@ -36,20 +36,20 @@ Chosen = Removal | SparsityChoice
 """Of one step."""
 
 
-def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> PruneResult:
+def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -> PruneResult:
     """Prunes, tunes, exports and measures NETWORK in `folder`; resumes a killed run. The result is in results.json too.
 
     Raises a CompressError before any work if the recipe, the network or the data cannot be used, BudgetError for a goal
     that pruning does not reach, and where nothing can be removed.
     """
-    subject = read_subject(name, recipe, recipe.pruning.pictures, "pruning.pictures")
+    subject = read_subject(named, recipe, recipe.pruning.pictures, "pruning.pictures")
     check_goal(recipe)
     check_network(subject, recipe)
-    with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
+    with open_run(folder, recipe, subject=subject.name, digest=subject.digest) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         if not subject.learning:
             progress.say(
-                f"{name} has no trained weights, or no --data: it is pruned and measured, not tuned and not scored"
+                f"{subject.name} has no trained weights, or no data: it is pruned and measured, not tuned, not scored"
             )
         if recipe.pruning.latency_ms is not None:
             requested_share(task)  # a goal that is met already is refused before any other work
@@ -69,7 +69,7 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> P
         )
         given, pruned, speed_up = measure_both(task, given, pruned)
         result = PruneResult(
-            network=name,
+            network=subject.name,
             input_hw=subject.input_hw,
             given=given,
             pruned=pruned,
@@ -82,28 +82,28 @@ def prune(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> P
     return result
 
 
-def analyse(name: str, recipe: PruneRecipe, folder: Path, progress: Progress) -> SensitivityResult:
+def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -> SensitivityResult:
     """The sensitivity of every pruning group and functional block: score against the share of channels removed.
 
     Points are kept as they come, and a killed analysis goes on. The result is in sensitivity.json too. Raises DataError
     for a network without trained weights, and as check_network.
     """
-    subject = read_subject(name, recipe, recipe.pruning.pictures, "pruning.pictures")
+    subject = read_subject(named, recipe, recipe.pruning.pictures, "pruning.pictures")
     if subject.learning is None:
         raise DataError(
             "only a trained network has an accuracy to lose",
-            place=name,
-            remedy="give an artefact, or your own network and --data",
+            place=subject.name,
+            remedy="give an artefact, or your own network with --data",
         )
     check_network(subject, recipe)
-    with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
+    with open_run(folder, recipe, subject=subject.name, digest=subject.digest) as run:
         task = Task(recipe, subject, run, progress, launch("auto"))
         given = prunable(task, subject.network)
         alone: dict[str, list[PruningGroup]] = {group.name: [group] for group in given.open}
         blocks = {block: list(members) for block, members in functional_blocks(given.groups).items()}
         points = sensitivity_points(task, given, {**blocks, **alone})
         result = SensitivityResult(
-            network=name,
+            network=subject.name,
             metric=MAIN_FIGURE[subject.learning.data.kind],
             points=tuple(points),
             blocks=tuple(sorted(blocks)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from compress.artefacts.network import Subject, read_subject
+from compress.artefacts.network import Named, Subject, read_subject
 from compress.artefacts.results import Decision, DepthChange, RewriteChoice, RewriteResult, RuleInfo, write_results
 from compress.artefacts.run import open_run
 from compress.errors import RecipeError
@@ -37,7 +37,7 @@ from compress.training.processes import launch
 PROVENANCE = "rewritten and fine-tuned"
 
 
-def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) -> RewriteResult:
+def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progress) -> RewriteResult:
     """Rewrites, tunes, exports and measures NETWORK in `folder`; resumes a killed run. The result is in results.json
     too.
 
@@ -45,14 +45,14 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
     where no replacement pays, the result says so and there is nothing to export: `rewritten` is None.
     """
     subject, unread = functions_as_modules(
-        read_subject(name, recipe, recipe.rewriting.pictures, "rewriting.pictures"), recipe
+        read_subject(named, recipe, recipe.rewriting.pictures, "rewriting.pictures"), recipe
     )
     check_request(subject, recipe)
     other_depth = None if recipe.rewriting.depth is None else at_other_depth(subject, recipe.rewriting.depth)
-    with open_run(folder, recipe, subject=name, digest=subject.digest) as run:
+    with open_run(folder, recipe, subject=subject.name, digest=subject.digest) as run:
         task: Task = Task(recipe, subject, run, progress, launch("auto"))
         if not subject.learning:
-            progress.say(f"{name} has no trained weights, or no --data: replacements are judged by their time alone")
+            progress.say(f"{subject.name} has no trained weights, or no data: replacements are judged by time alone")
         if other_depth:
             return change_depth(task, other_depth)
         choices = choices_of(subject.network, recipe)
@@ -72,7 +72,7 @@ def rewrite(name: str, recipe: RewriteRecipe, folder: Path, progress: Progress) 
             rewritten = finish_changed(task, "rewritten", network, subject.architecture, edits, PROVENANCE)
             given, rewritten, speed_up = measure_both(task, given, rewritten)
         result = RewriteResult(
-            network=name,
+            network=subject.name,
             input_hw=subject.input_hw,
             engine=recipe.engine,
             rules=recipe.rewriting.rules,
