@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from compress.errors import EngineError, SpaceError
 from compress.files import write_json, write_text
 from compress.jobs.latency.latency import accuracy
 from compress.measure.in_network import cover, kernels_of_file, profile_in_networks
-from compress.measure.latency_table import Identity, LatencyTable, fit_scale, predict
+from compress.measure.latency_table import Identity, LatencyTable, Prediction, fit_scale, predict
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
 from compress.networks import architecture_from_data, architecture_to_data
@@ -199,7 +199,7 @@ def measure_again(result: Row, runtime: Engine, arguments: argparse.Namespace, f
     rows = [{**row, "again_ms": timings[row["network"]].ratio * result["reference_ms"]} for row in result["rows"]]
     moved = [row["again_ms"] / row["measured_ms"] - 1 for row in rows]
     again = {
-        **accuracy([{**row, "measured_ms": row["again_ms"]} for row in rows]),
+        **accuracy_of([{**row, "measured_ms": row["again_ms"]} for row in rows]),
         "seconds_later": seconds_later,
         "moved_mean": float(np.mean(moved)),
         "moved_worst": float(np.max(np.abs(moved))),
@@ -273,7 +273,14 @@ def isolated(
 
 def summary(rows: Sequence[Row], predicted: Mapping[int, float]) -> Row:
     """Accuracy of another prediction of the same networks."""
-    return accuracy([{**row, "ms": predicted[row["network"]]} for row in rows])
+    return accuracy_of([{**row, "ms": predicted[row["network"]]} for row in rows])
+
+
+def accuracy_of(rows: Sequence[Row]) -> Row:
+    """Accuracy of the rows' predictions, as plain data."""
+    names = [field.name for field in fields(Prediction)]
+    predictions = [Prediction(**{name: row[name] for name in names}) for row in rows]
+    return asdict(accuracy(list(zip(predictions, (row["measured_ms"] for row in rows), strict=True))))
 
 
 # --- The page --------------------------------------------------------------------------------------------------------
@@ -296,7 +303,7 @@ def markdown(results: Sequence[Row]) -> str:
             tau = np.mean([one["tau"] for one in found])
             worst = max(one["worst"] for one in found)
             lines.append(f"| {method} | {cells[0]:.1%} | {worst:.1%} | {cells[2]:.1%} | {cells[3]:.1%} | {tau:.3f} |")
-        everything = accuracy([row for result in of_engine for row in result["rows"]])
+        everything = accuracy_of([row for result in of_engine for row in result["rows"]])
         lines += ["", f"tau is the families' mean; over all networks together ours is {everything['tau']:.3f}."]
         lines += ["", "| family | table | MAPE | worst | tau | again | moved |", "|---|---|---|---|---|---|---|"]
         for result in of_engine:

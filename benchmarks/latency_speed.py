@@ -12,6 +12,7 @@ import argparse
 import random
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def built(space: str, name: str, path: Path) -> dict[str, Any]:
     """The table's size and the seconds it took."""
     start = time.perf_counter()
     summary = build([space], LatencyRecipe(engine=name), path, Terminal())
-    return {**summary, "table": path.name, "seconds": time.perf_counter() - start}
+    return {**asdict(summary), "table": path.name, "seconds": time.perf_counter() - start}
 
 
 def batch(source: str, path: Path, count: int) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def train(network: Architecture, run: Path, epochs: int, seed: int) -> None:
 def scored(choice: int, network: Architecture, run: Path) -> Row:
     """Counts and AP on the validation pictures."""
     recipe = EvaluateRecipe(job="evaluate", decoding=Decoding(flip_test=False))
-    metrics = evaluate(run, recipe, Silent())["metrics"]
+    score = evaluate(run, recipe, Silent()).score
     counted = count(load_artefact(run).network, INPUT_HW)
     return {
         "choice": choice,
@@ -132,8 +132,8 @@ def scored(choice: int, network: Architecture, run: Path) -> Row:
         "run": str(run),
         "macs": counted.macs,
         "params": counted.params,
-        "AP": metrics["AP"],
-        "AP_se": metrics["AP_se"],
+        "AP": score.value,
+        "AP_se": score.standard_error,
     }
 
 

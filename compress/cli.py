@@ -1,4 +1,7 @@
-"""The command line. Imports nothing heavy until a command runs, so that help answers at once."""
+"""The command line: reads options, runs a job of compress.jobs, prints its result.
+
+Nothing heavy is imported until a command runs, so that help and mistakes in the options take no time.
+"""
 
 import contextlib
 import itertools
@@ -10,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -25,12 +28,48 @@ from compress.errors import (
     unknown_network,
 )
 from compress.files import check_writable
-from compress.report.latency import print_built, print_checked, print_compared, print_shown
+from compress.report.latency import (
+    print_built,
+    print_checked,
+    print_compared,
+    print_merged,
+    print_packed,
+    print_shown,
+    print_unpacked,
+)
 from compress.report.progress import Terminal
-from compress.report.terminal import print_error, print_mapping, print_networks, print_note, print_profile, print_search
+from compress.report.tables import (
+    print_evaluated,
+    print_exported,
+    print_networks,
+    print_predicted,
+    print_profile,
+    print_trained,
+)
+from compress.report.terminal import print_error, print_note, print_search
 
 if TYPE_CHECKING:
+    from compress.artefacts.results import (
+        BuiltTable,
+        CheckedTable,
+        ComparedTables,
+        EvaluateResult,
+        ExportResult,
+        MergedTable,
+        NetworkRow,
+        PackedFolder,
+        PredictResult,
+        ProfileResult,
+        ShownNetwork,
+        TrainResult,
+        UnpackedTable,
+    )
     from compress.recipe import AnyRecipe
+
+T = TypeVar("T")
+
+MISSED = 3
+"""Exit code of a job that did its work and did not reach its goal."""
 
 app = typer.Typer(
     help="Makes human-pose networks fast on the device they must run on.",
@@ -40,24 +79,33 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")]
+# --- Arguments and options of several commands -----------------------------------------------------------------------
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, without tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a recipe key; the value is YAML. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY.SUB=VALUE",
+        help="Override a key of the recipe; the value is YAML. Repeatable.",
+        show_default="none",
+    ),
 ]
 RunFolder = Annotated[
     Path | None,
     typer.Option(
         "--run",
         metavar="DIR",
-        help="Run folder; a killed run goes on from there.",
-        show_default="reports/NAME-TIME",
+        help="Run folder; the same command continues a run that was killed there.",
+        show_default="runs/NAME-TIME",
     ),
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", metavar="FILE", help="Recipe by path or by name.", show_default="the defaults"),
+    typer.Option(
+        "--recipe", metavar="FILE", help="Recipe, by path or by its shipped name.", show_default="the defaults"
+    ),
 ]
 NetworkArgument = Annotated[
     str,
@@ -70,18 +118,26 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="KIND[:FOLDER]",
-        help="synthetic, or coco, crowdpose, mpii, lsp with their folder; short for data.kind and data.disk.folder.",
+        help="synthetic, or coco, crowdpose, mpii, lsp with a folder: sets data.kind and data.disk.folder.",
         show_default="the artefact's, else synthetic",
     ),
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option(help="That milliseconds are of: onnxruntime, ncnn, mnn, ...", show_default="onnxruntime"),
+    typer.Option(help="Engine that times are measured on: onnxruntime, ncnn, mnn, ...", show_default="onnxruntime"),
 ]
 ArtefactArgument = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network.")]
 
 
-@app.command()
+# --- Commands --------------------------------------------------------------------------------------------------------
+
+
+def example(arguments: str) -> str:
+    """The last line of a command's help."""
+    return f"Example:  [bold]compress {arguments}[/bold]"
+
+
+@app.command(epilog=example("search bhrnet --set search.trials=50"))
 def search(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe by path, or by name such as 'bhrnet'.")],
     run: RunFolder = None,
@@ -89,8 +145,10 @@ def search(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search architectures for the best trade of accuracy against latency; tune, export and measure the best. Exit code
-    3: no candidate reaches half of the best baseline's score."""
+    """Search architectures for the best trade of accuracy against latency; tune, export and measure the best.
+
+    Exit code 3: no candidate reaches half of the best baseline's score.
+    """
 
     def job(terminal: Terminal) -> dict[str, Any]:
         from compress.recipe import SearchRecipe, find, read_recipe
@@ -108,14 +166,14 @@ def search(
     def code(result: dict[str, Any]) -> int:
         return 0 if any(network["role"] == "finalist" for network in result["networks"]) else MISSED
 
-    perform(job, print_search, as_json=as_json, quiet=quiet, code=code)
+    perform("search", job, print_search, as_json=as_json, quiet=quiet, code=code)
 
 
-@app.command()
+@app.command(epilog=example("networks --json"))
 def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """List the networks: parameters and multiply-adds, ours beside the papers'."""
+    """List the known networks: parameters and multiply-adds, ours beside the papers'."""
 
-    def job(terminal: Terminal) -> list[dict[str, Any]]:
+    def job(terminal: Terminal) -> "tuple[NetworkRow, ...]":
         from compress.recipe import NetworksRecipe, read_recipe
 
         settings = read_recipe(None, NetworksRecipe, overrides or ())
@@ -123,14 +181,19 @@ def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet 
 
         return list_networks(settings.names)
 
-    perform(job, print_networks, as_json=as_json, quiet=quiet)
+    perform("networks", job, print_networks, as_json=as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=example("profile hrnet_w32 --engine onnxruntime"))
 def profile(
     network: NetworkArgument,
-    engine: Annotated[str | None, typer.Option(help="Time what it handles badly: onnxruntime, ncnn or mnn.")] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Time the ways to read people from its maps.")] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Time the layers that this engine handles badly: onnxruntime, ncnn or mnn.", show_default="only count"
+        ),
+    ] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Time every way to decode the network's maps.")] = False,
     data: DataOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -138,7 +201,7 @@ def profile(
 ) -> None:
     """Show where a network's parameters, multiply-adds and memory go, and what mobile engines handle badly."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "ProfileResult":
         from compress.recipe import ProfileRecipe
 
         options = {"--decode": ["decode=true"] if decode else []}
@@ -149,10 +212,10 @@ def profile(
 
         return jobs_profile.profile(network, settings, terminal)
 
-    perform(job, print_profile, as_json=as_json, quiet=quiet)
+    perform("profile", job, print_profile, as_json=as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=example("train lite_hrnet_18 --data coco:/data/coco --recipe train_hrnet"))
 def train(
     network: NetworkArgument,
     recipe: RecipeOption = None,
@@ -164,7 +227,7 @@ def train(
 ) -> None:
     """Train a network on labelled pictures; with torchrun on several GPUs or machines."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "TrainResult | None":
         from compress.recipe import TrainRecipe
 
         check_network(network)
@@ -173,29 +236,46 @@ def train(
 
         return train_network(network, settings, output_folder(run, f"train-{file_name(network)}"), terminal)
 
-    perform(job, printer("Trained"), as_json=as_json, quiet=quiet)
+    def show(result: "TrainResult | None") -> None:
+        if result is not None:  # it is None in all processes but the first one
+            print_trained(result)
+
+    perform("train", job, show, as_json=as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=example("prune runs/openpose --macs 0.5 --engine ncnn"))
 def prune(
     network: NetworkArgument,
-    ratio: Annotated[float | None, typer.Option(help="Share of the channels (or weights) that go, 0..1.")] = None,
-    macs: Annotated[float | None, typer.Option(help="Share of the multiply-adds that stays, 0..1.")] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of the channels (or weights) to remove, 0..1.", show_default="the recipe's goal"),
+    ] = None,
+    macs: Annotated[
+        float | None, typer.Option(help="Share of the multiply-adds to keep, 0..1.", show_default="the recipe's goal")
+    ] = None,
     latency: Annotated[
         str | None,
-        typer.Option(metavar="MS|R%", help="Measured time to reach, in milliseconds or of the network's own."),
+        typer.Option(
+            metavar="MS|R%",
+            help="Measured time to reach, in milliseconds or as a share of the given network's.",
+            show_default="the recipe's goal",
+        ),
     ] = None,
     scheme: Annotated[
-        str | None, typer.Option(help="channel, block, pattern, nm or unstructured.", show_default="channel")
+        str | None,
+        typer.Option(help="What is removed: channel, block, pattern, nm or unstructured.", show_default="channel"),
     ] = None,
     criterion: Annotated[
-        str | None, typer.Option(help="What matters: l2, taylor, fpgm, ...", show_default="l2")
+        str | None, typer.Option(help="Importance of a channel: l2, taylor, fpgm, ...", show_default="l2")
     ] = None,
     allocate: Annotated[
-        str | None, typer.Option(help="uniform, global, sensitivity or latency.", show_default="uniform")
+        str | None,
+        typer.Option(help="Ratios of the layers: uniform, global, sensitivity or latency.", show_default="uniform"),
     ] = None,
     engine: EngineOption = None,
-    analyse: Annotated[bool, typer.Option("--analyse", help="Only measure each layer's sensitivity.")] = False,
+    analyse: Annotated[
+        bool, typer.Option("--analyse", help="Measure each layer's sensitivity, and prune nothing.")
+    ] = False,
     recipe: RecipeOption = None,
     data: DataOption = None,
     run: RunFolder = None,
@@ -203,7 +283,10 @@ def prune(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune a network, fine-tune it with itself as teacher, export and measure it. Exit code 3: the goal was missed."""
+    """Prune a network, fine-tune it with the given one as teacher, export and measure it.
+
+    Exit code 3: the goal was missed.
+    """
 
     def job(terminal: Terminal) -> Any:
         from compress.recipe import PruneRecipe
@@ -213,8 +296,8 @@ def prune(
         options: dict[str, list[str]] = {}
         if any(goal is not None for goal in goals.values()):  # instead of the recipe's goal
             options["the recipe's goal"] = [f"pruning.{goal}=null" for goal in (*goals, "latency_ms")]
-        asked = {"ratio": ratio, "macs": macs, "scheme": scheme, "criterion": criterion, "allocate": allocate}
-        options |= {f"--{key}": [f"pruning.{key}={value}"] for key, value in asked.items() if value is not None}
+        given = {"ratio": ratio, "macs": macs, "scheme": scheme, "criterion": criterion, "allocate": allocate}
+        options |= {f"--{key}": [f"pruning.{key}={value}"] for key, value in given.items() if value is not None}
         options |= {} if latency is None else {"--latency": [latency_goal(latency)]}
         options |= {"--engine": engine_settings(engine)}
         settings = settings_of(PruneRecipe, recipe, overrides, data, options)
@@ -238,22 +321,24 @@ def prune(
     def code(result: Any) -> int:
         return MISSED if not analyse and result.goal and result.goal.met is not True else 0
 
-    perform(job, show, as_json=as_json, quiet=quiet, code=code)
+    perform("prune", job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
 
 
-@app.command()
+@app.command(epilog=example("rewrite runs/openpose --engine ncnn --rule conv_to_3x3"))
 def rewrite(
     network: Annotated[
         str | None,
         typer.Argument(
-            metavar="NETWORK", help="A network's name, an artefact's folder, package.module:function or a .onnx file."
+            metavar="NETWORK",
+            help="A network's name, an artefact's folder, package.module:function or a .onnx file.",
+            show_default="none, with --list",
         ),
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option("--rule", metavar="NAME", help="Only this one; repeatable.", show_default="all"),
+        typer.Option("--rule", metavar="NAME", help="Apply this rule only. Repeatable.", show_default="all rules"),
     ] = None,
-    list_rules: Annotated[bool, typer.Option("--list", help="List the rules and leave.")] = False,
+    list_rules: Annotated[bool, typer.Option("--list", help="List the rules, and rewrite nothing.")] = False,
     engine: EngineOption = None,
     min_gain: Annotated[
         float | None,
@@ -261,9 +346,16 @@ def rewrite(
     ] = None,
     max_loss: Annotated[
         float | None,
-        typer.Option(help="What all may lose of the score before fine-tuning, 0..1.", show_default="0.02"),
+        typer.Option(
+            help="Score that all replacements together may lose before fine-tuning, 0..1.", show_default="0.02"
+        ),
     ] = None,
-    depth: Annotated[int | None, typer.Option(help="Instead: so many layers at the same multiply-adds.")] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            help="Change the number of layers instead, at the same multiply-adds.", show_default="replace operators"
+        ),
+    ] = None,
     recipe: RecipeOption = None,
     data: DataOption = None,
     run: RunFolder = None,
@@ -283,10 +375,10 @@ def rewrite(
         from compress.recipe import RewriteRecipe
 
         check_network(network)
-        asked = {"min_gain": min_gain, "max_loss": max_loss, "depth": depth}
+        given = {"min_gain": min_gain, "max_loss": max_loss, "depth": depth}
         options = {
             f"--{key.replace('_', '-')}": [f"rewriting.{key}={value}"]
-            for key, value in asked.items()
+            for key, value in given.items()
             if value is not None
         }
         options |= {"--rule": [f"rewriting.rules={json.dumps(rule)}"]} if rule else {}
@@ -305,7 +397,14 @@ def rewrite(
 
         (print_rules if list_rules else print_rewritten)(result)
 
-    perform(job, show, as_json=as_json, quiet=quiet)
+    command = "rewrite --list" if list_rules else "rewrite"
+    perform(command, job, show, as_json=as_json, quiet=quiet, refused=failed_exports)
+
+
+def failed_exports(result: Any) -> Sequence[str]:
+    """Engines that do not take the network, one line each; of a result without exports none."""
+    lines: Sequence[str] = getattr(result, "failed_exports", ())
+    return lines
 
 
 def engine_settings(name: str | None) -> list[str]:
@@ -331,7 +430,7 @@ def latency_goal(text: str) -> str:
     return f"pruning.latency={value / 100}" if share else f"pruning.latency_ms={value}"
 
 
-@app.command()
+@app.command(epilog=example("evaluate runs/openpose --data coco:/data/coco"))
 def evaluate(
     artefact: ArtefactArgument,
     recipe: RecipeOption = None,
@@ -342,7 +441,7 @@ def evaluate(
 ) -> None:
     """Score a trained network by the metric of the data: AP, PCKh or PCK."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "EvaluateResult":
         from compress.recipe import EvaluateRecipe
 
         check_artefact(artefact)
@@ -351,10 +450,10 @@ def evaluate(
 
         return jobs_evaluate.evaluate(artefact, settings, terminal)
 
-    perform(job, printer("Evaluated"), as_json=as_json, quiet=quiet)
+    perform("evaluate", job, print_evaluated, as_json=as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=example("export runs/openpose --out exports"))
 def export(
     network: NetworkArgument,
     out: Annotated[
@@ -362,8 +461,8 @@ def export(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Where the exports go.",
-            show_default="an artefact's folder, else reports/export-NAME-TIME",
+            help="Folder that the exports are written to.",
+            show_default="an artefact's own, else runs/export-NAME-TIME",
         ),
     ] = None,
     recipe: RecipeOption = None,
@@ -371,9 +470,9 @@ def export(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a network to the engines, its outputs compared with torch's."""
+    """Export a network to the engines, and compare its outputs with torch's."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "ExportResult":
         from compress.recipe import ExportRecipe
 
         check_network(network)
@@ -384,19 +483,15 @@ def export(
         folder = output_folder(beside, f"export-{file_name(network)}")
         return jobs_export.export(network, settings, folder, terminal)
 
-    def show(result: dict[str, Any]) -> None:
-        if result["exports"]:
-            print_mapping("Exported", {key: value for key, value in result.items() if key != "failed_exports"})
-
-    perform(job, show, as_json=as_json, quiet=quiet)
+    perform("export", job, print_exported, as_json=as_json, quiet=quiet, refused=failed_exports)
 
 
-@app.command()
+@app.command(epilog=example("predict runs/openpose photos --out drawn"))
 def predict(
     artefact: ArtefactArgument,
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PICTURE", help="Picture files or folders of them; none with --data."),
+        typer.Argument(metavar="PICTURE", help="Picture files, or folders of them.", show_default="those of --data"),
     ] = None,
     data: Annotated[
         str | None,
@@ -404,18 +499,24 @@ def predict(
             "--data",
             metavar="KIND:FOLDER",
             help="Take the validation pictures of this data, with their ids and boxes: coco, crowdpose or lsp.",
+            show_default="the pictures given",
         ),
     ] = None,
     annotations: Annotated[
         Path | None,
-        typer.Option("--annotations", metavar="FILE", help="COCO file that numbers the given pictures."),
+        typer.Option(
+            "--annotations",
+            metavar="FILE",
+            help="COCO file with the ids of the given pictures.",
+            show_default="ids by the pictures' names",
+        ),
     ] = None,
     form: Annotated[
         str | None,
         typer.Option(
             "--format",
             metavar="drawn|coco",
-            help="Skeletons drawn into the pictures, or results.json as COCO's evaluation reads it.",
+            help="Draw skeletons into the pictures, or write results.json in COCO's format.",
             show_default="drawn",
         ),
     ] = None,
@@ -424,8 +525,8 @@ def predict(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Where synthetic pictures and people.json, or results.json, go.",
-            show_default="reports/predict-TIME",
+            help="Folder that the drawn pictures and people.json, or results.json, are written to.",
+            show_default="runs/predict-TIME",
         ),
     ] = None,
     recipe: RecipeOption = None,
@@ -433,9 +534,12 @@ def predict(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find people in pictures; draw their skeletons and list their joints. Exit code 1: broken ones were left out."""
+    """Find people in pictures; draw their skeletons and list their joints.
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    Exit code 1: pictures that could not be read were left out.
+    """
+
+    def job(terminal: Terminal) -> "PredictResult":
         from compress.recipe import PredictRecipe
 
         check_artefact(artefact)
@@ -455,55 +559,52 @@ def predict(
 
         return jobs_predict.predict(artefact, pictures or (), settings, output_folder(out, "predict"), terminal)
 
-    def show(result: dict[str, Any]) -> None:
-        if "results" in result:
-            written = {"pictures": result["pictures"], "people": result["people"], "results": result["results"]}
-            print_mapping(f"Written to {result['folder']}", written)
-            return
-        people = {entry["file"]: f"{len(entry['people'])} people → {entry['drawn']}" for entry in result["pictures"]}
-        print_mapping(f"Drawn in {result['folder']}", people)
-
-    def code(result: dict[str, Any]) -> int:
-        for broken in result["skipped"] if quiet else ():  # else the job has said so
+    def code(result: "PredictResult") -> int:
+        for broken in result.skipped if quiet else ():  # otherwise the job has printed them
             print_note(f"left out: {broken}")
-        return 1 if result["skipped"] else 0
+        return 1 if result.skipped else 0
 
-    perform(job, show, as_json=as_json, quiet=quiet, code=code)
+    perform("predict", job, print_predicted, as_json=as_json, quiet=quiet, code=code)
+
+
+# --- compress latency ------------------------------------------------------------------------------------------------
 
 
 latency = typer.Typer(
-    help="A table of what parts of networks take on a device, and what it predicts.", no_args_is_help=True
+    help="Tables of the latency of networks' kernels on a device, and predictions from them.", no_args_is_help=True
 )
 app.add_typer(latency, name="latency")
 
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...", help="Search spaces by name or .yaml file, and networks as for other commands."
+        metavar="SOURCE...", help="Search spaces, by name or .yaml file, and networks, as for the other commands."
     ),
 ]
 TableOption = Annotated[
     Path | None,
     typer.Option(
-        "--table", metavar="FILE", help="The latency table.", show_default="the one kept for this engine and machine"
+        "--table", metavar="FILE", help="The latency table.", show_default="the cached one of this engine and machine"
     ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The packed folder.")]
 
 
-@latency.command("build")
+@latency.command("build", epilog=example("latency build bhrnet_small"))
 def latency_build(
     sources: Sources,
     table: TableOption = None,
-    again: Annotated[bool, typer.Option("--again", help="Time all of the sources' kernels anew.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Time all of the sources' kernels again.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time what the table lacks of the sources' kernels on this machine, or has only uncertain times of; a killed build
-    goes on where it was."""
+    """Time the kernels of the sources that the table lacks, or has uncertain times of, on this machine.
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    The same command continues a build that was killed.
+    """
+
+    def job(terminal: Terminal) -> "BuiltTable":
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
@@ -511,10 +612,10 @@ def latency_build(
 
         return jobs_latency.build(sources, settings, table, terminal, again)
 
-    perform(job, print_built, as_json=as_json, quiet=quiet)
+    perform("latency build", job, print_built, as_json=as_json, quiet=quiet)
 
 
-@latency.command("show")
+@latency.command("show", epilog=example("latency show hrnet_w32 --set engine=ncnn"))
 def latency_show(
     network: NetworkArgument,
     table: TableOption = None,
@@ -522,9 +623,9 @@ def latency_show(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict a network's latency and show where it goes."""
+    """Predict a network's latency, and list what its kernels take of it."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "ShownNetwork":
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
@@ -532,10 +633,10 @@ def latency_show(
 
         return jobs_latency.show(network, settings, table, terminal)
 
-    perform(job, print_shown, as_json=as_json, quiet=quiet)
+    perform("latency show", job, print_shown, as_json=as_json, quiet=quiet)
 
 
-@latency.command("check")
+@latency.command("check", epilog=example("latency check bhrnet_small"))
 def latency_check(
     sources: Sources,
     table: TableOption = None,
@@ -543,9 +644,9 @@ def latency_check(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure unseen networks and compare them with what the table predicts."""
+    """Measure networks that the table was not fitted on, and compare with its predictions."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "CheckedTable":
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
@@ -553,45 +654,45 @@ def latency_check(
 
         return jobs_latency.check(sources, settings, table, terminal)
 
-    perform(job, print_checked, as_json=as_json, quiet=quiet)
+    perform("latency check", job, print_checked, as_json=as_json, quiet=quiet)
 
 
-@latency.command("merge")
+@latency.command("merge", epilog=example("latency merge mine.json yours.json --out merged.json"))
 def latency_merge(
     tables: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tables of one device and engine.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")],
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one table with the kernels of several, such as colleagues measured on the same kind of machine."""
+    """Write one table with the kernels of several, as colleagues measured them on the same kind of machine."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "MergedTable":
         check_writable(out.parent)
         from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.merge_files(tables, out)
 
-    perform(job, printer("Merged"), as_json=as_json, quiet=quiet)
+    perform("latency merge", job, print_merged, as_json=as_json, quiet=quiet)
 
 
-@latency.command("diff")
+@latency.command("diff", epilog=example("latency diff before.json after.json"))
 def latency_diff(
-    first: Annotated[Path, typer.Argument(metavar="FIRST")],
-    second: Annotated[Path, typer.Argument(metavar="SECOND")],
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="A latency table.")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="The table it is compared with.")],
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what tells two tables apart: devices, kernels, and how much the common kernels' times changed."""
+    """Compare two tables: devices, kernels, and how much the common kernels' times changed."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "ComparedTables":
         from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.compare_files(first, second)
 
-    perform(job, print_compared, as_json=as_json, quiet=quiet)
+    perform("latency diff", job, print_compared, as_json=as_json, quiet=quiet)
 
 
-@latency.command("pack")
+@latency.command("pack", epilog=example("latency pack bhrnet_small --out phone --set engine=ncnn"))
 def latency_pack(
     sources: Sources,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
@@ -599,9 +700,9 @@ def latency_pack(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a folder that times the sources' kernels on another device: `python run.py` needs only the engine."""
+    """Write a folder that times the sources' kernels on another device, where `python run.py` needs only the engine."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "PackedFolder":
         from compress.recipe import LatencyRecipe
 
         settings = settings_of(LatencyRecipe, None, overrides)
@@ -610,27 +711,36 @@ def latency_pack(
 
         return jobs_pack.pack(sources, settings, out, terminal)
 
-    perform(job, printer("Packed"), as_json=as_json, quiet=quiet)
+    perform("latency pack", job, print_packed, as_json=as_json, quiet=quiet)
 
 
-@latency.command("unpack")
+@latency.command("unpack", epilog=example("latency unpack phone --device phone"))
 def latency_unpack(
     folder: Folder,
     table: TableOption = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Read benchncnn's results; they are of this device.")
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="Read results of benchncnn, which were measured on this device.",
+            show_default="read those of run.py",
+        ),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn the results of a packed folder into a table of the device it was run on."""
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "UnpackedTable":
         from compress.jobs.latency import pack as jobs_pack
 
         return jobs_pack.unpack(folder, table, device, terminal)
 
-    perform(job, printer("Unpacked"), as_json=as_json, quiet=quiet)
+    perform("latency unpack", job, print_unpacked, as_json=as_json, quiet=quiet)
+
+
+# --- Reading and running ---------------------------------------------------------------------------------------------
 
 
 def settings_of(
@@ -660,15 +770,14 @@ def settings_of(
     if folder:
         chosen.append(f"data.disk.folder={json.dumps(folder)}")
     settings = read_recipe(path, model, overrides or (), {**(options or {}), "--data": chosen})
-    data_asked = getattr(settings, "data", None)
-    if data_asked is not None and data_asked.kind != "synthetic":
-        data_folder(data_asked.disk)
+    chosen_data = getattr(settings, "data", None)
+    if chosen_data is not None and chosen_data.kind != "synthetic":
+        data_folder(chosen_data.disk)
     return settings
 
 
 def check_network(name: str) -> None:
-    """Raises ArtefactError or NetworkError for a NETWORK that nothing can be, before anything heavy is imported to read
-    it."""
+    """Raises ArtefactError or NetworkError for a NETWORK that cannot be one, before torch is imported to open it."""
     if Path(name).suffix == ".onnx" and not Path(name).is_file():
         raise NetworkError("no such file", place=name, remedy="give the path of an ONNX file")
     known = json.loads(_COUNTS.read_text(encoding="utf-8"))
@@ -679,106 +788,105 @@ def check_network(name: str) -> None:
 
 
 def check_artefact(folder: Path) -> None:
-    """Raises ArtefactError for a folder without an architecture, before anything heavy is imported to read it."""
+    """Raises ArtefactError for a folder without an architecture, before torch is imported to open it."""
     if not (folder / "architecture.yaml").is_file():
         raise no_artefact(folder)
 
-
-MISSED = 3
-"""Exit code of a job that did its work and did not reach what it was asked for."""
 
 _COUNTS = Path(__file__).parent / "networks" / "counts.json"
 
 
 def perform(
-    job: Callable[[Terminal], Any],
-    show: Callable[[Any], None],
+    command: str,
+    job: Callable[[Terminal], T],
+    show: Callable[[T], None],
     *,
     as_json: bool,
     quiet: bool,
-    code: Callable[[Any], int] = lambda result: 0,
+    code: Callable[[T], int] = lambda result: 0,
+    refused: Callable[[T], Sequence[str]] = lambda result: (),
 ) -> None:
-    """Runs a command's job; prints its result once, as JSON or as tables. A user's mistake ends with exit code 2, also
-    as JSON where that is asked for; Ctrl-C with 130, and with the command that goes on.
+    """Runs a command's job and prints its result once, as JSON or as tables.
 
-    code: the exit code of a result. A result that lists `failed_exports`, one line each, tells it last, with 2.
+    A user's mistake ends with exit code 2, and is JSON too with `--json`; Ctrl-C ends with 130, and with the command
+    that continues. code: the exit code of a result. refused: what the result lacks, one line each; printed last as
+    errors, with exit code 2.
 
-    Of several processes that torchrun started only the first one prints results; each prints its own mistake, which
-    may be of a picture that no other process read.
+    Of several processes that torchrun started only the first one prints results. Each prints its own mistake, which may
+    be about a picture that no other process has read.
     """
     rank = os.environ.get("RANK", "0")
-    speaks = rank == "0"
-    whose = "" if speaks else f"process {rank}: "
+    first = rank == "0"
+    prefix = "" if first else f"process {rank}: "
     try:
-        result = job(Terminal(quiet=quiet or not speaks))
+        result = job(Terminal(quiet=quiet or not first))
     except CompressError as error:
-        fail(f"{whose}{error}", as_json and speaks, type(error).__name__, error)
+        fail(f"{prefix}{error}", as_json and first, type(error).__name__, error)
     except OSError as error:
         what = f"{error.filename or 'file system'}: {error.strerror or error}"
-        fail(f"{whose}{what}; check the path, its rights and the disk", as_json and speaks, type(error).__name__)
+        fail(f"{prefix}{what}; check the path, its rights and the disk", as_json and first, type(error).__name__)
     except (MemoryError, RuntimeError) as error:  # torch has no type of its own for a CPU's memory
-        words = str(error)
-        if isinstance(error, RuntimeError) and not any(one in words for one in ("allocate memory", "out of memory")):
+        text = str(error)
+        if isinstance(error, RuntimeError) and not any(part in text for part in ("allocate memory", "out of memory")):
             raise
-        asked = re.search(r"ried to allocate ([\d.]+ \w+)", words)
-        amount = f" (asked for {asked[1]})" if asked else ""
-        text = f"out of memory{amount}; take a smaller input size, batch or network"
-        fail(f"{whose}{text}", as_json and speaks, "MemoryError")
+        requested = re.search(r"ried to allocate ([\d.]+ \w+)", text)
+        amount = f" ({requested[1]} requested)" if requested else ""
+        remedy = f"out of memory{amount}; take a smaller input size, batch or network"
+        fail(f"{prefix}{remedy}", as_json and first, "MemoryError")
     except KeyboardInterrupt as stopped:
-        if speaks:
-            print_note(f"stopped; {how_to_go_on(getattr(stopped, 'folder', None))}")
+        if first:
+            print_note(f"stopped; {how_to_continue(getattr(stopped, 'folder', None))}")
         raise typer.Exit(130) from None
     finally:
         while _MADE:
-            with contextlib.suppress(OSError):  # something lies there
+            with contextlib.suppress(OSError):  # the folder is not empty
                 _MADE.pop().rmdir()
-    if not speaks:
+    if not first:
         return
-    refused = result.get("failed_exports") if isinstance(result, dict) else getattr(result, "failed_exports", None)
+    lacking = refused(result)
     if as_json:
-        if not isinstance(result, dict):
-            from compress.artefacts.records import to_plain
+        from compress.artefacts.results import document
 
-            result = [to_plain(one) for one in result] if isinstance(result, list) else to_plain(result)
-        mistake = {"error": {"kind": "EngineError", "message": "; ".join(refused)}} if refused else {}
-        told = {**result, **mistake} if mistake else result
-        sys.stdout.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
+        mistake = {"error": {"kind": "EngineError", "message": "; ".join(lacking)}} if lacking else {}
+        print_json({**document(command, result), **mistake})
     elif not quiet:
         show(result)
-    for line in refused or ():
+    for line in lacking:
         print_error(line)
-    if number := 2 if refused else code(result):
+    if number := 2 if lacking else code(result):
         raise typer.Exit(number)
 
 
+def print_json(data: Mapping[str, Any]) -> None:
+    """One line on stdout."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def fail(message: str, as_json: bool, kind: str, error: CompressError | None = None) -> NoReturn:
-    """Ends with the mistake on one line of stderr, as JSON on stdout too, and exit code 2; of a missed budget 3."""
+    """Ends with the mistake on one line of stderr, as JSON on stdout too, and exit code 2, or 3 of a missed budget."""
     print_error(message)
     if as_json:
         parts = {"rule": error.rule, "place": error.place, "remedy": error.remedy} if error else {}
         value = {} if error is None or error.value is None else {"value": str(error.value)}
         mistake = {"kind": kind, "message": message, **parts, **value}
-        sys.stdout.write(json.dumps({"error": mistake}, ensure_ascii=False) + "\n")
+        print_json({"error": mistake})
     raise typer.Exit(MISSED if isinstance(error, BudgetError) else 2)
 
 
-def how_to_go_on(folder: Path | None) -> str:
+def how_to_continue(folder: Path | None) -> str:
     """What to type after Ctrl-C. folder: the run's, if one was open."""
     if folder is None:
-        return "no run folder was open yet: nothing is kept but finished files and timings"
+        return "no run folder was open yet: only finished files and timings are kept"
     arguments = sys.argv[1:]
     named = any(argument == "--run" or argument.startswith("--run=") for argument in arguments)
-    return "go on with: " + shlex.join(["compress", *arguments, *([] if named else ["--run", str(folder)])])
-
-
-def printer(title: str) -> Callable[[dict[str, Any]], None]:
-    """Prints a small result as a table."""
-    return lambda result: print_mapping(title, result)
+    return "continue with: " + shlex.join(["compress", *arguments, *([] if named else ["--run", str(folder)])])
 
 
 def output_folder(given: Path | None, name: str) -> Path:
-    """The folder that was asked for, else a new one of that name and the time. Raises RunError or OSError where nothing
-    can be written, before any work."""
+    """The given folder, else a new one of that name and the time.
+
+    Raises RunError or OSError where nothing can be written, before any work.
+    """
     if given is None:
         return default_run(name)
     check_writable(given)
@@ -786,17 +894,17 @@ def output_folder(given: Path | None, name: str) -> Path:
 
 
 def default_run(name: str) -> Path:
-    """A new folder `reports/NAME-TIME` below the current one, which no other process gets; removed if it stays empty.
+    """A new folder `runs/NAME-TIME` in the current one, which no other process gets; removed if it stays empty.
 
     Raises OSError where it cannot be made.
     """
-    reports = Path("reports")
-    if not reports.exists():
-        reports.mkdir(exist_ok=True)
-        _MADE.append(reports)
+    runs = Path("runs")
+    if not runs.exists():
+        runs.mkdir(exist_ok=True)
+        _MADE.append(runs)
     wanted = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     for number in itertools.count(1):
-        folder = reports / (wanted if number == 1 else f"{wanted}-{number}")
+        folder = runs / (wanted if number == 1 else f"{wanted}-{number}")
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             _MADE.append(folder)
@@ -834,14 +942,14 @@ def main() -> None:
     # Before torch is loaded. Its threads spin while they wait for one another; where another program has taken one of
     # their cores, they spin for as long as that one runs. Not to spin at all costs more where nothing else runs. A
     # supernet's step of recipes/bhrnet.yaml, two threads on two cores, idle and beside a program of two threads, in
-    # seconds: 300000 turns (GNU's default) .20; 20000 .20 and 1.5; 2000 .22 and .75; none (PASSIVE) .55. A user's own
-    # setting stays.
+    # seconds: 300000 turns (GNU's default) .20; 20000 .20 and 1.5; 2000 .22 and .75; none (PASSIVE) .55. A setting of
+    # the user's is kept.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if "--json" not in sys.argv:
         app()
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which Typer does not export
-    try:  # whoever reads JSON gets it for a mistyped option too
+    try:  # a mistyped option is JSON too
         sys.exit(app(standalone_mode=False))
     except usage_error as error:
         with contextlib.suppress(typer.Exit):

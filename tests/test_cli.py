@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
 from compress.artefacts.artefact import save_artefact
+from compress.artefacts.results import SCHEMA, PredictResult, read_results
 from compress.cli import app, default_run, perform
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
@@ -39,6 +41,13 @@ def fails(*arguments: object) -> str:
     else:
         assert result.stdout == ""
     return lines[0]
+
+
+def result_of(*arguments: object) -> Any:
+    """The result that a command prints as JSON; it ends well."""
+    done = run(*arguments, "--json", "-q")
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.stdout)["result"]
 
 
 @pytest.fixture
@@ -196,7 +205,7 @@ def test_defaults_shown_in_the_help_are_the_recipes() -> None:
         assert f"[default: ({recipe.engine})]" in help_of[command]
         for name in names:
             assert f"[default: ({getattr(section, name)})]" in help_of[command], name
-    assert "[default: (reports/NAME-TIME)]" in help_of["train"]
+    assert "[default: (runs/NAME-TIME)]" in help_of["train"]
 
 
 def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,13 +215,13 @@ def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeyp
     assert all(folder.is_dir() for folder in folders)
     (folders[0] / "recipe.yaml").write_text("")
     fails("evaluate", tmp_path)  # every command clears up: empty folders go
-    assert list(Path("reports").iterdir()) == folders[:1]
+    assert list(Path("runs").iterdir()) == folders[:1]
 
 
 def test_a_mistake_leaves_no_folder(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fails("predict", artefact, tmp_path / "none.png")
-    assert not Path("reports").exists()
+    assert not Path("runs").exists()
 
 
 def test_outputs_that_cannot_be_written_are_noticed_before_the_work(artefact: Path, tmp_path: Path) -> None:
@@ -236,9 +245,9 @@ def test_outputs_that_cannot_be_written_are_noticed_before_the_work(artefact: Pa
         (MemoryError(), "error: out of memory; take a smaller input"),
         (
             RuntimeError("can't allocate memory: you tried to allocate 921600000000 bytes. Error code 12"),
-            "(asked for 9216",
+            "(921600000000 bytes requested)",
         ),
-        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"), "(asked for 20.00 GiB); take"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"), "(20.00 GiB requested); take"),
     ],
 )
 def test_too_little_memory_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,7 +255,7 @@ def test_too_little_memory_is_one_line(error: Exception, line: str, capsys: pyte
         raise error
 
     with pytest.raises(typer.Exit) as ended:
-        perform(job, lambda result: None, as_json=False, quiet=True)
+        perform("a command", job, lambda result: None, as_json=False, quiet=True)
     assert ended.value.exit_code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: out of memory")
@@ -256,7 +265,7 @@ def test_too_little_memory_is_one_line(error: Exception, line: str, capsys: pyte
         raise RuntimeError("a fault of the program")
 
     with pytest.raises(RuntimeError, match="a fault"):
-        perform(wrong, lambda result: None, as_json=False, quiet=True)
+        perform("a command", wrong, lambda result: None, as_json=False, quiet=True)
 
 
 def test_ctrl_c_says_how_to_go_on(coco: Path, artefact: Path, tmp_path: Path) -> None:
@@ -278,8 +287,8 @@ main()
     )
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
-    *arguments, folder = shlex.split(result.stderr.strip().splitlines()[-1].partition("go on with: compress ")[2])
-    assert (arguments[0], arguments[-1], Path(folder).parent.name) == ("train", "--run", "reports")
+    *arguments, folder = shlex.split(result.stderr.strip().splitlines()[-1].partition("continue with: compress ")[2])
+    assert (arguments[0], arguments[-1], Path(folder).parent.name) == ("train", "--run", "runs")
     assert (tmp_path / folder / "recipe.yaml").is_file()
 
 
@@ -293,22 +302,22 @@ def test_help_names_every_command() -> None:
 
 def test_networks_json() -> None:
     names = "names=[hrnet_w32, dir_bhrnet_32, RTMPose-s, MultiPoseNet]"
-    rows = json.loads(run("networks", "--json", "--quiet", "--set", names).stdout)
-    assert all({"name", "family", "params", "macs", "input_hw", "paper", "mark"} <= set(row) for row in rows)
+    rows = result_of("networks", "--set", names)
+    assert all({"name", "approach", "params", "macs", "input_hw", "paper", "mark"} <= set(row) for row in rows)
     by_name = {(row["name"], (row["input_hw"] or [None])[0]): row for row in rows}
     assert by_name["dir_bhrnet_32", 256]["flops_g"] == pytest.approx(2.81, rel=0.005)
-    assert (by_name["hrnet_w32", 256]["mark"], by_name["hrnet_w32", 256]["family"]) == ("exact", "top-down")
+    assert (by_name["hrnet_w32", 256]["mark"], by_name["hrnet_w32", 256]["approach"]) == ("exact", "top-down")
     reference = by_name["RTMPose-s", 256]
     assert (reference["params"], reference["macs"], reference["published_flops_g"]) == (None, None, 0.68)
     assert reference["mark"] == "reference only"
     assert by_name["MultiPoseNet", None]["input_hw"] is None
-    families = [row["family"] for row in rows]
-    assert families == sorted(families, key=families.index)  # grouped
+    approaches = [row["approach"] for row in rows]
+    assert approaches == sorted(approaches, key=approaches.index)  # grouped
     assert "did you mean 'hrnet_w32'" in fails("networks", "--set", "names=[hrnet_w23]")
 
 
 def test_profile(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = json.loads(run("profile", artefact, "--json", "-q").stdout)
+    result = result_of("profile", artefact)
     assert result["input_hw"] == [64, 64]
     assert list(result["balance"]) == ["1/4", "1/8", "1/16", "1/32"]
     shown = run("profile", "dir_bhrnet_star_32", "--set", "input_hw=[64, 64]")
@@ -318,40 +327,43 @@ def test_profile(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "multiples of 32" in fails("profile", artefact, "--set", "input_hw=[100, 64]")
     assert "unknown key" in fails("profile", artefact, "--set", "size=[64, 64]")
     assert "compress networks" in fails("profile", "nothing")
-    timed = run("profile", artefact, "--engine", "onnxruntime", "--set", "rounds=4", "--json", "-q")
-    assert json.loads(timed.stdout)["timing"]["engine"] == "onnxruntime"
+    timed = result_of("profile", artefact, "--engine", "onnxruntime", "--set", "rounds=4")
+    assert timed["timing"]["engine"]["engine"] == "onnxruntime"
     assert "'onnxruntime', 'ncnn'" in fails("profile", artefact, "--engine", "onnx")
     monkeypatch.chdir(tmp_path)
     Path("my_net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 17, 3, 4, 1)\n")
-    own = json.loads(run("profile", "my_net:build", "--json", "-q").stdout)
+    own = result_of("profile", "my_net:build")
     assert (own["approach"], own["macs"]) == ("top-down", 17 * 27 * 64 * 64)
     assert "no such function" in fails("profile", "my_net:other")
-    exported = json.loads(
-        run("export", "my_net:build", "--set", "input_hw=[64, 64]", "--out", "out", "--json", "-q").stdout
-    )
-    assert (exported["artefact"], set(exported["exports"])) == ("my_net:build", {"onnxruntime", "ncnn"})
-    again = json.loads(run("profile", "out/model.onnx", "--json", "-q").stdout)
+    exported = result_of("export", "my_net:build", "--set", "input_hw=[64, 64]", "--out", "out")
+    assert exported["network"] == "my_net:build"
+    assert {export["engine"] for export in exported["exports"]} == {"onnxruntime", "ncnn"}
+    again = result_of("profile", "out/model.onnx")
     assert (again["input_hw"], again["macs"]) == ([64, 64], 17 * 27 * 16 * 16)
     assert "input_hw=[H,W]" in fails("export", "my_net:build", "--out", "out")
     assert "no such file" in fails("profile", "out/other.onnx")
 
 
 def test_export_evaluate_predict(artefact: Path, coco: Path, tmp_path: Path) -> None:
-    exported = json.loads(run("export", artefact, "--json", "-q", "--out", tmp_path / "out").stdout)
-    assert all(export["parity"] <= 1e-4 for export in exported["exports"].values())
+    exported = result_of("export", artefact, "--out", tmp_path / "out")
+    assert all(export["parity"] <= 1e-4 for export in exported["exports"])
     assert (tmp_path / "out" / "model.onnx").is_file()
     assert (tmp_path / "out" / "model.ncnn.bin").is_file()
     data = f"data={{kind: coco, disk: {{folder: {coco}}}}}"
-    evaluated = json.loads(run("evaluate", artefact, "--json", "-q", "--set", data).stdout)
-    assert evaluated["pictures"] == 8
-    assert 0 <= evaluated["metrics"]["AP"] <= 1
+    evaluated = result_of("evaluate", artefact, "--set", data)
+    assert evaluated["score"]["pictures"] == 8
+    assert (evaluated["score"]["metric"], evaluated["score"]["data"]) == ("AP", "coco")
+    assert 0 <= evaluated["score"]["value"] <= 1
     predicted = json.loads(run("predict", artefact, coco / "val", "--out", tmp_path / "drawn", "--json", "-q").stdout)
-    assert len(predicted["pictures"]) == 8
-    for entry in predicted["pictures"]:
+    assert (predicted["schema"], predicted["job"]) == (SCHEMA, "predict")
+    assert predicted["result"]["pictures"] == len(predicted["result"]["drawn"]) == 8
+    for entry in predicted["result"]["drawn"]:
         drawn = cv2.imread(str(tmp_path / "drawn" / entry["drawn"]))
         assert drawn is not None
         assert drawn.shape == (64, 64, 3)
     assert json.loads((tmp_path / "drawn" / "people.json").read_text()) == predicted
+    written = read_results(tmp_path / "drawn" / "people.json", "predict", PredictResult)
+    assert written.people == sum(len(one.people) for one in written.drawn)
 
 
 def test_train_resumes_and_its_artefact_evaluates(coco: Path, tmp_path: Path) -> None:
@@ -360,12 +372,12 @@ def test_train_resumes_and_its_artefact_evaluates(coco: Path, tmp_path: Path) ->
     save_artefact(start, ARCHITECTURE, ARCHITECTURE.build(), {"input_hw": [64, 64]})
     data = f"data={{kind: coco, disk: {{folder: {coco}, search: 2}}}}"
     sets = ["--set", data, "--set", "input_hw=[64, 64]", "--set", "training={epochs: 2, batch_size: 2}"]
-    first = json.loads(run("train", start, "--run", run_folder, *sets, "--json", "-q").stdout)
-    assert first["epochs"] == 2
-    again = json.loads(run("train", start, "--run", run_folder, *sets, "--json", "-q").stdout)
+    first = result_of("train", start, "--run", run_folder, *sets)
+    assert len(first["loss"]) == 2
+    again = result_of("train", start, "--run", run_folder, *sets)
     assert again == first
-    evaluated = json.loads(run("evaluate", run_folder, "--set", data, "--json", "-q").stdout)
-    assert evaluated["metrics"] == first["val"]
+    evaluated = result_of("evaluate", run_folder, "--set", data)
+    assert evaluated["score"] == first["score"]
     assert "belongs to one recipe" in fails("train", start, "--run", run_folder, *sets, "--set", "seed=5")
 
 
@@ -482,10 +494,10 @@ def test_pictures_that_do_not_decode_are_left_out_and_named(artefact: Path, tmp_
     (folder / "b.jpg").write_bytes(b"no picture")
     result = run("predict", artefact, folder, "--out", tmp_path / "drawn", "--json", "-q")
     assert result.exit_code == 1
-    told = json.loads(result.stdout)
-    assert [Path(entry["file"]).name for entry in told["pictures"]] == ["a.png", "c.png"]
-    assert len(told["skipped"]) == 1
-    assert str(folder / "b.jpg") in told["skipped"][0]
+    found = json.loads(result.stdout)["result"]
+    assert [Path(entry["file"]).name for entry in found["drawn"]] == ["a.png", "c.png"]
+    assert len(found["skipped"]) == 1
+    assert str(folder / "b.jpg") in found["skipped"][0]
     assert str(folder / "b.jpg") in result.stderr
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 2
     assert "b.jpg" in fails("predict", artefact, folder / "b.jpg", "--out", tmp_path / "none")
@@ -528,11 +540,13 @@ def test_crowdpose_with_labelled_and_with_detected_boxes(tmp_path: Path) -> None
         "--json",
         "-q",
     ]
-    labelled = json.loads(run(*command).stdout)
-    assert {"AP", "AP_easy", "AP_medium", "AP_hard", "AP_se"} <= set(labelled["metrics"])
+    labelled = json.loads(run(*command).stdout)["result"]["score"]
+    assert labelled["metric"] == "AP"
+    assert labelled["standard_error"] is not None
+    assert {"AP_easy", "AP_medium", "AP_hard"} <= set(labelled["details"])
     detected = folder / "test_crowdpose_det_AP_40.json"
     result = run(*command, "--set", f"data.disk.detections={detected}", "--set", "decoding.suppression=parallel")
-    assert json.loads(result.stdout)["pictures"] == 2
+    assert json.loads(result.stdout)["result"]["score"]["pictures"] == 2
     assert "test_crowdpose.json" in fails(*command, "--set", f"data.disk.detections={folder / 'test_crowdpose.json'}")
     assert "joints" in fails("evaluate", top_down(tmp_path / "b", 17), *command[2:])
 
@@ -546,7 +560,7 @@ def test_mpii_needs_head_boxes_to_be_scored(tmp_path: Path) -> None:
     heads[1] = 60  # corners (0, 0) and (60, 60) of everybody's head
     savemat(str(tmp_path / "gt_valid.mat"), {"headboxes_src": heads})
     result = run("evaluate", network, *data, "--set", f"data.disk.heads={tmp_path / 'gt_valid.mat'}", "--json", "-q")
-    assert json.loads(result.stdout)["metrics"]["persons"] == 5
+    assert json.loads(result.stdout)["result"]["score"]["details"]["persons"] == 5
 
 
 @real_data
@@ -560,8 +574,9 @@ def test_lsp_is_scored_by_pck(tmp_path: Path) -> None:
     (folder / "val").symlink_to(REAL / "lspet" / "val")
     (folder / "val.json").write_text(json.dumps(record))
     network = top_down(tmp_path / "a", 14)
-    result = json.loads(run("evaluate", network, "--data", f"lsp:{folder}", "--json", "-q").stdout)
-    assert {"PCK", "PCK_se", "curve", "area", "joints", "persons", "left_out"} <= set(result["metrics"])
+    found = result_of("evaluate", network, "--data", f"lsp:{folder}")["score"]
+    assert found["metric"] == "PCK"
+    assert {"curve", "area", "joints", "persons", "left_out"} <= set(found["details"])
     record["annotations"][3]["keypoints"][4] = float("nan")
     (folder / "val.json").write_text(json.dumps(record))
     line = fails("evaluate", network, "--data", f"lsp:{folder}")
@@ -574,7 +589,7 @@ def test_lsp_is_scored_by_pck(tmp_path: Path) -> None:
 
 def test_decoding_is_profiled(tmp_path: Path) -> None:
     data = ["--set", "data={synthetic: {val: 2}}"]
-    result = json.loads(run("profile", top_down(tmp_path / "a", 17), "--decode", *data, "--json", "-q").stdout)
+    result = result_of("profile", top_down(tmp_path / "a", 17), "--decode", *data)
     assert result["decoding"]["maps"] == "the network's"
     assert {"joints at the quarter", "hard suppression"} <= {row["choice"] for row in result["decoding"]["rows"]}
     shown = run("profile", "small_hrnet_w16", "--decode", *data, "--set", "input_hw=[64, 64]").stdout
@@ -585,7 +600,7 @@ def test_decoding_is_profiled(tmp_path: Path) -> None:
 def test_an_architecture_file_is_a_network(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("{family: dir_bhrnet, width: 8, head: heatmaps}")
-    profiled = json.loads(run("profile", file, "--json", "-q", "--set", "input_hw=[64, 64]").stdout)
+    profiled = result_of("profile", file, "--set", "input_hw=[64, 64]")
     assert (profiled["family"], profiled["approach"]) == ("dir_bhrnet", "top-down")
     file.write_text("{family: dir_bhrnet, widht: 8}")
     line = fails("profile", file)

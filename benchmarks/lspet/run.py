@@ -130,7 +130,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
                 decoding=Decoding(flip_test=False),
                 boxes=LabelledBoxes(),
             )
-            scores = [evaluate(folder, EvaluateRecipe(), Silent())["metrics"] for folder in folders]
+            scores = [evaluate(folder, EvaluateRecipe(), Silent()).score.figures for folder in folders]
             entries[name] = {
                 "name": name,
                 "network": Path(NETWORKS[name]).name,

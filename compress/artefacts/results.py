@@ -1,7 +1,7 @@
 """What jobs return: frozen records, written and read as JSON here and nowhere else.
 
-Every job returns one of the classes at the end of this file. Terminal, pages, `pareto.csv` and the Python API read
-these records; none of them reads JSON. `results.json` holds one record with its job's name and the schema's version.
+Every job returns one of the classes of this file. Terminal, pages, `pareto.csv` and the Python API read these records;
+none of them reads JSON. `results.json` and `--json` hold one record with its job's name and the schema's version.
 """
 
 import json
@@ -14,7 +14,9 @@ from compress.artefacts.records import from_plain, to_plain
 from compress.errors import RunError
 from compress.files import write_json
 from compress.measure.comparison import SpeedUp
+from compress.measure.cross_check import CrossCheck
 from compress.measure.latency import Latency
+from compress.measure.latency_table import Identity, Prediction, Scale
 from compress.pose.scoring import Score
 from compress.pruning.sensitivity import Point
 from compress.rewriting.fitting import Fitted
@@ -292,12 +294,430 @@ class RuleInfo:
     exact: bool
 
 
-# --- The file --------------------------------------------------------------------------------------------------------
+# --- compress train, evaluate, export, predict -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`compress train`. artefact: its folder. procedure: what the score is of, see Evaluation.
+
+    score: on the validation set. loss: the mean of every epoch. samples_per_s, data_share: of the last epoch, the
+    latter the part of its time that was spent waiting for data.
+    """
+
+    artefact: str
+    network: str
+    input_hw: tuple[int, int]
+    keypoints: str
+    seed: int
+    procedure: str
+    score: Score
+    loss: tuple[float, ...]
+    samples_per_s: float
+    data_share: float
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """`compress evaluate`. procedure: see Evaluation. notes: what is worth knowing of the data."""
+
+    artefact: str
+    input_hw: tuple[int, int]
+    procedure: str
+    score: Score
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """`compress export`. folder: of the exports' files. refused: engine → why it has no export."""
+
+    network: str
+    folder: str
+    input_hw: tuple[int, int]
+    exports: tuple[Export, ...]
+    refused: Mapping[str, str]
+
+    @property
+    def failed_exports(self) -> list[str]:
+        """One line per engine that does not take the network."""
+        return [f"{engine}: {why}" for engine, why in self.refused.items()]
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person found, as an entry of a COCO results file.
+
+    keypoints: x, y, score of each joint in turn, in pixels of the picture. bbox: x, y, width, height of what is around
+    the joints.
+    """
+
+    image_id: int
+    category_id: int
+    keypoints: tuple[float, ...]
+    score: float
+    bbox: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class DrawnPicture:
+    """file: the given picture. drawn: the name of the one with skeletons, in the result's folder."""
+
+    file: str
+    drawn: str
+    people: tuple[Person, ...]
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """`compress predict`. pictures, people: how many. drawn: the pictures with skeletons, none in the format `coco`.
+
+    results: the name of the COCO results file in the folder; None in the format `drawn`. skipped: pictures that were
+    left out, and why. notes: what is worth knowing of the data and of the network.
+    """
+
+    artefact: str
+    folder: str
+    pictures: int
+    people: int
+    drawn: tuple[DrawnPicture, ...]
+    results: str | None
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+# --- compress networks -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One published figure of a network beside ours.
+
+    mark: exact, reconstruction or reference only. params, macs: ours, each parameter and multiply-add once. params_m,
+    flops_g: ours in millions and billions, counted as the paper does (convention, params_convention, see
+    compress.measure.counting). published_*: the paper's; published_ap in percent. None: not known, or not built here.
+    """
+
+    name: str
+    approach: str
+    input_hw: tuple[int, int] | None
+    keypoints: int
+    params: int | None
+    macs: int | None
+    paper: str
+    convention: str
+    params_convention: str
+    params_m: float | None
+    flops_g: float | None
+    published_params_m: float | None
+    published_flops_g: float | None
+    published_ap: float | None
+    mark: str
+    note: str
+    uncounted: tuple[str, ...]
+
+
+# --- compress profile ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """Layers of a network that belong together: a stage, or a resolution such as `1/4`.
+
+    share: of the network's multiply-adds, 0..1. activation_bytes: of the layers' outputs, in float32.
+    """
+
+    name: str
+    params: int
+    macs: int
+    share: float
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer, as compress.measure.counting.Layer, and where it belongs. output: its shape. share: see Part."""
+
+    path: str
+    kind: str
+    stage: str
+    resolution: str
+    output: tuple[int, ...]
+    params: int
+    macs: int
+    share: float
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class SiteTime:
+    """A module that an engine handles badly, and what it takes. rules: of `compress rewrite`, that replace it.
+
+    ms, time_share: None where the engine has fused it into another layer.
+    """
+
+    path: str
+    ms: float | None
+    time_share: float | None
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ConcernTime:
+    """What all sites of one concern take together. time_share: of one pass, 0..1. sites: the costliest first."""
+
+    ms: float
+    time_share: float
+    sites: tuple[SiteTime, ...]
+
+
+@dataclass(frozen=True)
+class Concern:
+    """A kind of operator that mobile engines handle badly. layers: paths. share: see Part. time: with an engine."""
+
+    operator: str
+    reason: str
+    layers: tuple[str, ...]
+    share: float
+    activation_bytes: int
+    time: ConcernTime | None = None
+
+
+@dataclass(frozen=True)
+class PassTime:
+    """One pass of the network on an engine. unattributed: share of the time that is no layer's.
+
+    rest: operator → its share of the time, of what is no layer's, the largest first.
+    """
+
+    engine: Identity
+    latency: Latency
+    unattributed: float
+    rest: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DecodingRow:
+    """One way to decode a network's maps. passes: of the network, that it needs. people: found per picture, the mean.
+
+    latency: per picture, from maps to people.
+    """
+
+    choice: str
+    passes: int
+    latency: Latency
+    people: float
+
+
+@dataclass(frozen=True)
+class DecodingTable:
+    """maps: `the network's`, or `perfect`, those of training targets. joints: the set of keypoints."""
+
+    maps: str
+    joints: str
+    rows: tuple[DecodingRow, ...]
+
+
+@dataclass(frozen=True)
+class Uncounted:
+    """A layer with operators that have no counting rule."""
+
+    path: str
+    kind: str
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """`compress profile`: one forward pass of one picture.
+
+    balance: resolution → share of the multiply-adds of the stages' blocks (BHRNet paper, Table I). concerns: the
+    costliest first where an engine has timed them. timing, decoding: None unless requested.
+    """
+
+    network: str
+    family: str
+    approach: str
+    input_hw: tuple[int, int]
+    params: int
+    macs: int
+    activation_bytes: int
+    stages: tuple[Part, ...]
+    resolutions: tuple[Part, ...]
+    balance: Mapping[str, float]
+    layers: tuple[LayerRow, ...]
+    concerns: tuple[Concern, ...]
+    ptflops: CrossCheck
+    uncounted: tuple[Uncounted, ...]
+    decoding: DecodingTable | None = None
+    timing: PassTime | None = None
+
+
+# --- compress latency ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BuiltTable:
+    """`compress latency build`. kernels: in the table; measured, timed_again: by this build. uncertain: kernels that
+    stayed so.
+
+    scale: None where none is known. uncertainty: of the whole networks' timings, the mean.
+    """
+
+    identity: Identity
+    table: str
+    kernels: int
+    measured: int
+    timed_again: int
+    uncertain: int
+    scale: Scale | None
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class KernelShare:
+    """A kernel's part of a predicted latency. times: it occurs. share: of the network's time. macs: of all its places.
+
+    provenance: how its time came about, `estimated` where the table lacks it. uncertainty: of its timing.
+    """
+
+    kernel: str
+    operator: str
+    times: int
+    ms: float
+    share: float
+    macs: int
+    provenance: str
+    uncertainty: float | None
+    uncertain: bool
+
+
+@dataclass(frozen=True)
+class ShownNetwork:
+    """`compress latency show`. operators: name → share of the time. kernels: the costliest first."""
+
+    network: str
+    input_hw: tuple[int, int]
+    identity: Identity
+    table: str
+    prediction: Prediction
+    scale: Scale | None
+    operators: Mapping[str, float]
+    kernels: tuple[KernelShare, ...]
+
+
+@dataclass(frozen=True)
+class CheckedNetwork:
+    """A measured network. error: predicted over measured, minus 1. inside: whether the prediction's interval holds the
+    measured time; None where it has none."""
+
+    network: str
+    measured: Latency
+    predicted: Prediction
+    error: float
+    inside: bool | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of predicted latencies. mape, worst: mean and largest relative error. within_5, within_10: share of networks
+    whose error is not above 5 and 10 percent.
+
+    tau: Kendall's, of the order; None of fewer than two networks. coverage, time_coverage: shares of kernels and of
+    time that were in the table, the mean.
+    """
+
+    count: int
+    mape: float
+    worst: float
+    within_5: float
+    within_10: float
+    tau: float | None
+    coverage: float
+    time_coverage: float
+
+
+@dataclass(frozen=True)
+class CheckedKernel:
+    """A kernel timed inside networks, and what the table says; both over all its places there."""
+
+    kernel: str
+    times: int
+    in_situ_ms: float
+    predicted_ms: float
+
+
+@dataclass(frozen=True)
+class CheckedTable:
+    """`compress latency check`. foreign: how the table differs from what it is used for. worst_kernels: of the networks
+    that are predicted worst, those whose times differ most."""
+
+    identity: Identity
+    table: str
+    foreign: tuple[str, ...]
+    accuracy: Accuracy
+    networks: tuple[CheckedNetwork, ...]
+    worst_kernels: tuple[CheckedKernel, ...]
+
+
+@dataclass(frozen=True)
+class MergedTable:
+    """`compress latency merge`. kernels: how many are in the new table."""
+
+    identity: Identity
+    table: str
+    kernels: int
+
+
+@dataclass(frozen=True)
+class ComparedTables:
+    """`compress latency diff`. identity: field → what it is in each table, where they differ.
+
+    only_first, only_second: kernels of one table. common: kernels of both tables; median_change: of their times, None
+    without any. changes: kernel → time of the second over the first, minus 1, the largest first.
+    """
+
+    identity: Mapping[str, tuple[str | int, str | int]]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    common: int
+    median_change: float | None
+    changes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PackedFolder:
+    """`compress latency pack`. run: the command to type in the folder on the device."""
+
+    folder: str
+    engine: str
+    networks: int
+    kernels: int
+    size_bytes: int
+    run: str
+
+
+@dataclass(frozen=True)
+class UnpackedTable:
+    """`compress latency unpack`. scale: None where the folder had too few networks for one."""
+
+    identity: Identity
+    table: str
+    kernels: int
+    scale: Scale | None
+
+
+# --- The edge --------------------------------------------------------------------------------------------------------
+
+
+def document(job: str, result: object) -> dict[str, Any]:
+    """What `results.json` and `--json` hold: the result as plain data, with its job's name and the schema's version."""
+    return {"schema": SCHEMA, "job": job, "result": to_plain(result)}
 
 
 def write_results(path: Path, job: str, result: object) -> None:
     """Writes results.json."""
-    write_json(path, {"schema": SCHEMA, "job": job, "result": to_plain(result)})
+    write_json(path, document(job, result))
 
 
 def read_results(path: Path, job: str, kind: type[T]) -> T:
@@ -312,5 +732,5 @@ def read_results(path: Path, job: str, kind: type[T]) -> T:
     if schema != SCHEMA:
         raise RunError(f"results must be of schema {SCHEMA}", place=str(path), value=schema, remedy="run the job again")
     if data.get("job") != job:
-        raise RunError(f"results of {job} are asked for", place=str(path), value=data.get("job"), remedy="give its run")
+        raise RunError(f"it must be a result of {job}", place=str(path), value=data.get("job"), remedy="give its run")
     return from_plain(kind, data.get("result"), str(path))

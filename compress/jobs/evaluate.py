@@ -1,10 +1,10 @@
 """`compress evaluate`: an artefact's score on a validation set, by the metric of the data."""
 
 from pathlib import Path
-from typing import Any
 
 from compress.artefacts.artefact import load_artefact
 from compress.artefacts.metadata import input_size, validation_data
+from compress.artefacts.results import EvaluateResult
 from compress.data.sets import notes_of, validation_set
 from compress.networks.architecture import check_input
 from compress.pose.approaches import check_joints, estimator_for
@@ -15,8 +15,11 @@ from compress.recipe import EvaluateRecipe, noted_codec
 from compress.training.loop import best_device
 
 
-def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict[str, Any]:
-    """Scores every picture of the validation set once. Returns the metric's figures and on what they were taken."""
+def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> EvaluateResult:
+    """Scores every picture of the validation set once.
+
+    Raises ArtefactError, NetworkError or DataError for an artefact or data that cannot be used.
+    """
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")
@@ -36,7 +39,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
         boxes=boxes_for(data, pictures),
     )
     with progress.phase("evaluate", len(pictures)) as phase:
-        metrics = score(
+        found = score(
             loaded.network.to(best_device()),
             estimator,
             pictures,
@@ -46,14 +49,5 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> dict
             resamples=RESAMPLES,
             phase=phase,
             finite=True,
-        ).figures
-    return {
-        "artefact": str(artefact),
-        "data": data.kind,
-        "pictures": len(pictures),
-        "procedure": procedure(recipe.decoding.flip_test),
-        "flip_test": recipe.decoding.flip_test,
-        "input_hw": list(input_hw),
-        "metrics": metrics,
-        **({"notes": notes} if notes else {}),
-    }
+        )
+    return EvaluateResult(str(artefact), input_hw, procedure(recipe.decoding.flip_test), found, tuple(notes))

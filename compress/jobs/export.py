@@ -1,11 +1,11 @@
 """`compress export`: a network to the engines' formats, each compared with torch on real inputs."""
 
 from pathlib import Path
-from typing import Any
 
 from compress.artefacts.artefact import Artefact
 from compress.artefacts.metadata import input_size, validation_data
 from compress.artefacts.network import artefact_or_network
+from compress.artefacts.results import Export, ExportResult
 from compress.data.sets import validation_set
 from compress.engines.export import export_and_check, sample_images
 from compress.errors import NetworkError
@@ -14,9 +14,8 @@ from compress.progress import Progress
 from compress.recipe import ExportRecipe
 
 
-def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Writes the exports to `folder`: `exports` is engine → file, size, relative error. Of the others nothing is
-    written: `failed_exports` says why, one line each.
+def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) -> ExportResult:
+    """Writes the exports to `folder`. Of an engine that refuses the network nothing is written there.
 
     name: a NETWORK. A known network has random weights, an own one those it comes with.
     """
@@ -36,13 +35,11 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
     data, seed = validation_data(facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
     images = sample_images(pictures, recipe.parity_pictures, input_hw)
-    exports: dict[str, Any] = {}
-    refused: dict[str, str] = {}
+    exports, refused = [], {}
     with progress.phase("export", len(recipe.engines)) as phase:
         for engine in recipe.engines:
             made, failed = export_and_check(network, [engine], images, input_hw, folder)
-            exports |= made
+            exports += [Export(key, tuple(e["files"]), e["size_bytes"], e["parity"]) for key, e in made.items()]
             refused |= failed
             phase.advance(1, engine)
-    told = {"artefact": name, "folder": str(folder), "input_hw": list(input_hw), "exports": exports}
-    return told | {"failed_exports": [f"{engine}: {why}" for engine, why in refused.items()]}
+    return ExportResult(name, str(folder), input_hw, tuple(exports), refused)

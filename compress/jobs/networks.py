@@ -12,17 +12,16 @@ from typing import Any
 
 import torch
 
+from compress.artefacts.results import NetworkRow
 from compress.files import write_text
 from compress.measure.counting import Count, count
 from compress.networks import NETWORKS, network_named
 from compress.networks.published import PUBLISHED, Published
 
 
-def list_networks(names: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per published figure, networks of one way to find people together.
+def list_networks(names: Sequence[str]) -> tuple[NetworkRow, ...]:
+    """One row per published figure, networks of one approach together.
 
-    name, family (the way), input_hw, params, macs: ours. params_m, flops_g: ours, counted as the paper does;
-    published_params_m, published_flops_g, published_ap: the paper's. None: a reference-only row has nothing there.
     names: of the networks to list; all if empty. Raises NetworkError for an unknown one.
     """
     references = {row.network for row in PUBLISHED if row.mark == "reference only"}
@@ -32,8 +31,8 @@ def list_networks(names: Sequence[str]) -> list[dict[str, Any]]:
     wanted = [row for row in PUBLISHED if not names or row.network in names]
     kept = kept_counts()
     rows = [_reference(row) if row.mark == "reference only" else _counted(row, kept) for row in wanted]
-    order = list(dict.fromkeys(str(row["family"]) for row in rows))
-    return sorted(rows, key=lambda row: order.index(str(row["family"])))
+    order = list(dict.fromkeys(row.approach for row in rows))
+    return tuple(sorted(rows, key=lambda row: order.index(row.approach)))
 
 
 _COUNTS = Path(__file__).parent.parent / "networks" / "counts.json"
@@ -73,42 +72,42 @@ def write_counts() -> None:
     write_text(_COUNTS, json.dumps(counts, indent=1) + "\n")
 
 
-def _counted(row: Published, kept: dict[str, dict[str, Count]]) -> dict[str, Any]:
+def _counted(row: Published, kept: dict[str, dict[str, Count]]) -> NetworkRow:
     counted = kept[row.network][size_key(row)]
     params = counted.params if row.params_convention == "plain" else counted.params_by_class_name
     flops = counted.flops(row.convention) / (2**30 if row.gib else 1e9)
-    return {
-        **_reference(row),
-        "family": network_named(row.network).approach,
-        "params": counted.params,
-        "macs": counted.macs,
-        "params_m": round(params / 1e6, 4),
-        "flops_g": round(flops, 4),
-        "uncounted": list(counted.uncounted),
-    }
+    return replace(
+        _reference(row),
+        approach=network_named(row.network).approach,
+        params=counted.params,
+        macs=counted.macs,
+        params_m=round(params / 1e6, 4),
+        flops_g=round(flops, 4),
+        uncounted=counted.uncounted,
+    )
 
 
-def _reference(row: Published) -> dict[str, Any]:
+def _reference(row: Published) -> NetworkRow:
     """What the paper says, ours empty."""
-    return {
-        "name": row.network,
-        "family": row.approach,
-        "input_hw": None if row.input_hw is None else list(row.input_hw),
-        "keypoints": row.keypoints,
-        "params": None,
-        "macs": None,
-        "paper": row.paper,
-        "convention": row.convention,
-        "params_convention": row.params_convention,
-        "params_m": None,
-        "flops_g": None,
-        "published_params_m": row.params_m,
-        "published_flops_g": row.flops_g,
-        "published_ap": row.ap,
-        "mark": row.mark,
-        "note": row.note,
-        "uncounted": [],
-    }
+    return NetworkRow(
+        name=row.network,
+        approach=row.approach,
+        input_hw=row.input_hw,
+        keypoints=row.keypoints,
+        params=None,
+        macs=None,
+        paper=row.paper,
+        convention=row.convention,
+        params_convention=row.params_convention,
+        params_m=None,
+        flops_g=None,
+        published_params_m=row.params_m,
+        published_flops_g=row.flops_g,
+        published_ap=row.ap,
+        mark=row.mark,
+        note=row.note,
+        uncounted=(),
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from compress.artefacts.artefact import Artefact, load_artefact
 from compress.artefacts.metadata import input_size, noted_keypoints
+from compress.artefacts.records import to_plain
+from compress.artefacts.results import DrawnPicture, Person, PredictResult, write_results
 from compress.data.coco import CocoPeople, category_of_persons, is_whole, read_json
 from compress.data.folder import Pictures
 from compress.data.keypoints import KeypointSet
@@ -24,17 +25,17 @@ from compress.progress import Progress
 from compress.recipe import PredictRecipe, changed, noted_codec
 from compress.training.loop import best_device
 
-RESULTS = "results.json"
+COCO_RESULTS = "results.json"
 """What the format `coco` writes."""
 
 
 def predict(
     artefact: Path, inputs: Sequence[Path], recipe: PredictRecipe, folder: Path, progress: Progress
-) -> dict[str, Any]:
-    """Writes to `folder` what the recipe's format asks for, and returns a summary.
+) -> PredictResult:
+    """Writes the people found in pictures to `folder`, in the recipe's format.
 
-    drawn: every picture with its people, and `people.json`, which holds what is returned. coco: `results.json`, a COCO
-    keypoint detection file that COCOeval takes, with the image ids and the category of the annotation file.
+    drawn: every picture with its people, and `people.json`, which holds the result. coco: `results.json`, a COCO
+    keypoint detection file that COCOeval reads, with the image ids and the category of the annotation file.
 
     inputs: picture files or folders of them; none where the recipe has data, whose validation pictures are taken then.
     A top-down network looks for people in the data's boxes; without data, for one person who fills the picture: cut
@@ -59,26 +60,32 @@ def predict(
     as_results = recipe.format == "coco"
     least = recipe.min_score if not as_results or "min_score" in changed(recipe) else 0.0
     network = loaded.network.to(best_device())
-    listed: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
+    drawn: list[DrawnPicture] = []
+    everybody: list[Person] = []
     with progress.phase("predict", len(pictures)) as phase:
         for found in estimate_poses(network, estimator, pictures, flip_test=recipe.decoding.flip_test, finite=True):
             source = pictures.path(found.index)
-            people = [p for p in _results(found.poses, pictures.image_id(found.index), category) if p["score"] >= least]
-            if as_results:
-                results += people
-            else:
+            people = [p for p in people_of(found.poses, pictures.image_id(found.index), category) if p.score >= least]
+            everybody += people
+            if not as_results:
                 target = folder / f"{found.index:04d}_{source.stem}.png"
                 _draw(pictures, found.index, people, target)
-                listed.append({"file": str(source), "drawn": target.name, "people": people})
+                drawn.append(DrawnPicture(str(source), target.name, tuple(people)))
             phase.advance(1, source.name)
-    told = {"artefact": str(artefact), "folder": str(folder)}
-    left_out = {"skipped": [str(error) for error in skipped], "notes": notes}
+    result = PredictResult(
+        artefact=str(artefact),
+        folder=str(folder),
+        pictures=len(pictures),
+        people=len(everybody),
+        drawn=tuple(drawn),
+        results=COCO_RESULTS if as_results else None,
+        skipped=tuple(str(error) for error in skipped),
+        notes=tuple(notes),
+    )
     if as_results:
-        write_json(folder / RESULTS, results)
-        return {**told, "results": RESULTS, "pictures": len(pictures), "people": len(results), **left_out}
-    result = {**told, "pictures": listed, **left_out}
-    write_json(folder / "people.json", result)
+        write_json(folder / COCO_RESULTS, to_plain(everybody))
+    else:
+        write_results(folder / "people.json", "predict", result)
     return result
 
 
@@ -159,19 +166,19 @@ def _numbered(file: Path) -> tuple[dict[str, int], int]:
     return ids, category_of_persons(record)
 
 
-def _results(poses: Poses, image_id: int, category: int) -> list[dict[str, Any]]:
-    """COCO results with the box around each person's joints, x, y, width, height."""
-    results = []
+def people_of(poses: Poses, image_id: int, category: int) -> list[Person]:
+    """COCO results of one picture, each with the box around the joints that were found."""
+    people = []
     for entry in coco_results(poses, image_id, category):
         joints = np.reshape(entry["keypoints"], (-1, 3))
         found = joints[joints[:, 2] > 0, :2] if (joints[:, 2] > 0).any() else joints[:, :2]
-        least, size = found.min(axis=0), np.ptp(found, axis=0)
-        results.append({**entry, "bbox": [*least.tolist(), *size.tolist()]})
-    return results
+        (x, y), (width, height) = found.min(axis=0).tolist(), np.ptp(found, axis=0).tolist()
+        people.append(Person(image_id, category, tuple(entry["keypoints"]), entry["score"], (x, y, width, height)))
+    return people
 
 
-def _draw(pictures: CocoPeople | Pictures, index: int, people: list[dict[str, Any]], target: Path) -> None:
-    drawn = draw_people(pictures.image(index), people, pictures.keypoints)
+def _draw(pictures: CocoPeople | Pictures, index: int, people: Sequence[Person], target: Path) -> None:
+    drawn = draw_people(pictures.image(index), [person.keypoints for person in people], pictures.keypoints)
     encoded, content = cv2.imencode(".png", drawn[:, :, ::-1])
     if not encoded:
         raise DataError("the picture could not be encoded", place=str(target), remedy="check the disk")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,6 +17,7 @@ from torch import nn
 from compress.artefacts.artefact import Artefact, load_artefact, save_artefact
 from compress.artefacts.metadata import noted_keypoints
 from compress.artefacts.network import artefact_or_network, network_digest
+from compress.artefacts.results import TrainResult
 from compress.artefacts.run import open_run
 from compress.data.keypoints import KeypointSet
 from compress.data.sets import notes_of, train_and_val
@@ -30,7 +30,7 @@ from compress.pose.approaches import approach_of, estimator_for, objective_for
 from compress.pose.distillation import FeatureDistillation
 from compress.pose.estimator import LabelledBoxes, boxes_for, first_inputs
 from compress.pose.objective import Objective
-from compress.pose.scoring import RESAMPLES, check_metric, score
+from compress.pose.scoring import RESAMPLES, check_metric, procedure, score
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
 from compress.training.loop import (
@@ -48,11 +48,11 @@ from compress.training.processes import is_first, launch, whole_batch_norm
 from compress.training.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 
 
-def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
+def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> TrainResult | None:
     """Trains, saves the artefact in `folder`, and scores it on the validation set. Resumes a killed run.
 
-    A known network, which has no weights yet, is built for the data's joints. Returns nothing in all but
-    the first process.
+    A known network, which has no weights yet, is built for the data's joints. Of several processes the first one writes
+    and scores; the others return None.
     """
     source = artefact_or_network(name)
     only = getattr(source.architecture if isinstance(source, Artefact) else source, "input_hw", None)
@@ -101,7 +101,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
         if features:
             features.stop()
         if not is_first():
-            return {}
+            return None
         network.load_state_dict(learner.state_dict())
         estimator_with = partial(
             estimator_for,
@@ -116,7 +116,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
         if not recalibrate_unless_worse(network, inputs, judged):
             progress.say(KEPT.format("the network"))
         with progress.phase("evaluate", len(val_pictures)) as phase:
-            metrics = score(
+            found = score(
                 network,
                 estimator_with(boxes=boxes),
                 val_pictures,
@@ -125,28 +125,31 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
                 flip_test=recipe.decoding.flip_test,
                 resamples=RESAMPLES,
                 phase=phase,
-            ).figures
+            )
         facts = {
             "network": name,
             "input_hw": list(recipe.input_hw),
             "keypoints": keypoints.name,
             "codec": asdict(recipe.codec),
-            "provenance": f"training of {recipe.training.epochs} epochs",
+            "provenance": found.provenance,
             "data": recipe.data.model_dump(mode="json"),
             "seed": recipe.seed,
             "flip_test": recipe.decoding.flip_test,
-            "val": metrics,
+            "val": found.figures,
         }
         save_artefact(folder, architecture, network, facts, edits)
-    last = history[-1]
-    return {
-        "artefact": str(folder),
-        **facts,
-        "epochs": len(history),
-        "loss": [entry.loss for entry in history],
-        "samples_per_s": last.samples_per_s,
-        "data_share": last.data_share,
-    }
+    return TrainResult(
+        artefact=str(folder),
+        network=name,
+        input_hw=recipe.input_hw,
+        keypoints=keypoints.name,
+        seed=recipe.seed,
+        procedure=procedure(recipe.decoding.flip_test),
+        score=found,
+        loss=tuple(epoch.loss for epoch in history),
+        samples_per_s=history[-1].samples_per_s,
+        data_share=history[-1].data_share,
+    )
 
 
 def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architecture:

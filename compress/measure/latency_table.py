@@ -62,6 +62,10 @@ class Identity:
     threads: int = 1
     precision: str = "float32"
 
+    def __str__(self) -> str:
+        """As it is shown: `onnxruntime 1.20.1, 1 thread, a CPU, 2 cores`."""
+        return f"{self.engine} {self.version}, {self.threads} thread{'' if self.threads == 1 else 's'}, {self.device}"
+
     @classmethod
     def of(cls, description: Description, threads: int = 1) -> "Identity":
         """Of an engine on this machine."""
@@ -251,7 +255,7 @@ class Difference:
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     change: dict[str, float]
-    identity: dict[str, tuple[object, object]]
+    identity: dict[str, tuple[str | int, str | int]]
 
 
 def difference(first: LatencyTable, second: LatencyTable) -> Difference:

@@ -1,7 +1,6 @@
 """People drawn over a picture."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,14 +13,17 @@ _LEFT, _RIGHT, _MIDDLE = (0, 158, 255), (255, 140, 0), (0, 200, 120)
 
 
 def draw_people(
-    image: NDArray[np.uint8], people: Sequence[dict[str, Any]], keypoints: KeypointSet
+    image: NDArray[np.uint8], people: Sequence[Sequence[float]], keypoints: KeypointSet
 ) -> NDArray[np.uint8]:
-    """A copy of the RGB picture [H,W,3] with each person's limbs and joints. people: COCO results; joints of score 0
-    are not drawn. The body's own left is blue, its right orange."""
+    """A copy of the RGB picture [H,W,3] with each person's limbs and joints.
+
+    people: x, y, score of each joint in turn, in pixels; joints of score 0 are not drawn. The body's own left is blue,
+    its right orange.
+    """
     canvas = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 160))
     for person in people:
-        joints = np.asarray(person["keypoints"], np.float64).reshape(len(keypoints), 3)
+        joints = np.asarray(person, np.float64).reshape(len(keypoints), 3)
         for first, second in keypoints.limbs:
             if joints[first, 2] > 0 and joints[second, 2] > 0:
                 colour = _colour(keypoints.names[first], keypoints.names[second])

@@ -1,136 +1,163 @@
-"""Tables of `compress latency` on a terminal."""
+"""Tables of `compress latency`."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from compress.report.terminal import number, percent, plain_table, print_mapping, printable, stdout_console
+from compress.report.terminal import (
+    file_size,
+    number,
+    percent,
+    plain_table,
+    print_mapping,
+    printable,
+    stdout_console,
+)
+
+if TYPE_CHECKING:  # whose import takes seconds: it loads torch
+    from compress.artefacts.results import (
+        BuiltTable,
+        CheckedTable,
+        ComparedTables,
+        MergedTable,
+        PackedFolder,
+        ShownNetwork,
+        UnpackedTable,
+    )
+    from compress.measure.latency_table import Prediction, Scale
 
 _ROWS = 20
 _UNCERTAINTY_LIMIT = 0.03  # as in compress/measure/timing.py, which needs an engine
 _KERNEL = 76  # characters of a kernel that are shown
 
 
-def print_built(result: Mapping[str, Any], console: Console | None = None) -> None:
+def print_built(result: "BuiltTable", console: Console | None = None) -> None:
     """Where the table is and how well its scale fits."""
-    scale, uncertain = result["scale"], result["uncertain"]
-    print_mapping(
-        f"Latency table of {_identity(result)}",
-        {
-            "table": result["table"],
-            "kernels": f"{result['kernels']}, {result['measured']} of them new, {result['timed_again']} timed again",
-            "scale": "unknown: it needs several networks, and so does an interval"
-            if scale is None
-            else f"{scale['factor']:.3f} by {scale['networks']} networks, mean error {percent(scale['error'])}",
-            **(
-                {"uncertain": f"{uncertain} kernels: build again on a quieter machine, or with --again"}
-                if uncertain
-                else {}
-            ),
-            "timings": f"± {percent(result['uncertainty'])}{_noisy(result['uncertainty'])}",
-        },
-        console,
-    )
+    noisy = "; measure again on a quieter machine" if result.uncertainty > _UNCERTAINTY_LIMIT else ""
+    lines = {
+        "table": result.table,
+        "kernels": f"{result.kernels}, {result.measured} of them new, {result.timed_again} timed again",
+        "scale": _scale(result.scale),
+    }
+    if result.uncertain:
+        lines["uncertain"] = f"{result.uncertain} kernels: build again on a quieter machine, or with --again"
+    lines["timings"] = f"± {percent(result.uncertainty)}{noisy}"
+    print_mapping(f"Latency table of {result.identity}", lines, console)
 
 
-def print_shown(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """A network's prediction, its operators, and its dearest kernels."""
+def print_shown(result: "ShownNetwork", console: Console | None = None) -> None:
+    """A network's prediction, its operators, and its costliest kernels."""
     console = console or stdout_console()
-    said, size = result["prediction"], "x".join(map(str, result["input_hw"]))
-    console.print(
-        Text(
-            printable(
-                f"{result['network']} at {size} · predicted {said['ms']:.2f} ms "
-                f"({_interval(said, '.2f')}) · {_identity(result)}"
-            ),
-            style="bold",
-        )
-    )
-    _print_foreign(said["foreign"], console)
-    known = f"{percent(said['coverage'])} of the kernels and {percent(said['time_coverage'])} of the time were measured"
+    whole, size = result.prediction, "x".join(map(str, result.input_hw))
+    title = f"{result.network} at {size} · predicted {whole.ms:.2f} ms ({_interval(whole, '.2f')}) · {result.identity}"
+    console.print(Text(printable(title), style="bold"))
+    _print_foreign(whole.foreign, console)
+    known = f"{percent(whole.coverage)} of the kernels and {percent(whole.time_coverage)} of the time were measured"
     console.print(Text(f"{known}; the rest is estimated from similar kernels"))
-    shares = ", ".join(f"{name} {percent(share)}" for name, share in list(result["operators"].items())[:8])
+    shares = ", ".join(f"{name} {percent(share)}" for name, share in list(result.operators.items())[:8])
     console.print(Text(printable(shares)))
     table = plain_table("kernel", "times", "ms", "share", "")
-    for row in result["kernels"][:_ROWS]:
-        mark = "estimated" if row["provenance"] == "estimated" else ""
-        mark = f"uncertain by {percent(row['uncertainty'])}" if row["uncertain"] else mark
-        cells = (str(row["times"]), f"{row['ms']:.4f}", percent(row["share"]), mark)
-        table.add_row(Text(_kernel(row["kernel"])), *cells)
+    for row in result.kernels[:_ROWS]:
+        mark = "estimated" if row.provenance == "estimated" else ""
+        mark = f"uncertain by {percent(row.uncertainty)}" if row.uncertain else mark
+        table.add_row(Text(_kernel(row.kernel)), str(row.times), f"{row.ms:.4f}", percent(row.share), mark)
     console.print(table)
-    if len(result["kernels"]) > _ROWS:
-        console.print(Text(f"… and {len(result['kernels']) - _ROWS} more kernels, see --json", style="dim"))
+    if len(result.kernels) > _ROWS:
+        console.print(Text(f"… and {len(result.kernels) - _ROWS} more kernels, see --json", style="dim"))
 
 
-def print_checked(result: Mapping[str, Any], console: Console | None = None) -> None:
+def print_checked(result: "CheckedTable", console: Console | None = None) -> None:
     """Predicted against measured."""
     console = console or stdout_console()
-    console.print(Text(printable(f"Predicted against measured · {_identity(result)}"), style="bold"))
-    _print_foreign(result["foreign"], console)
+    console.print(Text(printable(f"Predicted against measured · {result.identity}"), style="bold"))
+    _print_foreign(result.foreign, console)
     table = plain_table("network", "measured ms", "±", "predicted ms", "interval", "error", "in the table")
-    for row in result["networks"]:
+    for row in result.networks:
         table.add_row(
-            Text(printable(row["network"])),
-            f"{row['measured_ms']:.3f}",
-            percent(row["uncertainty"]),
-            f"{row['ms']:.3f}",
-            _interval(row, ".3f"),
-            percent(row["error"], sign=True),
-            percent(row["coverage"]),
+            Text(printable(row.network)),
+            f"{row.measured.ms:.3f}",
+            percent(row.measured.uncertainty),
+            f"{row.predicted.ms:.3f}",
+            _interval(row.predicted, ".3f"),
+            percent(row.error, sign=True),
+            percent(row.predicted.coverage),
         )
     console.print(table)
+    found = result.accuracy
     console.print(
         Text(
-            f"mean error {percent(result['mape'])}, worst {percent(result['worst'])}; {percent(result['within_5'])} "
-            f"within 5 %, {percent(result['within_10'])} within 10 %; Kendall's tau {number(result['tau'], '.3f')}; "
-            f"{percent(result['coverage'])} of kernels and {percent(result['time_coverage'])} of time in the table"
+            f"mean error {percent(found.mape)}, worst {percent(found.worst)}; {percent(found.within_5)} "
+            f"within 5 %, {percent(found.within_10)} within 10 %; Kendall's tau {number(found.tau, '.3f')}; "
+            f"{percent(found.coverage)} of kernels and {percent(found.time_coverage)} of time in the table"
         )
     )
-    unsteady = [row["network"] for row in result["networks"] if not row["reliable"]]
+    unsteady = [row.network for row in result.networks if not row.measured.reliable]
     if unsteady:
         console.print(Text(printable(f"timings too unsteady to judge by: {', '.join(unsteady)}"), style="yellow"))
     kernels = plain_table("kernel (of the worst networks)", "times", "in situ ms", "predicted ms")
-    for row in result["worst_kernels"]:
-        cells = (str(row["times"]), f"{row['in_situ_ms']:.4f}", f"{row['predicted_ms']:.4f}")
-        kernels.add_row(Text(_kernel(row["kernel"])), *cells)
+    for kernel in result.worst_kernels:
+        cells = (str(kernel.times), f"{kernel.in_situ_ms:.4f}", f"{kernel.predicted_ms:.4f}")
+        kernels.add_row(Text(_kernel(kernel.kernel)), *cells)
     console.print(kernels)
 
 
-def print_compared(result: Mapping[str, Any], console: Console | None = None) -> None:
+def print_merged(result: "MergedTable", console: Console | None = None) -> None:
+    """Where the new table is, and its size."""
+    lines = {"table": result.table, "kernels": result.kernels, "of": str(result.identity)}
+    print_mapping("Merged", lines, console)
+
+
+def print_compared(result: "ComparedTables", console: Console | None = None) -> None:
     """Two tables; of the common kernels those whose times changed most."""
     console = console or stdout_console()
-    for name, (one, other) in result["identity"].items():
-        console.print(Text(printable(f"{name}: {one} and {other}"), style="yellow"))
-    alone = f"{len(result['only_first'])} kernels only in the first, {len(result['only_second'])} only in the second"
-    console.print(Text(f"{alone}, {result['common']} in both"))
-    if not result["common"]:
+    for name, (first, second) in result.identity.items():
+        console.print(Text(printable(f"{name}: {first} and {second}"), style="yellow"))
+    alone = f"{len(result.only_first)} kernels only in the first, {len(result.only_second)} only in the second"
+    console.print(Text(f"{alone}, {result.common} in both"))
+    if not result.common:
         return
-    console.print(Text(f"their times differ by {percent(result['median_change'])} in the median"))
+    console.print(Text(f"their times differ by {percent(result.median_change)} in the median"))
     table = plain_table("kernel", "second against first")
-    for key, change in list(result["changes"].items())[:_ROWS]:
+    for key, change in list(result.changes.items())[:_ROWS]:
         table.add_row(Text(_kernel(key)), percent(change, sign=True))
     console.print(table)
 
 
-def _interval(predicted: Mapping[str, Any], digits: str) -> str:
-    low, high = predicted["low_ms"], predicted["high_ms"]
+def print_packed(result: "PackedFolder", console: Console | None = None) -> None:
+    """What is in the folder, and what to type on the device."""
+    lines = {
+        "folder": result.folder,
+        "engine": result.engine,
+        "networks": result.networks,
+        "kernels": result.kernels,
+        "size": file_size(result.size_bytes),
+        "run there": result.run,
+    }
+    print_mapping("Packed", lines, console)
+
+
+def print_unpacked(result: "UnpackedTable", console: Console | None = None) -> None:
+    """Where the device's table is, and how well its scale fits."""
+    lines = {"table": result.table, "kernels": result.kernels, "scale": _scale(result.scale)}
+    print_mapping(f"Latency table of {result.identity}", lines, console)
+
+
+def _scale(scale: "Scale | None") -> str:
+    if scale is None:
+        return "unknown: it needs several networks, and so does an interval"
+    return f"{scale.factor:.3f} by {scale.networks} networks, mean error {percent(scale.error)}"
+
+
+def _interval(predicted: "Prediction", digits: str) -> str:
+    low, high = predicted.low_ms, predicted.high_ms
     return "interval unknown" if low is None else f"{low:{digits}} to {high:{digits}}"
 
 
-def _identity(result: Mapping[str, Any]) -> str:
-    threads = f"{result['threads']} thread{'' if result['threads'] == 1 else 's'}"
-    return f"{result['engine']} {result['version']}, {threads}, {result['device']}"
-
-
-def _print_foreign(foreign: list[str], console: Console) -> None:
+def _print_foreign(foreign: Sequence[str], console: Console) -> None:
     if foreign:
         console.print(Text(printable(f"The table is of something else: {'; '.join(foreign)}"), style="yellow"))
-
-
-def _noisy(uncertainty: float) -> str:
-    return "; measure again on a quieter machine" if uncertainty > _UNCERTAINTY_LIMIT else ""
 
 
 def _kernel(key: str) -> str:

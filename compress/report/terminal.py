@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: progress with the time left on stderr, results as tables on stdout.
+"""What every command prints with: errors and notes on stderr, tables on stdout, numbers as text.
 
 Loaded by every command, so it imports nothing but rich.
 """
@@ -18,11 +18,7 @@ from compress.nas.pareto import front
 _ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
 _SIZE = ("decoding ms", "params", "MACs", "files")  # the columns of a search's closing tables
 _WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
-_NARROW = 100  # columns that every table fits
-_FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest
-_SITES = 6  # of a concern that are listed
-_PATH = 44  # longest path of a module that is shown whole
-_MARKS = {"exact": "=", "reconstruction": "~", "reference only": "ref"}
+NARROW = 100  # columns that every table fits
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
 
 
@@ -53,7 +49,7 @@ def print_search(results: Mapping[str, Any], console: Console | None = None) -> 
         table = plain_table("network", *columns)
         for network in networks:
             name, cells = ("* " if network["name"] in best else "  ") + network["name"], _search_cells(network)
-            _add(table, name, *(cells[column] for column in columns))
+            add_row(table, name, *(cells[column] for column in columns))
         console.print(table)
         console.print()
     _print_procedures(networks, console)
@@ -95,7 +91,7 @@ def _print_procedures(networks: Sequence[Mapping[str, Any]], console: Console) -
                 number(by_kind[kind]["end_to_end_ms"], ".2f"),
             )
         ]
-        _add(table, "  " + network["name"], *cells)
+        add_row(table, "  " + network["name"], *cells)
     console.print(table)
     console.print()
 
@@ -124,163 +120,6 @@ def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
 def of_passes(network: Mapping[str, Any], milliseconds: float | None) -> float | None:
     """The time of as many passes as the network's AP is of."""
     return None if milliseconds is None else milliseconds * network.get("passes", 1)
-
-
-def print_networks(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """One line per row of `compress networks`: ours, then ours/the paper's as the paper counts. Fits 100 columns."""
-    console = console or stdout_console()
-    table = plain_table("network", "input", "params", "MACs", "params M", "FLOPs G", "as", "AP", "")
-    table.collapse_padding = True
-    family = None
-    for row in rows:
-        if row["family"] != family:
-            family = row["family"]
-            table.add_section()
-            table.add_row(Text(printable(family), style="bold"))
-        _add(
-            table,
-            str(row["name"]),
-            "–" if row["input_hw"] is None else "x".join(str(side) for side in row["input_hw"]),
-            short(row["params"]),
-            short(row["macs"]),
-            _beside(row["params_m"], row["published_params_m"]),
-            _beside(row["flops_g"], row["published_flops_g"]),
-            str(row["convention"]),
-            number(row["published_ap"], "g"),
-            _MARKS.get(row["mark"], row["mark"]),
-        )
-    console.print(table)
-    lines = [
-        "params, MACs: ours, each parameter and multiply-add once. params M, FLOPs G: ours/the paper's, counted as the "
-        "paper does (see compress/measure/counting.py). AP: the paper's, COCO val2017, %.",
-        "Last column: = our counts equal the paper's; ~ reconstruction; ref only listed, not built.",
-    ]
-    notes = list(dict.fromkeys(f"{row['name']}: {row['note']}" for row in rows if row["note"]))
-    if len(notes) > _FEW:
-        lines += ["Notes on a network: compress networks --set 'names=[NAME]', or --json."]
-        notes = []
-    for line in [*lines, *notes]:
-        console.print(Text(printable(line), style="dim"), width=min(console.width, _NARROW))
-
-
-def print_profile(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """The tables of `compress profile`: stages, resolutions, costliest layers, concerns, ptflops. 100 columns wide."""
-    console = console or stdout_console()
-    size = "x".join(str(side) for side in result["input_hw"])
-    whole = f"{short(result['params'])} parameters · {short(result['macs'])} MACs"
-    memory = f"{file_size(result['activation_bytes'])} of activations"
-    console.print(Text(printable(f"{result['network']} at {size} · {whole} · {memory}"), style="bold"))
-    layers = sorted(result["layers"], key=lambda layer: -layer["macs"])
-    parts = [
-        ("stage", "stage", result["stages"]),
-        ("branch", "resolution", result["branches"]),
-        (f"layer (the costliest {min(_FEW, len(layers))} of {len(layers)})", "path", layers[:_FEW]),
-    ]
-    for title, key, rows in parts:
-        table = plain_table(title, "params", "MACs", "share", "activations")
-        table.collapse_padding = True
-        shown = sorted(rows, key=lambda row: -row["macs"])[:_MANY] if len(rows) > _MANY else rows
-        for row in shown:
-            cells = short(row["params"]), short(row["macs"]), percent(row["share"]), file_size(row["activation_bytes"])
-            _add(table, _path(row[key]), *cells)
-        if len(rows) > len(shown):
-            _add(table, f"… and {len(rows) - len(shown)} more, see --json", "", "", "", "")
-        console.print(table)
-        console.print()
-    if result["balance"]:
-        console.print(Text("MACs of the stages' blocks by resolution (BHRNet paper, Table I)", style="bold"))
-        shares = "   ".join(f"{resolution}: {percent(share)}" for resolution, share in result["balance"].items())
-        console.print(Text(f"  {shares}\n"))
-    _print_concerns(result, console)
-    _print_ptflops(result, console)
-    if "decoding" in result:
-        _print_decoding(result["decoding"], console)
-    for row in result["uncounted"]:
-        operators = ", ".join(row["operators"])
-        console.print(Text(printable(f"not counted: {operators} in {row['path'] or 'the network'} ({row['kind']})")))
-
-
-def _print_decoding(decoding: Mapping[str, Any], console: Console) -> None:
-    title = f"decoding ({decoding['maps']} maps)"
-    table = plain_table(title, "ms", "quartiles", "people", "passes")
-    for row in decoding["rows"]:
-        quartiles = f"{number(row['q1'], '.2f')} – {number(row['q3'], '.2f')}"
-        people, passes = number(row["people"], ".1f"), "2" if row["mirrored"] else "1"
-        _add(table, row["choice"], number(row["median"], ".2f"), quartiles, people, passes)
-    console.print(table)
-    note = "From maps to people, per picture, one thread, measured. Passes: of the network, whose time comes on top."
-    console.print(Text(note, style="dim"))
-    if not any(row["people"] for row in decoding["rows"]):
-        console.print(Text("Nobody was found: with people to read, decoding takes longer."))
-
-
-def _print_concerns(result: Mapping[str, Any], console: Console) -> None:
-    console.print(Text("What mobile engines handle badly", style="bold"))
-    for row in result["concerns"]:
-        names = ", ".join(map(_path, row["layers"][:2])) + (", …" if row["count"] > 2 else "")
-        layers = f"{row['count']} layer{'' if row['count'] == 1 else 's'}"
-        time = f", {row['ms']:.2f} ms or {percent(row['time_share'])} of the time" if "ms" in row else f" ({names})"
-        console.print(Text(printable(f"  {row['operator']}: {layers}, {percent(row['share'])} of the MACs{time}")))
-        console.print(Text(printable(f"    {row['reason']}"), style="dim"))
-        if "sites" in row:
-            _print_sites(row["sites"], console)
-    if not result["concerns"]:
-        console.print("  nothing found")
-    if "timing" in result:
-        _print_timing(result["timing"], console)
-    console.print()
-
-
-def _print_sites(sites: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """The costliest, and what replaces each."""
-    for site in sites[:_SITES]:
-        cost = f"{number(site['ms'], '.2f'):>8} ms {percent(site['time_share']):>7}"
-        rules = f": {', '.join(site['rules'])}" if site["rules"] else ""
-        console.print(Text(printable(f"    {cost}  {_path(site['path'])}{rules}")), width=min(console.width, _NARROW))
-    if len(sites) > _SITES:
-        console.print(f"    … and {len(sites) - _SITES} more, see --json")
-
-
-def _print_timing(timing: Mapping[str, Any], console: Console) -> None:
-    threads = f"{timing['threads']} thread{'' if timing['threads'] == 1 else 's'}"
-    rest = ", ".join(f"{operator} {percent(share)}" for operator, share in list(timing["rest"].items())[:3])
-    lines = [
-        f"{timing['ms']:.2f} ms a pass (quartiles {timing['q1_ms']:.2f} – {timing['q3_ms']:.2f}"
-        f"{'' if timing['reliable'] else ', unreliable'}), measured on {timing['engine']} {timing['version']}, "
-        f"{threads}, {timing['device']}.",
-        "A layer's time has in it what the engine fuses into it; – is what it fuses into another layer.",
-        f"No layer's: {percent(timing['unattributed'])} of the time{f' ({rest})' if rest else ''}.",
-        "After the colon: what `compress rewrite --rule` has against it.",
-    ]
-    for line in lines:
-        console.print(Text(printable(line), style="dim"), width=min(console.width, _NARROW))
-
-
-def _print_ptflops(result: Mapping[str, Any], console: Console) -> None:
-    theirs = result["ptflops"]
-    if theirs["macs"] is None:
-        console.print(Text(printable(f"ptflops cannot count this network: {theirs['failure']}")))
-        return
-    share = percent((theirs["macs"] - result["macs"]) / max(1, result["macs"]), sign=True)
-    console.print(Text(f"ptflops counts {short(theirs['macs'])}, {share} against ours", style="bold"))
-    if theirs["failure"]:
-        console.print(Text(printable(f"modules only, as it fails on a function: {theirs['failure']}"), style="dim"))
-    table = plain_table("operator", "ptflops", "ours", "note")
-    table.collapse_padding = True
-    for row in theirs["differences"]:
-        _add(table, row["operator"], short(row["ptflops"]), short(row["ours"]), row["cause"])
-    console.print(table)
-
-
-def _path(path: str) -> str:
-    """A module's path, its middle left out if it is long."""
-    return path or "(the network)" if len(path) <= _PATH else f"{path[: _PATH // 2 - 1]}…{path[-_PATH // 2 :]}"
-
-
-def _beside(ours: float | None, paper: float | None) -> str:
-    """'23.32/23.3': ours and the paper's, a dash for none; three decimals below 1."""
-    decimals = ".3f" if ours is not None and ours < 1 else ".2f"
-    return f"{number(ours, decimals)}/{number(paper, '.3g' if paper is not None and paper < 1 else '.4g')}"
 
 
 def print_mapping(title: str, data: Mapping[str, Any], console: Console | None = None) -> None:
@@ -327,7 +166,8 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """A row of text without control characters."""
     table.add_row(*(Text(printable(cell)) for cell in cells))
 
 

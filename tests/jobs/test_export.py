@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from compress.artefacts.results import SCHEMA
 from compress.cli import app
 
 OWN = """
@@ -95,8 +96,9 @@ def test_one_engine_refuses_the_others_export(folder: Path, capfd: pytest.Captur
     done = CliRunner().invoke(app, ["export", "uneven:network", *EXPORT, "--json"])
     assert done.exit_code == 2
     result = json.loads(done.stdout)
-    assert set(result["exports"]) == {"ncnn"}
-    assert [line.partition(":")[0] for line in result["failed_exports"]] == ["onnxruntime"]
+    assert (result["schema"], result["job"]) == (SCHEMA, "export")
+    assert [export["engine"] for export in result["result"]["exports"]] == ["ncnn"]
+    assert list(result["result"]["refused"]) == ["onnxruntime"]
     assert "adaptive_avg_pool2d" in result["error"]["message"]
     assert [line for line in done.stderr.splitlines() if line.startswith("error: onnxruntime: ")]
     assert {path.name for path in (folder / "out").iterdir()} == {"model.onnx", "model.ncnn.param", "model.ncnn.bin"}
@@ -182,4 +184,4 @@ def test_a_branch_by_size_is_exported(folder: Path) -> None:
     (folder / "by_size.py").write_text(OWN.replace("CONDITION", "y.shape[2] % 2 == 0"))
     done = CliRunner().invoke(app, ["export", "by_size:network", *EXPORT, "--json", "-q"])
     assert done.exit_code == 0, done.output
-    assert all(export["parity"] < 1e-4 for export in json.loads(done.output)["exports"].values())
+    assert all(export["parity"] < 1e-4 for export in json.loads(done.output)["result"]["exports"])

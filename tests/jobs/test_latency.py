@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+from compress.artefacts.records import from_plain, to_plain
 from compress.cli import app
 from compress.engines import engine
 from compress.engines.ncnn_kernels import replicate
@@ -30,7 +31,7 @@ from compress.jobs.latency.latency import (
 from compress.jobs.latency.pack import pack, unpack
 from compress.measure import in_network
 from compress.measure.kernels import detect_kernels, kernels_of_engine
-from compress.measure.latency_table import load_table
+from compress.measure.latency_table import Prediction, load_table
 from compress.progress import Silent
 from compress.recipe import LatencyRecipe
 from compress.report.latency import print_built, print_checked, print_compared, print_shown
@@ -57,35 +58,36 @@ def test_build_show_check(space: str, tmp_path: Path) -> None:
     settings, path, console = recipe(), tmp_path / "table.json", Console(record=True, width=160)
     built = build([space], settings, path, Silent())
     table = load_table(path)
-    assert built["kernels"] == built["measured"] == len(table.kernels) > 20
+    assert built.kernels == built.measured == len(table.kernels) > 20
     assert {entry.provenance for entry in table.kernels.values()} == {"in situ"}
     assert table.scale is not None
     assert table.scale.networks == 2
     before = path.read_bytes()
     again = build([space], settings, path, Silent())
-    assert again["measured"] == 0
+    assert again.measured == 0
     assert load_table(path).kernels == table.kernels
 
     shown = show("dir_bhrnet_25", settings, path, Silent())
-    assert shown["prediction"]["ms"] == pytest.approx(sum(row["ms"] for row in shown["kernels"]))
-    assert (
-        sum(row["share"] for row in shown["kernels"])
-        == pytest.approx(1)
-        == pytest.approx(sum(shown["operators"].values()))
-    )
-    estimated = [row["kernel"] for row in shown["kernels"] if row["provenance"] == "estimated"]
-    assert sorted(estimated) == sorted(shown["prediction"]["estimated"]) != []
-    assert all(row["ms"] > 0 for row in shown["kernels"])
+    assert shown.prediction.ms == pytest.approx(sum(row.ms for row in shown.kernels))
+    assert sum(row.share for row in shown.kernels) == pytest.approx(1) == pytest.approx(sum(shown.operators.values()))
+    estimated = [row.kernel for row in shown.kernels if row.provenance == "estimated"]
+    assert sorted(estimated) == sorted(shown.prediction.estimated) != []
+    assert all(row.ms > 0 for row in shown.kernels)
 
     path.write_bytes(before)
     checked = check([space], settings, path, Silent())
     assert path.read_bytes() == before
-    assert [row["network"] for row in checked["networks"]] == ["tiny-0", "tiny-1"]
-    assert checked["count"] == 2
-    assert 0.9 < checked["coverage"] <= 1
-    for printed, result in ((print_built, built), (print_shown, shown), (print_checked, checked)):
-        printed(result, console)
-        json.dumps(result, allow_nan=False)
+    assert [row.network for row in checked.networks] == ["tiny-0", "tiny-1"]
+    assert checked.accuracy.count == 2
+    assert 0.9 < checked.accuracy.coverage <= 1
+    for row in checked.networks:
+        assert (row.measured.provenance, row.measured.clock) == ("measured", "reference")
+        assert row.error == pytest.approx(row.predicted.ms / row.measured.ms - 1)
+    print_built(built, console)
+    print_shown(shown, console)
+    print_checked(checked, console)
+    for result in (built, shown, checked):
+        assert from_plain(type(result), json.loads(json.dumps(to_plain(result), allow_nan=False)), "") == result
     text = console.export_text()
     assert "estimated" in text
     assert "Kendall's tau" in text
@@ -138,7 +140,7 @@ def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, tmp_path: Pat
         show("dir_bhrnet_25", recipe(), path, Silent())
     allowed = recipe(allow_foreign=True)
     shown = show("dir_bhrnet_25", allowed, path, Silent())
-    assert shown["prediction"]["foreign"] == (f"version '0.1' for '{engine('onnxruntime').describe().version}'",)
+    assert shown.prediction.foreign == (f"version '0.1' for '{engine('onnxruntime').describe().version}'",)
     console = Console(record=True, width=160)
     print_shown(shown, console)
     assert "of something else: version '0.1'" in console.export_text()
@@ -147,14 +149,15 @@ def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, tmp_path: Pat
 
 
 def test_accuracy_by_hand() -> None:
-    rows = [
-        {"ms": ms, "measured_ms": measured, "coverage": 1.0, "time_coverage": 0.5}
-        for ms, measured in ((1.04, 1.0), (1.8, 2.0), (6.0, 4.0))
-    ]
-    found = accuracy(rows)
-    assert found["mape"] == pytest.approx((0.04 + 0.1 + 0.5) / 3)
-    assert (found["within_5"], found["within_10"]) == pytest.approx((1 / 3, 2 / 3))
-    assert (found["tau"], found["worst"], found["time_coverage"]) == pytest.approx((1, 0.5, 0.5))
+    found = accuracy(
+        [
+            (Prediction(ms, None, None, coverage=1.0, time_coverage=0.5, estimated=()), measured)
+            for ms, measured in ((1.04, 1.0), (1.8, 2.0), (6.0, 4.0))
+        ]
+    )
+    assert found.mape == pytest.approx((0.04 + 0.1 + 0.5) / 3)
+    assert (found.within_5, found.within_10) == pytest.approx((1 / 3, 2 / 3))
+    assert (found.tau, found.worst, found.time_coverage) == pytest.approx((1, 0.5, 0.5))
 
 
 def test_on_the_command_line(space: str, tmp_path: Path) -> None:
@@ -164,7 +167,8 @@ def test_on_the_command_line(space: str, tmp_path: Path) -> None:
     )
     done = CliRunner().invoke(app, ["latency", "build", space, "--table", table, "--json", "-q", *small])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["table"] == table
+    printed = json.loads(done.stdout)
+    assert (printed["job"], printed["result"]["table"]) == ("latency build", table)
     done = CliRunner().invoke(app, ["latency", "show", "dir_bhrnet_25", "--table", table, "-q", *small])
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["latency", "check", "dir_bhrnet", "--table", table, "-q", *small])
@@ -180,7 +184,7 @@ def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path)
     if runtime == "mnn":
         pytest.importorskip("MNN")
     packed = pack([space], recipe(engine=runtime, networks=1), tmp_path / "packed", Silent())
-    shutil.move(packed["folder"], tmp_path / "elsewhere")
+    shutil.move(packed.folder, tmp_path / "elsewhere")
     folder = tmp_path / "elsewhere"
     with pytest.raises(TableError, match=r"results\.json.*run"):
         unpack(folder, tmp_path / "none.json", None, Silent())
@@ -191,7 +195,7 @@ def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path)
     unpack(folder, tmp_path / "there.json", None, Silent())
     there = load_table(tmp_path / "there.json")
     assert there.identity.device == engine(runtime).describe().device
-    assert len(there.kernels) == packed["kernels"]
+    assert len(there.kernels) == packed.kernels
     if runtime != "mnn":  # whose exports take longest
         build([space], recipe(engine=runtime, networks=1), tmp_path / "here.json", Silent())
         assert there.kernels.keys() == load_table(tmp_path / "here.json").kernels.keys()
@@ -199,7 +203,7 @@ def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path)
 
 def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> None:
     packed = pack([space], recipe(networks=1), tmp_path / "packed", Silent())
-    folder = Path(packed["folder"])
+    folder = Path(packed.folder)
     (folder / "results.json").write_text('{"engine": "onnxruntime"}')
     with pytest.raises(TableError, match="do not fit the folder"):
         unpack(folder, tmp_path / "table.json", None, Silent())
@@ -209,9 +213,9 @@ def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> No
 
 def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: Path) -> None:
     packed = pack([space], recipe(engine="ncnn", networks=1), tmp_path / "packed", Silent())
-    folder = Path(packed["folder"])
+    folder = Path(packed.folder)
     rows = json.loads((folder / "manifest.json").read_text())["benchncnn"]
-    assert len(rows) == packed["kernels"]
+    assert len(rows) == packed.kernels
     runtime, lines = engine("ncnn"), []
     for number, row in enumerate(rows):
         for copies in row["copies"]:
@@ -256,11 +260,11 @@ def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Pat
     has = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
     assert has.returncode != 0
     done = subprocess.run(
-        [python, "run.py", "--rounds", "4"], cwd=packed["folder"], capture_output=True, text=True, check=False
+        [python, "run.py", "--rounds", "4"], cwd=packed.folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    unpack(Path(packed["folder"]), tmp_path / "there.json", None, Silent())
-    assert len(load_table(tmp_path / "there.json").kernels) == packed["kernels"]
+    unpack(Path(packed.folder), tmp_path / "there.json", None, Silent())
+    assert len(load_table(tmp_path / "there.json").kernels) == packed.kernels
 
 
 def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
@@ -275,13 +279,13 @@ def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
     table.path = copy
     table.save()
     found = compare_files(path, copy)
-    assert (found["only_first"], found["only_second"], found["identity"]) == ([gone], [], {})
-    assert next(iter(found["changes"])) == changed
-    assert found["changes"][changed] == pytest.approx(1.0, rel=1e-4)  # six digits are kept
+    assert (found.only_first, found.only_second, found.identity) == ((gone,), (), {})
+    assert next(iter(found.changes)) == changed
+    assert found.changes[changed] == pytest.approx(1.0, rel=1e-4)  # six digits are kept
     console = Console(record=True, width=160)
     print_compared(found, console)
     assert "1 kernels only in the first" in console.export_text()
-    assert merge_files([copy, path], out)["kernels"] == len(load_table(path).kernels) == len(load_table(out).kernels)
+    assert merge_files([copy, path], out).kernels == len(load_table(path).kernels) == len(load_table(out).kernels)
     with pytest.raises(TableError, match="new file"):
         merge_files([copy, path], out)
 
@@ -294,12 +298,12 @@ def test_again_times_all_of_what_was_asked_anew(space: str, tmp_path: Path) -> N
         timing = replace(entry.timing, ratio=1.5 * entry.timing.ratio, uncertainty=0.0)
         table.kernels[key] = replace(entry, timing=timing)
     table.save()
-    assert build([space], settings, path, Silent())["timed_again"] == 0
+    assert build([space], settings, path, Silent()).timed_again == 0
     again = build([space], settings, path, Silent(), again=True)
-    assert (again["measured"], again["timed_again"]) == (0, len(table.kernels))
+    assert (again.measured, again.timed_again) == (0, len(table.kernels))
     key = max(table.kernels, key=lambda key: table.kernels[key].timing.ratio)
     assert load_table(path).kernels[key].timing.ratio < table.kernels[key].timing.ratio
-    print_built({**again, "uncertain": 3}, console)
+    print_built(replace(again, uncertain=3), console)
     assert f"{len(table.kernels)} timed again" in console.export_text(clear=False)
     assert "3 kernels: build again" in console.export_text()
 
@@ -307,11 +311,11 @@ def test_again_times_all_of_what_was_asked_anew(space: str, tmp_path: Path) -> N
 def test_one_network_gives_no_scale_and_no_interval(tmp_path: Path) -> None:
     path, console = tmp_path / "table.json", Console(record=True, width=160)
     built = build(["mobileposenet"], recipe(), path, Silent())
-    assert built["scale"] is None
+    assert built.scale is None
     shown = show("mobileposenet", recipe(), path, Silent())
-    assert (shown["prediction"]["low_ms"], shown["prediction"]["high_ms"]) == (None, None)
+    assert (shown.prediction.low_ms, shown.prediction.high_ms) == (None, None)
     checked = check(["mobileposenet"], recipe(), path, Silent())
-    assert [row["inside"] for row in checked["networks"]] == [None]
+    assert [row.inside for row in checked.networks] == [None]
     print_built(built, console)
     print_shown(shown, console)
     print_checked(checked, console)

@@ -84,9 +84,9 @@ def average_precision(file: Path, results: Path) -> float:
 
 def test_results_of_a_data_set_score_what_evaluate_says(trained: Path, coco: Path, tmp_path: Path) -> None:
     data = ["data.kind=coco", f"data.disk.folder={coco}", "decoding={flip_test: true}"]
-    told = predict(trained, [], read_recipe(None, PredictRecipe, ["format=coco", *data]), tmp_path, Silent())
+    found = predict(trained, [], read_recipe(None, PredictRecipe, ["format=coco", *data]), tmp_path, Silent())
     results = found_in(tmp_path)
-    assert told["people"] == len(results) > 0
+    assert found.people == len(results) > 0
     assert {entry["image_id"] for entry in results} <= set(IDS)
     for entry in results:
         assert set(entry) == {"image_id", "category_id", "keypoints", "score", "bbox"}
@@ -96,7 +96,7 @@ def test_results_of_a_data_set_score_what_evaluate_says(trained: Path, coco: Pat
         assert entry["bbox"] == pytest.approx([x.min(), y.min(), np.ptp(x), np.ptp(y)])
     scored = evaluate(trained, read_recipe(None, EvaluateRecipe, data), Silent())
     file = coco / "person_keypoints_val.json"
-    assert average_precision(file, tmp_path / "results.json") == pytest.approx(scored["metrics"]["AP"], abs=1e-5)
+    assert average_precision(file, tmp_path / "results.json") == pytest.approx(scored.score.value, abs=1e-5)
 
 
 def test_results_of_a_folder_have_the_ids_of_its_annotation_file(trained: Path, coco: Path, tmp_path: Path) -> None:
@@ -204,6 +204,6 @@ def test_a_network_that_has_seen_drawn_people_only_says_so_first(
     save_artefact(tmp_path / "a", architecture, architecture.build(), facts)
     cv2.imwrite(str(tmp_path / "street.png"), np.zeros((64, 64, 3), np.uint8))
     heard = Heard(tmp_path / "out")
-    told = predict(tmp_path / "a", [tmp_path / "street.png"], PredictRecipe(), tmp_path / "out", heard)
+    found = predict(tmp_path / "a", [tmp_path / "street.png"], PredictRecipe(), tmp_path / "out", heard)
     assert [written for message, written in heard.said if "synthetic people" in message] == [False] * warned
-    assert any("synthetic people" in note for note in told["notes"]) == warned
+    assert any("synthetic people" in note for note in found.notes) == warned

@@ -1,5 +1,6 @@
 """`compress profile` against the BHRNet paper's Table I, NETWORKS.md's own measurements and networks written here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import save_artefact
+from compress.artefacts.records import from_plain, to_plain
+from compress.artefacts.results import LayerRow, Part, ProfileResult, Uncounted
 from compress.errors import EngineError, NetworkError
 from compress.jobs.profile.profile import profile
 from compress.jobs.profile.site_costs import RULES_AGAINST
@@ -24,11 +27,11 @@ from compress.rewriting.rules import RULES
 from compress.rewriting.sites import rewritten, sites
 
 
-def profiled(name: str, **settings: Any) -> dict[str, Any]:
+def profiled(name: str, **settings: Any) -> ProfileResult:
     return profile(name, ProfileRecipe(**settings), Terminal(quiet=True))
 
 
-def of_architecture(architecture: Architecture, folder: Path, side: int) -> dict[str, Any]:
+def of_architecture(architecture: Architecture, folder: Path, side: int) -> ProfileResult:
     save_artefact(folder, architecture, architecture.build(), {"input_hw": [side, side]})
     return profiled(str(folder))
 
@@ -44,7 +47,7 @@ RESIDUAL = ("residual",) * 4
     ],
 )
 def test_table_1_of_the_bhrnet_paper(architecture: DirBHRNet, shares: list[float], tmp_path: Path) -> None:
-    balance = of_architecture(architecture, tmp_path, 64)["balance"]
+    balance = of_architecture(architecture, tmp_path, 64).balance
     assert list(balance) == ["1/4", "1/8", "1/16", "1/32"]
     assert list(balance.values()) == pytest.approx(shares, abs=1e-5)
 
@@ -59,20 +62,21 @@ def test_table_1_of_the_bhrnet_paper(architecture: DirBHRNet, shares: list[float
 )
 def test_balance_of_dir_blocks(architecture: DirBHRNet, shares: list[float], tmp_path: Path) -> None:
     result = of_architecture(architecture, tmp_path, 64)
-    assert list(result["balance"].values()) == pytest.approx(shares, abs=0.0006)
+    assert list(result.balance.values()) == pytest.approx(shares, abs=0.0006)
 
 
 def test_stages_and_branches_add_up() -> None:
     result = profiled("hrnet_w48")
-    assert result["input_hw"] == [256, 192]  # the first that the paper prints
-    assert result["params"] == pytest.approx(63.6e6, rel=0.001)
-    assert result["macs"] == pytest.approx(15.692e9, rel=0.0001)
-    for part in ("stages", "branches", "layers"):
-        assert sum(row["macs"] for row in result[part]) == result["macs"]
-        assert sum(row["params"] for row in result[part]) == result["params"]
-        assert sum(row["activation_bytes"] for row in result[part]) == result["activation_bytes"]
-        assert sum(row["share"] for row in result[part]) == pytest.approx(1, abs=0.01)
-    assert [row["stage"] for row in result["stages"]] == [
+    assert result.input_hw == (256, 192)  # the first that the paper prints
+    assert result.params == pytest.approx(63.6e6, rel=0.001)
+    assert result.macs == pytest.approx(15.692e9, rel=0.0001)
+    parts: tuple[Sequence[Part | LayerRow], ...] = (result.stages, result.resolutions, result.layers)
+    for part in parts:
+        assert sum(row.macs for row in part) == result.macs
+        assert sum(row.params for row in part) == result.params
+        assert sum(row.activation_bytes for row in part) == result.activation_bytes
+        assert sum(row.share for row in part) == pytest.approx(1, abs=0.01)
+    assert [stage.name for stage in result.stages] == [
         "stem",
         "stage1",
         "first_branch",
@@ -84,11 +88,11 @@ def test_stages_and_branches_add_up() -> None:
         "stages.2",
         "head",
     ]
-    assert [row["resolution"] for row in result["branches"]] == ["1/2", "1/4", "1/8", "1/16", "1/32"]
-    first = result["layers"][0]
-    assert (first["path"], first["output"]) == ("backbone.stem.0.conv", [1, 64, 128, 96])
-    assert first["activation_bytes"] == 4 * 64 * 128 * 96
-    assert result["concerns"] == []  # 3x3 convolutions and ReLU only, widths of 48
+    assert [resolution.name for resolution in result.resolutions] == ["1/2", "1/4", "1/8", "1/16", "1/32"]
+    first = result.layers[0]
+    assert (first.path, first.output) == ("backbone.stem.0.conv", (1, 64, 128, 96))
+    assert first.activation_bytes == 4 * 64 * 128 * 96
+    assert result.concerns == ()  # 3x3 convolutions and ReLU only, widths of 48
 
 
 class Disliked(nn.Module):
@@ -117,7 +121,7 @@ def disliked() -> nn.Module:
 
 def test_concerns_are_named_with_their_layers_and_reasons() -> None:
     result = profiled(f"{__name__}:disliked", input_hw=(32, 32))
-    found = {row["operator"]: row["layers"] for row in result["concerns"]}
+    found = {concern.operator: list(concern.layers) for concern in result.concerns}
     assert found == {
         "exponential": ["network.act", "network"],
         "large kernel": ["network.large"],
@@ -126,8 +130,8 @@ def test_concerns_are_named_with_their_layers_and_reasons() -> None:
         "channel shuffle": ["network", "network.shuffle"],
         "odd channels": ["network.dilated"],  # 5 maps of 5 joints are as they must be
     }
-    assert all(len(row["reason"]) > 20 for row in result["concerns"])
-    assert [row["stage"] for row in result["stages"] if row["params"]] == ["large", "dilated", "up", "maps"]
+    assert all(len(concern.reason) > 20 for concern in result.concerns)
+    assert [stage.name for stage in result.stages if stage.params] == ["large", "dilated", "up", "maps"]
 
 
 class Timed(Disliked):
@@ -140,12 +144,17 @@ class Timed(Disliked):
 
 def test_sites_have_their_measured_cost_and_the_rules_against_them() -> None:
     result = profiled(f"{__name__}:Timed", input_hw=(32, 32), engine="onnxruntime", rounds=4)
-    timing, concerns = result["timing"], {row["operator"]: row for row in result["concerns"]}
-    assert (timing["engine"], timing["threads"]) == ("onnxruntime", 1)
-    assert timing["q1_ms"] <= timing["ms"] <= timing["q3_ms"]
-    assert sum(timing["rest"].values()) == pytest.approx(timing["unattributed"])
-    assert 0 <= timing["unattributed"] < 1
-    rules = {row["operator"]: {site["path"]: site["rules"] for site in row["sites"]} for row in result["concerns"]}
+    timing, times = result.timing, {concern.operator: concern.time for concern in result.concerns}
+    assert timing is not None
+    assert (timing.engine.engine, timing.engine.threads) == ("onnxruntime", 1)
+    latency = timing.latency
+    assert latency.q1_ms is not None
+    assert latency.q3_ms is not None
+    assert latency.q1_ms <= latency.ms <= latency.q3_ms
+    assert (latency.provenance, latency.clock) == ("measured", "stopwatch")
+    assert sum(timing.rest.values()) == pytest.approx(timing.unattributed)
+    assert 0 <= timing.unattributed < 1
+    rules = {operator: {site.path: list(site.rules) for site in time.sites} for operator, time in times.items() if time}
     assert rules == {
         "exponential": {
             "network.act": ["swish_to_hard_swish", "swish_to_hard_tanh", "swish_to_relu"],
@@ -157,19 +166,26 @@ def test_sites_have_their_measured_cost_and_the_rules_against_them() -> None:
         "channel shuffle": {"network": [], "network.shuffle": ["shuffle_to_pointwise"]},
         "odd channels": {"network.dilated": []},
     }
-    for row in concerns.values():
-        known = [site["ms"] for site in row["sites"] if site["ms"] is not None]
+    in_order = []
+    for concern in result.concerns:
+        assert concern.time is not None
+        known = [site.ms for site in concern.time.sites if site.ms is not None]
         assert known == sorted(known, reverse=True)
-        assert row["ms"] == pytest.approx(sum(known)) == pytest.approx(row["time_share"] * timing["ms"])
-        assert set(row["layers"]) == {site["path"] for site in row["sites"]}
-    assert [row["ms"] for row in result["concerns"]] == sorted((row["ms"] for row in concerns.values()), reverse=True)
-    assert concerns["dilation"]["ms"] == concerns["odd channels"]["ms"] > 0  # the same layer
+        assert concern.time.ms == pytest.approx(sum(known)) == pytest.approx(concern.time.time_share * latency.ms)
+        assert set(concern.layers) == {site.path for site in concern.time.sites}
+        in_order.append(concern.time.ms)
+    assert in_order == sorted(in_order, reverse=True)
+    dilation, odd = times["dilation"], times["odd channels"]
+    assert dilation is not None
+    assert odd is not None
+    assert dilation.ms == odd.ms > 0  # the same layer
+    assert from_plain(ProfileResult, to_plain(result), "a file") == result
 
 
 def test_nothing_is_timed_without_an_engine() -> None:
     result = profiled(f"{__name__}:disliked", input_hw=(32, 32))
-    assert "timing" not in result
-    assert not any({"ms", "sites"} & row.keys() for row in result["concerns"])
+    assert result.timing is None
+    assert not any(concern.time for concern in result.concerns)
     with pytest.raises(ValidationError, match="rounds is of the timing on an engine"):
         ProfileRecipe(rounds=4)
     with pytest.raises(EngineError, match="torch"):
@@ -197,14 +213,14 @@ def replaced() -> nn.Module:
 
 def test_rules_against_concerns_are_known_and_remove_them() -> None:
     assert {rule for rules in RULES_AGAINST.values() for rule in rules} <= RULES.keys()
-    assert {row["operator"] for row in profiled(f"{__name__}:Replaceable", input_hw=(32, 32))["concerns"]} == {
+    assert {concern.operator for concern in profiled(f"{__name__}:Replaceable", input_hw=(32, 32)).concerns} == {
         "large kernel",
         "exponential",
         "dilation",
         "transposed convolution",
         "channel shuffle",
     }
-    assert profiled(f"{__name__}:replaced", input_hw=(32, 32))["concerns"] == []
+    assert profiled(f"{__name__}:replaced", input_hw=(32, 32)).concerns == ()
 
 
 class Functional(nn.Module):
@@ -262,8 +278,8 @@ def unknown() -> nn.Module:
 
 
 def test_what_cannot_be_counted_is_named() -> None:
-    rows = profiled(f"{__name__}:unknown", input_hw=(32, 32))["uncounted"]
-    assert [(row["path"], row["kind"], row["operators"]) for row in rows] == [("network.1", "Unknown", ["_fft_c2c"])]
+    rows = profiled(f"{__name__}:unknown", input_hw=(32, 32)).uncounted
+    assert rows == (Uncounted("network.1", "Unknown", ("_fft_c2c",)),)
 
 
 def test_input_size_must_fit() -> None:

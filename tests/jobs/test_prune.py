@@ -71,10 +71,10 @@ def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_
     after = load_file(Path(artefact) / "weights.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
-    assert scored["metrics"]["AP"] == result.pruned.score.value
-    assert scored["procedure"] == result.pruned.evaluations[0].procedure == "one pass"
+    assert scored.score.value == result.pruned.score.value
+    assert scored.procedure == result.pruned.evaluations[0].procedure == "one pass"
     twice = evaluate(tmp_path / "run", EvaluateRecipe(decoding={"flip_test": True}), Silent())
-    assert twice["metrics"]["AP"] == result.pruned.evaluations[1].score.value
+    assert twice.score.value == result.pruned.evaluations[1].score.value
     again = prune(str(tmp_path / "run"), recipe({"macs": 0.8}), tmp_path / "again", Silent())
     assert again.pruned.macs < result.pruned.macs
     assert load_artefact(tmp_path / "again").edits == (CHANNELS_PRUNED,)

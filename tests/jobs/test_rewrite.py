@@ -233,7 +233,7 @@ def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tm
     after = load_file(Path(artefact) / "weights.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
-    assert scored["metrics"]["AP"] == result.rewritten.score.value
+    assert scored.score.value == result.rewritten.score.value
     assert read_results(tmp_path / "run" / "results.json", "rewrite", RewriteResult) == result
     write_rewritten(result, tmp_path)
     assert "conv_to_3x3" in (tmp_path / "report.md").read_text()
@@ -331,7 +331,7 @@ def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Pat
     exported = engine("onnxruntime").load(tmp_path / "run" / "model.onnx", 1)
     assert check_parity(loaded.network, exported, [torch.randn(1, 3, *HW).numpy()], 1e-4) < 1e-4
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
-    assert scored["metrics"]["AP"] == result.rewritten.score.value
+    assert scored.score.value == result.rewritten.score.value
     again = rewrite(str(tmp_path / "run"), recipe({"rules": ["bilinear_to_nearest"]}), tmp_path / "again", Silent())
     assert [choice.at for choice in again.choices] == [("network.interpolate",)]
     prune(str(tmp_path / "run"), pruning, tmp_path / "pruned", Silent())

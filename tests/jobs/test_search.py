@@ -117,7 +117,7 @@ def test_accuracy_and_milliseconds_are_of_one_procedure(undisturbed: tuple[Path,
     for one, flip in ((entry, False), (entry["other"], True)):
         recipe = EvaluateRecipe.model_validate({"decoding": {"flip_test": flip}})
         scored = evaluate(folder / "finalists" / entry["name"], recipe, Silent())
-        assert (scored["procedure"], scored["metrics"]["AP"]) == (one["procedure"], one["val"]["AP"])
+        assert (scored.procedure, scored.score.value) == (one["procedure"], one["val"]["AP"])
 
 
 def test_the_front_is_marked_among_the_trials(undisturbed: tuple[Path, dict[str, Any]]) -> None:

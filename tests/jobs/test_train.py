@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from compress.artefacts.artefact import save_artefact
+from compress.artefacts.records import from_plain, to_plain
+from compress.artefacts.results import TrainResult
 from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.data.synthetic import SyntheticPeople
 from compress.errors import CompressError, DataError, NetworkError, RecipeError
@@ -56,17 +58,22 @@ def test_every_approach_trains_evaluates_and_predicts(approach: str, tmp_path: P
     settings = recipe()
     begin = start(SMALL[approach], tmp_path / "start")
     result = train_network(begin, settings, tmp_path / "run", Silent())
-    assert result["epochs"] == 2
-    assert result["loss"][1] < result["loss"][0]
-    assert 0 <= result["val"]["AP"] <= 1
+    assert result is not None
+    assert len(result.loss) == 2
+    assert result.loss[1] < result.loss[0]
+    assert result.score.metric == "AP"
+    assert 0 <= (result.score.value or 0) <= 1
+    assert (result.score.provenance, result.score.pictures) == ("training of 2 epochs", 4)
+    assert from_plain(TrainResult, to_plain(result), "a file") == result
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
-    assert scored["metrics"] == result["val"]
+    assert scored.score == result.score
+    assert scored.procedure == result.procedure == "two passes"
     picture = tmp_path / "picture.png"
     draw(picture)
     found = predict(tmp_path / "run", [picture], PredictRecipe(min_score=0), tmp_path / "drawn", Silent())
     if approach == "top-down":
-        assert len(found["pictures"][0]["people"]) == 1
+        assert len(found.drawn[0].people) == 1
 
 
 def draw(path: Path) -> None:
@@ -94,7 +101,9 @@ def test_a_teacher_and_its_features(tmp_path: Path) -> None:
     settings = recipe(distillation={"teacher": teacher, "share": 0.5, "features": {"stem": "stem"}})
     taught = train_network(begin, settings, tmp_path / "run2", Silent())
     alone = train_network(begin, recipe(), tmp_path / "run3", Silent())
-    assert taught["loss"] != alone["loss"]
+    assert taught is not None
+    assert alone is not None
+    assert taught.loss != alone.loss
     after = load_file(Path(teacher) / "weights.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     other = start(DirBHRNet(**NARROW, head="higher"), tmp_path / "other")
@@ -176,7 +185,7 @@ def trained(folder: Path, processes: int = 1) -> dict[str, Any]:
         command(folder, processes), cwd=folder.parent, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return json.loads(done.stdout)["result"]  # type: ignore[no-any-return]
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
@@ -184,7 +193,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     one, two = trained(tmp_path / "one"), trained(tmp_path / "two", processes=2)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    assert two["val"] == one["val"]
+    assert two["score"] == one["score"]
     weights = load_file(tmp_path / "two" / "weights.safetensors")
     for name, value in load_file(tmp_path / "one" / "weights.safetensors").items():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6, msg=name)
@@ -201,6 +210,6 @@ def test_killed_and_started_again_ends_like_an_undisturbed_run(tmp_path: Path) -
     assert process.wait() == -signal.SIGKILL  # else it had ended, and nothing is resumed below
     again = trained(tmp_path / "killed")
     assert again["loss"] == whole["loss"]
-    assert again["val"] == whole["val"]
+    assert again["score"] == whole["score"]
     ends = [load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

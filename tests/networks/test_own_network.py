@@ -194,10 +194,15 @@ def test_it_profiles_and_exports(form: str, tmp_path: Path) -> None:
         else str({"legacy": legacy, "newest": newest}[form](pose_resnet(), tmp_path / "n.onnx"))
     )
     result = profile(name, ProfileRecipe(input_hw=(64, 64)), Terminal(quiet=True))
-    assert result["macs"] == count(pose_resnet(), (64, 64)).macs
-    assert result["uncounted"] == []
-    assert {row["operator"] for row in result["concerns"]} == {"exponential", "large kernel", "transposed convolution"}
-    assert result["ptflops"]["macs"] > result["macs"]
+    assert result.macs == count(pose_resnet(), (64, 64)).macs
+    assert result.uncounted == ()
+    assert {concern.operator for concern in result.concerns} == {
+        "exponential",
+        "large kernel",
+        "transposed convolution",
+    }
+    assert result.ptflops.macs is not None
+    assert result.ptflops.macs > result.macs
     record = artefact_or_network(name)
     assert not isinstance(record, Artefact)
     image = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
@@ -349,7 +354,7 @@ def test_initialisers_may_stand_first_among_the_inputs(tmp_path: Path) -> None:
 def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
     file = str(legacy(nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 17, 1)), tmp_path / "net.onnx"))
     data = {"synthetic": {"train": 2, "val": 2}}
-    assert profile(file, ProfileRecipe(), Terminal(quiet=True))["input_hw"] == [64, 64]
+    assert profile(file, ProfileRecipe(), Terminal(quiet=True)).input_hw == (64, 64)
     assert read_subject(file, PruneRecipe(), 2).input_hw == (64, 64)
     assert read_subject(file, RewriteRecipe(), 2).input_hw == (64, 64)
     trained = TrainRecipe.model_validate({"data": data, "training": {"epochs": 1, "batch_size": 2, "warmup_steps": 0}})
@@ -358,7 +363,7 @@ def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
     assert at_own_size(["hrnet_w32", file], LatencyRecipe()).input_hw == (64, 64)
     assert at_own_size([file], LatencyRecipe(input_hw=(32, 32))).input_hw == (32, 32)
     recipe = ExportRecipe.model_validate({"engines": ["onnxruntime"], "data": data, "parity_pictures": 1})
-    assert export(file, recipe, tmp_path / "out", Silent())["input_hw"] == [64, 64]
+    assert export(file, recipe, tmp_path / "out", Silent()).input_hw == (64, 64)
     for refused in (
         lambda: profile(file, ProfileRecipe(input_hw=(128, 128)), Terminal(quiet=True)),
         lambda: read_subject(file, PruneRecipe(input_hw=(128, 128)), 2),

@@ -250,10 +250,13 @@ def test_joints_are_compared_person_by_person() -> None:
 def test_decoding_is_timed(name: str) -> None:
     rows = decode_table(NETWORKS[name], None, PICTURES, HW, codec=Codec(), wanted=2)
     assert len(rows) >= 4
-    assert all(0 < row["q1"] <= row["median"] <= row["q3"] for row in rows)
-    assert {row["mirrored"] for row in rows} == {False, True}
+    for row in rows:
+        assert row.latency.q1_ms is not None
+        assert row.latency.q3_ms is not None
+        assert 0 < row.latency.q1_ms <= row.latency.ms <= row.latency.q3_ms
+    assert {row.passes for row in rows} == {1, 2}
     labelled = np.mean([len(PICTURES.people(i)) for i in (0, 5)])
-    assert all(row["people"] == labelled for row in rows if "suppression" not in row["choice"])
+    assert all(row.people == labelled for row in rows if "suppression" not in row.choice)
     times = decode_time(
         NETWORKS[name].build(), estimator(NETWORKS[name]), PICTURES, flip_test=False, reference_ms=1.0, wanted=2
     )

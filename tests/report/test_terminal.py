@@ -15,8 +15,6 @@ from compress.report.terminal import (
     file_size,
     print_error,
     print_mapping,
-    print_networks,
-    print_profile,
     print_search,
     short,
 )
@@ -297,86 +295,6 @@ def test_search_without_numbers_has_dashes():
     text = shown(print_search, results)
     assert "None" not in text
     assert "–" in text
-
-
-def test_networks_and_mapping():
-    row = {
-        "name": "a[b]",
-        "family": "top-down",
-        "input_hw": [256, 192],
-        "params": 28_500_000,
-        "macs": 7_645_000_000,
-        "params_m": 28.536,
-        "flops_g": 7.1199,
-        "published_params_m": 28.5,
-        "published_flops_g": 7.1,
-        "published_ap": None,
-        "convention": "hrsum",
-        "mark": "exact",
-        "note": "a note",
-    }
-    reference = row | dict.fromkeys(("input_hw", "params", "macs", "params_m", "flops_g", "published_params_m"))
-    text = shown(print_networks, [row, reference | {"name": "RTM", "mark": "reference only", "note": ""}])
-    parts = ("top-down", "a[b]", "256x192", "28.5 M", "7.6", "28.54/28.5", "7.12/7.1", "hrsum", "=", "a[b]: a note")
-    for expected in (*parts, "–/–", "–/7.1", "ref"):
-        assert expected in text
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= 100
-    long = row | {"name": "mobile_openpose_efficientnet", "published_params_m": 277.8, "published_flops_g": 405.5}
-    long |= {"input_hw": [1401, 1401], "params_m": 277.8, "flops_g": 405.5}
-    text = shown(print_networks, [long | {"note": f"a note {n}"} for n in range(20)])
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 110
-    assert "a note" not in text  # many notes go to --json
-
-
-def test_profile():
-    part = {"params": 1000, "macs": 2_000_000, "share": 0.25, "activation_bytes": 4096}
-    layers = [part | {"path": f"stages.{n}.a_very_long_name_of_a_module[x].conv{n}" * 2, "macs": n} for n in range(30)]
-    concern = {"operator": "dilation", "reason": "why", "count": 3, "share": 0.5, "layers": ["a", "b", "c"]}
-    difference = {"operator": "ReLU", "ptflops": 5000, "ours": 0, "cause": "1 per element"}
-    result = {
-        "network": "net[x]",
-        "input_hw": [64, 64],
-        "params": 30_000,
-        "macs": 8_000_000,
-        "activation_bytes": 40_000,
-        "stages": [part | {"stage": f"stage{n}"} for n in range(40)],
-        "branches": [part | {"resolution": "1/4"}],
-        "balance": {"1/4": 0.4, "1/8": 0.6},
-        "layers": layers,
-        "concerns": [concern],
-        "ptflops": {"macs": 8_080_000, "failure": "", "differences": [difference]},
-        "uncounted": [{"path": "a.b", "kind": "Sampler", "operators": ["grid_sampler_2d"]}],
-    }
-    text = shown(print_profile, result)
-    parts = ("net[x] at 64x64", "8.00 M MACs", "40 kB", "stage0", "… and 16 more", "1/4: 40.0 %", "1/8: 60.0 %")
-    concerns = ("dilation: 3 layers, 50.0 %", "(a, b, …)", "why", "8.08 M, +1.0 %", "1 per element")
-    for expected in (*parts, *concerns, "not counted: grid_sampler_2d in a.b (Sampler)"):
-        assert expected in text
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
-    text = shown(print_profile, result | {"ptflops": {"macs": None, "failure": "it broke", "differences": []}})
-    assert "ptflops cannot count this network: it broke" in text
-    sites = [
-        {"path": f"{'block.' * 9}{n}", "ms": 1.5, "time_share": 0.1, "rules": ["first", "second"]} for n in range(7)
-    ]
-    sites += [{"path": "fused", "ms": None, "time_share": None, "rules": []}]
-    engine = {"engine": "onnxruntime", "version": "1.2", "device": "a CPU, 2 cores", "threads": 1}
-    timing = engine | {"ms": 15.0, "q1_ms": 14.0, "q3_ms": 16.0, "reliable": False}
-    timing |= {"unattributed": 0.3, "rest": {"Reorder": 0.2, "Add": 0.1}}
-    timed = concern | {"ms": 10.5, "time_share": 0.7, "sites": sites}
-    text = shown(print_profile, result | {"concerns": [timed], "timing": timing})
-    for expected in (
-        "50.0 % of the MACs, 10.50 ms or 70.0 % of the time",
-        "1.50 ms  10.0 %",
-        "first, second",
-        "… and 2 more",
-        "15.00 ms a pass (quartiles 14.00 – 16.00, unreliable), measured on onnxruntime 1.2, 1 thread",
-        "No layer's: 30.0 % of the time (Reorder 20.0 %, Add 10.0 %)",
-    ):
-        assert expected in text
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
-    text = shown(print_profile, result | {"concerns": [timed | {"sites": sites[-1:]}], "timing": timing})
-    assert "– ms       –  fused" in text
 
 
 def test_paths_keep_their_underscores():

@@ -1,18 +1,17 @@
-"""`compress latency build`, `show`, `check`, `merge`, `diff`: tables of what kernels take, and what they are worth.
+"""`compress latency build`, `show`, `check`, `merge`, `diff`: tables of kernels' times, and how well they predict.
 
-SOURCES are search spaces (a shipped name or a .yaml file) and networks (see compress.artefacts.artefact). A space gives
-random candidates; networks give themselves.
+SOURCES are search spaces (a shipped name or a .yaml file) and networks (any NETWORK of the other commands). A space
+stands for random candidates of it.
 """
 
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -20,12 +19,24 @@ from torch import nn
 
 from compress.artefacts.artefact import Artefact
 from compress.artefacts.network import artefact_or_network
+from compress.artefacts.results import (
+    Accuracy,
+    BuiltTable,
+    CheckedKernel,
+    CheckedNetwork,
+    CheckedTable,
+    ComparedTables,
+    KernelShare,
+    MergedTable,
+    ShownNetwork,
+)
 from compress.engines import Engine, engine
 from compress.errors import SpaceError, TableError
 from compress.files import check_writable
 from compress.measure.in_network import kernels_of_file, profile_in_networks
 from compress.measure.kept_tables import table_path
 from compress.measure.kernels import Kernel, detect_kernels
+from compress.measure.latency import Latency
 from compress.measure.latency_table import (
     LEAST_NETWORKS,
     Identity,
@@ -54,7 +65,10 @@ _ROWS = 12  # kernels that `check` lists
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to be cut, exported or measured. build: makes it; on the meta device when asked under one."""
+    """A network whose kernels are found, or that is exported or measured.
+
+    build: makes it, on the device that is torch's default then.
+    """
 
     name: str
     build: Callable[[], nn.Module]
@@ -62,9 +76,8 @@ class Candidate:
 
 def build(
     sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress, again: bool = False
-) -> dict[str, Any]:
-    """Measures what the table does not know of the sources' kernels and fits its scale on whole networks. Returns a
-    summary: uncertain counts the table's kernels that stayed so; scale is None where none is known.
+) -> BuiltTable:
+    """Measures what the table does not know of the sources' kernels and fits its scale on whole networks.
 
     path: of the table; this machine's kept one if not given. again: times all of the sources' kernels anew. A killed
     build goes on where it was. One network alone fits no scale: the one that the table has stays. Raises TableError
@@ -98,67 +111,63 @@ def build(
                 fit_scale(table, samples)
         finally:
             table.save()  # also without a scale
-    return {
-        **asdict(table.identity),
-        "table": str(table.path),
-        "kernels": len(table.kernels),
-        "measured": len(table.kernels.keys() - before.keys()),
-        "timed_again": sum(table.kernels[key] != entry for key, entry in before.items()),
-        "uncertain": sum(entry.uncertain for entry in table.kernels.values()),
-        "scale": asdict(table.scale) if table.scale else None,
-        "uncertainty": round(fmean(m.timing.uncertainty for m in measured.values()), 4),
-    }
+    return BuiltTable(
+        identity=table.identity,
+        table=str(table.path),
+        kernels=len(table.kernels),
+        measured=len(table.kernels.keys() - before.keys()),
+        timed_again=sum(table.kernels[key] != entry for key, entry in before.items()),
+        uncertain=sum(entry.uncertain for entry in table.kernels.values()),
+        scale=table.scale,
+        uncertainty=round(fmean(m.timing.uncertainty for m in measured.values()), 4),
+    )
 
 
-def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
-    """Where a network's time goes: totals, one row per kernel, dearest first, and the share of each operator."""
+def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> ShownNetwork:
+    """Where a network's predicted time goes. path: of the table; this machine's kept one if not given."""
     recipe = at_own_size([name], recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     (candidate,) = candidates([name], recipe, 1, recipe.seed)
-    with progress.phase("cutting", 1) as phase:
+    with progress.phase("finding kernels", 1) as phase:
         kernels = detect_kernels(candidate.build(), recipe.input_hw, runtime)
         phase.advance(1)
     whole = predict(table, kernels)
-    rows: list[dict[str, Any]] = []
+    rows: list[KernelShare] = []
     for kernel, times in kernels.items():
         entry = table.kernels.get(kernel.key)
         ms = predict(table, {kernel: times}).ms
         rows.append(
-            {
-                "kernel": kernel.key,
-                "operator": kernel.operator,
-                "times": times,
-                "ms": ms,
-                "share": ms / whole.ms,
-                "macs": kernel.macs * times,
-                "provenance": entry.provenance if entry else "estimated",
-                "uncertainty": entry.timing.uncertainty if entry else None,
-                "uncertain": bool(entry and entry.uncertain),
-            }
+            KernelShare(
+                kernel=kernel.key,
+                operator=kernel.operator,
+                times=times,
+                ms=ms,
+                share=ms / whole.ms,
+                macs=kernel.macs * times,
+                provenance=entry.provenance if entry else "estimated",
+                uncertainty=entry.timing.uncertainty if entry else None,
+                uncertain=bool(entry and entry.uncertain),
+            )
         )
-    rows.sort(key=lambda row: -row["ms"])
+    rows.sort(key=lambda row: -row.ms)
     operators: dict[str, float] = {}
     for row in rows:
-        operators[row["operator"]] = operators.get(row["operator"], 0.0) + row["share"]
-    return {
-        "network": candidate.name,
-        "input_hw": list(recipe.input_hw),
-        **asdict(table.identity),
-        "table": str(table.path),
-        "prediction": asdict(whole),
-        "scale": asdict(table.scale) if table.scale else None,
-        "operators": dict(sorted(operators.items(), key=lambda item: -item[1])),
-        "kernels": rows,
-    }
+        operators[row.operator] = operators.get(row.operator, 0.0) + row.share
+    return ShownNetwork(
+        network=candidate.name,
+        input_hw=recipe.input_hw,
+        identity=table.identity,
+        table=str(table.path),
+        prediction=whole,
+        scale=table.scale,
+        operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
+        kernels=tuple(rows),
+    )
 
 
-def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress) -> dict[str, Any]:
-    """Measures networks that the table's scale was not fitted on, whole, and compares. The table stays as it is.
-
-    mape, within_5, within_10, tau: of the predictions; coverage: shares of kernels and of time that were in the table.
-    worst_kernels: of the networks predicted worst, the kernels whose times in situ differ most from the table's.
-    """
+def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress) -> CheckedTable:
+    """Measures networks that the table's scale was not fitted on, whole, and compares. The table stays as it is."""
     check_threads(recipe.threads)
     recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
@@ -166,33 +175,23 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
     # Another seed than that of the networks that the scale was fitted on.
     chosen = candidates(sources, recipe, recipe.networks, recipe.seed + 1)
     with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
-        measured = measure_whole(chosen, recipe, runtime, Path(folder), progress)
+        wholes = measure_whole(chosen, recipe, runtime, Path(folder), progress)
         rows = []
-        for name, whole in measured.items():
+        for name, whole in wholes.items():
             predicted = predict(table, Counter(whole.kernels))
-            assert table.reference_ms is not None
-            ms = whole.timing.ratio * table.reference_ms
-            rows.append(
-                {
-                    "network": name,
-                    "measured_ms": ms,
-                    "uncertainty": whole.timing.uncertainty,
-                    "reliable": whole.timing.reliable,
-                    "error": predicted.ms / ms - 1,
-                    "inside": inside(predicted, ms),
-                    **asdict(predicted),
-                }
-            )
-        worst = sorted(rows, key=lambda row: -abs(row["error"]))[:_WORST]
-        worst_kernels = _worst_kernels(table, [measured[row["network"]] for row in worst], recipe, runtime)
-    return {
-        **asdict(table.identity),
-        "table": str(table.path),
-        "foreign": list(table.foreign),
-        **accuracy(rows),
-        "networks": rows,
-        "worst_kernels": worst_kernels,
-    }
+            measured = Latency.of_timing(whole.timing, str(table.identity), table.reference_ms)
+            error = predicted.ms / measured.ms - 1
+            rows.append(CheckedNetwork(name, measured, predicted, error, inside(predicted, measured.ms)))
+        worst = sorted(rows, key=lambda row: -abs(row.error))[:_WORST]
+        worst_kernels = _worst_kernels(table, [wholes[row.network] for row in worst], recipe, runtime)
+    return CheckedTable(
+        identity=table.identity,
+        table=str(table.path),
+        foreign=table.foreign,
+        accuracy=accuracy([(row.predicted, row.measured.ms) for row in rows]),
+        networks=tuple(rows),
+        worst_kernels=worst_kernels,
+    )
 
 
 def inside(predicted: Prediction, ms: float) -> bool | None:
@@ -202,43 +201,43 @@ def inside(predicted: Prediction, ms: float) -> bool | None:
     return predicted.low_ms <= ms <= predicted.high_ms
 
 
-def accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of rows with ms (predicted) and measured_ms. tau: Kendall's; None of fewer than two networks."""
-    errors = [abs(row["ms"] / row["measured_ms"] - 1) for row in rows]
-    tau = kendalltau([r["ms"] for r in rows], [r["measured_ms"] for r in rows]).statistic if len(rows) > 1 else None
-    return {
-        "count": len(rows),
-        "mape": fmean(errors),
-        "worst": max(errors),
-        "within_5": fmean(error <= 0.05 for error in errors),
-        "within_10": fmean(error <= 0.10 for error in errors),
-        "tau": None if tau is None else float(tau),
-        "coverage": fmean(row["coverage"] for row in rows),
-        "time_coverage": fmean(row["time_coverage"] for row in rows),
-    }
+def accuracy(pairs: Sequence[tuple[Prediction, float]]) -> Accuracy:
+    """Of predictions, each with the measured milliseconds."""
+    errors = [abs(predicted.ms / ms - 1) for predicted, ms in pairs]
+    tau = kendalltau(*zip(*((p.ms, ms) for p, ms in pairs), strict=True)).statistic if len(pairs) > 1 else None
+    return Accuracy(
+        count=len(pairs),
+        mape=fmean(errors),
+        worst=max(errors),
+        within_5=fmean(error <= 0.05 for error in errors),
+        within_10=fmean(error <= 0.10 for error in errors),
+        tau=None if tau is None else float(tau),
+        coverage=fmean(predicted.coverage for predicted, _ in pairs),
+        time_coverage=fmean(predicted.time_coverage for predicted, _ in pairs),
+    )
 
 
-def merge_files(files: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Writes one table with all kernels of several. Returns its size. Raises TableError, also if `out` exists."""
+def merge_files(files: Sequence[Path], out: Path) -> MergedTable:
+    """Writes one table with all kernels of several. Raises TableError, also if `out` exists."""
     if out.exists():
         raise TableError("the merged table must be a new file", place=str(out), remedy="name another one")
     merged = merge([load_table(file) for file in files], out)
     merged.save()
-    return {**asdict(merged.identity), "table": str(out), "kernels": len(merged.kernels)}
+    return MergedTable(merged.identity, str(out), len(merged.kernels))
 
 
-def compare_files(first: Path, second: Path) -> dict[str, Any]:
-    """What tells two tables apart: identity, kernels of only one, and how the ratios of the common ones changed."""
+def compare_files(first: Path, second: Path) -> ComparedTables:
+    """What tells two tables apart. Raises TableError."""
     found = difference(load_table(first), load_table(second))
     changes = sorted(found.change.items(), key=lambda item: -abs(item[1]))
-    return {
-        "identity": {name: list(values) for name, values in found.identity.items()},
-        "only_first": list(found.only_first),
-        "only_second": list(found.only_second),
-        "common": len(changes),
-        "median_change": median(abs(change) for _, change in changes) if changes else None,
-        "changes": dict(changes),
-    }
+    return ComparedTables(
+        identity=found.identity,
+        only_first=found.only_first,
+        only_second=found.only_second,
+        common=len(changes),
+        median_change=median(abs(change) for _, change in changes) if changes else None,
+        changes=dict(changes),
+    )
 
 
 # --- Networks --------------------------------------------------------------------------------------------------------
@@ -317,7 +316,7 @@ class Whole:
 def measure_whole(
     chosen: Sequence[Candidate], recipe: LatencyRecipe, runtime: Engine, folder: Path, progress: Progress
 ) -> dict[str, Whole]:
-    """Exports the networks, cuts them by the engine, and times them in one round robin."""
+    """Exports the networks, finds their kernels as the engine fuses them, and times them in one round robin."""
     files, kernels, calls = {}, {}, {}
     image = np.random.default_rng(0).standard_normal((1, 3, *recipe.input_hw), dtype=np.float32)
     with progress.phase("exporting", len(chosen)) as phase:
@@ -342,21 +341,21 @@ def _given(file: Path) -> Path:
 
 def _worst_kernels(
     table: LatencyTable, wholes: Sequence[Whole], recipe: LatencyRecipe, runtime: Engine
-) -> list[dict[str, Any]]:
-    """The kernels by how much their times in situ and in the table tell apart, in milliseconds over all their
-    places."""
-    rows: dict[str, dict[str, Any]] = {}
+) -> tuple[CheckedKernel, ...]:
+    """The kernels whose times in situ and in the table differ most, over all their places."""
+    rows: dict[str, CheckedKernel] = {}
     for whole in wholes:
         found = time_nodes(runtime.profiler(whole.file, recipe.threads), recipe.rounds)
         assert table.reference_ms is not None
         for kernel, timing in zip(found.kernels, found.timings, strict=True):
-            row = rows.setdefault(
-                kernel.key, {"kernel": kernel.key, "times": 0, "in_situ_ms": 0.0, "predicted_ms": 0.0}
+            row = rows.get(kernel.key, CheckedKernel(kernel.key, 0, 0.0, 0.0))
+            rows[kernel.key] = CheckedKernel(
+                kernel.key,
+                row.times + 1,
+                row.in_situ_ms + timing.ratio * table.reference_ms,
+                row.predicted_ms + predict(table, {kernel: 1}).ms,
             )
-            row["times"] += 1
-            row["in_situ_ms"] += timing.ratio * table.reference_ms
-            row["predicted_ms"] += predict(table, {kernel: 1}).ms
-    return sorted(rows.values(), key=lambda row: -abs(row["predicted_ms"] - row["in_situ_ms"]))[:_ROWS]
+    return tuple(sorted(rows.values(), key=lambda row: -abs(row.predicted_ms - row.in_situ_ms))[:_ROWS])
 
 
 def _open(recipe: LatencyRecipe, runtime: Engine, path: Path | None) -> LatencyTable:

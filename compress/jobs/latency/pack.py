@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from compress.artefacts.results import PackedFolder, UnpackedTable
 from compress.engines import Engine, engine, packed_run
 from compress.engines.engine import Profile, description_of
 from compress.engines.onnxruntime_kernels import kernels_of_graph
@@ -33,8 +34,8 @@ MANIFEST, RESULTS = "manifest.json", "results.json"
 _REFERENCE_HW = (32, 32)
 
 
-def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Writes the folder. Returns its size and what is in it. Raises TableError if it is there already."""
+def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: Progress) -> PackedFolder:
+    """Writes the folder. Raises TableError if it is there already."""
     if folder.exists() and any(folder.iterdir()):
         raise TableError("the folder must be new", place=str(folder), remedy="name another one")
     recipe = at_own_size(sources, recipe)
@@ -63,20 +64,20 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
         manifest[bench.program] = bench.write(kernels, folder / bench.program)
     write_json(folder / MANIFEST, manifest)
     shutil.copyfile(packed_run.__file__, folder / "run.py")
-    return {
-        "folder": str(folder),
-        "engine": recipe.engine,
-        "networks": len(entries),
-        "kernels": len(kernels),
-        "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        "run": f"python run.py --threads {recipe.threads}",
-    }
+    return PackedFolder(
+        folder=str(folder),
+        engine=recipe.engine,
+        networks=len(entries),
+        kernels=len(kernels),
+        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        run=f"python run.py --threads {recipe.threads}",
+    )
 
 
-def unpack(folder: Path, path: Path | None, device: str | None, progress: Progress) -> dict[str, Any]:
+def unpack(folder: Path, path: Path | None, device: str | None, progress: Progress) -> UnpackedTable:
     """The table of the device that the folder was run on; written to `path`, else where such tables are kept.
 
-    device: its name, for results of the engine's own program, which do not tell it. Raises TableError if the
+    device: its name, for results of the engine's own program, which do not name it. Raises TableError if the
     folder was not run or its results do not fit it.
     """
     manifest = _read(folder / MANIFEST, "a packed folder")
@@ -85,12 +86,7 @@ def unpack(folder: Path, path: Path | None, device: str | None, progress: Progre
     else:
         table = _from_results(folder, manifest, path, progress)
     table.save()
-    return {
-        "table": str(table.path),
-        "kernels": len(table.kernels),
-        "identity": {**vars(table.identity)},
-        "scale": vars(table.scale) if table.scale else None,
-    }
+    return UnpackedTable(table.identity, str(table.path), len(table.kernels), table.scale)
 
 
 def _entry(name: str, file: Path, input_hw: tuple[int, int]) -> dict[str, Any]:

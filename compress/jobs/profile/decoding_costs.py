@@ -1,4 +1,4 @@
-"""What the ways to decode a network's maps cost: every choice a user has, timed.
+"""What every way to decode a network's maps costs, timed.
 
 A network that is not trained gives noise, which takes another time to decode than people do. So its maps are replaced
 by those a perfect network would give for the labelled people: its training targets.
@@ -7,16 +7,18 @@ by those a perfect network would give for the labelled people: its training targ
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress.artefacts.results import DecodingRow
 from compress.data.detections import Detections
 from compress.data.picture import PictureSet
 from compress.data.transforms import move_keypoints, normalise
 from compress.engines.engine import one_torch_thread
+from compress.measure.decoding import TARGET
+from compress.measure.latency import Latency
 from compress.networks import Architecture
 from compress.pose.approaches import Setting, approach_of, estimator_for
 from compress.pose.codec import Codec
@@ -34,11 +36,10 @@ def decode_table(
     *,
     codec: Codec,
     wanted: int = 16,
-) -> list[dict[str, Any]]:
-    """Milliseconds per picture of every post-processing of the network's approach, on one thread, measured.
+) -> tuple[DecodingRow, ...]:
+    """Times every way to decode the maps of the network's approach, on one thread.
 
-    network: trained; None takes perfect answers. Rows: choice; mirrored, whether it needs a second pass of the network;
-    median, q1, q3 over at most `wanted` pictures; people: found per picture, the mean.
+    network: trained; None takes perfect answers. wanted: pictures, at most, over which a time's quartiles are.
     """
     indices = np.linspace(0, len(pictures) - 1, min(wanted, len(pictures))).round().astype(int).tolist()
     setting, approach = Setting(architecture, pictures.keypoints, input_hw, codec), approach_of(architecture)
@@ -68,10 +69,9 @@ def decode_table(
                 people.append(len(poses))
         q1, middle, q3 = (round(float(value), 4) for value in np.percentile(times, [25, 50, 75]))
         found = round(float(np.mean(people)), 2)
-        rows.append(
-            {"choice": name, "mirrored": decoding.flip_test, "median": middle, "q1": q1, "q3": q3, "people": found}
-        )
-    return rows
+        latency = Latency(middle, TARGET, "measured", "stopwatch", q1, q3)
+        rows.append(DecodingRow(name, 2 if decoding.flip_test else 1, latency, found))
+    return tuple(rows)
 
 
 def perfect_answers(setting: Setting, pictures: PictureSet, index: int, inputs: NetworkInputs) -> tuple[Maps, Maps]:

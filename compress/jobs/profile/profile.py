@@ -1,15 +1,13 @@
-"""`compress profile`: where a network's parameters, multiply-adds and memory go, and what mobile engines dislike in it.
+"""`compress profile`: where a network's parameters, multiply-adds and memory go, and what mobile engines handle badly.
 
-A layer belongs to a stage by the path of its module, and to a branch by its resolution. The stage is the first part of
-the path, after wrappers that hold more than half of the layers (`backbone`); a list of stages is entered. The
-resolution is the layer's output size relative to the input. The balance is the BHRNet paper's Table I: the share of
-each resolution among the blocks of the stages, that is among what lies under a list named `stages` and not under a
-module whose class name ends in `Fusion`.
+The stage of a layer is the first part of its module's path, after wrappers that hold more than half of the layers
+(`backbone`); a list of stages is entered. Its resolution is the size of its output relative to the input. The balance
+is the BHRNet paper's Table I: the share of each resolution among the blocks of the stages, which are the layers under a
+list named `stages` and not under a module whose class name ends in `Fusion`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +15,16 @@ from torch import nn
 from compress.artefacts.artefact import Artefact
 from compress.artefacts.metadata import input_size, validation_data
 from compress.artefacts.network import artefact_or_network
+from compress.artefacts.results import (
+    Concern,
+    ConcernTime,
+    DecodingTable,
+    LayerRow,
+    Part,
+    PassTime,
+    ProfileResult,
+    Uncounted,
+)
 from compress.data.picture import PictureSet
 from compress.data.sets import validation_set
 from compress.errors import NetworkError
@@ -57,14 +65,10 @@ _REASONS = {
 }  # sources: fast_mppe paper (Sec. 3.1-3.3) for the first three, measurements on onnxruntime and ncnn for the others
 
 
-def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, Any]:
-    """Counts one forward pass of one picture. Returns totals and tables as plain data.
+def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> ProfileResult:
+    """Counts one forward pass of one picture; times it where the recipe names an engine, and its decoding on request.
 
-    layers, stages, branches: params, macs, share (of all MACs), activation_bytes (of the outputs, float32). balance:
-    share of each resolution among the stages' blocks. concerns: operators that mobile engines handle badly. ptflops:
-    its count, and every difference to ours with its cause. uncounted: layers with an operator without a counting rule.
-    decoding: if asked for, the ways to decode the maps (rows: see decode_table), and whose maps they were.
-    timing: with an engine, of one pass; then concerns have their time, costliest first, and their sites theirs.
+    Raises ArtefactError, NetworkError, DataError or EngineError for what cannot be read, run or timed.
     """
     architecture, network, input_hw = _load(name, recipe)
     pictures = _pictures(name, architecture, input_hw, recipe) if recipe.decode else None
@@ -84,12 +88,12 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
         decoding = _decoding(name, architecture, network, input_hw, pictures, recipe.codec) if pictures else None
         if decoding:
             phase.advance(1, "decoding timed")
-        concerns = _concerns(traced.layers, _head_channels(architecture, traced.outputs))
-        timing: dict[str, Any] | None = None
-        costs: dict[str, dict[str, Any]] = {}
+        numbers = _concerns(traced.layers, _head_channels(architecture, traced.outputs))
+        timing: PassTime | None = None
+        times: dict[str, ConcernTime] = {}
         if recipe.engine:
-            timing, costs = time_sites(
-                network, traced.layers, concerns, input_hw, recipe.engine, recipe.threads, recipe.rounds
+            timing, times = time_sites(
+                network, traced.layers, numbers, input_hw, recipe.engine, recipe.threads, recipe.rounds
             )
             phase.advance(1, "layers timed")
     counted = total(network, traced.layers)
@@ -98,54 +102,66 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> dict[str, A
     def share(macs: int) -> float:
         return round(macs / counted.macs, 5) if counted.macs else 0.0
 
-    def rows(key: str, of: Callable[[Layer], str]) -> list[dict[str, Any]]:
-        names = dict.fromkeys(map(of, layers))
-        groups = {group: [layer for layer in layers if of(layer) == group] for group in names}
-        return [{key: group, **_sums(members, share)} for group, members in groups.items()]
-
     def resolution_of(layer: Layer) -> str:
         return _resolution(layer.outputs, input_hw)
 
-    blocks = [layer for layer in layers if _in_block(network, layer.path)]
-    return {
-        "network": name,
-        "family": architecture.family,
-        "approach": architecture.approach,
-        "input_hw": list(input_hw),
-        "params": counted.params,
-        "macs": counted.macs,
-        "activation_bytes": sum(layer.output_bytes for layer in layers),
-        "stages": rows("stage", lambda layer: stage_of[layer.path]),
-        "branches": sorted(rows("resolution", resolution_of), key=lambda row: _steps(row["resolution"])),
-        "balance": _balance(blocks, resolution_of),
-        "layers": [
-            {
-                "path": layer.path,
-                "kind": layer.kind,
-                "stage": stage_of[layer.path],
-                "resolution": resolution_of(layer),
-                "output": list(layer.outputs),
-                **_sums([layer], share),
-            }
+    def parts(of: Callable[[Layer], str]) -> list[Part]:
+        groups: dict[str, list[Layer]] = {}
+        for layer in layers:
+            groups.setdefault(of(layer), []).append(layer)
+        return [
+            Part(
+                group,
+                sum(layer.params for layer in members),
+                sum(layer.macs for layer in members),
+                share(sum(layer.macs for layer in members)),
+                sum(layer.output_bytes for layer in members),
+            )
+            for group, members in groups.items()
+        ]
+
+    concerns = [
+        Concern(
+            concern,
+            _REASONS[concern],
+            tuple(layers[n].path for n in members),
+            share(sum(layers[n].macs for n in members)),
+            sum(layers[n].output_bytes for n in members),
+            times.get(concern),
+        )
+        for concern, members in numbers.items()
+    ]
+    return ProfileResult(
+        network=name,
+        family=architecture.family,
+        approach=architecture.approach,
+        input_hw=input_hw,
+        params=counted.params,
+        macs=counted.macs,
+        activation_bytes=sum(layer.output_bytes for layer in layers),
+        stages=tuple(parts(lambda layer: stage_of[layer.path])),
+        resolutions=tuple(sorted(parts(resolution_of), key=lambda part: _steps(part.name))),
+        balance=_balance([layer for layer in layers if _in_block(network, layer.path)], resolution_of),
+        layers=tuple(
+            LayerRow(
+                layer.path,
+                layer.kind,
+                stage_of[layer.path],
+                resolution_of(layer),
+                layer.outputs,
+                layer.params,
+                layer.macs,
+                share(layer.macs),
+                layer.output_bytes,
+            )
             for layer in layers
-        ],
-        "concerns": _concern_rows(layers, concerns, share, costs),
-        "ptflops": {
-            "macs": check.macs,
-            "failure": check.failure,
-            "differences": [
-                {"operator": d.operator, "ptflops": d.ptflops, "ours": d.ours, "cause": d.cause}
-                for d in check.differences
-            ],
-        },
-        "uncounted": [
-            {"path": layer.path, "kind": layer.kind, "operators": list(layer.uncounted)}
-            for layer in layers
-            if layer.uncounted
-        ],
-        **({"decoding": decoding} if decoding else {}),
-        **({"timing": timing} if timing else {}),
-    }
+        ),
+        concerns=tuple(sorted(concerns, key=lambda one: -(one.time.ms if one.time else 0.0))),
+        ptflops=check,
+        uncounted=tuple(Uncounted(layer.path, layer.kind, layer.uncounted) for layer in layers if layer.uncounted),
+        decoding=decoding,
+        timing=timing,
+    )
 
 
 def _pictures(name: str, architecture: Architecture, input_hw: tuple[int, int], recipe: ProfileRecipe) -> PictureSet:
@@ -165,12 +181,12 @@ def _decoding(
     input_hw: tuple[int, int],
     pictures: PictureSet,
     codec: Codec | None,
-) -> dict[str, Any]:
+) -> DecodingTable:
     source = artefact_or_network(name)
     trained = network if isinstance(source, Artefact) else None
     codec = codec or noted_codec(source.facts if isinstance(source, Artefact) else {})
     rows = decode_table(architecture, trained, pictures, input_hw, codec=codec)
-    return {"maps": "the network's" if trained else "perfect", "joints": pictures.keypoints.name, "rows": rows}
+    return DecodingTable("the network's" if trained else "perfect", pictures.keypoints.name, rows)
 
 
 def _load(name: str, recipe: ProfileRecipe) -> tuple[Architecture, nn.Module, tuple[int, int]]:
@@ -189,17 +205,6 @@ def _load(name: str, recipe: ProfileRecipe) -> tuple[Architecture, nn.Module, tu
     input_hw = recipe.input_hw or getattr(network, "input_hw", None) or next(published, _DEFAULT_HW)
     check_input(source, input_hw, "input_hw")
     return source, network, input_hw
-
-
-def _sums(layers: Iterable[Layer], share: Callable[[int], float]) -> dict[str, Any]:
-    layers = list(layers)
-    macs = sum(layer.macs for layer in layers)
-    return {
-        "params": sum(layer.params for layer in layers),
-        "macs": macs,
-        "share": share(macs),
-        "activation_bytes": sum(layer.output_bytes for layer in layers),
-    }
 
 
 # --- Where a layer belongs -------------------------------------------------------------------------------------------
@@ -271,28 +276,6 @@ def _concerns(layers: Sequence[Layer], head_channels: set[int]) -> dict[str, lis
         for concern in _concerns_of(layer, head_channels):
             found[concern].append(number)
     return {concern: members for concern, members in found.items() if members}
-
-
-def _concern_rows(
-    layers: Sequence[Layer],
-    concerns: Mapping[str, Sequence[int]],
-    share: Callable[[int], float],
-    costs: Mapping[str, Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """costs: of every concern, if it was timed; the costliest is the first then."""
-    rows = [
-        {
-            "operator": concern,
-            "reason": _REASONS[concern],
-            "count": len(numbers),
-            "share": share(sum(layers[n].macs for n in numbers)),
-            "activation_bytes": sum(layers[n].output_bytes for n in numbers),
-            "layers": [layers[n].path for n in numbers],
-            **costs.get(concern, {}),
-        }
-        for concern, numbers in concerns.items()
-    ]
-    return sorted(rows, key=lambda row: -row.get("ms", 0.0))
 
 
 def _head_channels(architecture: Architecture, outputs: Iterable[tuple[int, ...]]) -> set[int]:

@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from compress.artefacts.results import ConcernTime, PassTime, SiteTime
 from compress.engines import engine
 from compress.measure.counting import Layer
+from compress.measure.latency import Latency
+from compress.measure.latency_table import Identity
 from compress.measure.layer_shares import layer_shares
 from compress.measure.profiling import time_nodes
 from compress.measure.timing import pinned
@@ -42,31 +44,28 @@ def time_sites(
     engine_name: EngineName,
     threads: int,
     rounds: int,
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+) -> tuple[PassTime, dict[str, ConcernTime]]:
     """Times the network node by node. concerns: name → numbers of its layers.
 
-    Returns the whole pass (ms, the median, and quartiles; unattributed: share of the time that is no layer's; rest: its
-    operators' shares), and per concern ms, time_share and sites, costliest first: path, ms, time_share, rules that
-    replace it. ms is None where no node is the layer's own. Raises EngineError.
+    Returns the time of a whole pass, and of every concern. Raises EngineError.
     """
     runtime = engine(engine_name)
     with tempfile.TemporaryDirectory() as folder, pinned(threads):
         file = runtime.export(network, input_hw, Path(folder), "network")[0]
         profiled = time_nodes(runtime.profiler(file, threads), rounds)
-    shares, whole, description = layer_shares(network, layers, profiled), profiled.whole, runtime.describe()
-    timing = {
-        "engine": engine_name,
-        "version": description.version,
-        "device": description.device,
-        "threads": threads,
-        "ms": whole.median_ms,
-        "q1_ms": whole.q1_ms,
-        "q3_ms": whole.q3_ms,
-        "reliable": whole.reliable,
-        "unattributed": sum(shares.rest.values()),
-        "rest": shares.rest,
-    }
-    return timing, {
+    shares, whole = layer_shares(network, layers, profiled), profiled.whole
+    identity = Identity.of(runtime.describe(), threads)
+    latency = Latency(
+        ms=whole.median_ms,
+        target=str(identity),
+        provenance="measured",
+        clock="stopwatch",
+        q1_ms=whole.q1_ms,
+        q3_ms=whole.q3_ms,
+        uncertainty=whole.uncertainty,
+        reliable=whole.reliable,
+    )
+    return PassTime(identity, latency, sum(shares.rest.values()), shares.rest), {
         concern: _costs(
             [(layers[n].path, shares.layers[n]) for n in numbers], _rules(network, concern), whole.median_ms
         )
@@ -85,23 +84,20 @@ def _rules(network: nn.Module, concern: str) -> dict[str, list[str]]:
 
 def _costs(
     members: Sequence[tuple[str, float | None]], rules: Mapping[str, Sequence[str]], whole_ms: float
-) -> dict[str, Any]:
+) -> ConcernTime:
     """members: path and share of the time of each layer; several of one path are one site."""
     shares: dict[str, float | None] = {}
     for path, share in members:
         shares[path] = share if shares.get(path) is None else (shares[path] or 0.0) + (share or 0.0)
     costliest = sorted(shares.items(), key=lambda item: -(item[1] or 0.0))
     all_together = sum(share or 0.0 for share in shares.values())
-    return {
-        "ms": all_together * whole_ms,
-        "time_share": all_together,
-        "sites": [
-            {
-                "path": path,
-                "ms": None if share is None else share * whole_ms,
-                "time_share": share,
-                "rules": [rule for at, names in rules.items() if f"{path}.".startswith(f"{at}.") for rule in names],
-            }
-            for path, share in costliest
-        ],
-    }
+    sites_of = tuple(
+        SiteTime(
+            path,
+            None if share is None else share * whole_ms,
+            share,
+            tuple(rule for at, names in rules.items() if f"{path}.".startswith(f"{at}.") for rule in names),
+        )
+        for path, share in costliest
+    )
+    return ConcernTime(all_together * whole_ms, all_together, sites_of)
