@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
 from compress.artefacts.artefact import save_artefact
-from compress.artefacts.results import SCHEMA, PredictResult, read_results
+from compress.artefacts.records import from_plain
+from compress.artefacts.results import SCHEMA, NetworkRow, PredictResult, document, read_results
 from compress.cli import app, default_run, perform
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
@@ -206,6 +208,39 @@ def test_defaults_shown_in_the_help_are_the_recipes() -> None:
         for name in names:
             assert f"[default: ({getattr(section, name)})]" in help_of[command], name
     assert "[default: (runs/NAME-TIME)]" in help_of["train"]
+
+
+def commands() -> dict[str, Any]:
+    """Every command by what is typed, such as `latency build`."""
+    group: Any = typer.main.get_command(app)
+    found = {name: one for name, one in group.commands.items() if not hasattr(one, "commands")}
+    return found | {f"latency {name}": one for name, one in group.commands["latency"].commands.items()}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_an_example_that_can_be_parsed(name: str) -> None:
+    found = re.fullmatch(r"Example:  \[bold\]compress (.*)\[/bold\]", commands()[name].epilog)
+    assert found is not None
+    arguments = shlex.split(found[1])
+    assert arguments[: len(name.split())] == name.split()
+    commands()[name].make_context(name, arguments[len(name.split()) :])  # raises for unknown options
+    assert f"compress {found[1]}" in " ".join(run(*name.split(), "--help").stdout.split())
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_option_without_a_value_of_its_own_says_what_holds(name: str) -> None:
+    for parameter in commands()[name].params:
+        assert parameter.name == "help" or parameter.help, parameter.name
+        if parameter.default is None and not parameter.required and not getattr(parameter, "is_flag", False):
+            assert isinstance(parameter.show_default, str), parameter.name
+
+
+def test_json_is_the_document_of_results_json() -> None:
+    printed = json.loads(run("networks", "--json", "-q", "--set", "names=[hrnet_w32]").stdout)
+    assert set(printed) == {"schema", "job", "result"}
+    rows = from_plain(tuple[NetworkRow, ...], printed["result"], "stdout")
+    assert printed == document("networks", rows)
+    assert {row.name for row in rows} == {"hrnet_w32"}
 
 
 def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

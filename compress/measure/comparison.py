@@ -1,4 +1,4 @@
-"""What two timings say of each other, and when nothing may be said.
+"""The comparison of two times, and when it allows no claim.
 
 Every sentence about a speed-up comes from here, and from the same two figures that the table beside it shows: times of
 one interleaved run on one clock, with their uncertainties (see Timing).
@@ -42,7 +42,7 @@ class SpeedUp:
 
 
 def speed_up(given: Measured, changed: Measured, *, worthless: bool = False, steady: bool | None = None) -> SpeedUp:
-    """Compares two times of one run. worthless: see Verdict; it goes before what the times say.
+    """Compares two times of one run. worthless: see Verdict; it overrides the times.
 
     steady: whether both are reliable; None: by their uncertainties, as timings of one callable are.
     """
@@ -65,5 +65,5 @@ def differ(one: Measured, other: Measured) -> bool:
 
 
 def met(share: float, goal: float, uncertainty: float, tolerance: float) -> bool:
-    """Whether a measured share of the cost is not above the goal by more than both allow, relatively."""
+    """Whether a measured share of the cost is not above the goal by more than uncertainty and tolerance, relatively."""
     return share * (1 - uncertainty) <= goal * (1 + tolerance)

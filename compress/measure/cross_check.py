@@ -35,7 +35,7 @@ class Difference:
 class CrossCheck:
     """macs: ptflops' total, None if it fails on the network. differences: they add up to macs minus ours.
 
-    failure: what ptflops fails at, if anything; it is then asked to count modules only.
+    failure: what ptflops fails at, if anything; it then counts modules only.
     """
 
     macs: int | None
@@ -49,10 +49,10 @@ def cross_check(network: nn.Module, input_hw: tuple[int, int], layers: Sequence[
     for device, functional in (("meta", True), ("cpu", True), ("meta", False), ("cpu", False)):
         if device == "cpu" and any(parameter.is_meta for parameter in network.parameters()):
             continue
-        macs, theirs, said = _ptflops(copy.deepcopy(network).to(device), input_hw, functional)
+        macs, theirs, printed = _ptflops(copy.deepcopy(network).to(device), input_hw, functional)
         if macs is not None:
             return CrossCheck(macs, tuple(_differences(macs, theirs, layers)), "" if functional else failure)
-        failure = failure if device == "meta" and failure else said
+        failure = failure if device == "meta" and failure else printed
     return CrossCheck(None, (), failure)
 
 
@@ -68,7 +68,7 @@ def _ptflops(network: nn.Module, input_hw: tuple[int, int], functional: bool) ->
             del sys.modules["torchvision"]
     counted: Counter[str] = Counter()
     operators = _Operators()
-    said = io.StringIO()
+    printed = io.StringIO()
     modules = {kind: _counting_hook(hook, kind.__name__, counted) for kind, hook in MODULES_MAPPING.items()}
     mappings = ((FUNCTIONAL_MAPPING, "F."), (TENSOR_OPS_MAPPING, "torch."))
     kept = [dict(mapping) for mapping, _ in mappings]
@@ -77,7 +77,7 @@ def _ptflops(network: nn.Module, input_hw: tuple[int, int], functional: bool) ->
             for function, hook in list(mapping.items()):
                 name = "products" if "mm" in function.__name__ or "matmul" in function.__name__ else None
                 mapping[function] = _counting_function(hook, name or prefix + function.__name__, counted, operators)
-        with operators, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with operators, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             macs, _ = get_model_complexity_info(
                 network,
                 (3, *input_hw),
@@ -89,7 +89,7 @@ def _ptflops(network: nn.Module, input_hw: tuple[int, int], functional: bool) ->
     finally:
         for (mapping, _), before in zip(mappings, kept, strict=True):
             mapping.update(before)
-    lines = [line for line in said.getvalue().splitlines() if line.strip()]
+    lines = [line for line in printed.getvalue().splitlines() if line.strip()]
     return macs, counted, lines[-1].strip() if lines else ""
 
 

@@ -1,7 +1,7 @@
 """Fills a latency table from whole networks that are run and timed node by node.
 
 Kernels in whole networks have their real neighbours: what is in the caches, in which layout, and how many weights other
-layers push out. Predictions from such times were off by half as much as from models made of kernels (BHRNet candidates,
+layers evict. Predictions from such times were off by half as much as from models made of kernels (BHRNet candidates,
 onnxruntime and ncnn, on a busy machine: 3-4 % and 7-8 %).
 """
 
@@ -25,19 +25,19 @@ Name = TypeVar("Name")
 def cover(kernels: Mapping[Name, set[Kernel]], times: int = TIMES) -> list[Name]:
     """Few of the networks, by what kernels they have, in which every kernel occurs `times` times or as often as in all.
 
-    Greedy: always the network with the most kernels that are still wanted.
+    Greedy: always the network with the most kernels that are still missing.
     """
-    wanted: dict[Kernel, int] = {}
+    missing: dict[Kernel, int] = {}
     for found in kernels.values():
         for kernel in found:
-            wanted[kernel] = min(times, wanted.get(kernel, 0) + 1)
+            missing[kernel] = min(times, missing.get(kernel, 0) + 1)
     left, chosen = dict(kernels), []
-    while wanted:
-        best = max(left, key=lambda name: len(left[name] & wanted.keys()))
-        for kernel in left.pop(best) & wanted.keys():
-            wanted[kernel] -= 1
-            if not wanted[kernel]:
-                del wanted[kernel]
+    while missing:
+        best = max(left, key=lambda name: len(left[name] & missing.keys()))
+        for kernel in left.pop(best) & missing.keys():
+            missing[kernel] -= 1
+            if not missing[kernel]:
+                del missing[kernel]
         chosen.append(best)
     return chosen
 
@@ -53,8 +53,8 @@ def profile_in_networks(
     """Times the networks' kernels that the table does not know; saves every few networks, so that a killed build goes
     on there.
 
-    files: name → what exports the network and returns its file. progress: told of every network that is done. again:
-    all of their kernels are timed anew, whatever the table has.
+    files: name → what exports the network and returns its file. progress: called after every network. again:
+    all of their kernels are timed again, whatever the table has.
     """
     waiting: list[Profiled] = []
     renewed: set[str] = set()

@@ -1,4 +1,4 @@
-"""This machine's latency tables, kept between runs."""
+"""The latency tables of this machine, cached between runs."""
 
 import re
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ def table_path(identity: Identity) -> Path:
 
 
 def complete_table(table: LatencyTable, kernels: Iterable[Kernel]) -> None:
-    """Measures kernels the covering picks have not met, in models of kernels; adds them to the run's and the kept
-    table."""
+    """Measures kernels that the covering networks lack, in models of kernels; adds them to the run's table and to the
+    cached one."""
     if table.missing(kernels):
         with pinned(table.identity.threads):
             fill(table, kernels)
@@ -28,8 +28,8 @@ def complete_table(table: LatencyTable, kernels: Iterable[Kernel]) -> None:
 
 
 def keep(table: LatencyTable, again: bool = False) -> None:
-    """Adds the table's kernels to this machine's kept table. What that has stays, unless it is less certain, or all was
-    timed again."""
+    """Adds the table's kernels to this machine's cached table, whose own entries stay, unless they are less certain or
+    all were timed again."""
     kept = open_table(table_path(table.identity), table.identity)
     if kept.reference_ms is None:
         kept.reference_ms = table.reference_ms

@@ -1,4 +1,4 @@
-"""How long each kernel takes on one machine, measured once and kept, and what that predicts for whole networks.
+"""Times of kernels on one machine, measured once and kept, and predictions of whole networks from them.
 
 A kernel is timed in context, in one of two ways. In situ: whole networks are run, and every node's own time is noted
 (add_in_situ); this works for every engine. In a model made of kernels (fill), each behind a node that has just made its
@@ -41,7 +41,7 @@ _TICK = 0.02
 TRIES = 3
 """Times that an uncertain kernel is timed before it stays as it is, marked."""
 LEAST_NETWORKS = 2
-"""That a scale is fitted on: one network tells nothing of the error on others."""
+"""That a scale is fitted on: of one network alone the error on others is not known."""
 WORST_ERROR = 0.25
 """Mean relative error of a scale above which it is of no use: two candidates of a search seldom differ by so much."""
 WORST_FACTOR = 2.0
@@ -141,8 +141,8 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A whole network's latency. low_ms, high_ms: hold about nine in ten networks; None where nobody knows, for the
-    table has no scale of several networks.
+    """A whole network's latency. low_ms, high_ms: hold about nine in ten networks; None where the
+    table has no scale, which takes several networks.
 
     coverage, time_coverage: share of the network's kernels, and of its time, that was measured. estimated: keys of the
     other kernels. foreign: see LatencyTable; a report shows it.
@@ -259,13 +259,13 @@ class Difference:
 
 
 def difference(first: LatencyTable, second: LatencyTable) -> Difference:
-    """What tells the tables apart."""
-    both = sorted(first.kernels.keys() & second.kernels.keys())
+    """What differs between the tables."""
+    common = sorted(first.kernels.keys() & second.kernels.keys())
     fields = asdict(first.identity)
     return Difference(
         tuple(sorted(first.kernels.keys() - second.kernels.keys())),
         tuple(sorted(second.kernels.keys() - first.kernels.keys())),
-        {key: second.kernels[key].timing.ratio / first.kernels[key].timing.ratio - 1 for key in both},
+        {key: second.kernels[key].timing.ratio / first.kernels[key].timing.ratio - 1 for key in common},
         {
             name: (value, getattr(second.identity, name))
             for name, value in fields.items()
@@ -337,7 +337,7 @@ def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Kernel, int],
             f"{1 / WORST_FACTOR:g} to {WORST_FACTOR:g}; no prediction is made from this table",
             place=str(table.path),
             value=f"a mean error of {scale.error:.0%} around a factor of {factor:.2f}",
-            remedy="go on when the machine is quieter, or time all kernels anew with `compress latency build --again`",
+            remedy="build again on a quieter machine; `compress latency build --again` times all kernels again",
         )
     table.scale = scale
     return scale
@@ -430,7 +430,7 @@ def add_in_situ(table: LatencyTable, networks: Sequence[Profiled], again: Contai
 def _note(table: LatencyTable, entries: Mapping[Kernel, Entry], reference_ms: float) -> None:
     if table.foreign:
         raise TableError(
-            "a table of something else takes no times from here",
+            "times measured here do not belong into a table of something else",
             place=str(table.path),
             value=table.foreign[0],
             remedy="name another file",

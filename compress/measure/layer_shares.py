@@ -1,9 +1,9 @@
-"""What part of the time each layer of a network takes on an engine.
+"""The share of the time that each layer of a network takes on an engine.
 
-The engine times the nodes of its own graph; here they are told which layers they are. Engines that read ONNX
-(onnxruntime, MNN) keep the scopes of torch's exporter in their nodes' names. A node that several layers were fused into
-has the name of the last of them; its time goes to the convolution among them. ncnn has names of its own: there a node
-is the first free layer of the same operator and size, in the order of both.
+The engine times the nodes of its own graph, which are matched here with the layers of the network. Engines that read
+ONNX (onnxruntime, MNN) keep the scopes of torch's exporter in their nodes' names. A node that several layers were fused
+into has the name of the last of them; its time goes to the convolution among them. ncnn has names of its own: there a
+node is the first unmatched layer of the same operator and size, in the order of nodes and layers.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""How long a kernel that nobody has timed probably takes: what its neighbours say.
+"""An estimate of the time of a kernel that was not timed, from kernels like it: its neighbours.
 
 Times grow with multiply-adds and with bytes moved, each to a power that the kernels of one kind show. Every neighbour
-says its own time, carried over by these powers; the nearer in size, the more its word counts.
+gives its own time, scaled by these powers; the nearer in size, the more it counts.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from scipy.optimize import nnls
 LEAST = 3
 """Neighbours needed: kernels of the same kind, else of the same operator, else all there are."""
 NEAREST = 20
-"""Neighbours by which the error is judged, each told by the others."""
+"""Neighbours that the error is estimated from: each is predicted from the others."""
 LEAST_ERROR = 0.15
 ALONE_ERROR = 1.0
-"""Relative error where nothing can be judged."""
+"""Relative error where there are no neighbours to estimate it from."""
 _NEAR = 0.05  # squared distance, in logarithms, below which neighbours count alike
 
 

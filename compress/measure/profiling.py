@@ -1,4 +1,4 @@
-"""What each node of a model takes, corrected for what timing it costs.
+"""The time of each node of a model, corrected for what timing it costs.
 
 Every engine's profiler adds time of its own to every node (onnxruntime's 2 us, more than many kernels of a small
 network take). So the model is also timed whole, without it, and each node is corrected by the excess per node: the
@@ -25,7 +25,7 @@ DROPPED = 2
 """Of each group; fewer than PRIMING, for only the reference runs between groups, not thirty networks."""
 _COUNTED = GROUP // 2  # passes of a group
 LEAST_RATIO = 1e-3
-"""No kernel takes less than this part of the reference (0.08 us): below, an engine's clock says nothing."""
+"""No kernel takes less than this part of the reference (0.08 us): below, an engine's clock is too coarse."""
 
 
 @dataclass(frozen=True)

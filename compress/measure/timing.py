@@ -16,7 +16,7 @@ it: three networks of .4 to 2 ms, 600 groups each, on two cores that eight other
 | **least of 4 calls, median of 4 + 4 runs** | **3-11 %** | **2.2-3.6 %** |
 | least of 8 calls, median of 4 + 4 runs | 3-10 % | 2.0-2.9 % |
 
-How long to go on is told by the uncertainty of what comes out, not by how wide single ratios spread: a spread s leaves
+The uncertainty of the result decides how long to continue, not the spread of single ratios: a spread s leaves
 the median of n groups an uncertainty of about 1.8 s / sqrt(n). Under 3 % are 5 % of spread after 9 groups (36 calls),
 10 % after 36 (144) and 16 % after 100 (400), which is where the bound lies for 100 rounds.
 """
@@ -46,14 +46,14 @@ GROUP = 4
 REFERENCES = 4
 """Timed runs of the reference before and after a group."""
 LONGEST = 4
-"""Times the rounds asked for, at most, that what is still uncertain after them is timed."""
+"""Times the requested rounds, at most, that what is still uncertain after them is timed."""
 _FEWEST = 6
 """Groups from which a confidence interval of their median exists: 1 - 2 / 2 ** 6 > 0.95."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one callable takes.
+    """The time of one callable.
 
     median_ms, q1_ms, q3_ms: of the raw times of single calls. ratio: median over the groups of a group's least time
     over the reference's time beside it; normalised_ms: ratio times the reference's overall median, so that callables
@@ -92,8 +92,8 @@ def time_interleaved(
     The last group is a whole one too: rounds are rounded up to a multiple of `group`. What is not reliable then is
     timed on, up to `longest` times as often. priming: untimed calls before each group; with 0, and groups of 1, it is
     the time after other work has emptied the caches. Without a reference, ratio is 1 and normalised_ms the median of
-    the groups' least times. clock: seconds. progress: told how many rounds were done since it was told last (none of
-    those beyond `rounds`), and of what is timed on.
+    the groups' least times. clock: seconds. progress: called with the rounds done since its last call (none of those
+    beyond `rounds`), and a note of what is still timed.
     """
     for _ in range(warmup):
         for call in (*callables.values(), *([reference] if reference else [])):
@@ -136,7 +136,7 @@ def time_interleaved(
         unreliable = [name for name in callables if not found(name).reliable]
         if not unreliable:
             break
-        progress(0, f"timing {len(unreliable)} of {len(callables)} on")
+        progress(0, f"still timing {len(unreliable)} of {len(callables)}")
         for name in unreliable:
             time_group(name)
     return {name: found(name) for name in callables}
@@ -151,7 +151,7 @@ def summarise(
     middle = median(least)
     low, high = _quartiles(least)
     q1, q3 = _quartiles(times_ms)
-    # Too few groups have no interval of their own: what their calls tell is better than nothing.
+    # Too few groups have no interval of their own: that of their calls is better than none.
     return Timing(
         median_ms=median(times_ms),
         q1_ms=q1,
@@ -167,7 +167,7 @@ def summarise(
 def median_uncertainty(values: Sequence[float]) -> float:
     """Half the 95 % confidence interval of the values' median, over it; by order statistics, whatever they come from.
 
-    Of fewer than six values half their range, which holds the median less often; 1 of one value, which tells nothing,
+    Of fewer than six values half their range, which holds the median less often; 1 of one value, which has no spread,
     and where the median is 0 (an engine's clock that is too coarse).
     """
     if len(values) < 2:
@@ -256,7 +256,7 @@ def pinned(threads: int = 1) -> Iterator[bool]:
 
 
 def _threads() -> set[int]:
-    """The threads of this process, where the system tells them; libraries' own, which Python does not know, too."""
+    """The threads of this process where the system lists them, with those of libraries, which Python does not know."""
     with contextlib.suppress(OSError):
         return set(map(int, os.listdir("/proc/self/task")))
     return set()

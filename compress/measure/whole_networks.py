@@ -15,7 +15,7 @@ from compress.progress import Progress
 
 
 class HowTimed(Protocol):
-    """What a recipe says of timing: threads of the engine, interleaved timings per network."""
+    """The keys of a recipe for timing. threads: of the engine. rounds: interleaved timings per network."""
 
     @property
     def threads(self) -> int: ...

@@ -1,6 +1,6 @@
-"""The training loop that training, fine-tuning and the supernet share. What one step does is the caller's.
+"""The training loop that training, fine-tuning and the supernet share. The caller defines one step.
 
-Everything random comes from (seed, epoch), and a checkpoint is written after every epoch: a killed run that goes on
+Everything random comes from (seed, epoch), and a checkpoint is written after every epoch: a killed run that continues
 from its checkpoint takes the same steps as an undisturbed one.
 """
 
@@ -31,14 +31,14 @@ from compress.progress import Phase
 from compress.recipe import Training
 from compress.training.processes import average, is_first
 
-_JUDGED = 64  # samples that show whether new batch-norm statistics lose
+_CHECKED = 64  # samples that show whether new batch-norm statistics raise the loss
 
 LossStep = Callable[[Batch, random.Random], float]
 """Adds the gradients of one batch to the parameters and returns the loss on the labels."""
 
 
 class Trainable(Protocol):
-    """What is trained: a network or a supernet."""
+    """A network or a supernet."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name; writing to them changes what is trained."""
@@ -74,10 +74,10 @@ def train(
     phase: Phase,
     observe: Callable[[EpochLoss], None] = lambda epoch: None,
 ) -> list[EpochLoss]:
-    """Trains for settings.epochs, going on from `checkpoint` if it exists. Advances `phase` by one per batch.
+    """Trains for settings.epochs, continuing from `checkpoint` if it exists. Advances `phase` by one per batch.
 
     parameters: by name, one mapping per independent network; gradients are clipped within each, so that networks
-    trained side by side come out as if each had been trained alone. observe: told of every finished epoch.
+    trained side by side come out as if each had been trained alone. observe: called after every epoch.
     Raises DivergedError when the loss is no longer a number, RunError for another network's checkpoint, RecipeError
     when the batch cannot be shared by the processes.
     """
@@ -104,9 +104,9 @@ def train(
             world=fabric.world_size,
         )
         for number in range(steps_per_epoch):
-            asked = time.perf_counter()
+            began = time.perf_counter()
             batch = next(epoch_batches)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - began
             step = epoch * steps_per_epoch + number
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * learning_rate(settings, step, steps_per_epoch)
@@ -144,7 +144,7 @@ def train(
 def check_training(
     parameters: Sequence[Mapping[str, nn.Parameter]], samples: Samples, settings: Training, fabric: Fabric
 ) -> torch.optim.Optimizer:
-    """The optimizer. Raises what can be told before the first step: RecipeError, and DataError for too few samples."""
+    """The optimizer. Raises what can be known before the first step: RecipeError, and DataError for too few samples."""
     if settings.batch_size % (fabric.world_size * settings.accumulate):
         raise RecipeError(
             "a batch must be a multiple of processes x accumulate",
@@ -162,7 +162,7 @@ def batch_count(settings: Training, samples: Samples) -> int:
 
 
 def label_step(network: nn.Module, objective: Objective, fabric: Fabric) -> LossStep:
-    """Learning from the labels alone."""
+    """A step that learns from the labels alone."""
 
     def step(batch: Batch, rng: random.Random) -> float:
         network.train()
@@ -176,13 +176,13 @@ def label_step(network: nn.Module, objective: Objective, fabric: Fabric) -> Loss
 
 
 def label_loss(network: nn.Module, objective: Objective, samples: Samples, settings: Training, seed: int) -> float:
-    """Mean loss on the labels of some 64 training samples as no epoch of the training drew them, in eval mode."""
+    """Mean loss on the labels of some 64 training samples, augmented as in no epoch of the training, in eval mode."""
     network.eval()
     device = next(network.parameters()).device
     drawn = batches(samples, batch_size=settings.batch_size, epoch=settings.epochs, seed=seed)
     losses = []
     with torch.no_grad():
-        for batch in islice(drawn, math.ceil(_JUDGED / settings.batch_size)):
+        for batch in islice(drawn, math.ceil(_CHECKED / settings.batch_size)):
             for part in batch.parts(settings.accumulate):
                 part = part.to(device)
                 losses.append(float(objective.loss(full_precision(network(part.images)), part)))
@@ -200,15 +200,15 @@ def distilled_step(
 ) -> LossStep:
     """Every student learns from the labels and a frozen teacher's maps; distillation: the teacher's share, 0..1.
 
-    features: of the only student's and the teacher's layers, added with feature_weight. The teacher answers once for
-    all students. Returns their mean loss on the labels.
+    features: of the only student's and the teacher's layers, added with feature_weight. The teacher runs once per
+    batch for all students. The step returns their mean loss on the labels.
     """
     teacher.eval()
 
     def step(batch: Batch, rng: random.Random) -> float:
         with torch.no_grad(), fabric.autocast():
-            answers = teacher(batch.images)
-        answers = full_precision(answers)
+            targets = teacher(batch.images)
+        targets = full_precision(targets)
         total = 0.0
         for student in students:
             student.train()
@@ -216,7 +216,7 @@ def distilled_step(
                 outputs = student(batch.images)
             outputs = full_precision(outputs)
             loss = objective.loss(outputs, batch)
-            whole = (1 - distillation) * loss + distillation * objective.distillation_loss(outputs, answers)
+            whole = (1 - distillation) * loss + distillation * objective.distillation_loss(outputs, targets)
             fabric.backward(whole + feature_weight * features() if features else whole)
             total += float(loss.detach())
         return total / len(students)
@@ -315,13 +315,13 @@ def _floats(trained: Trainable) -> dict[str, Tensor]:
 
 
 def _follow(averaged: dict[str, Tensor], now: dict[str, Tensor], decay: float, step: int) -> None:
-    """One step of the exponential moving average. Early on it forgets faster: (1 + n) / (10 + n), as TensorFlow's."""
+    """One step of the exponential moving average; early on its decay is (1 + n) / (10 + n), as TensorFlow's."""
     update = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
     update(tuple(averaged.values()), tuple(now[name] for name in averaged), step)
 
 
 def _statistics(trained: Trainable, parameters: Sequence[Mapping[str, nn.Parameter]]) -> list[Tensor]:
-    """Floating-point buffers: what batch norm has seen."""
+    """Floating-point buffers, such as batch norm's statistics."""
     learned = {parameter.data_ptr() for network in parameters for parameter in network.values()}
     return [tensor for tensor in _floats(trained).values() if tensor.data_ptr() not in learned]
 
@@ -368,12 +368,12 @@ def _resume(
             "the checkpoint must be one of this training",
             place=str(path),
             value=next(iter(str(error).splitlines()), type(error).__name__),
-            remedy="delete it to train anew, or choose another run folder",
+            remedy="delete it to start again, or choose another run folder",
         ) from None
 
 
 def _require_shared(path: Path, finished: int, fabric: Fabric) -> None:
-    """Raises RunError unless every process goes on from the first one's epoch."""
+    """Raises RunError unless every process continues from the first one's epoch."""
     first = fabric.broadcast(finished)
     if first != finished:
         raise RunError(

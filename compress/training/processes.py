@@ -3,7 +3,7 @@
 A process alone is the ordinary case. `torchrun --nproc-per-node N -m -- compress train ...` starts several, on one
 machine or on more, which then share the run folder; each works on its part of every batch, and gradients are averaged,
 so that they take the steps one process would take. Batch-norm statistics are those of the whole batch on GPUs (torch's
-SyncBatchNorm); on CPUs, for which torch has none, they are those of each process's part.
+SyncBatchNorm); on CPUs, which torch has no such layer for, they are those of each process's part.
 """
 
 import copy
@@ -23,7 +23,10 @@ _PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mi
 
 
 def launch(precision: str) -> Fabric:
-    """Joins the other processes if there are any. precision: Training.precision. Raises RecipeError."""
+    """Starts Lightning Fabric, which joins other processes if there are any. Raises RecipeError.
+
+    precision: Training.precision.
+    """
     gpu = torch.cuda.is_available()
     if precision == "auto":
         precision = "bfloat16" if gpu else "float32"
@@ -49,13 +52,15 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this process is the first or the only one: the one that writes files, prints and scores."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def whole_batch_norm(network: nn.Module, fabric: Fabric) -> nn.Module:
-    """What is trained in the network's place: itself, or if several GPUs train it a copy whose batch norms share their
-    statistics. Names of parameters and buffers are the same."""
+    """The module to train: the network itself, or, on several GPUs, a copy whose batch norms share their statistics.
+
+    Names of parameters and buffers are the same.
+    """
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))  # type: ignore[no-untyped-call]
         return synced

@@ -1,14 +1,14 @@
-"""Batch-norm statistics taken anew, once the weights no longer change.
+"""Batch-norm statistics computed again, once the weights no longer change.
 
 Training leaves moving averages over its last batches. A channel that is dead on those pictures, as many are behind
 depthwise convolutions, has variance 0 there, so evaluation multiplies it by 1/sqrt(eps) = 316: the first picture that
-wakes it floods the network. Seen on a searched DIR-BHRNet: 1 picture in 150 gave heatmaps of up to 1400, AP hardly
-changed, and every network taught by it was ruined.
+activates it floods the network. Seen on a searched DIR-BHRNet: 1 picture in 150 gave heatmaps of up to 1400, AP hardly
+changed, and every student of this network was ruined.
 
-The same happens to few pictures: a channel that one of them barely wakes has a variance far below its true one (in a
-trained DIR-BHRNet 8e-5 on 96 pictures instead of 7e-3 on 1024), and where such a channel feeds another one of its
-kind, as in two depthwise convolutions in a row, both errors multiply. So a variance is believed only where enough of
-the pictures say so.
+The same happens with few pictures: a channel that one of them barely activates has a variance far below its true one
+(in a trained DIR-BHRNet 8e-5 on 96 pictures instead of 7e-3 on 1024), and where such a channel feeds another one of its
+kind, as in two depthwise convolutions in a row, the two errors multiply. So a variance is trusted only where enough of
+the pictures contribute to it.
 """
 
 import copy
@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 PICTURES = 1024
-"""That a finished network is recalibrated on: what one picture in a hundred wakes is among them."""
+"""Pictures that a finished network is recalibrated on: a channel that one in a hundred activates is active in some."""
 
-KEPT = "{} keeps the batch-norm statistics of its training: those taken anew raise the loss"
-"""What to say where recalibration lost."""
+KEPT = "{} keeps the batch-norm statistics of its training: new ones raise the loss"
+"""Message where recalibration was taken back."""
 
-_SPEAKING = 8  # pictures, in effect, that a variance must come from; it is then known to a third
-_ASLEEP = 256  # pictures that show that a channel is dead: of those that 1 in 100 wakes, 92 % are awake once
+_EFFECTIVE = 8  # pictures, in effect, that a variance must come from; it is then known to a third
+_DEAD = 256  # pictures that show that a channel is dead: of those that 1 in 100 activates, 92 % are active once
 _CANCELLED = 1e-3  # of the mean square: a variance below it has lost its digits in the subtraction
 _POINT = 0.01  # by which a score may fall
-_LOSS = 0.02  # by which the judge's loss may grow before recalibration has lost
+_LOSS = 0.02  # by which the loss may grow, relatively, before recalibration is taken back
 
 
 def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
@@ -36,10 +36,10 @@ def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
     Changes the network and leaves it in eval mode. Every picture weighs the same, whatever the sizes of the batches;
     within a batch each norm works with the batch's own statistics, so one batch of all pictures is exact. Everything
     else is in eval mode: dropout and branches for training alone do not disturb. Norms that no picture reaches, all of
-    them without pictures, and norms without statistics of their own keep what they have.
+    them without pictures, and norms without statistics of their own stay as they are.
 
     Where the variance comes from few of the pictures, the larger of this and the given one is taken: a channel is
-    damped, not blown up, when a picture wakes it. Channels that are constant on all pictures (variance below the
+    damped, not blown up, when a picture activates it. Channels that are constant on all pictures (variance below the
     norm's epsilon) stay at that constant from then on (weight 0) if the given variance is below epsilon too, or if
     there were at least 256 pictures.
     """
@@ -70,10 +70,12 @@ def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
 
 
 def recalibrate_unless_worse(network: nn.Module, images: Iterable[Tensor], loss: Callable[[], float]) -> bool:
-    """Recalibrates, and takes it back if the loss grows by more than 2 %; returns whether the new statistics stay.
+    """Recalibrates, and restores the old statistics if the loss grows by more than 2 %.
 
-    loss: of the network as it then is, not negative. What is not a number is worse than any number. Leaves the network
-    in eval mode.
+    Returns whether the new ones stay.
+
+    loss: of the network as it is when called, 0 or more; NaN counts as worse than any number. Leaves the network in
+    eval mode.
     """
     network.eval()
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -90,7 +92,7 @@ def recalibrate_unless_worse(network: nn.Module, images: Iterable[Tensor], loss:
 def enough_pictures(
     network: nn.Module, images: Iterable[Tensor], start: int, score: Callable[[nn.Module], float]
 ) -> list[Tensor]:
-    """As many of these batches as recalibration needs in order to lose nothing; none of them if all lose.
+    """As many of these batches as recalibration needs to lose no accuracy; an empty list if it always loses.
 
     The first ones with `start` pictures, doubled until a copy of the given network that is recalibrated on them scores
     at most a point less than the given network does as it is. score: 0..1; the copies it gets are in eval mode.
@@ -136,13 +138,13 @@ def _pooled(mean_nc: Tensor, var_nc: Tensor) -> tuple[Tensor, Tensor]:
 def _settle(norm: nn.BatchNorm2d, given_c: Tensor, mean_c: Tensor, squares_nc: Tensor) -> None:
     """The statistics that the norm keeps. squares_nc: of every picture, about the mean."""
     pictures, var_c = len(squares_nc), squares_nc.mean(0)
-    # (sum v)² / sum v²: n where all pictures say the same, 1 where one picture says it all
-    speaking_c = squares_nc.sum(0).square() / squares_nc.square().sum(0).clamp(min=1e-30)
-    few_c = speaking_c < min(_SPEAKING, pictures / 2)
-    asleep_c = (var_c < norm.eps) & ((given_c < norm.eps) | (pictures >= _ASLEEP))
-    _set(norm, mean_c, torch.where(few_c & ~asleep_c, torch.maximum(var_c, given_c), var_c))
+    # Effective sample size (sum v)² / sum v²: n where all pictures contribute alike, 1 where one contributes it all.
+    effective_c = squares_nc.sum(0).square() / squares_nc.square().sum(0).clamp(min=1e-30)
+    few_c = effective_c < min(_EFFECTIVE, pictures / 2)
+    dead_c = (var_c < norm.eps) & ((given_c < norm.eps) | (pictures >= _DEAD))
+    _set(norm, mean_c, torch.where(few_c & ~dead_c, torch.maximum(var_c, given_c), var_c))
     if norm.affine:
-        norm.weight[asleep_c] = 0.0
+        norm.weight[dead_c] = 0.0
 
 
 def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def test_every_approach_trains_evaluates_and_predicts(approach: str, tmp_path: P
     assert (result.score.provenance, result.score.pictures) == ("training of 2 epochs", 4)
     assert from_plain(TrainResult, to_plain(result), "a file") == result
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
+    scored = evaluate(tmp_path / "run", EvaluateRecipe(decoding=settings.decoding), Silent())
     assert scored.score == result.score
     assert scored.procedure == result.procedure == "two passes"
     picture = tmp_path / "picture.png"

@@ -172,7 +172,7 @@ def test_what_is_uncertain_is_timed_on_within_a_bound() -> None:
     assert timings["noisy"].reliable
     assert not timings["wild"].reliable
     assert sum(rounds for rounds, _ in seen) == 8
-    assert seen[8:][0] == (0, "timing 2 of 3 on")
+    assert seen[8:][0] == (0, "still timing 2 of 3")
 
 
 def test_groups_stay_whole_where_more_are_timed() -> None:

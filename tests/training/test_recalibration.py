@@ -96,7 +96,7 @@ def chain(norms: int) -> nn.Sequential:
     parts: list[nn.Module] = []
     for _ in range(norms):
         parts += [nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
-        statistics(parts[-2])[1].fill_(1e-4)  # so that the 4096 pictures are believed
+        statistics(parts[-2])[1].fill_(1e-4)  # so that the 4096 pictures are trusted
     return nn.Sequential(*parts)
 
 
