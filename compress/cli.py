@@ -321,7 +321,8 @@ def prune(
     def code(result: Any) -> int:
         return MISSED if not analyse and result.goal and result.goal.met is not True else 0
 
-    perform("prune", job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
+    command = "analyse" if analyse else "prune"  # as in the file that the job writes
+    perform(command, job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
 
 
 @app.command(epilog=example("rewrite runs/openpose --engine ncnn --rule conv_to_3x3"))

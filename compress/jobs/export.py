@@ -35,7 +35,8 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
     data, seed = validation_data(facts, recipe.data, recipe.seed)
     pictures = validation_set(data, input_hw, seed)
     images = sample_images(pictures, recipe.parity_pictures, input_hw)
-    exports, refused = [], {}
+    exports: list[Export] = []
+    refused: dict[str, str] = {}
     with progress.phase("export", len(recipe.engines)) as phase:
         for engine in recipe.engines:
             made, failed = export_and_check(network, [engine], images, input_hw, folder)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
         DecodingTable,
         EvaluateResult,
         ExportResult,
+        LayerRow,
         NetworkRow,
+        Part,
         PassTime,
         PredictResult,
         ProfileResult,
@@ -168,15 +170,13 @@ def print_profile(result: "ProfileResult", console: Console | None = None) -> No
     title = f"{result.network} at {_size(result.input_hw)} · {whole} · {memory}"
     console.print(Text(printable(title), style="bold"))
     layers = sorted(result.layers, key=lambda layer: -layer.macs)
-    stages, resolutions = ([(part.name, part) for part in parts] for parts in (result.stages, result.resolutions))
-    for title, rows in (
-        ("stage", stages),
-        ("resolution", resolutions),
-        (
-            f"layer (the costliest {min(_FEW, len(layers))} of {len(layers)})",
-            [(one.path, one) for one in layers[:_FEW]],
-        ),
-    ):
+    costliest = f"layer (the costliest {min(_FEW, len(layers))} of {len(layers)})"
+    tables: list[tuple[str, list[tuple[str, Part | LayerRow]]]] = [
+        ("stage", [(stage.name, stage) for stage in result.stages]),
+        ("resolution", [(resolution.name, resolution) for resolution in result.resolutions]),
+        (costliest, [(layer.path, layer) for layer in layers[:_FEW]]),
+    ]
+    for title, rows in tables:
         table = plain_table(title, "params", "MACs", "share", "activations")
         table.collapse_padding = True
         shown = sorted(rows, key=lambda row: -row[1].macs)[:_MANY] if len(rows) > _MANY else rows
