@@ -546,7 +546,9 @@ def test_pictures_that_do_not_decode_are_left_out_and_named(artefact: Path, tmp_
 def test_what_is_no_artefact(tmp_path: Path) -> None:
     assert "architecture.yaml" in fails("evaluate", tmp_path / "nothing")
     assert "compress networks" in fails("train", "hrnet_w23", "--run", tmp_path / "run")
-    (tmp_path / "architecture.yaml").write_text("architecture: {family: nope}\nfacts: {}\n")
+    (tmp_path / "architecture.yaml").write_text(
+        "schema: 1\narchitecture: {family: nope}\nmetadata: {input_hw: [64, 64]}\n"
+    )
     assert "no such family" in fails("export", tmp_path)
 
 

@@ -152,9 +152,9 @@ def test_a_changed_network_that_an_engine_refuses_is_not_lost(
     refusing: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Times are told of onnxruntime; without ncnn the job has its results, and says at the end that ncnn is missing."""
+    from compress.engines import export as deployment
     from compress.engines.engine import Runner
     from compress.errors import ParityError
-    from compress.engines import export as deployment
 
     module = f"changed_{refusing}"
     (folder / f"{module}.py").write_text(OWN.replace("CONDITION", "False"))

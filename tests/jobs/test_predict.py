@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from compress.artefacts.artefact import save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.data.folder import Pictures
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.errors import CompressError, DataError, RecipeError
@@ -23,7 +24,7 @@ from compress.jobs.predict import _numbered, predict
 from compress.jobs.train import train_network
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.progress import Silent
-from compress.recipe import EvaluateRecipe, PredictRecipe, TrainRecipe, read_recipe
+from compress.recipe import Data, EvaluateRecipe, PredictRecipe, TrainRecipe, read_recipe
 
 IDS = [139, 724, 37777, 8, 5000]
 CATEGORY = 7
@@ -200,8 +201,8 @@ def test_a_network_that_has_seen_drawn_people_only_says_so_first(
     tmp_path: Path, kind: str | None, warned: bool
 ) -> None:
     architecture = DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps")
-    facts = {"input_hw": [64, 64]} | ({} if kind is None else {"data": {"kind": kind, "disk": {"folder": "there"}}})
-    save_artefact(tmp_path / "a", architecture, architecture.build(), facts)
+    data = None if kind is None else Data.model_validate({"kind": kind, "disk": {"folder": "there"}})
+    save_artefact(tmp_path / "a", architecture, architecture.build(), Metadata((64, 64), data=data))
     cv2.imwrite(str(tmp_path / "street.png"), np.zeros((64, 64, 3), np.uint8))
     heard = Heard(tmp_path / "out")
     found = predict(tmp_path / "a", [tmp_path / "street.png"], PredictRecipe(), tmp_path / "out", heard)
