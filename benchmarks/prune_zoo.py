@@ -34,9 +34,9 @@ RATIOS = (0.3, 0.5, 0.7)
 ENGINES = ("onnxruntime", "ncnn")
 
 
-def calibrated(network: nn.Module, channels: Channels, gone: set[int], side: int) -> nn.Module:
+def calibrated(network: nn.Module, channels: Channels, removed: set[int], side: int) -> nn.Module:
     """With batch norm statistics of random pictures without these channels, so that the signal reaches the outputs."""
-    seen, network = masked(network, channels, gone), copy.deepcopy(network)
+    seen, network = masked(network, channels, removed), copy.deepcopy(network)
     for module in seen.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train().momentum = 1.0
@@ -56,24 +56,24 @@ def weakest(network: nn.Module, channels: Channels, ratio: float) -> set[int]:
         if use.made and weights[use.name].ndim > 1:
             means = weights[use.name].abs().movedim(use.dim, 0).flatten(1).mean(1)
             for channel, mean in zip(use.channels, means.tolist(), strict=True):
-                strength.setdefault(channels.class_of(channel), []).append(mean)
+                strength.setdefault(channels.member_of(channel), []).append(mean)
     chosen: list[int] = []
     for group in channels.groups():
-        ordered = sorted(group.classes, key=lambda c: sum(strength[c]) / len(strength[c]))
+        ordered = sorted(group.members, key=lambda c: sum(strength[c]) / len(strength[c]))
         chosen += ordered[: round(len(ordered) * ratio)]
     return channels.allowed(chosen)
 
 
 def prune_and_check(network: nn.Module, channels: Channels, ratio: float, input_hw: tuple[int, int]) -> dict[str, Any]:
     """The figures of one ratio; `failure` is what went wrong, None if nothing did."""
-    gone = weakest(network, channels, ratio)
+    removed = weakest(network, channels, ratio)
     result: dict[str, Any] = {"ratio": ratio, "failure": None}
     try:
-        network = calibrated(network, channels, gone, input_hw[0])
-        pruned = without_channels(network, channels, gone)
+        network = calibrated(network, channels, removed, input_hw[0])
+        pruned = without_channels(network, channels, removed)
         generator = torch.Generator().manual_seed(1)
         pictures = torch.randn(2, 3, *input_hw, generator=generator)
-        result["difference"] = difference(masked(network, channels, gone), pruned, pictures[:1])
+        result["difference"] = difference(masked(network, channels, removed), pruned, pictures[:1])
         result["variation"] = _variation(pruned, pictures)
         counted = count(pruned, input_hw)
         result |= {"params": counted.params, "macs": counted.macs}

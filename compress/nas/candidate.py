@@ -172,7 +172,7 @@ def _check_sites(edit: EditChoice, known: Sequence[str], lack: str, place: str) 
 
 def _check_shares(edit: EditChoice, parts: Sequence[PruningGroup], place: str) -> None:
     """Raises SpaceError for a share that takes nothing from any of these sections."""
-    scores = {member: 0.0 for part in parts for member in part.classes}
+    scores = {member: 0.0 for part in parts for member in part.members}
     for share in edit.values:
         if share != edit.nothing and not uniform(parts, scores, 1 - float(share)):
             raise SpaceError(

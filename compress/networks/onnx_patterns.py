@@ -161,9 +161,9 @@ def _name_activations(network: fx.GraphModule) -> None:
     grid = torch.cat((torch.linspace(-_NEAR, _NEAR, 481), far, -far))
     known = [(build, build()(grid)) for build in _ACTIVATIONS]
     order = _order(network)
-    gone: set[fx.Node] = set()
+    removed: set[fx.Node] = set()
     for last in reversed(list(network.graph.nodes)):
-        if last in gone or last.op != "call_module" or not _is_elementwise(network, last):
+        if last in removed or last.op != "call_module" or not _is_elementwise(network, last):
             continue
         if type(_module(network, last)) is nn.Hardsigmoid:
             continue
@@ -176,7 +176,7 @@ def _name_activations(network: fx.GraphModule) -> None:
             if build is not None:
                 network.add_submodule(str(last.target), build())
                 last.args = (given,)
-                gone |= set(nodes)
+                removed |= set(nodes)
                 break
     network.graph.eliminate_dead_code()
 

@@ -1,1 +1,1 @@
-"""Making networks smaller: which channels hang together, which matter least, and how many may go."""
+"""Making networks smaller: which channels are coupled, which matter least, and how many can be removed."""

@@ -1,6 +1,6 @@
 """Ratios of the layers that meet a time budget with the least predicted loss.
 
-Channels of neighbouring layers multiply in time, so allocate_channels goes greedily, asking what each move saves in the
+Channels of neighbouring layers multiply in time, so allocate_channels is greedy, by what each move saves in the
 network as it then is. Fine-grained sparsity leaves shapes alone, times of layers add: allocate_ratios solves that
 knapsack exactly.
 """
@@ -18,56 +18,56 @@ from compress.pruning.selection import Cost, Scores, check_ratio
 from compress.pruning.sensitivity import Curve
 
 Loss = Callable[[PruningGroup, tuple[int, ...]], float]
-"""A section and its classes that go → predicted loss of the score, of any unit; losses of sections add."""
+"""A group and its members removed → predicted loss of the score, of any unit; losses of groups add."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One size of a section: the classes that go, their share of its channels, and the predicted loss."""
+    """One size of a group. removed: members. share: of its channels removed. loss: predicted."""
 
-    gone: tuple[int, ...]
+    removed: tuple[int, ...]
     share: float
     loss: float
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """picked: section → index of its option. gone: all classes that go. cost_ms, loss: as predicted without them."""
+    """picked: group → index of its option. removed: members of all. cost_ms, loss: as predicted without them."""
 
     picked: dict[str, int]
-    gone: frozenset[int]
+    removed: frozenset[int]
     cost_ms: float
     loss: float
 
 
 def loss_by_curves(curves: Mapping[str, Curve]) -> Loss:
-    """From the sensitivity of each section; raises DataError for a section without a curve."""
+    """From the sensitivity of each group; raises DataError for a group without a curve."""
 
-    def loss(part: PruningGroup, gone: tuple[int, ...]) -> float:
+    def loss(part: PruningGroup, removed: tuple[int, ...]) -> float:
         if part.name not in curves:
             raise DataError(
-                "every section needs a sensitivity curve",
+                "every pruning group needs a sensitivity curve",
                 place="sensitivity points",
                 value=part.name,
                 remedy=f"analyse it; {nearest(part.name, curves)}",
             )
-        return curves[part.name].loss(part.share(gone))
+        return curves[part.name].loss(part.share(removed))
 
     return loss
 
 
 def loss_by_importance(criterion: Criterion, scores: Scores) -> Loss:
-    """The importance that goes, where there are no curves: a ranking, not a loss in points of the score.
+    """The importance removed, where there are no curves: a ranking, not a loss in points of the score.
 
-    The sum of taylor's and hessian's scores. Of relative ones, which are means over layers, the share of the section's
+    The sum of taylor's and hessian's scores. Of relative ones, which are means over layers, the share of the group's
     importance times the number of its layers: a channel of a residual stream is lost to every block of it.
     """
 
-    def loss(part: PruningGroup, gone: tuple[int, ...]) -> float:
-        lost = sum(scores[member] for member in gone)
+    def loss(part: PruningGroup, removed: tuple[int, ...]) -> float:
+        lost = sum(scores[member] for member in removed)
         if criterion in ABSOLUTE or not lost:
             return lost
-        return part.layers * lost / sum(scores[member] for member in part.classes)
+        return part.layers * lost / sum(scores[member] for member in part.members)
 
     return loss
 
@@ -75,7 +75,7 @@ def loss_by_importance(criterion: Criterion, scores: Scores) -> Loss:
 def options(
     parts: Sequence[PruningGroup], scores: Scores, ratios: Sequence[float], loss: Loss
 ) -> dict[str, tuple[Option, ...]]:
-    """Of every section that can lose anything: dense, then the removals nearest to the ratios, each once.
+    """Of every group that can lose anything: dense, then the removals nearest to the ratios, each once.
 
     Losses are made rising. Raises RecipeError for a ratio outside 0..1.
     """
@@ -85,15 +85,15 @@ def options(
     for part in parts:
         removals = dict.fromkeys(part.nearest_removal(scores, ratio) for ratio in (0.0, *sorted(ratios)))
         if len(removals) > 1:
-            losses = np.maximum.accumulate([loss(part, gone) if gone else 0.0 for gone in removals]).tolist()
+            losses = np.maximum.accumulate([loss(part, removed) if removed else 0.0 for removed in removals]).tolist()
             found[part.name] = tuple(
-                Option(gone, part.share(gone), lost) for gone, lost in zip(removals, losses, strict=True)
+                Option(removed, part.share(removed), lost) for removed, lost in zip(removals, losses, strict=True)
             )
     return found
 
 
 def first_gains(choices: Mapping[str, Sequence[Option]], cost_ms: Cost, threshold: float) -> dict[str, int | None]:
-    """High or not at all: of every section the first option that, taken alone, saves `threshold` of its time, or None.
+    """High or not at all: of every group the first option that, taken alone, saves `threshold` of its time, or None.
 
     Its time is what its smallest option saves, divided by the share of channels that takes: where time is proportional
     to channels, the time of everything that makes or reads them. None, if even the smallest saves nothing.
@@ -101,7 +101,7 @@ def first_gains(choices: Mapping[str, Sequence[Option]], cost_ms: Cost, threshol
     dense = cost_ms(frozenset())
 
     def saved(option: Option) -> float:
-        return dense - cost_ms(frozenset(option.gone))
+        return dense - cost_ms(frozenset(option.removed))
 
     first: dict[str, int | None] = {}
     for name, sizes in choices.items():
@@ -117,12 +117,12 @@ def allocate_channels(
     budget_ms: float,
     first: Mapping[str, int | None],
 ) -> Allocation:
-    """Moves sections to smaller options, each time by the least loss per millisecond saved, until the budget is met.
+    """Moves groups to smaller options, each time by the least loss per millisecond saved, until the budget is met.
 
     first: of first_gains, the first option that may be taken; a move may skip options. At the end, options that the
-    budget does not need are given back, dearest first. What a move saves is asked again only when it comes first (lazy
-    greedy: Minoux, 1978): exact while moves of others only ever make it save less, as they do in a product of channels.
-    Raises BudgetError naming the least it reaches.
+    budget does not need are given back, dearest first. What a move saves is computed again only when it comes first
+    (lazy greedy: Minoux, 1978): exact while moves of others only ever make it save less, as they do in a product of
+    channels. Raises BudgetError naming the least it reaches.
     """
     state = dict.fromkeys(choices, 0)
     price = _price(choices, cost_ms)
@@ -130,7 +130,7 @@ def allocate_channels(
     moves = 0
 
     def rated(name: str, index: int) -> tuple[float, float, int, str, int]:
-        """(loss per ms, -ms, moves before, section, option); infinite if it saves no time."""
+        """(loss per ms, -ms, moves before, group, option); infinite if it saves no time."""
         saved = cost - price({**state, name: index})
         lost = choices[name][index].loss - choices[name][state[name]].loss
         rate, most = (lost / saved, -saved) if saved > 0 else (float("inf"), 0.0)
@@ -139,10 +139,10 @@ def allocate_channels(
     heap = [rated(name, index) for name, least in first.items() if least for index in range(least, len(choices[name]))]
     heapq.heapify(heap)
     while cost > budget_ms and heap:
-        rate, _, asked, name, index = heap[0]
+        rate, _, rated_at, name, index = heap[0]
         if index <= state[name]:
             heapq.heappop(heap)
-        elif asked < moves:
+        elif rated_at < moves:
             heapq.heapreplace(heap, rated(name, index))
         elif rate < float("inf"):
             state[name] = index
@@ -154,12 +154,12 @@ def allocate_channels(
             f"the least that allocation reaches is {cost:.4g} ms",
             place="latency budget",
             value=budget_ms,
-            remedy="ask for no less, or allow higher ratios",
+            remedy="request no less, or allow higher ratios",
         )
     _give_back(choices, state, price, budget_ms, first)
     return Allocation(
         picked=state,
-        gone=_gone(choices, state),
+        removed=_removed(choices, state),
         cost_ms=price(state),
         loss=sum(choices[name][index].loss for name, index in state.items()),
     )
@@ -172,27 +172,27 @@ def _give_back(
     budget_ms: float,
     first: Mapping[str, int | None],
 ) -> None:
-    """Sets every section, the one of most loss first, to the largest of its options that keeps the budget."""
+    """Sets every group, the one of most loss first, to the largest of its options that keeps the budget."""
     for name in sorted(choices, key=lambda name: (-choices[name][state[name]].loss, name)):
         larger = [0, *range(first[name] or 0, state[name])] if state[name] else []
         state[name] = next((n for n in larger if price({**state, name: n}) <= budget_ms), state[name])
 
 
 def _price(choices: Mapping[str, Sequence[Option]], cost_ms: Cost) -> Callable[[Mapping[str, int]], float]:
-    """The cost of a state: section → index of its option. Each is asked for once."""
+    """The cost of a state: group → index of its option. Each is computed once."""
     known: dict[tuple[int, ...], float] = {}
 
     def price(state: Mapping[str, int]) -> float:
         key = tuple(state.values())
         if key not in known:
-            known[key] = cost_ms(_gone(choices, state))
+            known[key] = cost_ms(_removed(choices, state))
         return known[key]
 
     return price
 
 
-def _gone(choices: Mapping[str, Sequence[Option]], state: Mapping[str, int]) -> frozenset[int]:
-    return frozenset(member for name, index in state.items() for member in choices[name][index].gone)
+def _removed(choices: Mapping[str, Sequence[Option]], state: Mapping[str, int]) -> frozenset[int]:
+    return frozenset(member for name, index in state.items() for member in choices[name][index].removed)
 
 
 # --- Fine-grained ----------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def allocate_ratios(
             f"the least that these layers take is {least * unit_ms:.4g} ms, in whole units",
             place="latency budget",
             value=budget_ms,
-            remedy="ask for no less, or give a smaller unit",
+            remedy="request no less, or give a smaller unit",
         )
     best = np.zeros(room + 1)  # [units]: the least loss of the layers so far within that many units
     picks = []

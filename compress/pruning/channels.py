@@ -1,4 +1,7 @@
-"""Which channels of a network hang together, so that they can only be removed together.
+"""Which channels of a network are coupled, so that they can only be removed together.
+
+A *member* is a set of coupled channels, known by the least of their numbers: one channel of every layer of a residual
+stream, for example.
 
 torch-pruning 1.6 answers this from the autograd graph; on this zoo it does not end, or fails, for every network with a
 channel shuffle, cross-branch weighting or dynamic kernels. So we follow the channels themselves: the network runs once
@@ -107,18 +110,18 @@ class Rearranged:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that one layer makes, or of a residual stream. classes: of channels, each goes as a whole.
+    """Channels that one layer makes, or of a residual stream. members: see above; each is removed as a whole.
 
     made_by: every parameter that makes or follows any of them, the first maker first.
     """
 
     made_by: tuple[str, ...]
-    classes: tuple[int, ...]
+    members: tuple[int, ...]
 
 
 @dataclass
 class Channels:
-    """The channels of one network. uses: of every parameter and buffer. kept: channel class → why it cannot go.
+    """The channels of one network. uses: of every parameter and buffer. kept: member → why it cannot be removed.
 
     parts: channels that a slice takes out of a map; as of every use, one of them at least must stay.
     """
@@ -130,8 +133,8 @@ class Channels:
     _parent: list[int] = field(default_factory=lambda: [NO_LAYER])
     _known: dict[tuple[str, int], Use] = field(default_factory=dict)
 
-    def class_of(self, channel: int) -> int:
-        """The least number of the class of channels that go together."""
+    def member_of(self, channel: int) -> int:
+        """The member that the channel belongs to."""
         root = channel
         while self._parent[root] != root:
             root = self._parent[root]
@@ -140,41 +143,41 @@ class Channels:
         return root
 
     def groups(self) -> list[Group]:
-        """Classes by the parameter that makes them first, in the order of the network."""
+        """Members by the parameter that makes them first, in the order of the network."""
         first: dict[int, str] = {}
         made_by: dict[str, dict[str, None]] = {}
         for use in self.uses:
             if use.made:
-                for channel in map(self.class_of, use.channels):
+                for channel in map(self.member_of, use.channels):
                     made_by.setdefault(first.setdefault(channel, use.name), {})[use.name] = None
-        classes: dict[str, list[int]] = {}
+        by_maker: dict[str, list[int]] = {}
         for channel, name in first.items():
-            classes.setdefault(name, []).append(channel)
-        return [Group(tuple(made_by[name]), tuple(sorted(members))) for name, members in classes.items()]
+            by_maker.setdefault(name, []).append(channel)
+        return [Group(tuple(made_by[name]), tuple(sorted(members))) for name, members in by_maker.items()]
 
     def needed(self) -> list[frozenset[int]]:
-        """Sets of classes of each of which one must stay, without repetition: of every use and of every slice."""
+        """Sets of members of each of which one must stay, without repetition: of every use and of every slice."""
         sets = (channels for channels in (*(use.channels for use in self.uses), *self.parts) if channels)
-        return list(dict.fromkeys(frozenset(map(self.class_of, channels)) for channels in sets))
+        return list(dict.fromkeys(frozenset(map(self.member_of, channels)) for channels in sets))
 
     def allowed(self, wanted: Iterable[int]) -> set[int]:
-        """These classes but for kept ones, and for the first of every needed set that would lose all."""
-        gone = set(wanted) - set(self.kept)
-        for classes in sorted(self.needed(), key=len):  # what stays of small sets may do for large ones
-            if classes <= gone:
-                gone.remove(min(classes))
-        return gone
+        """These members but for kept ones, and for the first of every needed set that would lose all."""
+        removed = set(wanted) - set(self.kept)
+        for members in sorted(self.needed(), key=len):  # what stays of small sets may do for large ones
+            if members <= removed:
+                removed.remove(min(members))
+        return removed
 
     def unprunable(self) -> dict[str, str]:
         """First maker of every group that cannot lose a channel → the reason."""
         found = {}
         for group in self.groups():
-            if all(channel in self.kept for channel in group.classes):
-                found[group.made_by[0]] = "; ".join(dict.fromkeys(self.kept[channel] for channel in group.classes))
-            elif len(group.classes) == 1:
+            if all(channel in self.kept for channel in group.members):
+                found[group.made_by[0]] = "; ".join(dict.fromkeys(self.kept[channel] for channel in group.members))
+            elif len(group.members) == 1:
                 numbers = {n for use in self.uses if use.name == group.made_by[0] and use.made for n in use.channels}
                 found[group.made_by[0]] = (
-                    "its channels can only go all together" if len(numbers) > 1 else "it makes a single channel"
+                    "its channels can only be removed all together" if len(numbers) > 1 else "it makes a single channel"
                 )
         return found
 
@@ -187,17 +190,17 @@ class Channels:
         return list(range(start, start + count))
 
     def tie(self, channels: Iterable[int]) -> None:
-        """These go together from now on, those of no layer excepted."""
-        roots = sorted({self.class_of(channel) for channel in channels} - {NO_LAYER})
+        """Couples these, those of no layer excepted."""
+        roots = sorted({self.member_of(channel) for channel in channels} - {NO_LAYER})
         for root in roots[1:]:
             self._parent[root] = roots[0]
             if root in self.kept:
                 self.kept.setdefault(roots[0], self.kept.pop(root))
 
     def keep(self, channels: Iterable[int], reason: str) -> None:
-        """These never go."""
+        """These are never removed."""
         for channel in channels:
-            self.kept.setdefault(self.class_of(channel), reason)
+            self.kept.setdefault(self.member_of(channel), reason)
 
     def use(self, name: str, dim: int, channels: Sequence[int], *, made: bool) -> None:
         """Notes a use. A parameter that is used twice has the same channels both times."""
@@ -360,7 +363,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stride(before, axis, *args[2:5])
 
     def _stride(self, before: Tensor, axis: int, start: int | None, end: int | None, step: int) -> None:
-        """Whole blocks of `step` channels go, so that those after them stand where they stood between two steps.
+        """Whole blocks of `step` channels are removed, so that those after them keep their place between two steps.
 
         Channels before a start beyond the first block stay, and so do those before another end than the last channel,
         or all where the bounds are counted from the last one.
@@ -471,7 +474,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read = self._by_channel(source)
         inputs, outputs = len(read) // groups, result.shape[1] // groups  # of one group
         whole = groups > 1 and min(inputs, outputs) == 1
-        if whole:  # a group goes as one: depthwise convolutions are of this kind
+        if whole:  # a group is removed as one: depthwise convolutions are of this kind
             self._tie_rows(torch.tensor(read).view(1, groups, inputs))
             made = [read[n // outputs * inputs] for n in range(groups * outputs)]
         else:
@@ -593,7 +596,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return torch.tensor(NO_LAYER).expand(tensor.shape) if known is None else known
 
     def _axis_of(self, tensor: Tensor) -> int | None:
-        """The dimension along which the tensor loses whole rows when channels go; None where there is one at most."""
+        """Along which dimension the tensor loses whole rows with its channels; None where it has one at most."""
         if id(tensor) in self._axes:
             return self._axes[id(tensor)]
         varying = _varying(self._numbers_of(tensor))

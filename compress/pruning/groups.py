@@ -1,4 +1,4 @@
-"""The finest parts in which channels may be chosen: classes that the same parameters make and read."""
+"""Pruning groups: the finest parts in which channels may be chosen, made and read by the same parameters."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -14,17 +14,17 @@ MULTIPLE = 8
 
 @dataclass(frozen=True)
 class PruningGroup:
-    """Classes with the same uses: a layer's or a residual stream's channels; of a shuffled stream, one kind of orbit.
+    """A layer's or a residual stream's channels; of a shuffled stream, those of one kind of orbit.
 
-    Every use consists of whole sections: while each section keeps a class, no layer loses all its channels.
-    name: the layer that makes them first. made_by: parameters. classes: those that may go. widths: channels of each
-    class, in the parameter that has most of them. fixed: channels that stay, and why. multiple: what stays divides by.
-    layers: how many make, follow or read the channels.
+    Every use consists of whole groups: while each group keeps a member, no layer loses all its channels.
+    name: the layer that makes them first. made_by: parameters. members: those that can be removed, see
+    compress.pruning.channels. widths: channels of each member, in the parameter that has most of them. fixed: channels
+    that stay, and why. multiple: what stays divides by. layers: how many make, follow or read the channels.
     """
 
     name: str
     made_by: tuple[str, ...]
-    classes: tuple[int, ...]
+    members: tuple[int, ...]
     widths: tuple[int, ...]
     fixed: int
     why: str
@@ -37,12 +37,12 @@ class PruningGroup:
         return sum(self.widths) + self.fixed
 
     def removals(self, scores: Mapping[int, float]) -> list[tuple[int, ...]]:
-        """Classes that may go together, from none to most, the least important first.
+        """Members that can be removed together, from none to most, the least important first.
 
-        At least one class stays, and the channels left divide by `multiple`; not so if there are no more than that.
+        At least one member stays, and the channels left divide by `multiple`; not so if there are no more than that.
         """
-        width = dict(zip(self.classes, self.widths, strict=True))
-        order = sorted(self.classes, key=lambda member: (scores[member], member))
+        width = dict(zip(self.members, self.widths, strict=True))
+        order = sorted(self.members, key=lambda member: (scores[member], member))
         step = self.multiple if self.channels > self.multiple else 1
         found: list[tuple[int, ...]] = [()]
         left = self.channels
@@ -54,19 +54,19 @@ class PruningGroup:
 
     def nearest_removal(self, scores: Mapping[int, float], ratio: float) -> tuple[int, ...]:
         """The removal whose share of the channels is nearest to the ratio; of two, the smaller."""
-        return min(self.removals(scores), key=lambda gone: abs(self.share(gone) - ratio))
+        return min(self.removals(scores), key=lambda removed: abs(self.share(removed) - ratio))
 
-    def share(self, gone: Collection[int]) -> float:
-        """Of the section's channels, those that go, in 0..1."""
-        gone = set(gone)
-        lost = sum(width for member, width in zip(self.classes, self.widths, strict=True) if member in gone)
+    def share(self, removed: Collection[int]) -> float:
+        """Of the group's channels, the share that is removed, in 0..1."""
+        removed = set(removed)
+        lost = sum(width for member, width in zip(self.members, self.widths, strict=True) if member in removed)
         return lost / self.channels
 
 
 def pruning_groups(
     channels: Channels, *, multiple: int = MULTIPLE, protected: Sequence[str] = ()
 ) -> list[PruningGroup]:
-    """All sections in the order of the network. protected: patterns (`head`, `*.stem.0`) of layers, or of modules
+    """All groups in the order of the network. protected: patterns (`head`, `*.stem.0`) of layers, or of modules
     around them, that keep what they make.
 
     Raises RecipeError for a multiple below 1, NetworkError for a pattern that no layer matches.
@@ -82,13 +82,13 @@ def pruning_groups(
     makers: dict[int, dict[str, None]] = defaultdict(dict)
     width: Counter[int] = Counter()
     for use in channels.uses:
-        for member, count in Counter(map(channels.class_of, use.channels)).items():
+        for member, count in Counter(map(channels.member_of, use.channels)).items():
             uses[member].add((use.name, use.dim))
             if use.made:
                 makers[member][use.name] = None
                 width[member] = max(width[member], count)
     for number, part in enumerate(channels.parts):
-        for member in map(channels.class_of, part):
+        for member in map(channels.member_of, part):
             uses[member].add(("a slice", number))
     stays = {**_protected(channels, protected), **channels.kept}
     alike: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
@@ -105,7 +105,7 @@ def pruning_groups(
             PruningGroup(
                 name=layer if named[layer] == 1 else f"{layer}#{named[layer]}",
                 made_by=tuple(makers[members[0]]),
-                classes=tuple(free),
+                members=tuple(free),
                 widths=tuple(width[member] for member in free),
                 fixed=sum(width[member] for member in fixed),
                 why=stays[fixed[0]] if fixed else "",
@@ -117,17 +117,17 @@ def pruning_groups(
 
 
 def whole(parts: Sequence[PruningGroup]) -> dict[str, str]:
-    """Sections that cannot lose anything, and why."""
+    """Groups that cannot lose anything, and why."""
     reasons = {}
     for part in parts:
-        if len(part.removals(dict.fromkeys(part.classes, 0.0))) == 1:
-            if not part.classes:
+        if len(part.removals(dict.fromkeys(part.members, 0.0))) == 1:
+            if not part.members:
                 reasons[part.name] = part.why
-            elif len(part.classes) == 1 and not part.fixed:
-                reasons[part.name] = f"its {part.channels} channels only go together"
+            elif len(part.members) == 1 and not part.fixed:
+                reasons[part.name] = f"its {part.channels} channels can only be removed together"
             else:
                 reasons[part.name] = (
-                    f"nothing that could go of its {part.channels} leaves a multiple of {part.multiple}"
+                    f"nothing that could be removed of its {part.channels} leaves a multiple of {part.multiple}"
                 )
     return reasons
 
@@ -138,7 +138,7 @@ def layer_of(parameter: str) -> str:
 
 
 def _protected(channels: Channels, patterns: Sequence[str]) -> dict[int, str]:
-    """The classes that matching layers make."""
+    """The members that matching layers make."""
     made = {use: _modules_around(use.name) for use in channels.uses if use.made}
     found: dict[int, str] = {}
     for pattern in patterns:
@@ -150,7 +150,7 @@ def _protected(channels: Channels, patterns: Sequence[str]) -> dict[int, str]:
                 value=pattern,
                 remedy=nearest(pattern, {module for modules in made.values() for module in modules}),
             )
-        found.update({channels.class_of(one): f"protected by {pattern!r}" for use in matching for one in use.channels})
+        found.update({channels.member_of(one): f"protected by {pattern!r}" for use in matching for one in use.channels})
     return found
 
 

@@ -1,23 +1,23 @@
-"""How much each class of channels matters, by the criteria of the field. The higher, the longer it stays.
+"""How much each member of a pruning group matters, by the criteria of the field. The higher, the longer it stays.
 
-A class is in many parameters, so each criterion says how a parameter sees a channel and how the parameters' views are
-joined. W is a weight; W[k] are its values at index k of the dimension that runs along the channels; "made" are weights
-whose outputs the channels are (depthwise ones too), "read" those whose inputs they are.
+A member has channels in many parameters, so each criterion gives a channel a value in every parameter, and joins them.
+W is a weight; W[k] are its values at index k of the dimension that runs along the channels; "made" are weights whose
+outputs the channels are (depthwise ones too), "read" those whose inputs they are.
 
-Relative criteria. In each parameter a class has the mean over its indices, divided by the mean over the parameter's
-classes, so 1 is an average channel of that layer; a class has the mean over its parameters (group-wise mean, as
+Relative criteria. In each parameter a member has the mean over its indices, divided by the mean over the parameter's
+members, so 1 is an average channel of that layer; its score is the mean over its parameters (group-wise mean, as
 DepGraph: Fang et al., CVPR 2023). So layers of any scale can be compared.
 - l1, l2 (Li et al., ICLR 2017): norm of W[k], over made weights.
 - fpgm (He et al., CVPR 2019): sum over j of the distance of W[k] to W[j], over made weights: small near the layer's
   geometric median, which the other filters can stand in for.
-- batch_norm (Liu et al., ICCV 2017): |gamma|, over the norms that the channels run through. Sections without one: l2.
+- batch_norm (Liu et al., ICCV 2017): |gamma|, over the norms that the channels run through. Groups without one: l2.
 - activation (Wanda: Sun et al., ICLR 2024, summed over the channel): root mean square of what a layer reads of the
-  channel times the sum of |weights| it reads it with, over convolutions and linear layers. Sections that none of these
+  channel times the sum of |weights| it reads it with, over convolutions and linear layers. Groups that none of these
   reads: l2.
 - lamp (Lee et al., ICLR 2021): with s the relative score of the squared l2 norms, s(c) over the sum of all s(j) >= s(c)
-  of the section; made comparable between layers by that sum. Sorting by it never empties a layer first.
+  of the group; made comparable between layers by that sum. Sorting by it never empties a layer first.
 
-Absolute criteria: estimates of how the loss changes if nobody reads the class any more, over read weights w with
+Absolute criteria: estimates of how the loss changes if nothing reads the member any more, over read weights w with
 gradients g, in evaluation mode. Comparable between layers as they are.
 - taylor (Molchanov et al., CVPR 2019, gates): mean over the batches of (sum of g w)^2.
 - hessian (LeCun et al., 1990, with the empirical Fisher information as diagonal): mean over the batches of
@@ -58,7 +58,7 @@ _Views = Iterable[tuple[Use, Tensor]]
 
 @dataclass(frozen=True)
 class Importance:
-    """scores: of every class that may go. substituted: section → the criterion that scored it instead, and why."""
+    """scores: of all members that can be removed. substituted: group → the criterion used instead, and why."""
 
     scores: dict[int, float]
     substituted: dict[str, str]
@@ -73,10 +73,10 @@ def importance(
     batches: Iterable[Batch] = (),
     seed: int = 0,
 ) -> Importance:
-    """Scores all classes of the sections. batches: for activation, taylor and hessian. The network is left as it was.
+    """Scores all members of the groups. batches: for activation, taylor and hessian. The network is left as it was.
 
     Raises RecipeError for an unknown criterion, DataError if it needs batches and there are none, NetworkError if no
-    section has what it looks at, or for a score that is not finite.
+    group has what it looks at, or for a score that is not finite.
     """
     match criterion:
         case "l1":
@@ -97,15 +97,15 @@ def importance(
             found = _loss_changes(network, channels, batches, lambda _, squares: squares / 2)
         case "random":
             rng = random.Random(seed)
-            found = {member: rng.random() for part in parts for member in part.classes}
+            found = {member: rng.random() for part in parts for member in part.members}
         case _:
             raise RecipeError(
                 "no such criterion", place="criterion", value=criterion, remedy=nearest(criterion, get_args(Criterion))
             )
     substituted = _substitute(criterion, found, network, channels, parts)
-    scores = {member: found[member] for part in parts for member in part.classes}
+    scores = {member: found[member] for part in parts for member in part.members}
     for part in parts:
-        if not all(math.isfinite(scores[member]) for member in part.classes):
+        if not all(math.isfinite(scores[member]) for member in part.members):
             raise NetworkError("scores must be finite", place=part.name, value=criterion, remedy="mend its weights")
     return Importance(scores, substituted)
 
@@ -113,9 +113,9 @@ def importance(
 def _substitute(
     criterion: str, found: dict[int, float], network: nn.Module, channels: Channels, parts: Sequence[PruningGroup]
 ) -> dict[str, str]:
-    """Gives the sections that the criterion sees nothing of l2's scores; says which they are, and why."""
-    some = [part for part in parts if part.classes]
-    missing = [part for part in some if not all(member in found for member in part.classes)]
+    """Gives groups in which the criterion finds nothing l2's scores; returns which they are, and why."""
+    some = [part for part in parts if part.members]
+    missing = [part for part in some if not all(member in found for member in part.members)]
     why = "no batch norm" if criterion == "batch_norm" else "no convolution or linear layer reads it"
     if missing and len(missing) == len(some):
         raise NetworkError(
@@ -126,7 +126,7 @@ def _substitute(
         )
     if missing:
         norms = _relative(channels, _filters(network, channels, _norms))
-        found.update({member: norms[member] for part in missing for member in part.classes})
+        found.update({member: norms[member] for part in missing for member in part.members})
     return {part.name: f"l2: {why}" for part in missing}
 
 
@@ -134,13 +134,13 @@ def _substitute(
 
 
 def _relative(channels: Channels, views: _Views) -> dict[int, float]:
-    """The mean over the parameters of what a class is to each, relative to the parameter's classes."""
+    """The mean over the parameters of a member's value in each, relative to the parameter's members."""
     seen: dict[int, list[float]] = defaultdict(list)
     for use, values in views:
-        of_class: dict[int, list[float]] = defaultdict(list)
+        of_member: dict[int, list[float]] = defaultdict(list)
         for channel, value in zip(use.channels, values.tolist(), strict=True):
-            of_class[channels.class_of(channel)].append(value)
-        means = {member: sum(found) / len(found) for member, found in of_class.items()}
+            of_member[channels.member_of(channel)].append(value)
+        means = {member: sum(found) / len(found) for member, found in of_member.items()}
         average = sum(means.values()) / len(means)
         for member, mean in means.items():
             seen[member].append(mean / average if average else 0.0)
@@ -170,7 +170,7 @@ def _lamp(squares: dict[int, float], parts: Sequence[PruningGroup]) -> dict[int,
     found = {}
     for part in parts:
         at_least = 0.0
-        for member in sorted(part.classes, key=lambda member: (-squares[member], member)):
+        for member in sorted(part.members, key=lambda member: (-squares[member], member)):
             at_least += squares[member]
             found[member] = squares[member] / at_least if at_least else 0.0
     return found
@@ -218,13 +218,13 @@ def _loss_changes(
     batches: Iterable[Batch],
     estimate: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[int, float]:
-    """The mean over the batches of estimate(sum of g·w, sum of (g·w)²), the sums over all that reads a class."""
+    """The mean over the batches of estimate(sum of g·w, sum of (g·w)²), the sums over all that reads a member."""
     copied = copy.deepcopy(network).eval().requires_grad_(True)
     parameters = dict(copied.named_parameters())
     read = [use for use in channels.uses if not use.made and use.name in parameters]
-    members = sorted({channels.class_of(channel) for use in channels.uses for channel in use.channels})
+    members = sorted({channels.member_of(channel) for use in channels.uses for channel in use.channels})
     position = {member: n for n, member in enumerate(members)}
-    places = [torch.tensor([position[channels.class_of(channel)] for channel in use.channels]) for use in read]
+    places = [torch.tensor([position[channels.member_of(channel)] for channel in use.channels]) for use in read]
     weights = [parameters[use.name] for use in read]
     total, count = torch.zeros(len(members), dtype=torch.double), 0
     for images, loss in _needed(batches):

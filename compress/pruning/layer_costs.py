@@ -28,9 +28,9 @@ TIMED_ROUNDS = 24
 
 @dataclass(frozen=True)
 class Known:
-    """A network without the classes `gone`. layers: path → cost. whole: of all, those of no layer among them."""
+    """A network without the members `removed`. layers: path → cost. whole: of all, those of no layer among them."""
 
-    gone: frozenset[int]
+    removed: frozenset[int]
     layers: Mapping[str, float]
     whole: float
 
@@ -41,7 +41,7 @@ class Known:
 
 
 class LayerCosts:
-    """Cost of the network without any classes of channels, from networks whose costs are known, the whole one first.
+    """Cost of the network without any members, from networks whose costs are known, the whole one first.
 
     A layer whose cost is not known of each of them counts with what belongs to no layer.
     """
@@ -52,7 +52,7 @@ class LayerCosts:
         self._names = [name for name in dense.layers if all(name in one.layers for one in known)]
         self._shares = _Shares(channels, self._names)
         self._dense = np.array([dense.layers[name] for name in self._names])
-        shares = [self._shares(one.gone) for one in known]
+        shares = [self._shares(one.removed) for one in known]
         rest = [one.whole - sum(one.layers[name] for name in self._names) for one in known]
         layers = [[one.layers[name] for one in known] for name in self._names]
         if proportional:
@@ -63,9 +63,9 @@ class LayerCosts:
         self._curves = [_curve(column, costs) for column, costs in zip(columns, layers, strict=True)]
         self._rest = _curve([self._overall(row) for row in shares], rest)
 
-    def __call__(self, gone: frozenset[int]) -> float:
+    def __call__(self, removed: frozenset[int]) -> float:
         """The predicted cost, in the unit of what is known."""
-        shares = self._shares(gone)
+        shares = self._shares(removed)
         layers = sum(float(np.interp(x, *curve)) for x, curve in zip(shares, self._curves, strict=True))
         return layers + float(np.interp(self._overall(shares), *self._rest))
 
@@ -88,7 +88,7 @@ def mac_costs(network: nn.Module, channels: Channels, input_hw: tuple[int, int])
 def measured(
     network: nn.Module,
     weighted: Collection[str],
-    gone: frozenset[int],
+    removed: frozenset[int],
     input_hw: tuple[int, int],
     runtime: Engine,
     folder: Path,
@@ -96,9 +96,9 @@ def measured(
     rounds: int,
     reference_ms: float | None,
 ) -> tuple[Known, float]:
-    """Times of the network, which is already without `gone`; also the reference they are told by, in milliseconds.
+    """Times of the network, which is already without `removed`; also the time of the reference of their clock.
 
-    weighted: paths of the layers that are told apart; the others' times belong to the rest, and so does the time of a
+    weighted: paths of the layers that get a time each; the others' times belong to the rest, and so does the time of a
     node that is not known to be a layer's.
 
     reference_ms: of the first of several networks, so that all are on one clock. Raises EngineError.
@@ -112,7 +112,7 @@ def measured(
     for layer, share in zip(traced, layer_shares(network, traced, profiled).layers, strict=True):
         if layer.macs and layer.path in weighted and share is not None:
             layers[layer.path] += share * nodes_ms
-    return Known(gone, layers, profiled.whole.ratio * clock), clock
+    return Known(removed, layers, profiled.whole.ratio * clock), clock
 
 
 def weighted_layers(channels: Channels) -> set[str]:
@@ -126,19 +126,19 @@ class _Shares:
     def __init__(self, channels: Channels, layers: Sequence[str]) -> None:
         place = {name: number for number, name in enumerate(layers)}
         uses = [use for use in channels.uses if use.name.rpartition(".")[2] == "weight" and layer_of(use.name) in place]
-        classes = [[channels.class_of(channel) for channel in use.channels] for use in uses]
-        self._column = {member: n for n, member in enumerate(sorted({m for of_use in classes for m in of_use}))}
-        rows = [number for number, of_use in enumerate(classes) for _ in of_use]
-        columns = [self._column[member] for of_use in classes for member in of_use]
-        parts = [1 / len(of_use) for of_use in classes for _ in of_use]
+        members = [[channels.member_of(channel) for channel in use.channels] for use in uses]
+        self._column = {member: n for n, member in enumerate(sorted({m for of_use in members for m in of_use}))}
+        rows = [number for number, of_use in enumerate(members) for _ in of_use]
+        columns = [self._column[member] for of_use in members for member in of_use]
+        parts = [1 / len(of_use) for of_use in members for _ in of_use]
         self._lost = csr_array((parts, (rows, columns)), shape=(len(uses), len(self._column)))
         self._layers = np.array([place[layer_of(use.name)] for use in uses], dtype=np.int64)
         self._count = len(layers)
 
-    def __call__(self, gone: frozenset[int]) -> NDArray[np.float64]:
+    def __call__(self, removed: frozenset[int]) -> NDArray[np.float64]:
         """[layer]: 1 for a layer that loses nothing."""
         marked = np.zeros(len(self._column))
-        marked[[self._column[member] for member in gone if member in self._column]] = 1.0
+        marked[[self._column[member] for member in removed if member in self._column]] = 1.0
         shares = np.ones(self._count)
         lost: NDArray[np.float64] = self._lost @ marked  # type: ignore[assignment]
         np.multiply.at(shares, self._layers, 1 - lost)

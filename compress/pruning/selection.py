@@ -1,6 +1,6 @@
-"""Which channels go: by a ratio for every section, by one threshold for all, or as few as meet a budget.
+"""Which channels are removed: by a ratio for every group, by one threshold for all, or as few as meet a budget.
 
-Each answers with the classes that go; how often it is asked on the way to a ratio is the caller's matter.
+Each gives the members to remove at once; a caller that prunes in several steps calls it once a step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +11,10 @@ from compress.errors import BudgetError, RecipeError
 from compress.pruning.groups import PruningGroup
 
 Scores = Mapping[int, float]
-"""Class → importance; the higher, the longer it stays."""
+"""Member → importance; the higher, the longer it stays."""
 
 Cost = Callable[[frozenset[int]], float]
-"""The classes that go → MACs, milliseconds or bytes of the network without them."""
+"""The members removed → MACs, milliseconds or bytes of the network without them."""
 
 _STEPS = 1000
 """Ratios that a budget is met with are of 1/1000."""
@@ -22,26 +22,26 @@ _STEPS = 1000
 
 @dataclass(frozen=True)
 class Choice:
-    """The classes that go. ratio: that was asked of the sections to get there. cost: without them."""
+    """removed: members. ratio: that was requested of the groups to get there. cost: without them."""
 
-    gone: frozenset[int]
+    removed: frozenset[int]
     ratio: float
     cost: float
 
 
 def uniform(parts: Sequence[PruningGroup], scores: Scores, ratio: float) -> frozenset[int]:
-    """The ratio, as nearly as rounding allows, of every section. Raises RecipeError for a ratio outside 0..1."""
+    """The ratio, as nearly as rounding allows, of every group. Raises RecipeError for a ratio outside 0..1."""
     check_ratio(ratio)
     return frozenset(member for part in parts for member in part.nearest_removal(scores, ratio))
 
 
 def global_(parts: Sequence[PruningGroup], scores: Scores, ratio: float) -> frozenset[int]:
-    """The least important channels of all sections together, up to the ratio of those that may go; then rounded.
+    """The least important channels of all groups together, up to the ratio of those that can be removed; then rounded.
 
     Raises RecipeError for a ratio outside 0..1.
     """
     check_ratio(ratio)
-    width = {member: size for part in parts for member, size in zip(part.classes, part.widths, strict=True)}
+    width = {member: size for part in parts for member, size in zip(part.members, part.widths, strict=True)}
     still = ratio * sum(width.values())
     below: set[int] = set()
     for member in sorted(width, key=lambda member: (scores[member], member)):
@@ -59,18 +59,18 @@ def to_budget(
     cost: Cost,
     target: float,
 ) -> Choice:
-    """The least ratio that meets the target; of the sections that its last step changed, only as many as are needed.
+    """The least ratio that meets the target; of the groups that its last step changed, only as many as are needed.
 
-    At most 12 + log2(sections) costs are asked for. A cost that does not fall with every channel makes the answer meet
+    At most 12 + log2(groups) costs are computed. A cost that does not fall with every channel makes the choice meet
     the target still, but not necessarily at the least ratio. Raises BudgetError naming the least reachable cost.
     """
     choose = uniform if how == "uniform" else global_
     known: dict[frozenset[int], float] = {}
 
-    def price(gone: frozenset[int]) -> float:
-        if gone not in known:
-            known[gone] = cost(gone)
-        return known[gone]
+    def price(removed: frozenset[int]) -> float:
+        if removed not in known:
+            known[removed] = cost(removed)
+        return known[removed]
 
     def at(step: int) -> frozenset[int]:
         return choose(parts, scores, step / _STEPS)
@@ -82,25 +82,28 @@ def to_budget(
             f"the least that pruning reaches is {price(at(_STEPS)):.6g}",
             place="budget",
             value=target,
-            remedy="ask for no less, protect fewer layers or round to a smaller multiple",
+            remedy="request no less, protect fewer layers or round to a smaller multiple",
         )
     step = _least(lambda step: price(at(step)) <= target, 0, _STEPS)
     before, after = at(step - 1), at(step)
-    changed = [part for part in parts if before & set(part.classes) != after & set(part.classes)]
+    changed = [part for part in parts if before & set(part.members) != after & set(part.members)]
 
     def partly(count: int) -> frozenset[int]:
-        members = {member for part in changed[:count] for member in part.classes}
+        members = {member for part in changed[:count] for member in part.members}
         return (before - members) | (after & members)
 
-    gone = partly(_least(lambda count: price(partly(count)) <= target, 0, len(changed)))
-    return Choice(gone, step / _STEPS, price(gone))
+    removed = partly(_least(lambda count: price(partly(count)) <= target, 0, len(changed)))
+    return Choice(removed, step / _STEPS, price(removed))
 
 
 def check_ratio(ratio: float) -> None:
     """Raises RecipeError for a ratio outside 0..1."""
     if not 0 <= ratio <= 1:
         raise RecipeError(
-            "a ratio is the share of the channels that go, in 0..1", place="ratio", value=ratio, remedy="correct it"
+            "a ratio is the share of the channels that is removed, in 0..1",
+            place="ratio",
+            value=ratio,
+            remedy="correct it",
         )
 
 

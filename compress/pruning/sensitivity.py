@@ -24,12 +24,12 @@ DENSE = "(dense)"
 
 @dataclass(frozen=True)
 class Plan:
-    """A point to be scored. target: a section or block. ratio: that was asked for. share: of channels that do go."""
+    """A point to be scored. target: a group or block. ratio: requested. share: of its channels that is removed."""
 
     target: str
     ratio: float
     share: float
-    gone: frozenset[int]
+    removed: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """What the score loses at shares of channels gone, rising both; the first is (0, 0), the last is share 1."""
+    """What the score loses at shares of channels removed, both rising; the first is (0, 0), the last is share 1."""
 
     shares: tuple[float, ...]
     losses: tuple[float, ...]
@@ -55,20 +55,20 @@ class Curve:
 
 
 def plan(targets: Mapping[str, Sequence[PruningGroup]], scores: Scores, ratios: Sequence[float]) -> list[Plan]:
-    """The dense point, then of every target each removal that the ratios ask for, once.
+    """The dense point, then of every target each removal that the ratios give, once.
 
-    targets: name → sections that are pruned together. Raises RecipeError for a ratio outside 0..1.
+    targets: name → groups that are pruned together. Raises RecipeError for a ratio outside 0..1.
     """
     planned = [Plan(DENSE, 0.0, 0.0, frozenset())]
     for target, parts in targets.items():
         known = {frozenset[int]()}
         for ratio in sorted(ratios):
             check_ratio(ratio)
-            gone = frozenset(member for part in parts for member in part.nearest_removal(scores, ratio))
-            if gone not in known:
-                known.add(gone)
-                lost = sum(part.share(gone) * part.channels for part in parts)
-                planned.append(Plan(target, ratio, lost / sum(part.channels for part in parts), gone))
+            removed = frozenset(member for part in parts for member in part.nearest_removal(scores, ratio))
+            if removed not in known:
+                known.add(removed)
+                lost = sum(part.share(removed) * part.channels for part in parts)
+                planned.append(Plan(target, ratio, lost / sum(part.channels for part in parts), removed))
     return planned
 
 
@@ -83,7 +83,7 @@ def sensitivity(
     done = {(point.target, point.ratio) for point in known}
     for point in planned:
         if (point.target, point.ratio) not in done:
-            yield Point(point.target, point.ratio, point.share, score(masked(network, channels, point.gone)))
+            yield Point(point.target, point.ratio, point.share, score(masked(network, channels, point.removed)))
 
 
 def curves(points: Sequence[Point]) -> dict[str, Curve]:
@@ -111,15 +111,15 @@ def curves(points: Sequence[Point]) -> dict[str, Curve]:
 
 
 def functional_blocks(parts: Sequence[PruningGroup]) -> dict[str, tuple[PruningGroup, ...]]:
-    """The sections of every functional block that the names of the layers tell of.
+    """The groups of every functional block that the names of the layers show.
 
     Kinds of blocks: what the layers are for (`backbone`, `heatmap branch`, `field branch`, `head`, …), `stages.N` and
-    `branch N` of HRNet-like networks, 1 the highest resolution. A section belongs to a block if all that makes it does:
+    `branch N` of HRNet-like networks, 1 the highest resolution. A group belongs to a block if all that makes it does:
     a residual stream through several stages is of its branch, but of no stage.
     """
     found: dict[str, list[PruningGroup]] = {}
     for part in parts:
-        if part.classes:
+        if part.members:
             for block in sorted(set.intersection(*(_blocks_of(layer_of(name)) for name in part.made_by))):
                 found.setdefault(block, []).append(part)
     return {block: tuple(members) for block, members in found.items()}

@@ -7,7 +7,7 @@ projects for ADMM (compress.pruning.schedule).
     Unstructured  any single weight                                  Han et al., NeurIPS 2015
     NOfM          equally many of every M consecutive input channels  Mishra et al. 2021, arXiv:2104.08378
     Block         consecutive filters share one mask; MNN's sparse kernels want blocks of 4
-    Pattern       3x3 kernels keep one of a few patterns, or go whole  PatDNN: Niu et al., ASPLOS 2020
+    Pattern       3x3 kernels keep one of a few patterns, or none      PatDNN: Niu et al., ASPLOS 2020
 
 Masks are bool tensors in the weight's shape by the parameter's name, True where the weight stays. A pruned network is
 an ordinary one with zeros in its weights: `masks_of_zeros` reads the masks back from what was saved.
@@ -33,14 +33,14 @@ COLOURS = 3
 
 
 class Scheme(Protocol):
-    """Which weights can go together."""
+    """Which weights are set to zero together."""
 
     def refuses(self, layer: Convolution) -> str | None:
         """Why the scheme cannot prune this convolution of one group; None if it can."""
         ...
 
     def mask(self, weight_oihw: Tensor, ratio: float) -> Tensor:
-        """The weights that stay when this share goes, as nearly as whole groups allow; never all of them go."""
+        """The weights that stay when this share is set to zero, as nearly as whole groups allow; some always stay."""
         ...
 
     def groups(self, weight_oihw: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Unstructured:
 
 @dataclass(frozen=True)
 class NOfM:
-    """Of every `of` consecutive input channels, at each filter and kernel position, round(ratio · of) go."""
+    """Of every `of` consecutive input channels, at each filter and kernel position, round(ratio · of) are zero."""
 
     of: int = 4
 
@@ -121,7 +121,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Every 3x3 kernel keeps the positions of one pattern, or none: whole kernels go until the ratio is reached.
+    """Every 3x3 kernel keeps the positions of one pattern, or none: whole kernels are zero until the ratio is reached.
 
     dictionary: patterns, each of the same number of positions 0..8, row by row. See `common_patterns`.
     """
@@ -223,9 +223,9 @@ def prunable(network: nn.Module, scheme: Scheme) -> Prunable:
 
 
 def masks(network: nn.Module, scheme: Scheme, ratios: Mapping[str, float]) -> Masks:
-    """The masks of the layers named, for the weights as they are. ratios: weight's name → share that goes, 0..1.
+    """The masks of the layers named, for the weights as they are. ratios: weight's name → share set to zero, 0..1.
 
-    What is zero already goes first, so masks of rising ratios lie inside one another. Raises NetworkError for a layer
+    What is zero already counts first, so masks of rising ratios lie inside one another. Raises NetworkError for a layer
     that does not exist or cannot be pruned so, RecipeError for a ratio outside 0 <= ratio < 1.
     """
     found = prunable(network, scheme)

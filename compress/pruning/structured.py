@@ -46,18 +46,18 @@ def prunable_channels(network: nn.Module, input_hw: tuple[int, int]) -> Channels
             found = _fails(trial, channels, groups[:middle], image)
             passes, fails, reason = (middle, fails, reason) if found is None else (passes, middle, found)
         guilty = groups.pop(fails - 1)
-        channels.keep(guilty.classes, f"the network fails without them: {reason}")
+        channels.keep(guilty.members, f"the network fails without them: {reason}")
     return channels
 
 
-def checked(network: nn.Module, channels: Channels, gone: Collection[int], input_hw: tuple[int, int]) -> nn.Module:
+def checked(network: nn.Module, channels: Channels, removed: Collection[int], input_hw: tuple[int, int]) -> nn.Module:
     """without_channels, compared with the masked network: on random pictures, with its weights and with random ones.
 
     Raises NetworkError as without_channels, and if the outputs differ.
     """
-    pruned = without_channels(network, channels, gone)
+    pruned = without_channels(network, channels, removed)
     for seed, weights in enumerate((copy.deepcopy(network).cpu().eval(), random_weights(network))):
-        reason = _differs(*_precise(weights, input_hw, seed), channels, gone)
+        reason = _differs(*_precise(weights, input_hw, seed), channels, removed)
         if reason is not None:
             raise NetworkError(
                 "a pruned network must do what the given one does without these channels",
@@ -68,12 +68,12 @@ def checked(network: nn.Module, channels: Channels, gone: Collection[int], input
     return pruned
 
 
-def without_channels(network: nn.Module, channels: Channels, gone: Collection[int]) -> nn.Module:
-    """A copy of the network without these classes of channels.
+def without_channels(network: nn.Module, channels: Channels, removed: Collection[int]) -> nn.Module:
+    """A copy of the network without these members.
 
-    Raises NetworkError for classes that are kept, and where a layer or a slice would lose its last channel.
+    Raises NetworkError for members that are kept, and where a layer or a slice would lose its last channel.
     """
-    lost = _lost(channels, gone)
+    lost = _lost(channels, removed)
     state = network.state_dict()
     also = names_of_tied(network)
     for use in channels.uses:
@@ -94,9 +94,9 @@ def without_channels(network: nn.Module, channels: Channels, gone: Collection[in
     return pruned
 
 
-def masked(network: nn.Module, channels: Channels, gone: Collection[int]) -> nn.Module:
-    """A copy of the network, of the same shapes, in which no layer reads these classes of channels."""
-    lost = _lost(channels, gone)
+def masked(network: nn.Module, channels: Channels, removed: Collection[int]) -> nn.Module:
+    """A copy of the network, of the same shapes, in which no layer reads these members."""
+    lost = _lost(channels, removed)
     copied = copy.deepcopy(network)
     state = copied.state_dict()
     for use in channels.uses:
@@ -159,10 +159,10 @@ def random_weights(network: nn.Module) -> nn.Module:
     return copied
 
 
-def _lost(channels: Channels, gone: Collection[int]) -> set[int]:
-    """Numbers of all channels of these classes. Raises NetworkError as without_channels."""
-    gone = set(gone)
-    kept = sorted(gone & set(channels.kept))
+def _lost(channels: Channels, removed: Collection[int]) -> set[int]:
+    """Numbers of all channels of these members. Raises NetworkError as without_channels."""
+    removed = set(removed)
+    kept = sorted(removed & set(channels.kept))
     if kept:
         raise NetworkError(
             "a channel that must stay cannot be removed",
@@ -173,7 +173,7 @@ def _lost(channels: Channels, gone: Collection[int]) -> set[int]:
     numbered = [(use.name, use.channels) for use in channels.uses] + [("a slice", part) for part in channels.parts]
     lost = set()
     for name, numbers in numbered:
-        dead = {number for number in numbers if channels.class_of(number) in gone}
+        dead = {number for number in numbers if channels.member_of(number) in removed}
         if numbers and len(dead) == len(set(numbers)):
             raise NetworkError("a layer must keep at least one channel", place=name, value=0, remedy="lower the ratio")
         lost |= dead
@@ -206,29 +206,29 @@ def _precise(network: nn.Module, input_hw: tuple[int, int], seed: int) -> tuple[
 def _fails(network: nn.Module, channels: Channels, groups: Sequence[Group], image: Tensor) -> str | None:
     """Why the network without some channels of these groups is not the masked one; None if it is, for all removals."""
     for number in range(_REMOVALS):
-        gone = channels.allowed(channel for group in groups for channel in _removal(group, number))
-        reason = _differs(network, image, channels, gone)
+        removed = channels.allowed(channel for group in groups for channel in _removal(group, number))
+        reason = _differs(network, image, channels, removed)
         if reason is not None:
             return reason
     return None
 
 
 def _removal(group: Group, number: int) -> Sequence[int]:
-    """Channels of a group that are tried together: its halves, all that may go, random ones of a random share.
+    """Channels of a group that are tried together: its halves, all that can be removed, random ones of a random share.
 
     Those of one group do not depend on others: the groups' shares differ, and trials of fewer groups tell the guilty.
     """
-    half = len(group.classes) // 2
+    half = len(group.members) // 2
     if number < 3:
-        return (group.classes[:half], group.classes[half:], group.classes)[number]
+        return (group.members[:half], group.members[half:], group.members)[number]
     chance = random.Random(f"{number} {group.made_by[0]}")
-    return chance.sample(group.classes, chance.randint(0, len(group.classes) - 1))
+    return chance.sample(group.members, chance.randint(0, len(group.members) - 1))
 
 
-def _differs(network: nn.Module, image: Tensor, channels: Channels, gone: Collection[int]) -> str | None:
-    """Why the network without these classes is not the masked one; None if it is."""
+def _differs(network: nn.Module, image: Tensor, channels: Channels, removed: Collection[int]) -> str | None:
+    """Why the network without these members is not the masked one; None if it is."""
     try:
-        found = difference(masked(network, channels, gone), without_channels(network, channels, gone), image)
+        found = difference(masked(network, channels, removed), without_channels(network, channels, removed), image)
     except Exception as error:  # a network of the user's may raise anything
         return f"{type(error).__name__}: {error}"
     return None if found <= _TRIED else f"its outputs differ by {found:.1e}"
@@ -242,7 +242,7 @@ def _maps(outputs: Any) -> list[Tensor]:
 
 
 def _describe(module: nn.Module) -> None:
-    """What a layer says of itself, from its weight."""
+    """A layer's attributes, from its weight."""
     if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         inputs, outputs = module.in_channels // module.groups, module.out_channels // module.groups
         if module.groups > 1 and min(inputs, outputs) == 1:

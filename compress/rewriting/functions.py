@@ -241,8 +241,8 @@ def _replace_call(module: nn.Module, holder: str, graph: fx.Graph, node: fx.Node
     parent.add_module(free, new.train(parent.training))
     with graph.inserting_after(last):
         last.replace_all_uses_with(graph.call_module(_joined(holder, free), (given,)))
-    for gone in dict.fromkeys((last, node)):
-        graph.erase_node(gone)
+    for removed in dict.fromkeys((last, node)):
+        graph.erase_node(removed)
 
 
 def _multiplies(product: fx.Node, one: fx.Node, other: fx.Node) -> bool:

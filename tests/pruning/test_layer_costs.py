@@ -31,4 +31,4 @@ def test_every_layer_with_weights_has_a_time_and_others_none(name: str, tmp_path
     assert min(known.layers.values()) > 0
     assert clock > 0
     fewer, same = measured(twins(), ["4"], frozenset({1}), (32, 32), engine(name), tmp_path, 1, 5, clock)
-    assert (list(fewer.layers), fewer.gone, same) == (["4"], frozenset({1}), clock)
+    assert (list(fewer.layers), fewer.removed, same) == (["4"], frozenset({1}), clock)

@@ -215,13 +215,13 @@ def allocator(task: Task, given: Prunable, costs: LayerCosts) -> Callable[[float
     groups, scores = given.groups, given.scores
     if pruning.allocate in ("uniform", "global"):
         how = "uniform" if pruning.allocate == "uniform" else "global"
-        return lambda aim: to_budget(groups, scores, how, costs, aim).gone  # type: ignore[arg-type]
+        return lambda aim: to_budget(groups, scores, how, costs, aim).removed  # type: ignore[arg-type]
     known = curves_of(task, given)
     loss = loss_by_curves(known) if known else loss_by_importance(pruning.criterion, scores)
     sizes = options(given.open, scores, pruning.ratios, loss)
     threshold = pruning.threshold if pruning.allocate == "latency" else 0.0
     first = first_gains(sizes, costs, threshold)
-    return lambda aim: allocate_channels(sizes, costs, aim, first).gone
+    return lambda aim: allocate_channels(sizes, costs, aim, first).removed
 
 
 # --- What it loses ---------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ def instance(seed: int, layers: int, sizes: int) -> Choices:
     for layer in range(layers):
         losses = [0.0, *itertools.accumulate(rng.random() for _ in range(sizes - 1))]
         choices[f"l{layer}"] = tuple(
-            Option(tuple(range(layer * sizes, layer * sizes + gone)), gone / sizes, losses[gone])
-            for gone in range(sizes)
+            Option(tuple(range(layer * sizes, layer * sizes + removed)), removed / sizes, losses[removed])
+            for removed in range(sizes)
         )
     return choices
 
@@ -40,14 +40,14 @@ def additive(seed: int, sizes: int) -> Callable[[frozenset[int]], float]:
     """Milliseconds that every class takes by itself."""
     rng = random.Random(100 + seed)
     times = [rng.uniform(0.2, 1) for _ in range(100 * sizes)]
-    return lambda gone: 1.0 + sum(time for member, time in enumerate(times[: 4 * sizes]) if member not in gone)
+    return lambda removed: 1.0 + sum(time for member, time in enumerate(times[: 4 * sizes]) if member not in removed)
 
 
 def chain(layers: int, sizes: int) -> Callable[[frozenset[int]], float]:
     """Neighbours multiply: 1x1 convolutions one after another."""
 
-    def cost(gone: frozenset[int]) -> float:
-        left = [3, *(sum(m not in gone for m in range(n * sizes, (n + 1) * sizes)) for n in range(layers)), 5]
+    def cost(removed: frozenset[int]) -> float:
+        left = [3, *(sum(m not in removed for m in range(n * sizes, (n + 1) * sizes)) for n in range(layers)), 5]
         return sum(a * b for a, b in itertools.pairwise(left)) / 100
 
     return cost
@@ -58,7 +58,7 @@ def best_loss(choices: Choices, cost: Callable[[frozenset[int]], float], budget:
     return min(
         sum(option.loss for option in picked)
         for picked in itertools.product(*choices.values())
-        if cost(frozenset(member for option in picked for member in option.gone)) <= budget
+        if cost(frozenset(member for option in picked for member in option.removed)) <= budget
     )
 
 
@@ -75,7 +75,7 @@ def test_budgets_are_met_near_the_least_loss(kind: str) -> None:
         cost = additive(seed, 5) if kind == "additive" else chain(4, 5)
         budget = share * cost(frozenset())
         found = allocate_channels(choices, cost, budget, allowed(choices))
-        assert found.cost_ms == cost(found.gone) <= budget
+        assert found.cost_ms == cost(found.removed) <= budget
         assert found.loss == pytest.approx(sum(choices[name][index].loss for name, index in found.picked.items()))
         least = best_loss(choices, cost, budget)
         assert found.loss >= least - 1e-9
@@ -95,12 +95,12 @@ def test_it_is_exact_where_the_greedy_path_passes() -> None:
             while here + 1 < len(sizes):
                 rates = {
                     n: (sizes[n].loss - sizes[here].loss)
-                    / (cost(frozenset(sizes[here].gone)) - cost(frozenset(sizes[n].gone)))
+                    / (cost(frozenset(sizes[here].removed)) - cost(frozenset(sizes[n].removed)))
                     for n in range(here + 1, len(sizes))
                 }
                 following = min(rates, key=lambda n: rates[n])
                 hulls.append(
-                    (rates[following], cost(frozenset(sizes[here].gone)) - cost(frozenset(sizes[following].gone)))
+                    (rates[following], cost(frozenset(sizes[here].removed)) - cost(frozenset(sizes[following].removed)))
                 )
                 here = following
         budget = dense
@@ -111,11 +111,11 @@ def test_it_is_exact_where_the_greedy_path_passes() -> None:
 
 
 def test_steps_that_gain_nothing_are_skipped() -> None:
-    """A staircase: time falls at every fourth channel only, so no section stops between."""
+    """A staircase: time falls at every fourth channel only, so no group stops between."""
     choices = instance(0, 3, 13)
 
-    def staircase(gone: frozenset[int]) -> float:
-        left = [sum(m not in gone for m in range(n * 13, (n + 1) * 13)) for n in range(3)]
+    def staircase(removed: frozenset[int]) -> float:
+        left = [sum(m not in removed for m in range(n * 13, (n + 1) * 13)) for n in range(3)]
         return sum(-(-count // 4) * 4.0 for count in left)
 
     for share in (0.9, 0.7, 0.5):
@@ -126,9 +126,9 @@ def test_steps_that_gain_nothing_are_skipped() -> None:
 def test_high_or_not_at_all() -> None:
     choices = instance(1, 3, 10)
 
-    def cost(gone: frozenset[int]) -> float:
+    def cost(removed: frozenset[int]) -> float:
         """l0: in proportion. l1: nothing up to half, then all at once. l2: slower."""
-        lost = [sum(m in gone for m in range(n * 10, (n + 1) * 10)) for n in range(3)]
+        lost = [sum(m in removed for m in range(n * 10, (n + 1) * 10)) for n in range(3)]
         return 30 - lost[0] - (9 if lost[1] > 5 else 0) + lost[2]
 
     assert first_gains(choices, cost, 0.25) == {"l0": 3, "l1": 6, "l2": None}
@@ -149,9 +149,9 @@ def test_an_unreachable_budget_says_what_is_reachable() -> None:
 def test_moves_that_save_nothing_at_first_are_asked_again() -> None:
     choices = instance(0, 3, 5)
 
-    def cost(gone: frozenset[int]) -> float:
+    def cost(removed: frozenset[int]) -> float:
         """l1 is slower by channels lost while l0 is whole, faster once it is at its smallest; l2 never changes."""
-        lost = [sum(m in gone for m in range(n * 5, (n + 1) * 5)) for n in range(3)]
+        lost = [sum(m in removed for m in range(n * 5, (n + 1) * 5)) for n in range(3)]
         return 20 - lost[0] + (-lost[1] if lost[0] == 4 else lost[1])
 
     found = allocate_channels(choices, cost, 12, allowed(choices))
@@ -163,21 +163,21 @@ def test_moves_that_save_nothing_at_first_are_asked_again() -> None:
 def test_a_budget_that_is_met_already_prunes_nothing() -> None:
     choices = instance(0, 3, 5)
     found = allocate_channels(choices, chain(3, 5), 1e9, allowed(choices))
-    assert (found.gone, found.loss, set(found.picked.values())) == (frozenset(), 0.0, {0})
+    assert (found.removed, found.loss, set(found.picked.values())) == (frozenset(), 0.0, {0})
 
 
 def test_savings_are_asked_for_lazily() -> None:
     choices, cost = instance(0, 20, 5), chain(20, 5)
     asked: list[frozenset[int]] = []
 
-    def counted(gone: frozenset[int]) -> float:
-        asked.append(gone)
-        return cost(gone)
+    def counted(removed: frozenset[int]) -> float:
+        asked.append(removed)
+        return cost(removed)
 
     found = allocate_channels(choices, counted, 0.4 * cost(frozenset()), allowed(choices))
     moves = sum(map(bool, found.picked.values()))
     assert len(asked) == len(set(asked))
-    assert len(asked) < moves * 20 * 4 / 2  # all sections anew at every move would be at least twice that
+    assert len(asked) < moves * 20 * 4 / 2  # all groups anew at every move would be at least twice that
 
 
 def test_options_are_dense_and_the_nearest_removals() -> None:

@@ -23,10 +23,10 @@ class Net(nn.Module):
         return self.run(self, x)
 
 
-def classes(channels: Channels, name: str, dim: int = 0) -> list[int]:
-    """The classes along a dimension of a parameter."""
+def members(channels: Channels, name: str, dim: int = 0) -> list[int]:
+    """The members along a dimension of a parameter."""
     (use,) = (use for use in channels.uses if (use.name, use.dim) == (name, dim))
-    return [channels.class_of(channel) for channel in use.channels]
+    return [channels.member_of(channel) for channel in use.channels]
 
 
 def conv(inputs: int, outputs: int, kernel: int = 1, **options: int) -> nn.Conv2d:
@@ -36,13 +36,13 @@ def conv(inputs: int, outputs: int, kernel: int = 1, **options: int) -> nn.Conv2
 def test_a_convolution_makes_channels_that_the_next_reads() -> None:
     net = Net(lambda n, x: n.b(n.bn(n.a(x)).relu()), a=conv(3, 4, 3), bn=nn.BatchNorm2d(4), b=conv(4, 2))
     channels = follow_channels(net, (8, 8))
-    made = classes(channels, "a.weight")
+    made = members(channels, "a.weight")
     assert len(set(made)) == 4
     for name in ("a.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"):
-        assert classes(channels, name) == made
-    assert classes(channels, "b.weight", 1) == made
+        assert members(channels, name) == made
+    assert members(channels, "b.weight", 1) == made
     assert [group.made_by[0] for group in channels.groups()] == ["a.weight", "b.weight"]
-    assert channels.groups()[0].classes == tuple(sorted(made))
+    assert channels.groups()[0].members == tuple(sorted(made))
     assert channels.unprunable() == {"b.weight": "output 0 of the network"}
 
 
@@ -55,22 +55,22 @@ def test_a_sum_ties_and_a_concatenation_does_not() -> None:
         c=conv(6, 1),
     )
     channels = follow_channels(net, (8, 8))
-    assert classes(channels, "a.weight") == classes(channels, "b.weight")
-    assert classes(channels, "c.weight", 1) == classes(channels, "a.weight") + classes(channels, "a2.weight")
-    assert len(set(classes(channels, "c.weight", 1))) == 6
+    assert members(channels, "a.weight") == members(channels, "b.weight")
+    assert members(channels, "c.weight", 1) == members(channels, "a.weight") + members(channels, "a2.weight")
+    assert len(set(members(channels, "c.weight", 1))) == 6
 
 
 def test_depthwise_follows_its_input() -> None:
     net = Net(lambda n, x: n.c(n.d(n.a(x))), a=conv(3, 4), d=conv(4, 8, 3, groups=4), c=conv(8, 1))
     channels = follow_channels(net, (8, 8))
-    a = classes(channels, "a.weight")
-    assert classes(channels, "d.weight") == [a[0], a[0], a[1], a[1], a[2], a[2], a[3], a[3]]
+    a = members(channels, "a.weight")
+    assert members(channels, "d.weight") == [a[0], a[0], a[1], a[1], a[2], a[2], a[3], a[3]]
 
 
 def test_groups_of_a_convolution_stay_equal() -> None:
     net = Net(lambda n, x: n.c(n.g(n.a(x))), a=conv(3, 6), g=conv(6, 4, groups=2), c=conv(4, 1))
     channels = follow_channels(net, (8, 8))
-    a, g = classes(channels, "a.weight"), classes(channels, "g.weight")
+    a, g = members(channels, "a.weight"), members(channels, "g.weight")
     assert a[:3] == a[3:]
     assert g[:2] == g[2:]
     assert len(set(a)) == 3
@@ -80,7 +80,7 @@ def test_groups_of_a_convolution_stay_equal() -> None:
 def test_groups_that_make_one_channel_go_as_a_whole() -> None:
     net = Net(lambda n, x: n.c(n.g(n.a(x))), a=conv(3, 6), g=conv(6, 3, groups=3), c=conv(3, 1))
     channels = follow_channels(net, (8, 8))
-    a, g = classes(channels, "a.weight"), classes(channels, "g.weight")
+    a, g = members(channels, "a.weight"), members(channels, "g.weight")
     assert a == [g[0], g[0], g[1], g[1], g[2], g[2]]
     assert len(set(g)) == 3
 
@@ -88,17 +88,17 @@ def test_groups_that_make_one_channel_go_as_a_whole() -> None:
 def test_transposed_convolutions() -> None:
     net = Net(lambda n, x: n.c(n.t(n.a(x))), a=conv(3, 4), t=nn.ConvTranspose2d(4, 6, 2, 2, groups=2), c=conv(6, 1))
     channels = follow_channels(net, (8, 8))
-    a, t = classes(channels, "a.weight"), classes(channels, "t.bias")
-    assert classes(channels, "t.weight", 0) == a
-    assert classes(channels, "t.weight", 1) == t[:3] == t[3:]
+    a, t = members(channels, "a.weight"), members(channels, "t.bias")
+    assert members(channels, "t.weight", 0) == a
+    assert members(channels, "t.weight", 1) == t[:3] == t[3:]
     assert a[:2] == a[2:]
 
 
 def test_pixel_shuffle_ties_what_becomes_one_channel() -> None:
     net = Net(lambda n, x: n.c(F.pixel_shuffle(n.a(x), 2)), a=conv(3, 12), c=conv(3, 1))
     channels = follow_channels(net, (8, 8))
-    a = classes(channels, "a.weight")
-    assert [a[4 * n : 4 * n + 4] for n in range(3)] == [[n] * 4 for n in classes(channels, "c.weight", 1)]
+    a = members(channels, "a.weight")
+    assert [a[4 * n : 4 * n + 4] for n in range(3)] == [[n] * 4 for n in members(channels, "c.weight", 1)]
     assert len(set(a)) == 3
 
 
@@ -112,10 +112,10 @@ def test_pixel_shuffle_ties_what_becomes_one_channel() -> None:
 def test_a_foreign_shuffle_keeps_its_groups_equal(shuffle: nn.Module) -> None:
     net = Net(lambda n, x: n.c(n.shuffle(n.a(x))), a=conv(3, 6), shuffle=shuffle, c=conv(6, 1))
     channels = follow_channels(net, (8, 8))
-    a = classes(channels, "a.weight")
+    a = members(channels, "a.weight")
     assert a[:3] == a[3:]
     assert len(set(a)) == 3
-    assert classes(channels, "c.weight", 1) == [a[0], a[0], a[1], a[1], a[2], a[2]]
+    assert members(channels, "c.weight", 1) == [a[0], a[0], a[1], a[1], a[2], a[2]]
 
 
 EVEN_AND_ODD = [0, 0, 1, 1, 2, 2, 3, 3]
@@ -138,7 +138,7 @@ def test_what_is_taken_by_place_ties_those_whose_places_would_shift(
     operator: Callable[[Tensor, Tensor], Tensor], tied: list[int]
 ) -> None:
     net = Net(lambda n, x: operator(n.a(x), n.b(x)), a=conv(3, 8), b=conv(3, 8))
-    a = classes(follow_channels(net, (8, 8)), "a.weight")
+    a = members(follow_channels(net, (8, 8)), "a.weight")
     assert [[one == other for other in a] for one in a] == [[one == other for other in tied] for one in tied]
 
 
@@ -160,8 +160,8 @@ def test_channels_that_meet_along_another_dimension_go_together(operator: Callab
     )
     net(torch.zeros(1, 3, 8, 8))
     channels = follow_channels(net, (8, 8))
-    a = classes(channels, "a.weight")
-    assert classes(channels, "b.weight") == a
+    a = members(channels, "a.weight")
+    assert members(channels, "b.weight") == a
     assert len(set(a)) == 4
     assert not set(a) & set(channels.kept)
 
@@ -177,7 +177,7 @@ def test_a_slice_with_a_step_between_fixed_bounds_keeps_what_would_move_them() -
         e=conv(3, 1),
     )
     channels = follow_channels(net, (8, 8))
-    kept = [[one in channels.kept for one in classes(channels, name)] for name in ("a.weight", "b.weight", "b2.weight")]
+    kept = [[one in channels.kept for one in members(channels, name)] for name in ("a.weight", "b.weight", "b2.weight")]
     assert kept == [[True] * 2 + [False] * 6, [True] * 6 + [False] * 2, [True] * 8]
 
 
@@ -193,18 +193,18 @@ def test_gates_linear_layers_and_parameters_with_a_value_per_channel() -> None:
             return self.last(y * self.gate(y.mean((2, 3))).sigmoid()[:, :, None, None])  # type: ignore[no-any-return]
 
     channels = follow_channels(Scaled(), (8, 8))
-    a = classes(channels, "a.weight")
+    a = members(channels, "a.weight")
     assert len(set(a)) == 4
-    assert classes(channels, "scale") == classes(channels, "act.weight") == classes(channels, "gate.weight", 1) == a
-    assert classes(channels, "gate.weight", 0) == a
+    assert members(channels, "scale") == members(channels, "act.weight") == members(channels, "gate.weight", 1) == a
+    assert members(channels, "gate.weight", 0) == a
 
 
 def test_operators_without_a_rule_keep_what_they_read() -> None:
     net = Net(lambda n, x: n.c(n.b(torch.cumsum(n.a(x), 1))), a=conv(3, 4), b=conv(4, 4), c=conv(4, 1))
     channels = follow_channels(net, (8, 8))
-    assert {channels.kept[n] for n in classes(channels, "a.weight")} == {"the operator cumsum reads them"}
-    assert classes(channels, "b.weight", 1) == [NO_LAYER] * 4
-    assert not set(classes(channels, "b.weight")) & set(channels.kept)
+    assert {channels.kept[n] for n in members(channels, "a.weight")} == {"the operator cumsum reads them"}
+    assert members(channels, "b.weight", 1) == [NO_LAYER] * 4
+    assert not set(members(channels, "b.weight")) & set(channels.kept)
     assert channels.unprunable()["a.weight"] == "the operator cumsum reads them"
 
 
@@ -235,16 +235,16 @@ def test_needed_and_allowed() -> None:
         lambda n, x: n.d(n.b(n.a(x)[:, :2])) + n.c(n.a(x)), a=conv(3, 4), b=conv(2, 3), c=conv(4, 1), d=conv(3, 1)
     )
     channels = follow_channels(net, (8, 8))
-    a, b = classes(channels, "a.weight"), classes(channels, "b.weight")
+    a, b = members(channels, "a.weight"), members(channels, "b.weight")
     assert {frozenset(a), frozenset(a[:2]), frozenset(b)} <= set(channels.needed())
     assert channels.allowed([*a[:2], a[3], b[0]]) == {a[1], a[3], b[0]}
-    assert channels.allowed([*classes(channels, "c.weight"), NO_LAYER]) == set()
+    assert channels.allowed([*members(channels, "c.weight"), NO_LAYER]) == set()
 
 
 def test_a_layer_used_twice_has_the_same_channels() -> None:
     net = Net(lambda n, x: n.c(n.b(n.a(x)) + n.b(n.a2(x))), a=conv(3, 4), a2=conv(3, 4), b=conv(4, 4), c=conv(4, 1))
     channels = follow_channels(net, (8, 8))
-    assert classes(channels, "a.weight") == classes(channels, "a2.weight") == classes(channels, "b.weight", 1)
+    assert members(channels, "a.weight") == members(channels, "a2.weight") == members(channels, "b.weight", 1)
 
 
 def test_the_network_is_left_as_it_was() -> None:

@@ -204,7 +204,7 @@ def test_transposed_convolutions_as_ordinary_ones(
 
 
 def test_zeros_of_a_block_of_filters_stay_together() -> None:
-    """A 4x4 kernel with 3 of 4 blocks gone: of its 3x3 ordinary one 4/9 are its weights, each block one mask."""
+    """A 4x4 kernel with 3 of 4 blocks removed: of its 3x3 ordinary one 4/9 are its weights, each block one mask."""
     layer = nn.ConvTranspose2d(8, 8, 4, 2, 1)
     network = nn.Sequential(nn.ReLU(), layer)
     apply_masks(network, masks(network, Block(4), {"1.weight": 0.75}))

@@ -179,7 +179,7 @@ def test_every_criterion_scores_every_class_and_leaves_the_network(criterion: Cr
     parts = pruning_groups(channels, multiple=1)
     data = [(torch.randn(1, 3, 64, 64), lambda outputs: sum(map(torch.linalg.norm, outputs)))]
     found = importance(criterion, network, channels, parts, batches=data)
-    assert set(found.scores) == {member for part in parts for member in part.classes}
+    assert set(found.scores) == {member for part in parts for member in part.members}
     assert all(math.isfinite(score) and score >= 0 for score in found.scores.values())
     assert len(set(found.scores.values())) > len(found.scores) / 10 or criterion == "batch_norm"
     assert network.training
@@ -187,16 +187,16 @@ def test_every_criterion_scores_every_class_and_leaves_the_network(criterion: Cr
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-def test_sections_without_a_norm_are_scored_by_l2_and_named() -> None:
+def test_groups_without_a_norm_are_scored_by_l2_and_named() -> None:
     network = SMALL["mobilenet_v3"].build()
     found, norms = scored("batch_norm", network), scored("l2", network)
     channels = follow_channels(network, (64, 64))
     for part in pruning_groups(channels, multiple=1):
-        if part.classes:
+        if part.members:
             assert (part.name in found.substituted) == ("attention.squeeze" in part.name)
         if part.name in found.substituted:
             assert found.substituted[part.name] == "l2: no batch norm"
-            assert all(found.scores[member] == norms.scores[member] for member in part.classes)
+            assert all(found.scores[member] == norms.scores[member] for member in part.members)
 
 
 def test_a_network_without_norms_cannot_be_scored_by_them() -> None:
@@ -215,7 +215,7 @@ def test_an_unknown_criterion_names_the_nearest() -> None:
         scored("tailor", Toy())  # type: ignore[arg-type]
 
 
-def test_scores_that_are_not_finite_name_the_section() -> None:
+def test_scores_that_are_not_finite_name_the_group() -> None:
     toy = Toy()
     with torch.no_grad():
         toy.make.weight[0, 0, 0, 0] = float("nan")

@@ -448,7 +448,7 @@ def unequal(channels: Channels, seed: int) -> set[int]:
     return channels.allowed(
         channel
         for group in channels.groups()
-        for channel in chance.sample(group.classes, round(chance.choice((0, 0.3, 0.5, 0.9)) * len(group.classes)))
+        for channel in chance.sample(group.members, round(chance.choice((0, 0.3, 0.5, 0.9)) * len(group.members)))
     )
 
 

@@ -64,7 +64,7 @@ def test_admm_finds_the_nearest_allowed_weights(scheme: Unstructured | NOfM | Bl
 def test_admm_improves_on_one_shot_where_weights_depend_on_each_other() -> None:
     """min ½(W - A)ᵀ H (W - A), one weight of two may stay: masking A at once is not the best one can do.
 
-    With A = (1, 0.9, 0, 0), H = [[1, c], [c, 1]] and the second weight gone, the first is best at 1 + 0.9 c.
+    With A = (1, 0.9, 0, 0), H = [[1, c], [c, 1]] and the second weight removed, the first is best at 1 + 0.9 c.
     """
     c = 0.5
     hessian, target = torch.eye(4), torch.tensor([1.0, 0.9, 0.0, 0.0])

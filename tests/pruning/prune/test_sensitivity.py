@@ -14,8 +14,8 @@ from tests.networks.small import SMALL
 def small(name: str) -> tuple:
     network = SMALL[name].build().eval()
     channels = follow_channels(network, (64, 64))
-    parts = [part for part in pruning_groups(channels, multiple=1) if part.classes]
-    scores = {member: float(member) for part in parts for member in part.classes}
+    parts = [part for part in pruning_groups(channels, multiple=1) if part.members]
+    scores = {member: float(member) for part in parts for member in part.members}
     return network, channels, parts, scores
 
 
@@ -57,8 +57,8 @@ def test_known_points_are_not_scored_again() -> None:
 
 def test_ratios_that_round_to_the_same_removal_are_one_point() -> None:
     _, channels, _, _ = small("openpose")
-    parts = [part for part in pruning_groups(channels, multiple=8) if part.classes and part.channels == 16][:1]
-    scores = dict.fromkeys(parts[0].classes, 0.0)
+    parts = [part for part in pruning_groups(channels, multiple=8) if part.members and part.channels == 16][:1]
+    scores = dict.fromkeys(parts[0].members, 0.0)
     planned = plan({"block": parts}, scores, [0.1, 0.4, 0.5, 0.6, 0.9])
     assert [(point.ratio, point.share) for point in planned[1:]] == [(0.4, 0.5)]
     assert planned[0] == Plan(DENSE, 0.0, 0.0, frozenset())

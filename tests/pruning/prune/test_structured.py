@@ -32,21 +32,21 @@ RATIOS = (0.3, 0.5, 0.7)
 
 
 def some(channels: Channels, ratio: float, seed: int = 0) -> set[int]:
-    """A random share of every group's classes."""
+    """A random share of every group's members."""
     chance = random.Random(seed)
     return channels.allowed(
         member
         for group in channels.groups()
-        for member in chance.sample(group.classes, round(ratio * len(group.classes)))
+        for member in chance.sample(group.members, round(ratio * len(group.members)))
     )
 
 
-def dead_by_hooks(network: nn.Module, channels: Channels, gone: set[int]) -> nn.Module:
+def dead_by_hooks(network: nn.Module, channels: Channels, removed: set[int]) -> nn.Module:
     """Another way to mask: the channels are zeros where layers read them."""
     copied = copy.deepcopy(network)
     for use in channels.uses:
         if not use.made:
-            alive = torch.tensor([float(channels.class_of(channel) not in gone) for channel in use.channels])
+            alive = torch.tensor([float(channels.member_of(channel) not in removed) for channel in use.channels])
 
             def stop(_: nn.Module, args: tuple[Tensor, ...], alive: Tensor = alive) -> tuple[Tensor, ...]:
                 every_group = alive.repeat(args[0].shape[1] // len(alive))
@@ -56,9 +56,9 @@ def dead_by_hooks(network: nn.Module, channels: Channels, gone: set[int]) -> nn.
     return copied
 
 
-def calibrated(network: nn.Module, channels: Channels, gone: set[int]) -> nn.Module:
+def calibrated(network: nn.Module, channels: Channels, removed: set[int]) -> nn.Module:
     """Batch norms that have seen pictures without these channels: so the signal gets through to the outputs."""
-    seen, network = masked(network, channels, gone), copy.deepcopy(network)
+    seen, network = masked(network, channels, removed), copy.deepcopy(network)
     for module in seen.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train().momentum = 1.0
@@ -75,14 +75,14 @@ def test_every_network_without_channels_is_the_masked_one(name: str) -> None:
     channels = follow_channels(network, SIZE)
     image = torch.randn(1, 3, *SIZE)
     for ratio in RATIOS:
-        gone = some(channels, ratio)
-        lively = calibrated(network, channels, gone)
-        pruned = without_channels(lively, channels, gone)
-        assert difference(masked(lively, channels, gone), pruned, image) < SAME
+        removed = some(channels, ratio)
+        lively = calibrated(network, channels, removed)
+        pruned = without_channels(lively, channels, removed)
+        assert difference(masked(lively, channels, removed), pruned, image) < SAME
         with torch.no_grad():
             for a, b in zip(pruned(image), pruned(10 * image), strict=True):
                 assert (a - b).abs().max() > 100 * SAME * a.abs().max()
-    assert difference(dead_by_hooks(lively, channels, gone), pruned, image) < SAME
+    assert difference(dead_by_hooks(lively, channels, removed), pruned, image) < SAME
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
     again = SMALL[name].build()
     state = pruned.state_dict()
@@ -96,10 +96,10 @@ def test_a_pruned_network_can_be_pruned_again(name: str) -> None:
     network = random_weights(SMALL[name].build())
     for seed in range(2):
         channels = follow_channels(network, SIZE)
-        gone = some(channels, 0.3, seed)
-        network = calibrated(network, channels, gone)
-        pruned = without_channels(network, channels, gone)
-        assert difference(masked(network, channels, gone), pruned, torch.randn(1, 3, *SIZE)) < SAME
+        removed = some(channels, 0.3, seed)
+        network = calibrated(network, channels, removed)
+        pruned = without_channels(network, channels, removed)
+        assert difference(masked(network, channels, removed), pruned, torch.randn(1, 3, *SIZE)) < SAME
         network = pruned
     assert (
         difference(without_channels(network, follow_channels(network, SIZE), ()), network, torch.randn(1, 3, *SIZE))
@@ -119,8 +119,8 @@ def test_a_pruned_network_can_be_pruned_again(name: str) -> None:
 def test_pruned_networks_export(name: str, runtime: str, tmp_path: Path) -> None:
     network = random_weights(SMALL[name].build())
     channels = follow_channels(network, SIZE)
-    gone = some(channels, 0.5)
-    pruned = without_channels(calibrated(network, channels, gone), channels, gone)
+    removed = some(channels, 0.5)
+    pruned = without_channels(calibrated(network, channels, removed), channels, removed)
     path = engine(runtime).export(pruned, SIZE, tmp_path, name)[0]
     image = np.random.default_rng(0).normal(size=(1, 3, *SIZE)).astype(np.float32)
     check_parity(pruned, engine(runtime).load(path), [image])
@@ -150,10 +150,10 @@ class Own(nn.Module):
 def test_own_networks_that_take_sizes_from_their_tensors_lose_channels(operator: Callable[[Tensor], Tensor]) -> None:
     network = random_weights(Own(operator))
     channels = prunable_channels(network, (16, 16))
-    gone = channels.allowed(channels.groups()[0].classes[:1])
-    pruned = without_channels(network, channels, gone)
+    removed = channels.allowed(channels.groups()[0].members[:1])
+    pruned = without_channels(network, channels, removed)
     assert pruned.a.out_channels < 8
-    assert difference(masked(network, channels, gone), pruned, torch.randn(1, 3, 16, 16)) < SAME
+    assert difference(masked(network, channels, removed), pruned, torch.randn(1, 3, 16, 16)) < SAME
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_own_networks_that_hold_fixed_sizes_keep_those_channels(
     network = random_weights(Own(operator, read))
     channels = prunable_channels(network, (16, 16))
     assert channels.unprunable()["a.weight"].startswith("the network fails without them: ")
-    gone = some(channels, 0.5)
-    assert gone
-    pruned = without_channels(network, channels, gone)
-    assert difference(masked(network, channels, gone), pruned, torch.randn(1, 3, 16, 16)) < SAME
+    removed = some(channels, 0.5)
+    assert removed
+    pruned = without_channels(network, channels, removed)
+    assert difference(masked(network, channels, removed), pruned, torch.randn(1, 3, 16, 16)) < SAME
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_mistake_in_following_is_noticed_by_the_trial_and_after_pruning() -> N
     assert channels.unprunable()["a.weight"].startswith("the network fails without them: ")
     assert "b.weight" not in channels.unprunable()
     channels = follow_channels(network, (16, 16))
-    a = channels.groups()[0].classes
+    a = channels.groups()[0].members
     with pytest.raises(NetworkError, match=r"must do what the given one does.*its outputs differ by"):
         checked(network, channels, {a[0], a[3]}, (16, 16))
     pruned = checked(network, channels, {a[0], a[1]}, (16, 16))
@@ -202,13 +202,13 @@ def test_given_weights_can_tell_what_random_ones_do_not() -> None:
     """A layer that looks at its weights."""
     network = Own(lambda x: x.flip(1) if float(network.a.weight.detach().abs().max()) < 0.3 and x.shape[1] < 8 else x)
     channels = follow_channels(network, (16, 16))
-    gone = {channels.groups()[0].classes[0]}
+    removed = {channels.groups()[0].members[0]}
     for weight in network.parameters():
         weight.data.uniform_(-0.2, 0.2)
     with pytest.raises(NetworkError, match="its outputs differ by"):
-        checked(network, channels, gone, (16, 16))
+        checked(network, channels, removed, (16, 16))
     network.a.weight.data[-1] = 1
-    checked(network, channels, gone, (16, 16))
+    checked(network, channels, removed, (16, 16))
 
 
 class Pair(nn.Module):
@@ -241,20 +241,20 @@ def test_kept_channels_and_last_channels_are_refused() -> None:
     channels = follow_channels(network, (16, 16))
     first, _, last = channels.groups()
     with pytest.raises(NetworkError, match=r"must stay.*output 0 of the network"):
-        without_channels(network, channels, last.classes)
+        without_channels(network, channels, last.members)
     with pytest.raises(NetworkError, match=r"a\.weight: a layer must keep at least one channel"):
-        without_channels(network, channels, first.classes)
+        without_channels(network, channels, first.members)
 
 
 def test_a_shuffle_that_stays_regular_has_no_order() -> None:
     network = random_weights(nn.Sequential(nn.Conv2d(3, 8, 1), ChannelShuffle(2), nn.Conv2d(8, 1, 1)))
     channels = follow_channels(network, (8, 8))
-    a = channels.groups()[0].classes
+    a = channels.groups()[0].members
     image = torch.randn(1, 3, 8, 8)
-    for gone, regular in (({a[1], a[5]}, True), ({a[1], a[2], a[3]}, False)):
-        pruned = without_channels(network, channels, gone)
+    for removed, regular in (({a[1], a[5]}, True), ({a[1], a[2], a[3]}, False)):
+        pruned = without_channels(network, channels, removed)
         assert ("1.order" not in pruned.state_dict()) == regular
-        assert difference(masked(network, channels, gone), pruned, image) < SAME
+        assert difference(masked(network, channels, removed), pruned, image) < SAME
     # a0 a4 a1 a5 a2 a6 a3 a7 without a1, a2, a3; a4 to a7 are now 1 to 4
     assert pruned.state_dict()["1.order"].tolist() == [[0, 1, 2, 3, 4], [0] * 5]
 
@@ -266,12 +266,12 @@ def test_a_layer_that_stands_twice_loses_the_same_channels_at_both_places() -> N
     )
     network = random_weights(network)
     channels = prunable_channels(network, (16, 16))
-    gone = some(channels, 0.5)
-    assert gone
-    pruned = without_channels(network, channels, gone)
+    removed = some(channels, 0.5)
+    assert removed
+    pruned = without_channels(network, channels, removed)
     assert pruned[2] is pruned[4]
     assert pruned[2].in_channels == pruned[2].out_channels == pruned[0].out_channels == 8
-    assert difference(masked(network, channels, gone), pruned, torch.randn(1, 3, 16, 16)) < SAME
+    assert difference(masked(network, channels, removed), pruned, torch.randn(1, 3, 16, 16)) < SAME
 
 
 class Exact(Own):

@@ -15,7 +15,7 @@ from tests.networks.small import SMALL
 
 
 def grouped() -> nn.Sequential:
-    """Eight channels read by a convolution of two groups, which makes six: pairs of channels go together."""
+    """Eight channels read by a convolution of two groups, which makes six: pairs of channels are coupled."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1, groups=2), nn.Conv2d(6, 4, 1)
     )
@@ -26,22 +26,22 @@ def of(network: nn.Module, **settings: object) -> tuple[Channels, list[PruningGr
     return channels, pruning_groups(channels, **settings)  # type: ignore[arg-type]
 
 
-def section(count: int, multiple: int, *, width: int = 1, fixed: int = 0) -> PruningGroup:
+def group_of(count: int, multiple: int, *, width: int = 1, fixed: int = 0) -> PruningGroup:
     return PruningGroup("layer", ("layer.weight",), tuple(range(count)), (width,) * count, fixed, "", multiple, 3)
 
 
 def test_a_grouped_convolution_loses_as_many_of_each_group() -> None:
     channels, parts = of(grouped(), multiple=1)
-    assert [(part.name, len(part.classes), part.channels, part.fixed) for part in parts] == [
+    assert [(part.name, len(part.members), part.channels, part.fixed) for part in parts] == [
         ("0", 4, 8, 0),
         ("3", 3, 6, 0),
         ("4", 0, 4, 4),
     ]
     assert [part.layers for part in parts] == [3, 2, 1]  # 0, 1 and 3; 3 and 4; 4
     for part in parts[:2]:
-        for member in part.classes:
+        for member in part.members:
             for use in channels.uses:
-                places = [n for n, channel in enumerate(use.channels) if channels.class_of(channel) == member]
+                places = [n for n, channel in enumerate(use.channels) if channels.member_of(channel) == member]
                 if use.made and places:
                     half = len(use.channels) // 2
                     assert [place % half for place in places] == [places[0]] * 2
@@ -50,24 +50,24 @@ def test_a_grouped_convolution_loses_as_many_of_each_group() -> None:
 @pytest.mark.parametrize(
     ("part", "left"),
     [
-        (section(32, 8), [32, 24, 16, 8]),
-        (section(25, 8), [25, 24, 16, 8]),
-        (section(8, 8), [8, 7, 6, 5, 4, 3, 2, 1]),
-        (section(3, 8), [3, 2, 1]),
-        (section(9, 4, width=2), [18, 16, 12, 8, 4]),
-        (section(16, 8, fixed=8), [24, 16, 8]),
-        (section(4, 8, fixed=1), [5, 4, 3, 2, 1]),
-        (section(1, 8, width=40), [40]),
-        (section(2, 8, width=20), [40]),
+        (group_of(32, 8), [32, 24, 16, 8]),
+        (group_of(25, 8), [25, 24, 16, 8]),
+        (group_of(8, 8), [8, 7, 6, 5, 4, 3, 2, 1]),
+        (group_of(3, 8), [3, 2, 1]),
+        (group_of(9, 4, width=2), [18, 16, 12, 8, 4]),
+        (group_of(16, 8, fixed=8), [24, 16, 8]),
+        (group_of(4, 8, fixed=1), [5, 4, 3, 2, 1]),
+        (group_of(1, 8, width=40), [40]),
+        (group_of(2, 8, width=20), [40]),
     ],
 )
 def test_removals_leave_multiples_and_at_least_one_channel(part: PruningGroup, left: list[int]) -> None:
-    removals = part.removals(dict.fromkeys(part.classes, 0.0))
-    assert [round(part.channels * (1 - part.share(gone))) for gone in removals] == left
+    removals = part.removals(dict.fromkeys(part.members, 0.0))
+    assert [round(part.channels * (1 - part.share(removed))) for removed in removals] == left
 
 
 def test_the_least_important_go_first() -> None:
-    part = section(4, 1)
+    part = group_of(4, 1)
     assert part.removals({0: 3.0, 1: 1.0, 2: 2.0, 3: 1.0}) == [(), (1,), (1, 3), (1, 3, 2)]
     assert part.nearest_removal({0: 3.0, 1: 1.0, 2: 2.0, 3: 1.0}, 0.3) == (1,)
 
@@ -79,23 +79,23 @@ def test_the_least_important_go_first() -> None:
 def test_whatever_goes_no_layer_loses_all_its_channels(name: str, multiple: int) -> None:
     channels, parts = of(SMALL[name].build(), multiple=multiple)
     rng = random.Random(0)
-    scores = {member: rng.random() for part in parts for member in part.classes}
-    gone = {member for part in parts for member in part.removals(scores)[-1]}
-    assert gone
-    assert not gone & set(channels.kept)
-    assert channels.allowed(gone) == gone  # of every layer, and of every slice of a map, something stays
-    classes = [member for part in parts for member in part.classes]
-    assert len(classes) == len(set(classes))
+    scores = {member: rng.random() for part in parts for member in part.members}
+    removed = {member for part in parts for member in part.removals(scores)[-1]}
+    assert removed
+    assert not removed & set(channels.kept)
+    assert channels.allowed(removed) == removed  # of every layer, and of every slice of a map, something stays
+    members = [member for part in parts for member in part.members]
+    assert len(members) == len(set(members))
 
 
 @pytest.mark.parametrize("name", ["hrnet", "dir_bhrnet", "openpose", "mobilenet_v3"])
 def test_what_is_chosen_can_be_taken_out(name: str) -> None:
     network = SMALL[name].build().eval()
     channels, parts = of(network, multiple=4)
-    scores = {member: float(member) for part in parts for member in part.classes}
-    gone = {member for part in parts for member in part.nearest_removal(scores, 0.5)}
+    scores = {member: float(member) for part in parts for member in part.members}
+    removed = {member for part in parts for member in part.nearest_removal(scores, 0.5)}
     image = torch.randn(1, 3, 64, 64)
-    assert difference(masked(network, channels, gone), without_channels(network, channels, gone), image) < 1e-4
+    assert difference(masked(network, channels, removed), without_channels(network, channels, removed), image) < 1e-4
 
 
 def test_protected_layers_keep_what_they_make() -> None:
@@ -117,17 +117,17 @@ def test_a_multiple_below_one_is_refused() -> None:
         pruning_groups(Channels(), multiple=0)
 
 
-def test_sections_that_stay_whole_are_named_with_the_reason() -> None:
+def test_groups_that_stay_whole_are_named_with_the_reason() -> None:
     kept = PruningGroup("head", ("head.weight",), (), (), 17, "output 0 of the network", 8, 2)
-    parts = [section(32, 8), kept, section(1, 8, width=40), section(2, 8, width=20)]
+    parts = [group_of(32, 8), kept, group_of(1, 8, width=40), group_of(2, 8, width=20)]
     named = [PruningGroup(**{**vars(part), "name": f"{n} {part.name}"}) for n, part in enumerate(parts)]
     assert whole(named) == {
         "1 head": "output 0 of the network",
-        "2 layer": "its 40 channels only go together",
-        "3 layer": "nothing that could go of its 40 leaves a multiple of 8",
+        "2 layer": "its 40 channels can only be removed together",
+        "3 layer": "nothing that could be removed of its 40 leaves a multiple of 8",
     }
 
 
-def test_shares_are_of_channels_not_of_classes() -> None:
+def test_shares_are_of_channels_not_of_members() -> None:
     part = PruningGroup("layer", ("layer.weight",), (1, 2, 3), (4, 2, 2), 2, "", 1, 3)
     assert math.isclose(part.share([1]), 4 / 10)
