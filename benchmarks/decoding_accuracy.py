@@ -26,7 +26,7 @@ from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
 from compress.pose.approaches import approach_of, estimator_for
 from compress.pose.estimator import LabelledBoxes
-from compress.pose.scoring import MAIN_FIGURE, RESAMPLES, score
+from compress.pose.scoring import RESAMPLES, main_figure, score
 from compress.recipe import Decoding, noted_data
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ def score_decodings(artefact: Path) -> Row:
     loaded = load_artefact(artefact)
     data, input_hw = noted_data(loaded.facts["data"], str(artefact)), input_size(loaded.facts, artefact)
     pictures = validation_set(data, input_hw, loaded.facts["seed"])
-    figure, rows = MAIN_FIGURE[data.kind], []
+    figure, rows = main_figure(data.kind), []
     once = Decoding(flip_test=False, suppression="none")
     for name, codec, decoding in approach_of(loaded.architecture).decodings(loaded.metadata.codec, once):
         if decoding.flip_test or decoding.suppression != "none":

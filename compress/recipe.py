@@ -19,12 +19,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from compress.errors import ArtefactError, CompressError, DataError, RecipeError, nearest
+from compress.extensions import name_of
 from compress.files import read_yaml, read_yaml_mapping
 from compress.pose.codec import PRESETS, Codec
 
@@ -35,7 +37,9 @@ Persons = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # of a teacher; the labels always have some
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-EngineName = Literal["onnxruntime", "ncnn", "mnn", "mnn_sparse", "torch"]
+Named = Annotated[str, BeforeValidator(name_of)]
+"""Something that others may add to, see compress.extensions. The job checks the name, before any work."""
+EngineName = Named
 Side = Annotated[int, Field(ge=32, le=4096)]
 InputSize = tuple[Side, Side]
 
@@ -74,10 +78,29 @@ def _from_preset(given: Any) -> Any:
 CodecSetting = Annotated[Codec, BeforeValidator(_from_preset)]
 
 
+class _Origin:
+    """Where a recipe was read, and its keys → the options that gave their values. Recipes compare without it."""
+
+    def __init__(self, file: str, typed: Mapping[str, str]) -> None:
+        self.file, self.typed = file, typed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Origin)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Settings(BaseModel):
     """Frozen; unknown keys and wrong types are errors. Every key says what it means in its `Field(description=...)`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    _origin: "_Origin" = PrivateAttr(default_factory=lambda: _Origin("recipe", {}))
+
+    def place(self, key: str) -> str:
+        """How an error names a key of this recipe, such as `data.kind`: by the option that gave its value, else by the
+        file."""
+        return _typed_as(key, "", self._origin.typed) or f"{self._origin.file}: {key}"
 
 
 def changed(settings: Settings) -> set[str]:
@@ -146,7 +169,7 @@ class DiskData(Settings):
 class Data(Settings):
     """The pictures. Only the section that `kind` names is used: `synthetic`, or `disk` for all others."""
 
-    kind: Literal["synthetic", "coco", "crowdpose", "mpii", "lsp"] = Field(
+    kind: Named = Field(
         default="synthetic",
         description="Data set, which also decides the metric: `synthetic` and `coco` are scored by COCO's AP, "
         "`crowdpose` by AP with CrowdPose's constants, `mpii` by PCKh@0.5, `lsp` by PCK@0.2 of the torso.",
@@ -158,12 +181,6 @@ class Data(Settings):
         description="Processes that load training pictures; 0 loads them in the training process. More of them lower "
         "the share of time that the progress line reports as waiting for data.",
     )
-
-    @model_validator(mode="after")
-    def _disk_needs_a_folder(self) -> "Data":
-        if self.kind != "synthetic" and self.disk.folder is None:
-            raise ValueError(f"kind {self.kind} needs disk.folder, the folder with the pictures and annotations")
-        return self
 
 
 class Augment(Settings):
@@ -403,7 +420,7 @@ class Search(Settings):
         description="Folder of an artefact: its edits are searched, in place of a supernet's architectures, and the "
         "`supernet` section is not used.",
     )
-    sampler: Literal["nsga2", "tpe", "random", "guided"] = Field(
+    sampler: Named = Field(
         default="nsga2",
         description="What proposes candidates: Optuna's NSGA-II, TPE or random sampler, or `guided`, an additive model "
         "of the scores so far, which needs the fewest trials where there are baselines to improve on.",
@@ -481,14 +498,6 @@ class SearchRecipe(Settings):
         taken = [name for name in self.baselines if name.startswith("finalist_")]
         if taken:
             raise ValueError(f"finalist_N is what the search names its own networks, not {taken[0]}")
-        return self
-
-    @model_validator(mode="after")
-    def _data_has_an_average_precision(self) -> "SearchRecipe":
-        if self.data.kind in ("mpii", "lsp"):
-            raise ValueError(
-                f"a search compares networks by average precision; {self.data.kind} data has another metric"
-            )
         return self
 
 
@@ -634,7 +643,7 @@ class Pruning(Settings):
         "`block` (4 consecutive filters share a mask), `pattern` (4 of the 9 positions of a 3x3 kernel remain), `nm` "
         "(2 of 4 consecutive input channels remain), `unstructured` (any weight).",
     )
-    criterion: Literal["l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"] = Field(
+    criterion: Named = Field(
         default="l2",
         description="Importance of a channel; formulas and papers are in compress/pruning/importance.py. `activation`, "
         "`taylor` and `hessian` need pictures.",
@@ -738,7 +747,7 @@ class PruneRecipe(ChangeRecipe):
 class Rewriting(Settings):
     """What is replaced, and under which conditions."""
 
-    rules: tuple[str, ...] = Field(
+    rules: tuple[Named, ...] = Field(
         default=(), description="Names of the rules to apply, see `compress rewrite --list`; none applies all."
     )
     sites: tuple[str, ...] = Field(default=("*",), description="Patterns of the modules' paths that may be replaced.")
@@ -863,9 +872,11 @@ def validated(data: Mapping[str, Any], model: type[AnyRecipe], typed: Mapping[st
     names; file: the place of all other keys.
     """
     try:
-        return model.model_validate(data)
+        recipe = model.model_validate(data)
     except ValidationError as error:
         raise _first_mistake(error, data, model, typed, file) from None
+    recipe._origin = _Origin(file, typed)
+    return recipe
 
 
 def shown_recipe(path: Path | None) -> str:
@@ -877,7 +888,7 @@ def shown_recipe(path: Path | None) -> str:
 
 def data_folder(disk: DiskData) -> Path:
     """Where the labelled pictures lie. Raises DataError if nothing lies there."""
-    assert disk.folder is not None  # the recipe checked it
+    assert disk.folder is not None  # see compress.jobs.names
     if not disk.folder.is_dir():
         raise DataError(
             "the dataset folder must exist",

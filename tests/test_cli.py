@@ -97,7 +97,7 @@ MISTAKEN = (
     "predict /nonexistent a.png",
     "search nothing",
     "search bhrnet --set seed=x",
-    "latency build bhrnet_small --set engine=nothing",
+    "latency build bhrnet_small --set rounds=0",
 )
 
 
@@ -364,7 +364,7 @@ def test_profile(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "compress networks" in fails("profile", "nothing")
     timed = result_of("profile", artefact, "--engine", "onnxruntime", "--set", "rounds=4")
     assert timed["timing"]["engine"]["engine"] == "onnxruntime"
-    assert "'onnxruntime', 'ncnn'" in fails("profile", artefact, "--engine", "onnx")
+    assert "--engine: no such engine (found 'onnx'); known: mnn," in fails("profile", artefact, "--engine", "onnx")
     monkeypatch.chdir(tmp_path)
     Path("my_net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 17, 3, 4, 1)\n")
     own = result_of("profile", "my_net:build")
@@ -428,7 +428,11 @@ def test_quiet_prints_nothing(artefact: Path, tmp_path: Path) -> None:
         (["search.trials=x"], ["search.trials", "integer"]),
         (["search.space=bhrnet_smal"], ["bhrnet_smal", "bhrnet_small"]),
         (["input_hw=[100, 100]"], ["input_hw", "multiples of 32"]),
-        (["data.kind=coco"], ["data", "disk.folder"]),
+        (["data.kind=coco"], ["--set data.kind", "disk.folder"]),
+        (["data={kind: cocoo}"], ["--set data: data.kind", "did you mean 'coco'"]),
+        (["search.sampler=nsga3"], ["--set search.sampler", "did you mean 'nsga2'"]),
+        (["search.sampler=os:path"], ["--set search.sampler", "a sampler is", "os:path"]),
+        (["measurement.exports=[onnxruntime, no.such:engine]"], ["no.such:engine", "no such module"]),
         (["data.kind=coco", "data.disk.folder=/nonexistent"], ["/nonexistent", "must exist"]),
         (["baselines={mine: {width: 9}}"], ["baselines.mine", "must be one of"]),
         (["baselines={mine: {widht: 9}}"], ["baselines.mine", "did you mean 'width'"]),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from compress import recipe as recipes
 from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
+from compress.jobs.names import check_names
 from compress.jobs.search.request import read_baselines, read_search_space
 from compress.nas.space import Space, expand, read_space
 from compress.recipe import (
@@ -75,6 +76,8 @@ def test_every_key_of_a_codec_says_what_it_means() -> None:
         ("job: train\nsearch: {space: x}", ["job", "search"]),
         (RECIPE + "supernet: {loss: {heatmap: -1}}", ["supernet.loss.heatmap", "greater than 0"]),
         (RECIPE + "data: {kind: coco}", ["data", "disk.folder"]),
+        (RECIPE + "data: {kind: cocoa}", ["data.kind", "did you mean 'coco'"]),
+        (RECIPE + "measurement: {exports: [onnxruntime, ncn]}", ["measurement.exports", "did you mean 'ncnn'"]),
         (RECIPE + "measurement: {exports: [ncnn]}", ["measurement", "exports must contain"]),
         (RECIPE + "seed: .nan", ["seed"]),
         ("[1, 2]", ["a recipe is a mapping"]),
@@ -84,7 +87,7 @@ def test_every_key_of_a_codec_says_what_it_means() -> None:
 def test_mistakes_in_a_recipe(tmp_path: Path, text: str, parts: list[str]) -> None:
     path = write(tmp_path, text)
     with pytest.raises(RecipeError) as caught:
-        read_recipe(path, SearchRecipe)
+        check_names(read_recipe(path, SearchRecipe))
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message

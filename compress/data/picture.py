@@ -67,6 +67,54 @@ class PictureSet(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some pictures of a set, which is not copied; their annotations alone are in `coco`."""
+
+    whole: PictureSet
+    indices: tuple[int, ...]
+
+    @property
+    def keypoints(self) -> KeypointSet:
+        """See PictureSet."""
+        return self.whole.keypoints
+
+    @property
+    def coco(self) -> dict[str, Any]:
+        """See PictureSet."""
+        ids, coco = {self.image_id(index) for index in range(len(self))}, self.whole.coco
+        return {
+            **coco,
+            "images": [image for image in coco["images"] if image["id"] in ids],
+            "annotations": [one for one in coco["annotations"] if one["image_id"] in ids],
+        }
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image_id(self, index: int) -> int:
+        """See PictureSet."""
+        return self.whole.image_id(self.indices[index])
+
+    def image(self, index: int) -> Picture:
+        """See PictureSet."""
+        return self.whole.image(self.indices[index])
+
+    def people(self, index: int) -> People:
+        """See PictureSet."""
+        return self.whole.people(self.indices[index])
+
+    def ignore_mask(self, index: int) -> Mask | None:
+        """See PictureSet."""
+        return self.whole.ignore_mask(self.indices[index])
+
+
+def part_of(pictures: PictureSet, indices: Sequence[int]) -> PictureSet:
+    """These pictures of the set, by its own `subset` where it has one."""
+    subset = getattr(pictures, "subset", None)
+    return Part(pictures, tuple(indices)) if subset is None else subset(indices)
+
+
 def people_of(annotations: Sequence[dict[str, Any]], joints: int) -> People:
     """The persons among one picture's COCO annotations that are no crowd and have at least one labelled joint."""
     chosen = [a for a in annotations if not a.get("iscrowd") and any(a.get("keypoints", ())[2::3])]

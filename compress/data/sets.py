@@ -1,14 +1,17 @@
 """The sets of pictures a recipe asks for: to train on, to search with, to report on. They share no picture."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from compress.data.coco import CocoPeople
 from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.data.mpii import MpiiPeople
-from compress.data.picture import PictureSet
+from compress.data.picture import PictureSet, part_of
 from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.errors import DataError
+from compress.extensions import Extensible
 from compress.recipe import Data, DiskData, data_folder
 
 
@@ -21,17 +24,35 @@ class Sets:
     val: PictureSet
 
 
+Pictures = Callable[[Data, tuple[int, int], int], PictureSet]
+"""A recipe's data section, the network's input size, the recipe's seed → pictures."""
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """One kind of data, which a recipe names as `data.kind`.
+
+    train, val: what networks learn from and are reported on. search: what candidates are scored on; None holds out
+    training pictures. metric: what networks are compared by, see compress.pose.scoring. crowded: AP with CrowdPose's
+    constants. on_disk: whether it is read from `data.disk.folder`.
+    """
+
+    train: Pictures
+    val: Pictures
+    search: Pictures | None = None
+    metric: Literal["AP", "PCKh", "PCK"] = "AP"
+    crowded: bool = False
+    on_disk: bool = False
+
+
+def data_kind(named: str, place: str = "data.kind") -> DataKind:
+    """The kind of that name, see compress.extensions. Raises DataError naming the nearest known one."""
+    return _KINDS.find(named, place)
+
+
 def validation_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
     """The recipe's validation pictures alone. Raises DataError."""
-    if data.kind == "synthetic":
-        return _drawn(data, data.synthetic.val, 2, input_hw, seed)
-    if data.kind == "mpii" and data.disk.heads is None:  # said now and not after a long training
-        raise DataError(
-            "PCKh needs the validation people's head boxes",
-            place="data.disk.heads",
-            remedy="give the path of HRNet's gt_valid.mat",
-        )
-    return disk_split(data.kind, data.disk, data.disk.val, _LAYOUTS[data.kind].val, data.disk.heads)
+    return data_kind(data.kind).val(data, input_hw, seed)
 
 
 def training_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
@@ -40,10 +61,7 @@ def training_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet
     Synthetic ones are drawn at the input's size. Pictures without people are left out as in HigherHRNet's code: half of
     COCO shows none.
     """
-    if data.kind == "synthetic":
-        return _drawn(data, data.synthetic.train, 0, input_hw, seed)
-    pictures = disk_split(data.kind, data.disk, data.disk.train, _LAYOUTS[data.kind].train)
-    return pictures.subset([index for index in range(len(pictures)) if len(pictures.people(index))])
+    return data_kind(data.kind).train(data, input_hw, seed)
 
 
 def train_and_val(data: Data, input_hw: tuple[int, int], seed: int) -> tuple[PictureSet, PictureSet]:
@@ -80,14 +98,14 @@ def picture_sets(data: Data, input_hw: tuple[int, int], seed: int, held_out_by: 
     held_out_by: the key that says how many.
     """
     train, val = train_and_val(data, input_hw, seed)
-    if data.kind == "synthetic":
-        return Sets(train, _drawn(data, data.synthetic.search, 1, input_hw, seed), val)
-    assert isinstance(train, CocoPeople | MpiiPeople)
+    kind = data_kind(data.kind)
+    if kind.search is not None:
+        return Sets(train, kind.search(data, input_hw, seed), val)
     held_out = data.disk.search
     if held_out >= len(train):
         raise DataError(
             f"{held_out_by} must leave pictures to train on",
-            place=str(data.disk.folder),
+            place=str(data.disk.folder or data.kind),
             value=f"{held_out} of {len(train)}",
             remedy=f"--set {held_out_by}={max(1, len(train) // 4)}",
         )
@@ -95,7 +113,10 @@ def picture_sets(data: Data, input_hw: tuple[int, int], seed: int, held_out_by: 
     every = len(train) // held_out
     search = [index for index in range(len(train)) if index % every == 0][:held_out]
     rest = sorted(set(range(len(train))) - set(search))
-    return Sets(train.subset(rest), train.subset(search), val)
+    return Sets(part_of(train, rest), part_of(train, search), val)
+
+
+# --- Synthetic people ------------------------------------------------------------------------------------------------
 
 
 def _drawn(data: Data, count: int, part: int, input_hw: tuple[int, int], seed: int) -> SyntheticPeople:
@@ -111,6 +132,9 @@ def _drawn(data: Data, count: int, part: int, input_hw: tuple[int, int], seed: i
     )
     # Parts of one seed: 3·seed, 3·seed+1, 3·seed+2 never meet those of another seed.
     return SyntheticPeople(count, input_hw, 3 * seed + part, difficulty=difficulty)
+
+
+# --- Data sets on disk -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,6 +154,25 @@ _LAYOUTS = {
     "lsp": _Layout(("train",), ("val", "test"), ("{}.json",)),
 }
 _KEYPOINTS = {"coco": COCO_PERSON, "crowdpose": CROWDPOSE, "lsp": LSP}
+
+
+def _train_split(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
+    pictures = disk_split(data.kind, data.disk, data.disk.train, _LAYOUTS[data.kind].train)
+    return pictures.subset([index for index in range(len(pictures)) if len(pictures.people(index))])
+
+
+def _val_split(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
+    return disk_split(data.kind, data.disk, data.disk.val, _LAYOUTS[data.kind].val)
+
+
+def _val_split_with_heads(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
+    if data.disk.heads is None:  # said now and not after a long training
+        raise DataError(
+            "PCKh needs the validation people's head boxes",
+            place="data.disk.heads",
+            remedy="give the path of HRNet's gt_valid.mat",
+        )
+    return disk_split(data.kind, data.disk, data.disk.val, _LAYOUTS[data.kind].val, data.disk.heads)
 
 
 def disk_split(
@@ -158,3 +201,64 @@ def disk_split(
         place=str(folder),
         remedy="unpack the archives there, or name the splits with data.disk.train and data.disk.val",
     )
+
+
+# --- Kinds of data ---------------------------------------------------------------------------------------------------
+
+DATA_KINDS: dict[str, DataKind] = {
+    "synthetic": DataKind(
+        train=lambda data, input_hw, seed: _drawn(data, data.synthetic.train, 0, input_hw, seed),
+        search=lambda data, input_hw, seed: _drawn(data, data.synthetic.search, 1, input_hw, seed),
+        val=lambda data, input_hw, seed: _drawn(data, data.synthetic.val, 2, input_hw, seed),
+    ),
+    "coco": DataKind(_train_split, _val_split, on_disk=True),
+    "crowdpose": DataKind(_train_split, _val_split, crowded=True, on_disk=True),
+    "mpii": DataKind(_train_split, _val_split_with_heads, metric="PCKh", on_disk=True),
+    "lsp": DataKind(_train_split, _val_split, metric="PCK", on_disk=True),
+}
+
+
+def _accept(given: Any) -> DataKind | None:
+    """A kind; three sets; one set, for commands that only validate; or a function that gives either for a recipe."""
+    if isinstance(given, DataKind):
+        return given
+    if isinstance(given, Sets):
+        return DataKind(lambda *_: given.train, lambda *_: given.val, lambda *_: given.search)
+    if all(hasattr(given, name) for name in ("keypoints", "coco", "image", "people")) and not isinstance(given, type):
+        return DataKind(_nothing_to_train_on, lambda *_: given)
+    if not callable(given):
+        return None
+
+    def part(name: str) -> Pictures:
+        def pictures(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
+            made = _accept(given(data, input_hw, seed))
+            if made is None:
+                raise DataError(
+                    "the function must return compress.data.sets.Sets, or one PictureSet to validate on",
+                    place=data.kind,
+                    remedy="correct it",
+                )
+            found: Pictures = getattr(made, name)
+            return found(data, input_hw, seed)
+
+        return pictures
+
+    return DataKind(part("train"), part("val"), part("search"))
+
+
+def _nothing_to_train_on(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
+    raise DataError(
+        "this data is one set of pictures, to validate on; here others are learned from",
+        place=data.kind,
+        remedy="give compress.data.sets.Sets(train, search, val)",
+    )
+
+
+_KINDS = Extensible(
+    "kind of data",
+    "compress.data",
+    DATA_KINDS,
+    _accept,
+    "a DataKind, Sets, a PictureSet, or a function of a recipe's data section, the input size and the seed",
+    DataError,
+)

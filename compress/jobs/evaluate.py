@@ -6,6 +6,7 @@ from compress.artefacts.artefact import load_artefact
 from compress.artefacts.metadata import input_size, validation_data
 from compress.artefacts.results import EvaluateResult
 from compress.data.sets import notes_of, validation_set
+from compress.jobs.names import check_names
 from compress.networks.architecture import check_input
 from compress.pose.approaches import check_joints, estimator_for
 from compress.pose.estimator import boxes_for
@@ -20,6 +21,7 @@ def evaluate(artefact: Path, recipe: EvaluateRecipe, progress: Progress) -> Eval
 
     Raises ArtefactError, NetworkError or DataError for an artefact or data that cannot be used.
     """
+    check_names(recipe)
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")

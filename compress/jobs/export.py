@@ -9,6 +9,7 @@ from compress.artefacts.results import Export, ExportResult
 from compress.data.sets import validation_set
 from compress.engines.export import export_and_check, sample_images
 from compress.errors import NetworkError
+from compress.jobs.names import check_names
 from compress.networks.architecture import check_input
 from compress.progress import Progress
 from compress.recipe import ExportRecipe
@@ -19,6 +20,7 @@ def export(name: str, recipe: ExportRecipe, folder: Path, progress: Progress) ->
 
     name: a NETWORK. A known network has random weights, an own one those it comes with.
     """
+    check_names(recipe)
     source = artefact_or_network(name)
     architecture = source.architecture if isinstance(source, Artefact) else source
     facts = source.facts if isinstance(source, Artefact) else {}

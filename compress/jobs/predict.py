@@ -16,6 +16,7 @@ from compress.data.keypoints import KeypointSet
 from compress.data.sets import notes_of, validation_set
 from compress.errors import DataError
 from compress.files import write_bytes, write_json
+from compress.jobs.names import check_names
 from compress.networks.architecture import check_input
 from compress.pose.approaches import check_joints, estimator_for
 from compress.pose.decode.poses import Poses, coco_results
@@ -41,6 +42,7 @@ def predict(
     A top-down network looks for people in the data's boxes; without data, for one person who fills the picture: cut
     persons out first. Broken pictures are left out and named in `skipped`. Raises DataError if nothing is left.
     """
+    check_names(recipe)
     loaded = load_artefact(artefact)
     input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
     check_input(loaded.architecture, input_hw, "input_hw")

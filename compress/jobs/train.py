@@ -22,6 +22,7 @@ from compress.artefacts.run import open_run
 from compress.data.keypoints import KeypointSet
 from compress.data.sets import notes_of, train_and_val
 from compress.errors import DataError, NetworkError
+from compress.jobs.names import check_names
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, check_learns
@@ -54,6 +55,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     A known network, which has no weights yet, is built for the data's joints. Of several processes the first one writes
     and scores; the others return None.
     """
+    check_names(recipe)
     source = artefact_or_network(name)
     only = getattr(source.architecture if isinstance(source, Artefact) else source, "input_hw", None)
     if only and "input_hw" not in recipe.model_fields_set:

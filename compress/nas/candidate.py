@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, Artefact, Edit
-from compress.errors import SpaceError, nearest
+from compress.errors import RecipeError, SpaceError, nearest
 from compress.nas.space import KEEP, EditChoice, Pick, Space
 from compress.networks import Architecture, architecture_from_data
 from compress.pruning.channels import Channels
@@ -24,8 +24,7 @@ from compress.pruning.importance import importance
 from compress.pruning.selection import uniform
 from compress.pruning.structured import checked, prunable_channels, without_channels
 from compress.rewriting.fitting import fit_sites
-from compress.rewriting.rules import RULES
-from compress.rewriting.sites import Rewrite, rewrite_in_place, sites
+from compress.rewriting.sites import Rewrite, rewrite_in_place, rule_named, sites
 
 _PICTURES = 32  # that replacements are fitted on: sites of wide early maps are many megabytes each
 
@@ -63,7 +62,7 @@ class Candidates:
             network = self._unedited(pick)
         with torch.device("cpu"):  # some rules try what a module does; what they build comes to the module's device
             for edit, rule in self._rewrites(pick):
-                rewrite_in_place(network, _at(edit, sites(network, RULES[rule])))
+                rewrite_in_place(network, _at(edit, sites(network, rule_named(rule))))
             return without_channels(network, *lost) if (lost := self._lost(pick, network)) else network
 
     def is_edited(self, pick: Pick) -> bool:
@@ -79,7 +78,7 @@ class Candidates:
         """
         network, edits = copy.deepcopy(network).eval(), self.start.edits if self.start else ()
         for edit, rule in self._rewrites(pick):
-            found = _at(edit, sites(network, RULES[rule]))
+            found = _at(edit, sites(network, rule_named(rule)))
             network, _ = fit_sites(network, found, images, limit=_PICTURES, steps=steps, seed=seed)
             edits = (*edits, *found)
         lost = self._lost(pick, network)
@@ -95,20 +94,19 @@ class Candidates:
         """
         for edit in self.space.edits:
             for value in edit.values:
-                if edit.kind == "rewrite" and value not in (KEEP, *RULES):
-                    raise SpaceError(
-                        "no such rule",
-                        place=f"{place}: {edit.path}",
-                        value=value,
-                        remedy=nearest(str(value), (KEEP, *RULES)),
-                    )
+                if edit.kind == "rewrite" and value != KEEP:
+                    try:
+                        rule_named(str(value))
+                    except RecipeError as wrong:
+                        where = f"{place}: {edit.path}"
+                        raise SpaceError(wrong.rule, place=where, value=value, remedy=wrong.remedy) from None
         ends = [{**pick, **self.space.unedited} for pick in (self.space.smallest, self.space.largest)]
         with torch.device("meta"):
             built = [self._unedited(pick) for pick in ends]
         for edit in self.space.edits:
             if edit.kind == "rewrite":
                 for rule in (str(value) for value in edit.values if value != KEEP):
-                    known = [site.at for network in built for site in sites(network, RULES[rule])]
+                    known = [site.at for network in built for site in sites(network, rule_named(rule))]
                     _check_sites(edit, known, f"no site of {rule}", place)
             else:
                 parts = [part for pick in ends for part in self._sections(pick)]

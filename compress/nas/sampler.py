@@ -4,9 +4,10 @@ Deterministic: with the same space, seed and told history the same picks are ask
 by telling the finished trials once more, and goes on exactly as if it had not been killed.
 """
 
+import copy
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import optuna
@@ -14,12 +15,46 @@ from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
+from compress.extensions import Extensible
 from compress.nas.space import Pick, Space
 
 _CHANGED = 0.2
 
-SamplerKind = Literal["nsga2", "tpe", "random", "guided"]
-"""nsga2, tpe, random: Optuna's. guided: see Guide."""
+GUIDED = "guided"
+"""The sampler whose proposals after the first ones come from a Guide."""
+
+NewSampler = Callable[[int, int], BaseSampler]
+"""Population and seed → a sampler of Optuna's."""
+
+SAMPLERS: dict[str, NewSampler] = {
+    "nsga2": lambda population, seed: NSGAIISampler(population_size=population, seed=seed),
+    "tpe": lambda population, seed: TPESampler(seed=seed, multivariate=False),
+    "random": lambda population, seed: RandomSampler(seed=seed),
+    GUIDED: lambda population, seed: RandomSampler(seed=seed),
+}
+
+
+def sampler_named(named: object, place: str = "sampler") -> NewSampler:
+    """What makes the sampler of that name, see compress.extensions. Raises RecipeError naming the nearest known one."""
+    return _SAMPLERS.find(named, place)
+
+
+def _accept(given: Any) -> NewSampler | None:
+    """A sampler, of which a copy is used, so that it can be given again; its class; or a function of both numbers."""
+    if isinstance(given, BaseSampler):
+        return lambda population, seed: copy.deepcopy(given)
+    if isinstance(given, type):
+        return (lambda population, seed: given()) if issubclass(given, BaseSampler) else None
+    return given if callable(given) else None
+
+
+_SAMPLERS: Extensible[NewSampler] = Extensible(
+    "sampler",
+    "compress.samplers",
+    SAMPLERS,
+    _accept,
+    "a sampler of Optuna's, its class, or a function of population and seed that returns one",
+)
 
 Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
 """Picks → the cost of each, as it will be told."""
@@ -28,16 +63,16 @@ Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
 class Sampler:
     """Two objectives: cost, to be small, and score, to be large.
 
-    hand_made: picks the search is to beat. population: of NSGA-II. The first picks are the hand-made ones, the smallest
-    and the largest, the hand-made ones with one field changed as a whole (every block of another kind), and up to
-    `population`, in equal parts, random picks and hand-made ones with a fifth of their choices changed. costs: of any
-    picks at once, for the guide; None: it models them.
+    kind: see sampler_named. hand_made: picks the search is to beat. population: of NSGA-II. The first picks are the
+    hand-made ones, the smallest and the largest, the hand-made ones with one field changed as a whole (every block of
+    another kind), and up to `population`, in equal parts, random picks and hand-made ones with a fifth of their choices
+    changed. costs: of any picks at once, for the guide; None: it models them.
     """
 
     def __init__(
         self,
         space: Space,
-        kind: SamplerKind,
+        kind: str,
         *,
         population: int,
         seed: int,
@@ -46,7 +81,9 @@ class Sampler:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
-        self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=_sampler(kind, population, seed))
+        self._study = optuna.create_study(
+            directions=["minimize", "maximize"], sampler=sampler_named(kind)(population, seed)
+        )
         rng = random.Random(seed)
         changed = [change for pick in hand_made for change in space.whole_changes(pick)]
         first = [*hand_made, space.smallest, space.largest, *changed]
@@ -55,7 +92,7 @@ class Sampler:
             first.append(space.mutate(rng.choice(hand_made), _CHANGED, rng) if near else space.sample(rng))
         for pick in first:
             self._study.enqueue_trial(pick)
-        self._guide = Guide(space, hand_made, rng, costs) if kind == "guided" else None
+        self._guide = Guide(space, hand_made, rng, costs) if kind == GUIDED else None
         self._waiting = len(first)
 
     def ask(self) -> tuple[Trial, Pick]:
@@ -79,14 +116,6 @@ class Sampler:
         self._study.tell(trial, state=TrialState.FAIL)
         if self._guide:
             self._guide.skip({path: trial.params[path] for path in self._space.choices})
-
-
-def _sampler(kind: SamplerKind, population: int, seed: int) -> BaseSampler:
-    if kind == "nsga2":
-        return NSGAIISampler(population_size=population, seed=seed)
-    if kind == "tpe":
-        return TPESampler(seed=seed, multivariate=False)
-    return RandomSampler(seed=seed)
 
 
 class Guide:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from compress.errors import NetworkError, nearest
+from compress.extensions import Extensible
 from compress.networks.architecture import Architecture
 from compress.networks.dir_bhrnet import DirBHRNet, DirHRNet
 from compress.networks.dite_hrnet import DiteHRNet
@@ -124,13 +125,9 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
     """The inverse of architecture_to_data. place: the file, for the error. Raises NetworkError."""
     if not isinstance(data, dict) or "family" not in data:
         raise NetworkError("an architecture needs the key 'family'", place=place, value=data, remedy="add it")
-    family = data["family"]
-    if family not in _ADAPTERS:
-        raise NetworkError(
-            "no such family", place=f"{place}: family", value=family, remedy=nearest(str(family), FAMILIES)
-        )
+    record = family_named(data["family"], f"{place}: family")
     choices = {key: value for key, value in data.items() if key != "family"}
-    if family == GivenModule.family and "module" not in choices:
+    if record is GivenModule and "module" not in choices:
         raise NetworkError(
             "the network was a module in memory, which no file holds",
             place=place,
@@ -138,12 +135,12 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
             remedy="load it in Python beside that module: compress.load(FOLDER, module=...)",
         )
     try:
-        return _ADAPTERS[family].validate_python(choices)  # type: ignore[no-any-return]
+        return _adapter(record).validate_python(choices)  # type: ignore[no-any-return]
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         remedy = (
-            nearest(key, (FAMILIES | OWN_FAMILIES)[family].__dataclass_fields__)
+            nearest(key, record.__dataclass_fields__)
             if first["type"] == "unexpected_keyword_argument"
             else "correct it"
         )
@@ -152,10 +149,29 @@ def architecture_from_data(data: Any, place: str) -> Architecture:
         raise NetworkError(rule, place=f"{place}: {key}".rstrip(": "), value=value, remedy=remedy) from None
 
 
-_ADAPTERS = {
-    name: TypeAdapter(with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))(family))
-    for name, family in (FAMILIES | OWN_FAMILIES).items()
-}
+def family_named(named: object, place: str = "family") -> type[Any]:
+    """The records' class of that name, see compress.extensions. Raises NetworkError naming the nearest known one."""
+    own = OWN_FAMILIES.get(named) if isinstance(named, str) else None
+    return own or _FAMILIES.find(named if isinstance(named, str | type) else str(named), place)
+
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _adapter(record: type[Any]) -> TypeAdapter[Any]:
+    if record not in _ADAPTERS:
+        _ADAPTERS[record] = TypeAdapter(with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))(record))
+    return _ADAPTERS[record]
+
+
+_FAMILIES: Extensible[type[Any]] = Extensible(
+    "family",
+    "compress.families",
+    FAMILIES,
+    lambda given: given if is_dataclass(given) and isinstance(given, type) and hasattr(given, "build") else None,
+    "a frozen dataclass with the properties of compress.networks.architecture.Architecture",
+    NetworkError,
+)
 
 
 def _plain(value: Any) -> Any:
@@ -168,4 +184,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["FAMILIES", "NETWORKS", "Architecture", "architecture_from_data", "architecture_to_data", "network_named"]
+__all__ = [
+    "FAMILIES",
+    "NETWORKS",
+    "Architecture",
+    "architecture_from_data",
+    "architecture_to_data",
+    "family_named",
+    "network_named",
+]

@@ -13,22 +13,21 @@ A single map of a bottom-up network looks like a top-down one's, and so do part 
 """
 
 import copy
-import importlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import NetworkError
+from compress.extensions import imported_module
 from compress.networks.onnx_file import check_conversion, read_onnx, sha256_of
 from compress.networks.weights import check_finite, check_plain, separate_elements
 
-Approach = Literal["bottom-up AE", "PAF", "top-down"]
-
+_APPROACHES = "compress.approaches"  # group of entry points, see compress.pose.approaches
 _STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SMALL = 64
 """Least side of the inputs that a network is tried on."""
@@ -60,7 +59,7 @@ class PythonNetwork:
     family: ClassVar[str] = "python"
 
     function: str
-    approach: Approach
+    approach: str
     keypoints: int
     stride: int
     output_strides: tuple[int, ...]
@@ -79,7 +78,7 @@ class OnnxNetwork:
 
     file: str
     sha256: str
-    approach: Approach
+    approach: str
     keypoints: int
     stride: int
     output_strides: tuple[int, ...]
@@ -106,7 +105,7 @@ class GivenModule:
     family: ClassVar[str] = "module"
 
     name: str
-    approach: Approach
+    approach: str
     keypoints: int
     stride: int
     output_strides: tuple[int, ...]
@@ -163,17 +162,7 @@ def _read(path: Path) -> nn.Module:
 
 def _call(name: str) -> nn.Module:
     module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        importlib.invalidate_caches()
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or module_name)
-        rule = "no such module" if missing else f"the module cannot be imported: {type(error).__name__}: {error}"
-        remedy = "run from the folder it lies in, or install it" if missing else "repair it"
-        raise NetworkError(rule, place=name, value=module_name, remedy=remedy) from error
+    module = imported_module(module_name, name, NetworkError)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise NetworkError(
@@ -224,7 +213,7 @@ def _size(named: object, place: str) -> tuple[int, int]:
     return sides
 
 
-def _facts(network: nn.Module, place: str) -> tuple[Approach, int, int, tuple[int, ...], tuple[int, int] | None]:
+def _facts(network: nn.Module, place: str) -> tuple[str, int, int, tuple[int, ...], tuple[int, int] | None]:
     """approach, keypoints, stride, output_strides and input_hw of a network (module docstring).
 
     An ONNX file that names its size is run at that size alone, and takes no other.
@@ -348,19 +337,21 @@ def _output_strides(shapes: Sequence[tuple[int, ...]], input_hw: tuple[int, int]
     return tuple(strides)
 
 
-def _approach(network: nn.Module, channels: list[int], place: str) -> tuple[Approach, int]:
-    approach: Approach | None = getattr(network, "approach", None)
+def _approach(network: nn.Module, channels: list[int], place: str) -> tuple[str, int]:
+    approach: str | None = getattr(network, "approach", None)
     if approach is None:
         approach = "bottom-up AE" if len(channels) == 2 and channels[0] == 2 * channels[1] else "top-down"
-    if approach not in get_args(Approach):
+    inferred = {"bottom-up AE": channels[0] // 2, "top-down": channels[-1], "PAF": channels[0] - 1}
+    # Of another package's approach only that package knows what its maps are.
+    others = approach not in inferred and (":" in str(approach) or approach in entry_points(group=_APPROACHES).names)
+    if approach not in inferred and not others:
         raise NetworkError(
-            f"the module's attribute approach must be one of {', '.join(get_args(Approach))}",
+            f"the module's attribute approach must be one of {', '.join(inferred)}, or one of another package",
             place=place,
             value=approach,
             remedy="correct it",
         )
-    inferred = {"bottom-up AE": channels[0] // 2, "top-down": channels[-1], "PAF": channels[0] - 1}[approach]
-    keypoints = getattr(network, "keypoints", inferred)
+    keypoints = getattr(network, "keypoints", inferred.get(approach))
     if not isinstance(keypoints, int) or keypoints < 1:
         raise NetworkError(
             "the number of joints must be a positive integer",

@@ -9,6 +9,7 @@ from torch import nn
 
 from compress.data.mpii import MpiiPeople
 from compress.data.picture import PictureSet
+from compress.data.sets import data_kind
 from compress.errors import DataError
 from compress.networks import Architecture
 from compress.pose.approaches import approach_of
@@ -22,8 +23,11 @@ from compress.recipe import Data
 RESAMPLES = 50
 """Bootstrap samples behind a reported standard error: enough to know it to a tenth."""
 
-MAIN_FIGURE = {"synthetic": "AP", "coco": "AP", "crowdpose": "AP", "mpii": "PCKh", "lsp": "PCK"}
-"""What a data set's networks are compared by."""
+
+def main_figure(kind: str) -> str:
+    """What networks are compared by on a kind of data: AP, PCKh or PCK."""
+    return data_kind(kind).metric
+
 
 WORTHLESS = {"AP": 0.02, "PCKh": 0.1, "PCK": 0.1}
 """Scores of no network that has learned something. The mean pose of the training people, put into every labelled box,
@@ -38,9 +42,9 @@ Figure = float | int | None | list[float | None] | dict[str, float | None]
 class Score:
     """What a network earns on labelled pictures.
 
-    metric: AP, PCKh or PCK, see MAIN_FIGURE. value: 0 to 1; None where there is nothing to measure on. standard_error:
+    metric: AP, PCKh or PCK, see main_figure. value: 0 to 1; None where there is nothing to measure on. standard_error:
     of the bootstrap over pictures or persons; None where none was drawn. provenance: how the weights came about, such
-    as `training of 10 epochs`. data: the kind of data, a key of MAIN_FIGURE. pictures: how many were scored. details:
+    as `training of 10 epochs`. data: the kind of data. pictures: how many were scored. details:
     the metric's other figures by name, such as AP50, or the curve and the joints of PCK.
     """
 
@@ -87,7 +91,7 @@ def score(
     phase: Phase | None = None,
     finite: bool = False,
 ) -> Score:
-    """The metric of `kind` (a key of MAIN_FIGURE) over all pictures.
+    """The metric of the kind of data over all pictures.
 
     Advances phase per picture. provenance: of the weights, see Score. resamples: bootstrap samples of pictures or
     persons for the standard error; 0 for none. finite: see estimate_poses.
@@ -97,15 +101,15 @@ def score(
         listed.append(one)
         if phase:
             phase.advance(1)
-    if kind in ("mpii", "lsp"):
+    if main_figure(kind) != "AP":
         figures = _percent_correct(listed, pictures, kind, resamples)
     else:
         results = [entry for one in listed for entry in coco_results(one.poses, pictures.image_id(one.index))]
-        if kind == "crowdpose":
+        if data_kind(kind).crowded:
             figures = crowd_pose_ap(pictures.coco, results, resamples)
         else:
             figures = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
-    metric = MAIN_FIGURE[kind]
+    metric = main_figure(kind)
     details = {name: _plain(value) for name, value in figures.items()}
     value, error = details.pop(metric), details.pop(f"{metric}_se", None)
     return Score(metric, value, error, provenance, kind, len(pictures), details)
@@ -118,10 +122,10 @@ def procedure(flip_test: bool) -> str:
 
 def check_metric(architecture: Architecture, data: Data) -> None:
     """Raises DataError unless the data's metric can score what the network finds; PCK compares person by person."""
-    if MAIN_FIGURE[data.kind] == "AP" or (approach_of(architecture).per_person and data.disk.detections is None):
+    if main_figure(data.kind) == "AP" or (approach_of(architecture).per_person and data.disk.detections is None):
         return
     raise DataError(
-        f"{MAIN_FIGURE[data.kind]} compares person by person, so every labelled box must give one pose",
+        f"{main_figure(data.kind)} compares person by person, so every labelled box must give one pose",
         place=f"data: kind {data.kind}",
         value=f"a {architecture.approach} network" + (" and a detector's boxes" if data.disk.detections else ""),
         remedy="use a top-down network and labelled boxes for this data",
@@ -150,13 +154,13 @@ def _percent_correct(found: list[PicturePoses], pictures: PictureSet, kind: str,
             )
     predicted = np.concatenate([one.poses.keypoints_pk3[:, :, :2] for one in found])
     truth_pk3 = np.concatenate([part.keypoints_pk3 for part in people])
-    if kind == "mpii":
+    if main_figure(kind) == "PCKh":
         assert isinstance(pictures, MpiiPeople)
         sizes = np.concatenate([pictures.head_sizes(one.index) for one in found])
         figures = pckh(predicted, truth_pk3[..., :2], truth_pk3[..., 2], sizes, resamples=resamples)
     else:
         figures = pck(predicted, truth_pk3[..., :2], truth_pk3[..., 2], pictures.keypoints, resamples=resamples)
-    return {MAIN_FIGURE[kind]: figures.mean, f"{MAIN_FIGURE[kind]}_se": figures.standard_error, **_parts(figures)}
+    return {main_figure(kind): figures.mean, f"{main_figure(kind)}_se": figures.standard_error, **_parts(figures)}
 
 
 def _parts(figures: PercentCorrect) -> dict[str, Any]:

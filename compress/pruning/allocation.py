@@ -13,7 +13,7 @@ import numpy as np
 
 from compress.errors import BudgetError, DataError, RecipeError, nearest
 from compress.pruning.groups import PruningGroup
-from compress.pruning.importance import ABSOLUTE, Criterion
+from compress.pruning.importance import criterion_named
 from compress.pruning.selection import Cost, Scores, check_ratio
 from compress.pruning.sensitivity import Curve
 
@@ -56,16 +56,17 @@ def loss_by_curves(curves: Mapping[str, Curve]) -> Loss:
     return loss
 
 
-def loss_by_importance(criterion: Criterion, scores: Scores) -> Loss:
+def loss_by_importance(criterion: str, scores: Scores) -> Loss:
     """The importance removed, where there are no curves: a ranking, not a loss in points of the score.
 
-    The sum of taylor's and hessian's scores. Of relative ones, which are means over layers, the share of the group's
-    importance times the number of its layers: a channel of a residual stream is lost to every block of it.
+    The sum of scores that estimate the loss (taylor, hessian). Of relative ones, which are means over layers, the share
+    of the group's importance times the number of its layers: a channel of a residual stream is lost to every block.
     """
+    absolute = criterion_named(criterion).absolute
 
     def loss(part: PruningGroup, removed: tuple[int, ...]) -> float:
         lost = sum(scores[member] for member in removed)
-        if criterion in ABSOLUTE or not lost:
+        if absolute or not lost:
             return lost
         return part.layers * lost / sum(scores[member] for member in part.members)
 

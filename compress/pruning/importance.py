@@ -30,29 +30,22 @@ import copy
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compress.errors import DataError, NetworkError, RecipeError, nearest
+from compress.errors import DataError, NetworkError
+from compress.extensions import Extensible
 from compress.pruning.channels import Channels, Use
 from compress.pruning.groups import PruningGroup, layer_of
-
-Criterion = Literal["l1", "l2", "fpgm", "batch_norm", "lamp", "activation", "taylor", "hessian", "random"]
-
-DATA_DRIVEN: tuple[Criterion, ...] = ("activation", "taylor", "hessian")
-"""Those that need batches."""
-
-ABSOLUTE: tuple[Criterion, ...] = ("taylor", "hessian")
-"""Those that estimate the loss, so their scores add."""
 
 Batch = tuple[Tensor, Callable[[Any], Tensor]]
 """Pictures [B,3,H,W], and the loss, a scalar, of what the network gives for them."""
 
-_Views = Iterable[tuple[Use, Tensor]]
+Views = Iterable[tuple[Use, Tensor]]
 """Uses, each with a value for every index along it, [N]."""
 
 
@@ -64,8 +57,40 @@ class Importance:
     substituted: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a criterion goes by. channels: of the network, with all places where they are used. groups: whose members
+    are to be scored. batches: for criteria that need data; may be empty."""
+
+    network: nn.Module
+    channels: Channels
+    groups: Sequence[PruningGroup]
+    batches: Iterable[Batch] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How much members of pruning groups matter. score: member → its score, the higher the longer it stays. A group
+    with a member that has no score gets l2's. The network must be left as it was.
+
+    needs_data: whether it reads batches. absolute: whether it estimates the loss, so that scores of several members add
+    up; else scores are relative to a layer. lacking: what a group without scores lacks.
+    """
+
+    score: Callable[[Scored], Mapping[int, float]]
+    needs_data: bool = False
+    absolute: bool = False
+    lacking: str = "the criterion gives it no score"
+
+
+def criterion_named(named: object, place: str = "criterion") -> Criterion:
+    """The criterion of that name, see compress.extensions. Raises RecipeError naming the nearest known one."""
+    return _CRITERIA.find(named, place)
+
+
 def importance(
-    criterion: Criterion,
+    criterion: str,
     network: nn.Module,
     channels: Channels,
     parts: Sequence[PruningGroup],
@@ -73,35 +98,12 @@ def importance(
     batches: Iterable[Batch] = (),
     seed: int = 0,
 ) -> Importance:
-    """Scores all members of the groups. batches: for activation, taylor and hessian. The network is left as it was.
+    """Scores all members of the groups. batches: for criteria that need data. The network is left as it was.
 
     Raises RecipeError for an unknown criterion, DataError if it needs batches and there are none, NetworkError if no
     group has what it looks at, or for a score that is not finite.
     """
-    match criterion:
-        case "l1":
-            found = _relative(channels, _filters(network, channels, lambda rows: rows.abs().sum(1)))
-        case "l2":
-            found = _relative(channels, _filters(network, channels, _norms))
-        case "fpgm":
-            found = _relative(channels, _filters(network, channels, lambda rows: torch.cdist(rows, rows).sum(1)))
-        case "lamp":
-            found = _lamp(_relative(channels, _filters(network, channels, lambda rows: rows.square().sum(1))), parts)
-        case "batch_norm":
-            found = _relative(channels, _norm_scales(network, channels))
-        case "activation":
-            found = _relative(channels, _activations(network, channels, batches))
-        case "taylor":
-            found = _loss_changes(network, channels, batches, lambda joint, _: joint.square())
-        case "hessian":
-            found = _loss_changes(network, channels, batches, lambda _, squares: squares / 2)
-        case "random":
-            rng = random.Random(seed)
-            found = {member: rng.random() for part in parts for member in part.members}
-        case _:
-            raise RecipeError(
-                "no such criterion", place="criterion", value=criterion, remedy=nearest(criterion, get_args(Criterion))
-            )
+    found = dict(criterion_named(criterion).score(Scored(network, channels, parts, batches, seed)))
     substituted = _substitute(criterion, found, network, channels, parts)
     scores = {member: found[member] for part in parts for member in part.members}
     for part in parts:
@@ -116,7 +118,7 @@ def _substitute(
     """Gives groups in which the criterion finds nothing l2's scores; returns which they are, and why."""
     some = [part for part in parts if part.members]
     missing = [part for part in some if not all(member in found for member in part.members)]
-    why = "no batch norm" if criterion == "batch_norm" else "no convolution or linear layer reads it"
+    why = criterion_named(criterion).lacking
     if missing and len(missing) == len(some):
         raise NetworkError(
             f"the criterion {criterion!r} must have something to look at",
@@ -125,7 +127,7 @@ def _substitute(
             remedy="choose l2",
         )
     if missing:
-        norms = _relative(channels, _filters(network, channels, _norms))
+        norms = by_filters(_norms)(Scored(network, channels, parts))
         found.update({member: norms[member] for part in missing for member in part.members})
     return {part.name: f"l2: {why}" for part in missing}
 
@@ -133,7 +135,12 @@ def _substitute(
 # --- Relative criteria -----------------------------------------------------------------------------------------------
 
 
-def _relative(channels: Channels, views: _Views) -> dict[int, float]:
+def by_filters(measure: Callable[[Tensor], Tensor]) -> Callable[[Scored], dict[int, float]]:
+    """The criterion that sees every made weight as rows [N,M] and gives each of the N a number."""
+    return lambda scored: relative(scored.channels, _filters(scored.network, scored.channels, measure))
+
+
+def relative(channels: Channels, views: Views) -> dict[int, float]:
     """The mean over the parameters of a member's value in each, relative to the parameter's members."""
     seen: dict[int, list[float]] = defaultdict(list)
     for use, values in views:
@@ -147,7 +154,7 @@ def _relative(channels: Channels, views: _Views) -> dict[int, float]:
     return {member: sum(found) / len(found) for member, found in seen.items()}
 
 
-def _filters(network: nn.Module, channels: Channels, measure: Callable[[Tensor], Tensor]) -> _Views:
+def _filters(network: nn.Module, channels: Channels, measure: Callable[[Tensor], Tensor]) -> Views:
     """Every made weight, seen as its rows [N,M] by `measure`, in double precision."""
     parameters = dict(network.named_parameters())
     for use in channels.uses:
@@ -159,7 +166,7 @@ def _norms(rows: Tensor) -> Tensor:
     return rows.square().sum(1).sqrt()
 
 
-def _norm_scales(network: nn.Module, channels: Channels) -> _Views:
+def _norm_scales(network: nn.Module, channels: Channels) -> Views:
     norms = {f"{path}.weight": norm for path, norm in network.named_modules() if isinstance(norm, nn.BatchNorm2d)}
     for use in channels.uses:
         if use.name in norms:
@@ -176,7 +183,7 @@ def _lamp(squares: dict[int, float], parts: Sequence[PruningGroup]) -> dict[int,
     return found
 
 
-def _activations(network: nn.Module, channels: Channels, batches: Iterable[Batch]) -> _Views:
+def _activations(network: nn.Module, channels: Channels, batches: Iterable[Batch]) -> Views:
     """Every read weight of a convolution or linear layer: root mean square of what it reads · sum of |weights|."""
     copied = copy.deepcopy(network).eval()
     layers = dict(copied.named_modules())
@@ -212,14 +219,10 @@ def _activations(network: nn.Module, channels: Channels, batches: Iterable[Batch
 # --- Absolute criteria -----------------------------------------------------------------------------------------------
 
 
-def _loss_changes(
-    network: nn.Module,
-    channels: Channels,
-    batches: Iterable[Batch],
-    estimate: Callable[[Tensor, Tensor], Tensor],
-) -> dict[int, float]:
+def _loss_changes(scored: Scored, estimate: Callable[[Tensor, Tensor], Tensor]) -> dict[int, float]:
     """The mean over the batches of estimate(sum of g·w, sum of (g·w)²), the sums over all that reads a member."""
-    copied = copy.deepcopy(network).eval().requires_grad_(True)
+    channels = scored.channels
+    copied = copy.deepcopy(scored.network).eval().requires_grad_(True)
     parameters = dict(copied.named_parameters())
     read = [use for use in channels.uses if not use.made and use.name in parameters]
     members = sorted({channels.member_of(channel) for use in channels.uses for channel in use.channels})
@@ -227,7 +230,7 @@ def _loss_changes(
     places = [torch.tensor([position[channels.member_of(channel)] for channel in use.channels]) for use in read]
     weights = [parameters[use.name] for use in read]
     total, count = torch.zeros(len(members), dtype=torch.double), 0
-    for images, loss in _needed(batches):
+    for images, loss in _needed(scored.batches):
         gradients = torch.autograd.grad(loss(copied(images)), weights, allow_unused=True)
         joint, squares = torch.zeros_like(total), torch.zeros_like(total)
         for use, place, weight, gradient in zip(read, places, weights, gradients, strict=True):
@@ -253,3 +256,60 @@ def _needed(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _rows(tensor: Tensor, dim: int) -> Tensor:
     """[N,M]: what lies at each index of the dimension."""
     return tensor.movedim(dim, 0).flatten(1)
+
+
+# --- All criteria ----------------------------------------------------------------------------------------------------
+
+
+def _by_norms(scored: Scored) -> dict[int, float]:
+    return relative(scored.channels, _norm_scales(scored.network, scored.channels))
+
+
+def _lamp_scores(scored: Scored) -> dict[int, float]:
+    return _lamp(by_filters(lambda rows: rows.square().sum(1))(scored), scored.groups)
+
+
+def _by_activations(scored: Scored) -> dict[int, float]:
+    return relative(scored.channels, _activations(scored.network, scored.channels, scored.batches))
+
+
+def _by_gates(scored: Scored) -> dict[int, float]:
+    return _loss_changes(scored, lambda joint, _: joint.square())
+
+
+def _by_fisher(scored: Scored) -> dict[int, float]:
+    return _loss_changes(scored, lambda _, squares: squares / 2)
+
+
+def _random(scored: Scored) -> dict[int, float]:
+    rng = random.Random(scored.seed)
+    return {member: rng.random() for part in scored.groups for member in part.members}
+
+
+_UNREAD = "no convolution or linear layer reads it"
+
+CRITERIA: dict[str, Criterion] = {
+    "l1": Criterion(by_filters(lambda rows: rows.abs().sum(1)), lacking=_UNREAD),
+    "l2": Criterion(by_filters(_norms), lacking=_UNREAD),
+    "fpgm": Criterion(by_filters(lambda rows: torch.cdist(rows, rows).sum(1)), lacking=_UNREAD),
+    "batch_norm": Criterion(_by_norms, lacking="no batch norm"),
+    "lamp": Criterion(_lamp_scores, lacking=_UNREAD),
+    "activation": Criterion(_by_activations, needs_data=True, lacking=_UNREAD),
+    "taylor": Criterion(_by_gates, needs_data=True, absolute=True, lacking=_UNREAD),
+    "hessian": Criterion(_by_fisher, needs_data=True, absolute=True, lacking=_UNREAD),
+    "random": Criterion(_random, lacking=_UNREAD),
+}
+
+
+def _accept(given: Any) -> Criterion | None:
+    """A criterion, or a function of what it goes by."""
+    return given if isinstance(given, Criterion) else Criterion(given) if callable(given) else None
+
+
+_CRITERIA = Extensible(
+    "criterion",
+    "compress.criteria",
+    CRITERIA,
+    _accept,
+    "a function of a Scored (see compress.pruning.importance), or a Criterion",
+)

@@ -2,27 +2,39 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from compress.errors import NetworkError, RecipeError, nearest
+from compress.errors import NetworkError, nearest
+from compress.extensions import Extensible
 from compress.rewriting.rules import RULES, Rule
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One module replaced. rule: its name in RULES. at: the module's dotted path."""
+    """One module replaced. rule: its name, see rule_named. at: the module's dotted path."""
 
     rule: str
     at: str
 
 
-def rule_named(name: str) -> Rule:
-    """Raises RecipeError naming the nearest known rule."""
-    if name not in RULES:
-        raise RecipeError("no such rule", place="rule", value=name, remedy=nearest(name, RULES))
-    return RULES[name]
+def rule_named(name: str, place: str = "rule") -> Rule:
+    """The rule of that name, see compress.extensions; its `name` is this one, by which it is found again.
+
+    Raises RecipeError naming the nearest known rule.
+    """
+    rule = _RULES.find(name, place)
+    return rule if rule.name == name else replace(rule, name=name)
+
+
+_RULES = Extensible(
+    "rule",
+    "compress.rules",
+    RULES,
+    lambda given: given if isinstance(given, Rule) else None,
+    "an object of compress.rewriting.rule.Rule",
+)
 
 
 def sites(network: nn.Module, rule: Rule) -> list[Rewrite]:

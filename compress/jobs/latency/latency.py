@@ -33,6 +33,7 @@ from compress.artefacts.results import (
 from compress.engines import Engine, engine
 from compress.errors import SpaceError, TableError
 from compress.files import check_writable
+from compress.jobs.names import check_names
 from compress.measure.in_network import kernels_of_file, profile_in_networks
 from compress.measure.kept_tables import table_path
 from compress.measure.kernels import Kernel, detect_kernels
@@ -83,6 +84,7 @@ def build(
     build goes on where it was. One network alone fits no scale: the one that the table has stays. Raises TableError
     for a scale beyond use, see fit_scale; what was timed is kept even so.
     """
+    check_names(recipe)
     check_threads(recipe.threads)
     recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
@@ -125,6 +127,7 @@ def build(
 
 def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> ShownNetwork:
     """Where a network's predicted time goes. path: of the table; this machine's kept one if not given."""
+    check_names(recipe)
     recipe = at_own_size([name], recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
@@ -168,6 +171,7 @@ def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress
 
 def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress) -> CheckedTable:
     """Measures networks that the table's scale was not fitted on, whole, and compares. The table stays as it is."""
+    check_names(recipe)
     check_threads(recipe.threads)
     recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)

@@ -22,6 +22,7 @@ from compress.engines.onnxruntime_kernels import kernels_of_graph
 from compress.errors import TableError
 from compress.files import write_json
 from compress.jobs.latency.latency import at_own_size, candidates, covering_candidates
+from compress.jobs.names import check_names
 from compress.measure.in_network import kernels_of_file
 from compress.measure.kept_tables import table_path
 from compress.measure.latency_table import LEAST_NETWORKS, Entry, Identity, LatencyTable, add_in_situ, fit_scale
@@ -36,6 +37,7 @@ _REFERENCE_HW = (32, 32)
 
 def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: Progress) -> PackedFolder:
     """Writes the folder. Raises TableError if it is there already."""
+    check_names(recipe)
     if folder.exists() and any(folder.iterdir()):
         raise TableError("the folder must be new", place=str(folder), remedy="name another one")
     recipe = at_own_size(sources, recipe)

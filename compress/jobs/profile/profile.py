@@ -28,6 +28,7 @@ from compress.artefacts.results import (
 from compress.data.picture import PictureSet
 from compress.data.sets import validation_set
 from compress.errors import NetworkError
+from compress.jobs.names import check_names
 from compress.jobs.profile.decoding_costs import decode_table
 from compress.jobs.profile.site_costs import time_sites
 from compress.measure.counting import Layer, total, trace
@@ -70,6 +71,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> ProfileResu
 
     Raises ArtefactError, NetworkError, DataError or EngineError for what cannot be read, run or timed.
     """
+    check_names(recipe)
     architecture, network, input_hw = _load(name, recipe)
     pictures = _pictures(name, architecture, input_hw, recipe) if recipe.decode else None
     with progress.phase("profile", 2 + recipe.decode + (recipe.engine is not None)) as phase:

@@ -25,7 +25,7 @@ from compress.measure.timing import pinned
 from compress.networks.weights import check_unparametrized
 from compress.pose.estimator import first_inputs
 from compress.pose.objective import Objective
-from compress.pose.scoring import MAIN_FIGURE, score
+from compress.pose.scoring import main_figure, score
 from compress.pruning.allocation import (
     allocate_channels,
     first_gains,
@@ -35,7 +35,7 @@ from compress.pruning.allocation import (
 )
 from compress.pruning.channels import Channels
 from compress.pruning.groups import PruningGroup, pruning_groups, whole
-from compress.pruning.importance import DATA_DRIVEN, Batch, importance
+from compress.pruning.importance import Batch, criterion_named, importance
 from compress.pruning.layer_costs import TIMED_ROUNDS, Known, LayerCosts, mac_costs, measured, weighted_layers
 from compress.pruning.selection import Scores, global_, to_budget, uniform
 from compress.pruning.sensitivity import Curve, Point, curves, plan, sensitivity
@@ -134,7 +134,7 @@ def multiple_of(recipe: PruneRecipe) -> int:
 def judged_on(task: Task) -> list[Batch]:
     """Batches with their loss on the labels, for criteria that go by data."""
     learning = task.subject.learning
-    if task.recipe.pruning.criterion not in DATA_DRIVEN or learning is None:
+    if not criterion_named(task.recipe.pruning.criterion).needs_data or learning is None:
         return []
     found = batches(learning.objective.samples(learning.sets.train), batch_size=8, epoch=0, seed=task.subject.seed)
     return [(batch.images, partial(_loss_on, learning.objective, batch)) for batch in islice(found, _DATA_BATCHES)]
@@ -246,7 +246,7 @@ def sensitivity_points(task: Task, given: Prunable, targets: Mapping[str, list[P
     planned = plan(targets, given.scores, task.recipe.pruning.ratios)
     wanted = {(one.target, one.ratio) for one in planned}
     points = [point for point in read_lines(file, lambda line: Point(**line)) if (point.target, point.ratio) in wanted]
-    metric = MAIN_FIGURE[learning.data.kind]
+    metric = main_figure(learning.data.kind)
 
     def scored(one: nn.Module) -> float:
         one.to(task.fabric.device)
@@ -297,7 +297,7 @@ def points_file(task: Task, network: nn.Module) -> Path:
         pruning.pictures,
         multiple_of(recipe),
         list(pruning.protect),
-        recipe.training.model_dump(mode="json") if pruning.criterion in DATA_DRIVEN else None,
+        recipe.training.model_dump(mode="json") if criterion_named(pruning.criterion).needs_data else None,
         _CALIBRATION,
         PICTURES,
     ]

@@ -18,10 +18,11 @@ from compress.artefacts.run import open_run
 from compress.errors import BudgetError, DataError
 from compress.jobs.change import finish_changed, finish_given, measure_both, tune_changed
 from compress.jobs.finalise import run_record
+from compress.jobs.names import check_names
 from compress.jobs.prune.choice import Removal, check_network, choose_channels, prunable, sensitivity_points
 from compress.jobs.prune.goal import Task, check_goal, for_engine, reached, requested_share
 from compress.jobs.prune.sparsity import choose_sparsity, scheme_of, with_sparsity
-from compress.pose.scoring import MAIN_FIGURE
+from compress.pose.scoring import main_figure
 from compress.progress import Progress
 from compress.pruning.groups import PruningGroup, whole
 from compress.pruning.schedule import Sparsifier
@@ -42,6 +43,7 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
     Raises a CompressError before any work if the recipe, the network or the data cannot be used, BudgetError for a goal
     that pruning does not reach, and where nothing can be removed.
     """
+    check_names(recipe)
     subject = read_subject(named, recipe, recipe.pruning.pictures, "pruning.pictures")
     check_goal(recipe)
     check_network(subject, recipe)
@@ -88,6 +90,7 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
     Points are kept as they come, and a killed analysis goes on. The result is in sensitivity.json too. Raises DataError
     for a network without trained weights, and as check_network.
     """
+    check_names(recipe)
     subject = read_subject(named, recipe, recipe.pruning.pictures, "pruning.pictures")
     if subject.learning is None:
         raise DataError(
@@ -104,7 +107,7 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
         points = sensitivity_points(task, given, {**blocks, **alone})
         result = SensitivityResult(
             network=subject.name,
-            metric=MAIN_FIGURE[subject.learning.data.kind],
+            metric=main_figure(subject.learning.data.kind),
             points=tuple(points),
             blocks=tuple(sorted(blocks)),
             channels={group.name: group.channels for group in given.groups},

@@ -32,8 +32,7 @@ from compress.measure.whole_networks import time_runners
 from compress.pose.estimator import first_inputs
 from compress.pose.scoring import RESAMPLES, Score, score
 from compress.rewriting.fitting import Fitted, fit_sites
-from compress.rewriting.rules import RULES
-from compress.rewriting.sites import Rewrite, rewritten
+from compress.rewriting.sites import Rewrite, rewritten, rule_named
 from compress.training.recalibration import PICTURES, enough_pictures, recalibrate
 
 _LOADED_AT_ONCE = 16  # networks that are timed beside one another
@@ -74,7 +73,7 @@ def price(task: Task, choices: Sequence[RewriteChoice]) -> list[RewriteChoice]:
 
 def tried(task: Task, choice: RewriteChoice) -> nn.Module:
     """The network with this choice, which has answered once. Raises NetworkError if it does not, or not as it must."""
-    rule = RULES[choice.rule]
+    rule = rule_named(choice.rule)
     network = rewritten(task.subject.network, rewrites_of([choice]), carry=rule.exact)
     try:
         error = changed_by(task.subject, network)

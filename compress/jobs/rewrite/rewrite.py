@@ -15,6 +15,7 @@ from compress.artefacts.run import open_run
 from compress.errors import RecipeError
 from compress.jobs.change import finish_changed, finish_given, measure_both, tune_changed
 from compress.jobs.finalise import run_record
+from compress.jobs.names import check_names
 from compress.jobs.rewrite.choice import (
     Task,
     check_request,
@@ -44,6 +45,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
     Raises a CompressError before any work if the recipe, the network or the data cannot be used. Without a site, or
     where no replacement pays, the result says so and there is nothing to export: `rewritten` is None.
     """
+    check_names(recipe)
     subject, unread = functions_as_modules(
         read_subject(named, recipe, recipe.rewriting.pictures, "rewriting.pictures"), recipe
     )

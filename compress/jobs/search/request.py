@@ -6,7 +6,7 @@ from compress.artefacts.artefact import Artefact, load_artefact
 from compress.errors import RecipeError, SpaceError
 from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
-from compress.networks import FAMILIES, Architecture, architecture_from_data, architecture_to_data
+from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named
 from compress.networks.architecture import check_input
 from compress.pose.approaches import approach_of
 from compress.recipe import SearchRecipe, find, noted_codec
@@ -36,8 +36,7 @@ def read_search_space(recipe: SearchRecipe, start: Artefact | None = None) -> Sp
     file = read_space(path)
     if start:
         return space_around(start, file)
-    if file.family not in FAMILIES:
-        architecture_from_data({"family": file.family}, str(path))  # raises, naming the nearest family
+    family_named(file.family, f"{path}: family")
     place = f"{path}: fixed"
     space = expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
     smallest = architecture_from_data(space.apply(space.smallest), f"{path}: choices")

@@ -30,6 +30,7 @@ from compress.engines.export import export_and_check, sample_images
 from compress.engines.onnxruntime_fusion import UnknownOperationError, kernels_by_part
 from compress.errors import BudgetError, DivergedError, EngineError
 from compress.files import append_line, read_lines, write_json
+from compress.jobs.names import check_names
 from compress.jobs.search.request import check_tuning, read_baselines, read_candidates, read_search_space, read_start
 from compress.measure.comparison import Measured, differ, speed_up
 from compress.measure.cost import Cost
@@ -72,6 +73,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> dict[str, 
 
     Raises a CompressError before any work if the recipe, its space, its baselines or its data cannot be used.
     """
+    check_names(recipe)
     start = read_start(recipe)
     space = read_search_space(recipe, start)
     baselines = read_baselines(recipe, space)

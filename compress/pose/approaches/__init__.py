@@ -1,7 +1,10 @@
 """All approaches by name: how people are found with a network that gives maps."""
 
+from typing import Any
+
 from compress.data.keypoints import KeypointSet
-from compress.errors import NetworkError, RecipeError, nearest
+from compress.errors import NetworkError, RecipeError
+from compress.extensions import Extensible
 from compress.networks import Architecture
 from compress.pose.approaches.approach import Approach, Setting
 from compress.pose.approaches.associative_embedding import AssociativeEmbedding
@@ -16,12 +19,24 @@ APPROACHES: dict[str, Approach] = {one.name: one for one in (TopDown(), Associat
 
 
 def approach_of(architecture: Architecture) -> Approach:
-    """The approach of the network. Raises NetworkError naming the nearest known one."""
-    name = architecture.approach
-    if name not in APPROACHES:
-        place = f"{architecture.family}: approach"
-        raise NetworkError("no such approach", place=place, value=name, remedy=nearest(name, APPROACHES))
-    return APPROACHES[name]
+    """The approach of the network, see compress.extensions. Raises NetworkError naming the nearest known one."""
+    return _APPROACHES.find(architecture.approach, f"{architecture.family}: approach")
+
+
+def _accept(given: Any) -> Approach | None:
+    """An approach, or what makes one without arguments."""
+    made = given() if isinstance(given, type) else given
+    return made if hasattr(made, "objective") and hasattr(made, "estimator") else None
+
+
+_APPROACHES = Extensible(
+    "approach",
+    "compress.approaches",
+    APPROACHES,
+    _accept,
+    "an object of a subclass of compress.pose.approaches.Approach",
+    NetworkError,
+)
 
 
 def objective_for(

@@ -4,7 +4,6 @@ In a file the order is that of a network's life: samples of training pictures, t
 people are looked for, how the maps that come out are decoded.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,10 +67,6 @@ class Approach(Protocol):
     def joints(self, keypoints: KeypointSet) -> dict[str, int]:
         """Fields of an architecture record → the values they must have for the joints of the data."""
         return {"keypoints": len(keypoints)}
-
-    def joints_of_channels(self, channels: Sequence[int]) -> int:
-        """The number of joints of a network whose outputs have so many channels."""
-        return channels[-1]
 
     def parts_of_output(self, channels: int, keypoints: int) -> set[int]:
         """Numbers of channels that an output's are the sum of, if the network makes them apart. keypoints: of the

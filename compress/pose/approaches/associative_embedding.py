@@ -47,10 +47,6 @@ class AssociativeEmbedding(Approach):
     unread = frozenset({"person_augment", "loss.hard_joints"})
     codecs = "use codec ours or exact"
 
-    def joints_of_channels(self, channels: Sequence[int]) -> int:
-        """The first output has a tag for every heatmap."""
-        return channels[0] // 2
-
     def unfit_codec(self, codec: Codec) -> list[str]:
         """Maps of several sizes, turned back and resized, are decoded by the middles of their cells."""
         plain = Codec()

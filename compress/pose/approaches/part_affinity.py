@@ -46,10 +46,6 @@ class PartAffinity(Approach):
         layout = layout_for(keypoints)
         return {"keypoints": len(layout.names), "limbs": len(layout.limbs)}
 
-    def joints_of_channels(self, channels: Sequence[int]) -> int:
-        """Of the heatmaps alone, which end with the background."""
-        return channels[0] - 1
-
     def parts_of_output(self, channels: int, keypoints: int) -> set[int]:
         """Heatmaps with the background, and fields."""
         return {keypoints + 1, channels - (keypoints + 1)}
