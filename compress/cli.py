@@ -273,6 +273,14 @@ def prune(
         typer.Option(help="Ratios of the layers: uniform, global, sensitivity or latency.", show_default="uniform"),
     ] = None,
     engine: EngineOption = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRUNER",
+            help="Also prune the network with this one for the same goal: torch-pruning.",
+            show_default="none",
+        ),
+    ] = None,
     analyse: Annotated[
         bool, typer.Option("--analyse", help="Measure each layer's sensitivity, and prune nothing.")
     ] = False,
@@ -297,6 +305,7 @@ def prune(
         if any(goal is not None for goal in goals.values()):  # instead of the recipe's goal
             options["the recipe's goal"] = [f"pruning.{goal}=null" for goal in (*goals, "latency_ms")]
         given = {"ratio": ratio, "macs": macs, "scheme": scheme, "criterion": criterion, "allocate": allocate}
+        given |= {"compare": compare}
         options |= {f"--{key}": [f"pruning.{key}={value}"] for key, value in given.items() if value is not None}
         options |= {} if latency is None else {"--latency": [latency_goal(latency)]}
         options |= {"--engine": engine_settings(engine)}

@@ -684,6 +684,12 @@ class Pruning(Settings):
         default=1e-4, description="Weight of the penalty: rho of `admm`, strength of `reweighted`."
     )
 
+    compare: Literal["torch-pruning"] | None = Field(
+        default=None,
+        description="Another pruner that prunes the same network for the same goal; its network is tuned, scored and "
+        "timed beside ours.",
+    )
+
     @model_validator(mode="after")
     def _one_goal(self) -> "Pruning":
         goals = ("ratio", "macs", "latency", "latency_ms")
@@ -700,6 +706,8 @@ class Pruning(Settings):
                 raise ValueError(
                     "zeros come in one step: a ratio with uniform allocation, or a latency with allocation by latency"
                 )
+        if self.compare is not None and self.scheme != "channel":
+            raise ValueError(f"{self.compare} removes channels: compare with it belongs to scheme channel")
         if self.schedule != "one_shot" and self.scheme == "channel":
             raise ValueError("schedule belongs to fine-grained schemes; channels go in steps")
         if self.schedule == "gradual" and self.scheme in ("pattern", "nm"):

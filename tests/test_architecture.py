@@ -59,6 +59,7 @@ BEHIND = {
     "typer": ("compress.cli",),
     "lightning_fabric": ("compress.training", "compress.nas.sandwich", "compress.jobs"),
     "tensorboardX": ("compress.jobs.train",),
+    "torch_pruning": ("compress.jobs.prune.compare",),
     "pydantic": (
         "compress.recipe",
         "compress.pose.codec",

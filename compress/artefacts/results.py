@@ -26,7 +26,7 @@ T = TypeVar("T")
 SCHEMA = 1
 """Version of results.json; a file of another version is refused by name."""
 
-Role = Literal["given", "pruned", "rewritten", "trained", "finalist", "baseline"]
+Role = Literal["given", "pruned", "rewritten", "trained", "finalist", "baseline", "compared"]
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,24 @@ class SparsityChoice:
 
 
 @dataclass(frozen=True)
+class OtherPruner:
+    """What another pruner makes of the same network for the same goal. pruner: its name and version.
+
+    network: None where it failed; failure: why, in one line. speed_up: engine → its network over the given one.
+    """
+
+    pruner: str
+    network: NetworkResult | None
+    speed_up: Mapping[str, SpeedUp] = field(default_factory=dict)
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
 class PruneResult:
-    """Of `compress prune`. speed_up: engine → the pruned network over the given one, of one interleaved run."""
+    """Of `compress prune`. speed_up: engine → the pruned network over the given one, of one interleaved run.
+
+    torch_pruning: timed in the same run; None where no comparison was requested.
+    """
 
     network: str
     input_hw: tuple[int, int]
@@ -181,6 +197,7 @@ class PruneResult:
     goal: Goal | None
     choices: tuple[PruningChoice | SparsityChoice, ...]
     run: RunRecord
+    torch_pruning: OtherPruner | None = None
 
     @property
     def failed_exports(self) -> list[str]:

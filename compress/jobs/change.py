@@ -140,17 +140,21 @@ def finish_changed(
 def measure_both(
     task: Task[AnyRecipe], given: NetworkResult, changed: NetworkResult
 ) -> tuple[NetworkResult, NetworkResult, dict[str, SpeedUp]]:
-    """Both with their latencies, and engine → how many times as fast the changed one is.
+    """Both with their latencies, and engine → how many times as fast the changed one is."""
+    given, changed = measure(task.tail, [given, changed])
+    return given, changed, speed_ups(given, changed)
+
+
+def speed_ups(given: NetworkResult, changed: NetworkResult) -> dict[str, SpeedUp]:
+    """Engine → how many times as fast the changed network is, of two that `measure` timed together.
 
     No speed-up counts of a network that scores like a constant answer.
     """
-    given, changed = measure(task.tail, [given, changed])
     worthless = changed.score is not None and changed.score.worthless
-    faster = {
+    return {
         name: speed_up(measured(given.latency[name]), measured(latency), worthless=worthless)
         for name, latency in changed.latency.items()
     }
-    return given, changed, faster
 
 
 def measured(latency: Latency) -> Measured:

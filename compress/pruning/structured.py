@@ -12,7 +12,7 @@ from compress.errors import NetworkError
 from compress.networks.weights import names_of_tied
 from compress.pruning.channels import Channels, Group, Rearranged, follow_channels
 
-_TRIED = 1e-3
+TOLERANCE = 1e-3
 """Largest relative difference between the pruned and the masked network, with given and with random weights.
 
 Sums in another order stay near 1e-6 (float32); a wrong channel changes the outputs by about their own size.
@@ -57,7 +57,7 @@ def checked(network: nn.Module, channels: Channels, removed: Collection[int], in
     """
     pruned = without_channels(network, channels, removed)
     for seed, weights in enumerate((copy.deepcopy(network).cpu().eval(), random_weights(network))):
-        reason = _differs(*_precise(weights, input_hw, seed), channels, removed)
+        reason = _differs(*precise(weights, input_hw, seed), channels, removed)
         if reason is not None:
             raise NetworkError(
                 "a pruned network must do what the given one does without these channels",
@@ -138,7 +138,7 @@ def difference(one: nn.Module, other: nn.Module, image: Tensor) -> float:
     """Largest max|one - other| / max|one| of two networks' outputs; both must be in evaluation mode."""
     with torch.no_grad():
         outputs = [network(image) for network in (one, other)]
-    pairs = zip(*(_maps(output) for output in outputs), strict=True)
+    pairs = zip(*(maps_of(output) for output in outputs), strict=True)
     return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs)
 
 
@@ -189,10 +189,10 @@ def _order(rearranged: Rearranged, lost: Collection[int]) -> Tensor:
 
 def _trial(network: nn.Module, input_hw: tuple[int, int]) -> tuple[nn.Module, Tensor]:
     """The network with random weights, and a picture."""
-    return _precise(random_weights(network), input_hw, 0)
+    return precise(random_weights(network), input_hw, 0)
 
 
-def _precise(network: nn.Module, input_hw: tuple[int, int], seed: int) -> tuple[nn.Module, Tensor]:
+def precise(network: nn.Module, input_hw: tuple[int, int], seed: int) -> tuple[nn.Module, Tensor]:
     """The network, changed to float64 if it can, so that no difference is rounding, and a picture."""
     image = torch.randn(1, 3, *input_hw, generator=torch.Generator().manual_seed(seed))
     try:
@@ -231,14 +231,14 @@ def _differs(network: nn.Module, image: Tensor, channels: Channels, removed: Col
         found = difference(masked(network, channels, removed), without_channels(network, channels, removed), image)
     except Exception as error:  # a network of the user's may raise anything
         return f"{type(error).__name__}: {error}"
-    return None if found <= _TRIED else f"its outputs differ by {found:.1e}"
+    return None if found <= TOLERANCE else f"its outputs differ by {found:.1e}"
 
 
-def _maps(outputs: Any) -> list[Tensor]:
+def maps_of(outputs: Any) -> list[Tensor]:
     """What a network returns, as a list."""
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
-    return [outputs] if isinstance(outputs, Tensor) else [x for output in outputs for x in _maps(output)]
+    return [outputs] if isinstance(outputs, Tensor) else [x for output in outputs for x in maps_of(output)]
 
 
 def _describe(module: nn.Module) -> None:

@@ -13,7 +13,6 @@ from compress.report.terminal import percent, stdout_console
 from compress.report.text import change_remarks, change_rows, how_lines, markdown, print_lines, print_rows
 
 _CURVES = 12  # curves in a picture, those of most loss
-_NETWORKS = ("", "given", "pruned", "pruned/given")
 _GROUPS = ("pruning group", "channels", "removed")
 _LAYERS = ("layer", "", "set to zero")
 
@@ -24,7 +23,7 @@ def print_pruned(result: PruneResult, console: Console | None = None) -> None:
     print_lines(console, [f"Pruned {result.network} → {result.run.folder}"], "bold")
     if result.goal:
         print_lines(console, [goal_text(result.goal)], "bold" if result.goal.met else "bold red")
-    print_rows(console, _NETWORKS, change_rows(result.given, result.pruned, result.speed_up))
+    print_rows(console, *network_rows(result))
     print_lines(console, remarks(result))
     print_rows(console, *removed_rows(result), "report.md")
 
@@ -34,7 +33,7 @@ def write_pruned(result: PruneResult, folder: Path) -> None:
     lines = [f"# {result.network}, pruned", ""]
     if result.goal:
         lines += [f"**{goal_text(result.goal)}**", ""]
-    lines += markdown(_NETWORKS, change_rows(result.given, result.pruned, result.speed_up))
+    lines += markdown(*network_rows(result))
     lines += ["", *(f"- {line}" for line in remarks(result)), ""]
     head, rows = removed_rows(result)
     if rows:
@@ -43,6 +42,20 @@ def write_pruned(result: PruneResult, folder: Path) -> None:
     if untouched:
         lines += ["## What could not be removed", "", *markdown((head[0], "why"), list(untouched.items())), ""]
     write_text(folder / "report.md", "\n".join([*lines, *how_lines(result.run)]) + "\n")
+
+
+def network_rows(result: PruneResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows: the given network, ours, and another pruner's where one was requested and gave any."""
+    head = ("", "given", "pruned", "pruned/given")
+    rows = change_rows(result.given, result.pruned, result.speed_up)
+    other = result.torch_pruning
+    if other is None or other.network is None:
+        return head, list(rows)
+    theirs = {name: cells for name, _, *cells in change_rows(result.given, other.network, other.speed_up)}
+    added = [theirs.get(row[0], ("–", "–")) for row in rows]
+    return (*head, "torch-pruning", "torch-pruning/given"), [
+        (*row, *more) for row, more in zip(rows, added, strict=True)
+    ]
 
 
 def goal_text(goal: Goal) -> str:
@@ -70,7 +83,15 @@ def remarks(result: PruneResult) -> list[str]:
                 f"{percent(search.share)} did, after {search.tries} tries{model}."
             )
     found += change_remarks(result.given, result.pruned, result.speed_up)
-    parity = max(export.parity for one in (result.given, result.pruned) for export in one.exports)
+    exported = [result.given, result.pruned]
+    if other := result.torch_pruning:
+        if other.network is None:
+            found.append(f"{other.pruner} gives no network to compare with: {other.failure}")
+        else:
+            exported.append(other.network)
+            theirs = change_remarks(result.given, other.network, other.speed_up)
+            found += [f"{other.pruner}: {line}" for line in theirs if line not in found]
+    parity = max(export.parity for one in exported for export in one.exports)
     found.append(f"Exports answer like torch within a relative error of {parity:.1e}.")
     return found
 

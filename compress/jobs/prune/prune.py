@@ -6,6 +6,7 @@ and `sparsity` (single weights), until it meets the goal, in `goal`.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from torch import nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, Edit
 from compress.artefacts.network import Named, read_subject
-from compress.artefacts.results import PruneResult, SensitivityResult, SparsityChoice, write_results
+from compress.artefacts.results import OtherPruner, PruneResult, SensitivityResult, SparsityChoice, write_results
 from compress.artefacts.run import open_run
 from compress.errors import BudgetError, DataError
-from compress.jobs.change import finish_changed, finish_given, measure_both, tune_changed
-from compress.jobs.finalise import run_record
+from compress.jobs.change import finish_changed, finish_given, speed_ups, tune_changed
+from compress.jobs.finalise import measure, run_record
 from compress.jobs.names import check_names
 from compress.jobs.prune.choice import Removal, check_network, choose_channels, prunable, sensitivity_points
 from compress.jobs.prune.goal import Task, check_goal, for_engine, reached, requested_share
@@ -69,7 +70,12 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
         pruned = finish_changed(
             task, "pruned", network, subject.architecture, edits_of(task), PROVENANCE, for_engine=as_run
         )
-        given, pruned, speed_up = measure_both(task, given, pruned)
+        other = run.once("compared", partial(compared, task), OtherPruner) if recipe.pruning.compare else None
+        theirs = [other.network] if other and other.network else []
+        given, pruned, *theirs = measure(task.tail, [given, pruned, *theirs])
+        if other and theirs:
+            other = replace(other, network=theirs[0], speed_up=speed_ups(given, theirs[0]))
+        speed_up = speed_ups(given, pruned)
         result = PruneResult(
             network=subject.name,
             input_hw=subject.input_hw,
@@ -79,6 +85,7 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
             goal=reached(recipe, given, pruned, speed_up),
             choices=tuple(one.choice if isinstance(one, Removal) else one for one in chosen),
             run=run_record(run, recipe, recipe.exports),
+            torch_pruning=other,
         )
         write_results(run.path("results.json"), "prune", result)
     return result
@@ -142,6 +149,13 @@ def apply(task: Task, network: nn.Module, chosen: Chosen) -> nn.Module:
     if task.subject.learning is not None:  # the tuning sets the weights to zero
         return copy.deepcopy(network)
     return with_sparsity(network, scheme_of(task), chosen.ratios)
+
+
+def compared(task: Task) -> OtherPruner:
+    """torch-pruning's network for the same goal, or why there is none."""
+    from compress.jobs.prune.compare import prune_by_torch_pruning  # here: the library is imported only where requested
+
+    return prune_by_torch_pruning(task)
 
 
 def tune_pruned(task: Task, network: nn.Module, chosen: Chosen, number: int) -> None:
