@@ -1,4 +1,4 @@
-"""How long work tells the outside how far it is. Libraries and jobs report; only the edge prints."""
+"""How jobs report their progress. Libraries and jobs report; only the command line and notebooks show it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -8,8 +8,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Stage:
-    """A phase that is still to come. name: the phase's. work: how long it takes, in a unit that the job's stages share,
-    such as pictures that pass through a network."""
+    """A phase that is still to come. name: the phase's.
+
+    work: in a unit that the job's stages share, such as pictures that pass through a network.
+    """
 
     name: str
     work: float
@@ -19,7 +21,7 @@ class Phase(Protocol):
     """One phase of a job while it runs."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """So many more steps are done. note: what is worth seeing now, such as the loss."""
+        """Counts so many more steps as done. note: a figure to show now, such as the loss."""
         ...
 
 
@@ -27,8 +29,10 @@ class Progress(Protocol):
     """Where a job reports to."""
 
     def plan(self, stages: Sequence[Stage]) -> None:
-        """What the job will do, in this order, so that the time left can be told for all of it. A stage that is left
-        out counts as done when a later one opens; phases that are no stage may come in between."""
+        """The stages of the job in their order, from which the time left of all of it is estimated.
+
+        A stage that is left out counts as done when a later one opens; phases that are no stage may come in between.
+        """
         ...
 
     def phase(self, name: str, total: int) -> AbstractContextManager[Phase]:
@@ -36,12 +40,12 @@ class Progress(Protocol):
         ...
 
     def say(self, message: str) -> None:
-        """One line worth keeping, such as 'trials 1-40 were done before'."""
+        """Prints one line that stays, such as 'trials 1-40 were done before'."""
         ...
 
 
 class Silent:
-    """Reports to nobody."""
+    """Shows nothing."""
 
     def plan(self, stages: Sequence[Stage]) -> None:
         """See Progress."""

@@ -57,7 +57,7 @@ def open_onnxruntime(entry: dict[str, Any], threads: int) -> Passes:
 
 
 def open_ncnn(entry: dict[str, Any], threads: int) -> Passes:
-    """ncnn computes a layer when its output is first asked for; asking again tells what asking costs."""
+    """ncnn computes a layer when its output is first extracted; extracting it again costs what extraction alone does."""
     import ncnn
 
     net = ncnn.Net()
@@ -93,11 +93,11 @@ def open_ncnn(entry: dict[str, Any], threads: int) -> Passes:
             output = made.extract(blob, 1)
             middle = time.perf_counter()
             del output
-            asked = time.perf_counter()
+            again = time.perf_counter()
             output = made.extract(blob, 1)
             end = time.perf_counter()
             del output
-            row.append(max(0.0, (middle - start) - (end - asked)) * 1000)
+            row.append(max(0.0, (middle - start) - (end - again)) * 1000)
         rows.append(row)
 
     return run, run_timed, lambda: {"names": [name for name, _ in layers], "times_ms": rows}

@@ -39,7 +39,7 @@ _COUNTS = Path(__file__).parent.parent / "networks" / "counts.json"
 
 
 def kept_counts() -> dict[str, dict[str, Count]]:
-    """Of every known network, by what `size_key` says of a published row."""
+    """Of every known network, by the `size_key` of a published row."""
     data = json.loads(_COUNTS.read_text(encoding="utf-8"))
     return {
         name: {key: Count(**{**one, "uncounted": tuple(one["uncounted"])}) for key, one in sizes.items()}

@@ -16,7 +16,7 @@ from compress.pose.approaches import approach_of
 from compress.pose.average_precision import crowd_pose_ap, oks_ap
 from compress.pose.decode.poses import coco_results
 from compress.pose.estimator import PicturePoses, PoseEstimator, estimate_all_poses
-from compress.pose.percent_correct import PercentCorrect, pck, pckh
+from compress.pose.percent_correct import pck, pckh
 from compress.progress import Phase
 from compress.recipe import Data
 
@@ -141,8 +141,8 @@ def _plain(value: Any) -> Any:
     return (None if value != value else round(value, 5)) if isinstance(value, float) else value
 
 
-def _percent_correct(found: list[PicturePoses], pictures: PictureSet, kind: str, resamples: int) -> dict[str, Any]:
-    """Every labelled person against the answer for that person's own box."""
+def _percent_correct(found: list[PicturePoses], pictures: PictureSet, kind: str, resamples: int) -> dict[str, Figure]:
+    """Every labelled person against the pose found in that person's own box."""
     people = [pictures.people(one.index) for one in found]
     for one, truth in zip(found, people, strict=True):
         if len(one.poses) != len(truth):
@@ -160,14 +160,12 @@ def _percent_correct(found: list[PicturePoses], pictures: PictureSet, kind: str,
         figures = pckh(predicted, truth_pk3[..., :2], truth_pk3[..., 2], sizes, resamples=resamples)
     else:
         figures = pck(predicted, truth_pk3[..., :2], truth_pk3[..., 2], pictures.keypoints, resamples=resamples)
-    return {main_figure(kind): figures.mean, f"{main_figure(kind)}_se": figures.standard_error, **_parts(figures)}
-
-
-def _parts(figures: PercentCorrect) -> dict[str, Any]:
     return {
+        main_figure(kind): figures.mean,
+        f"{main_figure(kind)}_se": figures.standard_error,
         "curve": list(figures.curve),
         "area": figures.area,
-        "joints": figures.joints,
+        "joints": {**figures.joints},
         "persons": figures.persons,
         "left_out": figures.left_out,
     }

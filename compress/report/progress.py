@@ -16,13 +16,9 @@ from compress.progress import Progress, Silent, Stage
 from compress.report.terminal import duration, printable
 
 _MEMORY, _MEMORY_SHARE = 10.0, 0.1  # steps over which the pace of a phase is averaged: ten, or a tenth of all
-_HICCUP = 4.0  # times the mean, that one step at most counts as: what lasts shows in the next ones
-_INSTANT_S = 1e-3  # quicker steps are what a resumed run finds done
-_SHARE, _QUIET_S, _LONGEST_S = (
-    0.10,
-    2.0,
-    60.0,
-)  # plain lines: every tenth, but not within 2 s, and after a minute anyway
+_HICCUP = 4.0  # times the mean, at most, that one slow step counts as; a lasting change shows in the next steps
+_INSTANT_S = 1e-3  # quicker steps are those that a resumed run skips
+_SHARE, _QUIET_S, _LONGEST_S = 0.10, 2.0, 60.0  # plain lines: every tenth of the steps, 2 s apart, 1 min at most
 
 
 class PhaseState:
@@ -35,7 +31,7 @@ class PhaseState:
         self._clock, self._changed = clock, changed
         self.started = self._last = clock()
         self._step_s: float | None = None
-        self.paced, self.paced_s = 0, 0.0  # steps that were done and not found done, and what they took
+        self.paced, self.paced_s = 0, 0.0  # steps that took time, unlike those a resumed run skips; their seconds
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """See Progress."""
@@ -69,7 +65,7 @@ class PhaseState:
 
 
 class JobState:
-    """The stages of a job and how much time all of it has left."""
+    """The stages of a job and how much time is left for all of them."""
 
     def __init__(self, stages: Sequence[Stage] = ()) -> None:
         self._stages, self._current = list(stages), -1
@@ -83,7 +79,7 @@ class JobState:
                 self._begun.append((self._stages[index], phase))
 
     def left_s(self, phase: PhaseState) -> float | None:
-        """Expected seconds until the last stage is done, told in this phase; None before a stage shows the pace, and
+        """Expected seconds until the last stage is done, as of this phase; None before a stage shows the pace, and
         where nothing was planned.
 
         Stages to come take what the ones before took for their work. The present one's own pace counts the more, the
@@ -241,7 +237,7 @@ class _Times(ProgressColumn):
 
 
 class _Note(ProgressColumn):
-    """What the phase last said."""
+    """The last note of the phase."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["state"].note, style="dim", overflow="ellipsis", no_wrap=True)
