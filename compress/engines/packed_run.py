@@ -57,7 +57,7 @@ def open_onnxruntime(entry: dict[str, Any], threads: int) -> Passes:
 
 
 def open_ncnn(entry: dict[str, Any], threads: int) -> Passes:
-    """ncnn computes a layer when its output is first extracted; extracting it again costs what extraction alone does."""
+    """ncnn computes a layer when its output is first extracted; a second extraction costs extraction alone."""
     import ncnn
 
     net = ncnn.Net()
