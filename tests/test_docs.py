@@ -1,0 +1,264 @@
+"""README and docs/: every command and Python block that they show is run, or is listed as one that cannot be run here.
+
+Commands run in one folder with what the pages assume: a network in `runs/openpose`, trained by a page's own command;
+pictures in `photos`; a network of one's own in `my_package/my_net.py` and `my_net.onnx`. A command that stands in none
+of the tables below fails the first test: put it into one.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from compress import recipe
+from compress.cli import app
+from compress.data.sets import DATA_KINDS
+from compress.data.synthetic import SyntheticPeople
+from compress.engines import ENGINES
+from compress.nas.sampler import SAMPLERS
+from compress.pruning.importance import CRITERIA
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+TRAIN = "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --run runs/openpose"
+"""Makes the network that the other commands start from."""
+
+SMALL_DATA = "data={kind: synthetic, synthetic: {train: 16, search: 4, val: 4}}"
+SMALL_TRAINING = ("training.epochs=1", "training.batch_size=8", "training.warmup_steps=0")
+ONE_EXPORT = ("exports=[onnxruntime]", "rounds=4", "parity_pictures=1")
+SMALL_TRAIN = ("input_hw=[64,64]", SMALL_DATA, *SMALL_TRAINING)
+SMALL_PRUNING = ("pruning.pictures=4", "pruning.ratios=[0.5]", "pruning.multiple=8", *SMALL_TRAINING, *ONE_EXPORT)
+SMALL_REWRITING = ("rewriting.calibration=4", "rewriting.steps=1", "rewriting.pictures=4", *SMALL_TRAINING, *ONE_EXPORT)
+SMALL_TABLE = ("networks=1", "rounds=4", "input_hw=[64,64]")
+
+AS_SHOWN = (
+    "compress rewrite --list",
+    "compress networks",
+    "compress profile dir_bhrnet_32",
+    "compress profile my_package.my_net:build --set input_hw=[256,192]",
+    "compress profile my_net.onnx --set input_hw=[256,192]",
+    "compress export my_net.onnx --set input_hw=[256,192] --out exported",
+    "compress evaluate runs/openpose",
+    "compress export runs/openpose",
+    "compress predict runs/openpose photos --out drawn",
+)
+"""Run as they stand."""
+
+REDUCED: dict[str, tuple[str, ...]] = {
+    TRAIN: SMALL_TRAIN,
+    "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --set training.epochs=2 "
+    "--set data.synthetic.train=2048 --set input_hw=[128,128] --run runs/openpose": SMALL_TRAIN,
+    "compress rewrite runs/openpose --rule conv_to_3x3 --max-loss 0.3 --set training.epochs=1 --run runs/rewritten": (
+        *SMALL_REWRITING,
+    ),
+    "compress prune runs/rewritten --latency 60% --allocate latency --set training.epochs=2 --run runs/fast": (
+        *SMALL_PRUNING,
+    ),
+    "compress predict runs/fast photos --out drawn": (),
+    "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --run runs/student "
+    "--set distillation.teacher=runs/openpose --set 'distillation.features={features.5: features.5}'": SMALL_TRAIN,
+    "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --run runs/short "
+    "--set training.epochs=2 --set 'data={kind: synthetic, synthetic: {train: 2048}}'": SMALL_TRAIN,
+    "compress profile runs/openpose --engine onnxruntime": ("rounds=4",),
+    "compress profile runs/openpose --decode": (),
+    "compress prune runs/openpose --latency 60% --allocate latency --run runs/pruned": SMALL_PRUNING,
+    "compress prune lightweight_openpose_1 --macs 0.5 --run runs/half": ("input_hw=[64,64]", *ONE_EXPORT),
+    "compress prune runs/openpose --analyse --run runs/sensitivity": SMALL_PRUNING,
+    "compress rewrite runs/openpose --recipe rewrite_openpose --run runs/rewritten": (
+        SMALL_DATA,
+        "input_hw=[64,64]",
+        *SMALL_REWRITING,
+    ),
+    "compress rewrite runs/openpose --depth 24 --run runs/deeper": ONE_EXPORT,
+    "compress search bhrnet --run runs/bhrnet": (
+        SMALL_DATA,
+        "input_hw=[64,64]",
+        "measurement={exports: [onnxruntime], rounds: 4, parity_pictures: 1}",
+        "supernet.epochs=1",
+        "search={space: bhrnet_small, sampler: guided, trials: 2, calibration_pictures: 8, population: 2}",
+        "finalists={count: 1, training: {epochs: 1, batch_size: 8}}",
+    ),
+    "compress latency build runs/openpose --set engine=ncnn": SMALL_TABLE,
+    "compress latency show runs/openpose --set engine=ncnn": SMALL_TABLE,
+    "compress latency check runs/openpose --set engine=ncnn": SMALL_TABLE,
+    "compress latency pack runs/openpose --out packed": SMALL_TABLE,
+}
+"""Command → `--set`s that make it small."""
+
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install ."
+TEST = next(
+    line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python3 -m venv .venv-test ")
+)
+
+NOT_RUN: dict[str, str] = {
+    INSTALL: "an environment of its own; that of the tests is made so",
+    TEST: "an environment of its own; it is what runs this test",
+    "compress train mobileposenet --recipe train_lsp --data lsp:/path/to/lspet --run runs/mobileposenet": "photographs",
+    "compress evaluate runs/mobileposenet --data lsp:/path/to/lspet": "photographs",
+    ".venv/bin/compress search recipes/bhrnet.yaml": "a quarter of an hour; `compress search bhrnet` is run reduced",
+    "compress search bhrnet_coco --set data.disk.folder=/path/to/coco": "COCO, and a GPU",
+    "compress predict runs/openpose --data coco:/path/to/coco --format coco --out results": "COCO",
+    "compress latency unpack packed": "the results of another device",
+}
+"""Command → what it needs that is not here."""
+
+
+SMALL_PYTHON = {
+    "macs=0.5": "macs=0.5, **few",
+    'latency=0.6, allocate="latency", training={"epochs": 2}': 'latency=0.6, allocate="latency", **few',
+    'target="ncnn"': 'target="ncnn", **few',
+}
+"""What stands in the Python blocks → what makes it small."""
+
+FEW = {
+    "pictures": 4,
+    "ratios": [0.5],
+    "training": {"epochs": 1, "batch_size": 8, "warmup_steps": 0},
+    "exports": ["onnxruntime", "ncnn"],
+    "rounds": 4,
+    "parity_pictures": 1,
+}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Page and text of every fenced block in that language."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found += [(page.name, block) for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)]
+    return found
+
+
+def commands() -> list[str]:
+    """Every line of the `sh` blocks once, without its comment; a line that ends in a backslash goes on."""
+    lines = [
+        " ".join(re.sub(r"(^|\s)# .*", "", line).split())
+        for _, block in blocks("sh")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    return list(dict.fromkeys(line for line in lines if line))
+
+
+MY_NET = """
+from torch import nn
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 17, 1))
+"""
+
+
+def my_net_onnx() -> onnx.ModelProto:
+    """One strided convolution that gives a heatmap for each of 17 joints."""
+    sizes = ["batch", 3, "height", "width"]
+    image, maps = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("image", sizes), ("maps", ["batch", 17, "rows", "columns"]))
+    )
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.1, (17, 3, 4, 4)).astype("f"), "weight")
+    node = onnx.helper.make_node("Conv", ["image", "weight"], ["maps"], strides=[4, 4])
+    graph = onnx.helper.make_graph([node], "my_net", [image], [maps], [weight])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that commands run in; latency tables are kept in it too."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "photos").mkdir()
+    people = SyntheticPeople(2, (96, 96), 0)
+    for index in range(2):
+        cv2.imwrite(str(folder / "photos" / f"{index}.png"), people.image(index)[:, :, ::-1])
+    (folder / "my_package").mkdir()
+    (folder / "my_package" / "my_net.py").write_text(MY_NET)
+    onnx.save(my_net_onnx(), folder / "my_net.onnx")
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    before = Path.cwd(), os.environ.get("COMPRESS_CACHE")
+    os.chdir(folder)
+    os.environ["COMPRESS_CACHE"] = str(folder / "cache")
+    run(TRAIN, REDUCED[TRAIN])
+    yield folder
+    os.chdir(before[0])
+    del os.environ["COMPRESS_CACHE"]
+    if before[1] is not None:
+        os.environ["COMPRESS_CACHE"] = before[1]
+
+
+def run(command: str, settings: tuple[str, ...] = ()) -> None:
+    """Runs one command in this process; it must end without a mistake. A missed goal is none: the networks are tiny."""
+    words = shlex.split(command)
+    assert words[0] == "compress"
+    result = CliRunner().invoke(app, [*words[1:], *(word for one in settings for word in ("--set", one))])
+    assert result.exit_code in (0, 3), (command, result.output, result.stderr, result.exception)
+
+
+def test_every_command_is_in_one_table() -> None:
+    known = [*AS_SHOWN, *REDUCED, *NOT_RUN]
+    assert len(known) == len(set(known))
+    shown = commands()
+    assert [command for command in shown if command not in known] == []
+    assert [command for command in known if command not in shown] == []
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_shown_command_works(command: str, workplace: Path) -> None:
+    if command in NOT_RUN:
+        pytest.skip(f"needs {NOT_RUN[command]}")
+    if command != TRAIN:  # which made the folder
+        run(command, REDUCED.get(command, ()))
+
+
+@pytest.mark.parametrize(("page", "block"), blocks("python"))
+def test_a_shown_python_block_works(page: str, block: str, workplace: Path) -> None:
+    for shown, small in SMALL_PYTHON.items():
+        block = block.replace(shown, small)
+    exec(compile(block, page, "exec"), {"few": FEW})
+
+
+def test_the_pages_build_and_the_reference_names_every_key(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "recipes" / "index.html").read_text(encoding="utf-8")
+    models = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, recipe.Settings)]
+    keys = {name for one in models for name in one.model_fields} - {"job"}
+    assert [key for key in sorted(keys) if f"<code>{key}</code>" not in page] == []
+    assert "<code>mirrored_px</code>" in page  # a key of the codec
+    for html in tmp_path.rglob("*.html"):  # offline: nothing is loaded from elsewhere
+        assert not re.search(r'(src|rel="stylesheet" href)="https?://', html.read_text(encoding="utf-8")), html
+
+
+def test_descriptions_list_what_compress_has() -> None:
+    for model, key, names in (
+        (recipe.Pruning, "criterion", CRITERIA),
+        (recipe.Search, "sampler", SAMPLERS),
+        (recipe.Data, "kind", DATA_KINDS),
+        (recipe.ChangeRecipe, "engine", ENGINES),
+        (recipe.ExportRecipe, "engines", ENGINES),
+        (recipe.LatencyRecipe, "engine", ENGINES),
+    ):
+        description = model.model_fields[key].description or ""
+        assert [name for name in names if f"`{name}`" not in description] == [], (model, key)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path = target.partition("#")[0]
+        if path and "://" not in path:
+            assert (page.parent / path).exists(), target
