@@ -37,7 +37,7 @@ from compress.pose.estimator import first_inputs
 from compress.pose.scoring import RESAMPLES, Score, procedure, score
 from compress.progress import Progress
 from compress.pruning.schedule import Sparsifier
-from compress.recipe import Decoding, FineTuning, Settings, to_data
+from compress.recipe import Decoding, FineTuning, Settings, Training, to_data
 from compress.training.loop import LossStep, batch_count, distilled_step, label_loss, label_step, train
 from compress.training.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 
@@ -61,8 +61,9 @@ class Measuring(Protocol):
 class Tail:
     """What the steps of the tail need to know of their job.
 
-    learning: None for random weights: then nothing is tuned or scored. training: of the fine-tuning. decoding: its
-    flip_test says which procedure scores come first. measuring: None where nothing is exported.
+    learning: None for random weights: then nothing is tuned or scored. training: of the fine-tuning; with a teacher its
+    share of the loss too. decoding: its flip_test says which procedure is scored first. measuring: None where nothing
+    is exported. other_procedure: whether that is scored as well.
     """
 
     run: Run
@@ -71,14 +72,16 @@ class Tail:
     learning: Learning | None
     input_hw: tuple[int, int]
     seed: int
-    training: FineTuning
+    training: Training
     decoding: Decoding
     measuring: Measuring | None
+    other_procedure: bool = True
 
     @property
-    def flip_tests(self) -> tuple[bool, bool]:
-        """Of both procedures, the recipe's first."""
-        return self.decoding.flip_test, not self.decoding.flip_test
+    def flip_tests(self) -> tuple[bool, ...]:
+        """Of the procedures that are scored, the recipe's first."""
+        own = self.decoding.flip_test
+        return (own, not own) if self.other_procedure else (own,)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def tune(
     for network in involved:
         network.to(fabric.device)
     if teacher is not None:
+        assert isinstance(settings, FineTuning)
         step = distilled_step(list(networks.values()), teacher, objective, settings.distillation, fabric)
     else:
         (network,) = networks.values()
@@ -200,21 +204,21 @@ def calibration_inputs(tail: Tail) -> Iterator[Tensor]:
 
 
 def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
-    """Counts and scores the network, saves its artefact, and exports it; the result is kept with the run.
+    """Scores the network, saves its artefact, counts and exports it; the result is kept with the run.
 
     A given network is the user's: it is not saved again. An engine that does not take the network is named in
     `refused`, for all other work is done.
     """
 
     def work() -> NetworkResult:
-        network = finalist.network.cpu()
-        counted = count(network, tail.input_hw)
-        evaluations = evaluate_both(tail, network, finalist.provenance)
+        network = finalist.network
+        evaluations = evaluate(tail, network, finalist.provenance)
         network.cpu()
         folder = tail.run.path(finalist.folder)
         if finalist.role != "given":
             metadata = metadata_of(tail, finalist, evaluations[0].score)
             save_artefact(folder, finalist.architecture, network, metadata, finalist.edits)
+        counted = count(network, tail.input_hw)
         exports: dict[str, dict[str, Any]] = {}
         refused: dict[str, str] = {}
         if tail.measuring:
@@ -240,8 +244,8 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
     return tail.run.once(finalist.name, work, NetworkResult)
 
 
-def evaluate_both(tail: Tail, network: nn.Module, provenance: str) -> tuple[Evaluation, ...]:
-    """The validation score of both procedures, the recipe's first; scores are None without trained weights.
+def evaluate(tail: Tail, network: nn.Module, provenance: str) -> tuple[Evaluation, ...]:
+    """The validation score of every procedure, the recipe's first; scores are None without trained weights.
 
     Leaves the network on the device.
     """
@@ -250,7 +254,7 @@ def evaluate_both(tail: Tail, network: nn.Module, provenance: str) -> tuple[Eval
         return tuple(Evaluation(procedure(flip), 1 + flip, None) for flip in tail.flip_tests)
     network.to(tail.fabric.device)
     found = []
-    with tail.progress.phase("scoring", 2 * len(learning.sets.val)) as phase:
+    with tail.progress.phase("scoring", len(tail.flip_tests) * len(learning.sets.val)) as phase:
         for flip in tail.flip_tests:
             scored = score(
                 network,

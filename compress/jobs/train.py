@@ -3,9 +3,9 @@
 Under torchrun every process runs this function; the first one writes and scores.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +14,15 @@ from lightning_fabric import Fabric
 from tensorboardX import SummaryWriter
 from torch import nn
 
-from compress.artefacts.artefact import Artefact, load_artefact, save_artefact
+from compress.artefacts.artefact import Artefact, load_artefact
 from compress.artefacts.metadata import noted_keypoints
-from compress.artefacts.network import artefact_or_network, network_digest
+from compress.artefacts.network import Learning, artefact_or_network, network_digest
 from compress.artefacts.results import TrainResult
-from compress.artefacts.run import open_run
+from compress.artefacts.run import Run, open_run
 from compress.data.keypoints import KeypointSet
-from compress.data.sets import notes_of, train_and_val
+from compress.data.sets import Sets, notes_of, train_and_val
 from compress.errors import DataError, NetworkError
+from compress.jobs.finalise import Finalist, Tail, finish, recalibrate_tuned
 from compress.jobs.names import check_names
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
@@ -29,9 +30,9 @@ from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
 from compress.pose.approaches import approach_of, estimator_for, objective_for
 from compress.pose.distillation import FeatureDistillation
-from compress.pose.estimator import LabelledBoxes, boxes_for, first_inputs
+from compress.pose.estimator import LabelledBoxes, boxes_for
 from compress.pose.objective import Objective
-from compress.pose.scoring import RESAMPLES, check_metric, procedure, score
+from compress.pose.scoring import check_metric
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
 from compress.training.loop import (
@@ -40,13 +41,11 @@ from compress.training.loop import (
     batch_count,
     check_training,
     distilled_step,
-    label_loss,
     label_step,
     placed,
     train,
 )
 from compress.training.processes import is_first, launch, whole_batch_norm
-from compress.training.recalibration import KEPT, PICTURES, recalibrate_unless_worse
 
 
 def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> TrainResult | None:
@@ -85,7 +84,7 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     check_training([parameters], samples, recipe.training, fabric)
 
     begun = network_digest(architecture, network, edits, trained=isinstance(source, Artefact))
-    with open_run(folder, recipe, subject=name, digest=begun) if is_first() else contextlib.nullcontext():
+    with open_run(folder, recipe, subject=name, digest=begun) if is_first() else nullcontext(Run(folder)) as run:
         with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
             history = train(
                 trained,
@@ -113,41 +112,34 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
             codec=recipe.codec,
             decoding=recipe.decoding,
         )
-        inputs = first_inputs(estimator_with(boxes=LabelledBoxes()), train_pictures, PICTURES, fabric.device)
-        judged = partial(label_loss, network, objective, samples, recipe.training, recipe.seed)
-        if not recalibrate_unless_worse(network, inputs, judged):
-            progress.say(KEPT.format("the network"))
-        with progress.phase("evaluate", len(val_pictures)) as phase:
-            found = score(
-                network,
-                estimator_with(boxes=boxes),
-                val_pictures,
-                kind=recipe.data.kind,
-                provenance=f"training of {recipe.training.epochs} epochs",
-                flip_test=recipe.decoding.flip_test,
-                resamples=RESAMPLES,
-                phase=phase,
-            )
-        facts = {
-            "network": name,
-            "input_hw": list(recipe.input_hw),
-            "keypoints": keypoints.name,
-            "codec": asdict(recipe.codec),
-            "provenance": found.provenance,
-            "data": recipe.data.model_dump(mode="json"),
-            "seed": recipe.seed,
-            "flip_test": recipe.decoding.flip_test,
-            "val": found.figures,
-        }
-        save_artefact(folder, architecture, network, facts, edits)
+        sets = Sets(train_pictures, val_pictures, val_pictures)  # no pictures to choose by: nothing is chosen here
+        learning = Learning(recipe.data, sets, objective, estimator_with(boxes=LabelledBoxes()), recipe.codec)
+        tail = Tail(
+            run=run,
+            progress=progress,
+            fabric=fabric,
+            learning=learning,
+            input_hw=recipe.input_hw,
+            seed=recipe.seed,
+            training=recipe.training,
+            decoding=recipe.decoding,
+            measuring=None,
+            other_procedure=False,
+        )
+        recalibrate_tuned(tail, network, "the network")
+        scoring = replace(tail, learning=replace(learning, estimator=estimator_with(boxes=boxes)))
+        how = f"training of {recipe.training.epochs} epochs"
+        finalist = Finalist("trained", "trained", network, architecture, tuple(edits), ".", how, made_from=name)
+        result = finish(scoring, finalist)
+    assert result.score is not None
     return TrainResult(
         artefact=str(folder),
         network=name,
         input_hw=recipe.input_hw,
         keypoints=keypoints.name,
         seed=recipe.seed,
-        procedure=procedure(recipe.decoding.flip_test),
-        score=found,
+        procedure=result.evaluations[0].procedure,
+        score=result.score,
         loss=tuple(epoch.loss for epoch in history),
         samples_per_s=history[-1].samples_per_s,
         data_share=history[-1].data_share,
@@ -200,7 +192,7 @@ def learning_step(
     return step, features
 
 
-@contextlib.contextmanager
+@contextmanager
 def log(folder: Path) -> Iterator[Callable[[EpochLoss], None]]:
     """Writes every epoch to TensorBoard's files in `folder/tensorboard`; nothing in all but the first process."""
     if not is_first():

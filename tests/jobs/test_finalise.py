@@ -106,7 +106,7 @@ def test_what_is_finished_is_kept_and_says_how_it_came_about(
     def scored_again(*args: Any) -> Any:
         raise AssertionError("a finished step is not done again")
 
-    monkeypatch.setattr(finalise, "evaluate_both", scored_again)
+    monkeypatch.setattr(finalise, "evaluate", scored_again)
     assert finish(task.tail, one) == result
     with pytest.raises(AssertionError, match="not done again"):
         finish(task.tail, replace(one, name="another"))
