@@ -18,6 +18,9 @@ from compress.recipe import Data, noted_data
 RANDOM_WEIGHTS = "random weights"
 """Provenance of the weights of a known network: its record and a seed say all of them."""
 
+OWN_WEIGHTS = "as they came with the network"
+"""Provenance of the weights of a network of the user's own, before any job."""
+
 _OURS = Codec()
 
 

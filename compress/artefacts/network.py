@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compress.artefacts.artefact import Edit, Network, is_artefact, load_artefact, network_digest
-from compress.artefacts.metadata import RANDOM_WEIGHTS, Metadata
+from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS, Metadata
 from compress.data.sets import Sets, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
 from compress.files import read_yaml_mapping
@@ -34,6 +34,7 @@ __all__ = [
     "open_network",
     "read_architecture",
     "read_subject",
+    "trained_network",
 ]
 
 
@@ -130,9 +131,21 @@ def open_network(
         module = architecture.build()
     check_memory(module, name)
     size = input_hw or getattr(module, "input_hw", None) or published_hw(architecture) or DEFAULT_HW
-    provenance = "as they came with the network" if own else RANDOM_WEIGHTS
+    provenance = OWN_WEIGHTS if own else RANDOM_WEIGHTS
     metadata = Metadata(size, name, provenance=provenance, seed=seed)
     return Network(name, architecture, module.eval(), metadata).overridden(input_hw=size)
+
+
+def trained_network(named: Named, *, input_hw: tuple[int, int] | None, codec: Codec | None) -> Network:
+    """See open_network and Network.overridden. Raises DataError for random weights, which find nobody."""
+    opened = open_network(named, input_hw).overridden(codec=codec)
+    if opened.metadata.provenance == RANDOM_WEIGHTS:
+        raise DataError(
+            "a network with random weights finds nobody",
+            place=opened.name,
+            remedy="train it first (compress train) and give the run's folder",
+        )
+    return opened
 
 
 def artefact_or_network(name: str) -> Network | Architecture:

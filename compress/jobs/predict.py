@@ -1,13 +1,14 @@
 """`compress predict`: pictures in; pictures with skeletons, or COCO results, out."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from compress.artefacts.artefact import Artefact, load_artefact
-from compress.artefacts.metadata import input_size, noted_keypoints
+from compress.artefacts.artefact import Network
+from compress.artefacts.network import Named, trained_network
 from compress.artefacts.records import to_plain
 from compress.artefacts.results import DrawnPicture, Person, PredictResult, write_results
 from compress.data.coco import CocoPeople, category_of_persons, is_whole, read_json
@@ -17,13 +18,12 @@ from compress.data.sets import notes_of, validation_set
 from compress.errors import DataError
 from compress.files import write_bytes, write_json
 from compress.jobs.names import check_names
-from compress.networks.architecture import check_input
 from compress.pose.approaches import check_joints, estimator_for
 from compress.pose.decode.poses import Poses, coco_results
 from compress.pose.drawing import draw_people
 from compress.pose.estimator import WholePictures, boxes_for, estimate_poses
 from compress.progress import Progress
-from compress.recipe import PredictRecipe, changed, noted_codec
+from compress.recipe import PredictRecipe, changed
 from compress.training.loop import best_device
 
 COCO_RESULTS = "results.json"
@@ -31,7 +31,7 @@ COCO_RESULTS = "results.json"
 
 
 def predict(
-    artefact: Path, inputs: Sequence[Path], recipe: PredictRecipe, folder: Path, progress: Progress
+    named: Named, inputs: Sequence[Path], recipe: PredictRecipe, folder: Path, progress: Progress
 ) -> PredictResult:
     """Writes the people found in pictures to `folder`, in the recipe's format.
 
@@ -43,25 +43,23 @@ def predict(
     persons out first. Broken pictures are left out and named in `skipped`. Raises DataError if nothing is left.
     """
     check_names(recipe)
-    loaded = load_artefact(artefact)
-    input_hw = recipe.input_hw or input_size(loaded.facts, artefact)
-    check_input(loaded.architecture, input_hw, "input_hw")
-    pictures, category, skipped = _pictures(inputs, recipe, noted_keypoints(loaded.facts, artefact), input_hw)
-    check_joints(loaded.architecture, pictures.keypoints, str(artefact))
+    opened = trained_network(named, input_hw=recipe.input_hw, codec=recipe.codec)
+    pictures, category, skipped = _pictures(inputs, recipe, opened.keypoints, opened.input_hw)
+    check_joints(opened.architecture, pictures.keypoints, opened.name)
     estimator = estimator_for(
-        loaded.architecture,
+        opened.architecture,
         pictures.keypoints,
-        input_hw,
-        codec=recipe.codec or noted_codec(loaded.facts),
+        opened.input_hw,
+        codec=opened.metadata.codec,
         decoding=recipe.decoding,
         boxes=WholePictures() if recipe.data is None else boxes_for(recipe.data, pictures),
     )
-    notes = [*_provenance(loaded), *notes_of(pictures), *(f"left out: {error}" for error in skipped)]
+    notes = [*_provenance(opened), *notes_of(pictures), *(f"left out: {error}" for error in skipped)]
     for note in notes:
         progress.say(note)
     as_results = recipe.format == "coco"
     least = recipe.min_score if not as_results or "min_score" in changed(recipe) else 0.0
-    network = loaded.network.to(best_device())
+    network = copy.deepcopy(opened.module).to(best_device())
     drawn: list[DrawnPicture] = []
     everybody: list[Person] = []
     with progress.phase("predict", len(pictures)) as phase:
@@ -75,7 +73,7 @@ def predict(
                 drawn.append(DrawnPicture(str(source), target.name, tuple(people)))
             phase.advance(1, source.name)
     result = PredictResult(
-        artefact=str(artefact),
+        artefact=opened.name,
         folder=str(folder),
         pictures=len(pictures),
         people=len(everybody),
@@ -187,10 +185,10 @@ def _draw(pictures: CocoPeople | Pictures, index: int, people: Sequence[Person],
     write_bytes(target, content.tobytes())
 
 
-def _provenance(loaded: Artefact) -> list[str]:
+def _provenance(network: Network) -> list[str]:
     """A word of warning before anything is drawn by a network that has never seen a photograph."""
-    data = loaded.facts.get("data")
-    if not isinstance(data, dict) or data.get("kind", "synthetic") != "synthetic":
+    data = network.metadata.data
+    if data is None or data.kind != "synthetic":
         return []
     return [
         "the network was trained on synthetic people only: on photographs it finds people where there are none and "

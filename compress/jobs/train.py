@@ -3,6 +3,7 @@
 Under torchrun every process runs this function; the first one writes and scores.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
@@ -14,9 +15,9 @@ from lightning_fabric import Fabric
 from tensorboardX import SummaryWriter
 from torch import nn
 
-from compress.artefacts.artefact import Artefact, load_artefact
-from compress.artefacts.metadata import noted_keypoints
-from compress.artefacts.network import Learning, artefact_or_network, network_digest
+from compress.artefacts.artefact import Network, load_artefact
+from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS
+from compress.artefacts.network import Learning, Named, network_digest, open_network
 from compress.artefacts.results import TrainResult
 from compress.artefacts.run import Run, open_run
 from compress.data.keypoints import KeypointSet
@@ -48,33 +49,34 @@ from compress.training.loop import (
 from compress.training.processes import is_first, launch, whole_batch_norm
 
 
-def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progress) -> TrainResult | None:
+def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Progress) -> TrainResult | None:
     """Trains, saves the artefact in `folder`, and scores it on the validation set. Resumes a killed run.
 
     A known network, which has no weights yet, is built for the data's joints. Of several processes the first one writes
     and scores; the others return None.
     """
     check_names(recipe)
-    source = artefact_or_network(name)
-    only = getattr(source.architecture if isinstance(source, Artefact) else source, "input_hw", None)
+    opened = open_network(named, seed=recipe.seed, weights=False)
+    fresh = opened.metadata.provenance in (RANDOM_WEIGHTS, OWN_WEIGHTS) and not opened.edits
+    only = getattr(opened.architecture, "input_hw", None)
     if only and "input_hw" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"input_hw": only})
     train_pictures, val_pictures = train_and_val(recipe.data, recipe.input_hw, recipe.seed)
     for note in notes_of(train_pictures, val_pictures):
         progress.say(note)
     keypoints = train_pictures.keypoints
-    architecture = source.architecture if isinstance(source, Artefact) else with_joints(source, keypoints)
-    edits = source.edits if isinstance(source, Artefact) else ()
+    architecture = with_joints(opened.architecture, keypoints) if fresh else opened.architecture
     check_input(architecture, recipe.input_hw, "recipe: input_hw")
     check_metric(architecture, recipe.data)
     objective = objective_for(architecture, keypoints, recipe.input_hw, recipe.training, recipe.codec)
     boxes = boxes_for(recipe.data, val_pictures)
     fabric = launch(recipe.training.precision)
     torch.manual_seed(recipe.seed)
-    network = source.network if isinstance(source, Artefact) else architecture.build()
-    check_memory(network, name)
+    built = fresh and not (isinstance(named, Network) and architecture == opened.architecture)
+    network = architecture.build() if built else copy.deepcopy(opened.module)
+    check_memory(network, opened.name)
     if architecture.family in OWN_FAMILIES:
-        check_learns(network, recipe.input_hw, name)
+        check_learns(network, recipe.input_hw, opened.name)
     network = placed(network, fabric.device)
     learner = whole_batch_norm(network, fabric)
     samples = objective.samples(train_pictures)
@@ -83,8 +85,9 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
     parameters = {path.removeprefix("network."): parameter for path, parameter in trained.named_parameters()}
     check_training([parameters], samples, recipe.training, fabric)
 
-    begun = network_digest(architecture, network, edits, trained=isinstance(source, Artefact))
-    with open_run(folder, recipe, subject=name, digest=begun) if is_first() else nullcontext(Run(folder)) as run:
+    begun = network_digest(architecture, network, opened.edits, trained=not built)
+    recorded = open_run(folder, recipe, subject=opened.name, digest=begun) if is_first() else nullcontext(Run(folder))
+    with recorded as run:
         with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
             history = train(
                 trained,
@@ -129,12 +132,12 @@ def train_network(name: str, recipe: TrainRecipe, folder: Path, progress: Progre
         recalibrate_tuned(tail, network, "the network")
         scoring = replace(tail, learning=replace(learning, estimator=estimator_with(boxes=boxes)))
         how = f"training of {recipe.training.epochs} epochs"
-        finalist = Finalist("trained", "trained", network, architecture, tuple(edits), ".", how, made_from=name)
+        finalist = Finalist("trained", "trained", network, architecture, opened.edits, ".", how, made_from=opened.name)
         result = finish(scoring, finalist)
     assert result.score is not None
     return TrainResult(
         artefact=str(folder),
-        network=name,
+        network=opened.name,
         input_hw=recipe.input_hw,
         keypoints=keypoints.name,
         seed=recipe.seed,
@@ -173,7 +176,7 @@ def learning_step(
         return label_step(network, objective, fabric), None
     loaded = load_artefact(settings.teacher)
     check_input(loaded.architecture, recipe.input_hw, "recipe: input_hw, for the teacher")
-    taught = noted_keypoints(loaded.facts, settings.teacher)
+    taught = loaded.keypoints
     if taught != keypoints:
         raise DataError(
             f"the teacher must know the data's joints, {keypoints.name}",
@@ -181,7 +184,7 @@ def learning_step(
             value=taught.name,
             remedy="choose a teacher trained on such data",
         )
-    teacher = loaded.network.to(fabric.device)
+    teacher = loaded.module.to(fabric.device)
     with torch.no_grad():
         zeros = torch.zeros(1, 3, *recipe.input_hw, device=fabric.device)
         objective.distillation_loss(network.eval()(zeros), teacher(zeros))  # fails now if their outputs differ

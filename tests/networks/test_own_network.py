@@ -28,6 +28,7 @@ from compress.measure.counting import count
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.networks.own import OnnxNetwork, PythonNetwork
+from compress.networks.published import DEFAULT_HW
 from compress.progress import Silent
 from compress.recipe import ExportRecipe, LatencyRecipe, ProfileRecipe, PruneRecipe, RewriteRecipe, TrainRecipe
 from compress.report.progress import Terminal
@@ -373,9 +374,9 @@ def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
             refused()
 
 
-def test_a_network_without_a_size_of_its_own_needs_one_to_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match=r"names none; give it with --set input_hw=\[H,W\]"):
-        export(f"{__name__}:two_maps", ExportRecipe(), tmp_path / "out", Silent())
+def test_a_network_without_a_size_of_its_own_is_exported_at_the_size_that_every_command_takes(tmp_path: Path) -> None:
+    exported = export(f"{__name__}:two_maps", ExportRecipe(engines=("onnxruntime",)), tmp_path / "out", Silent())
+    assert exported.input_hw == DEFAULT_HW
 
 
 def sized() -> nn.Module:

@@ -7,14 +7,11 @@ list named `stages` and not under a module whose class name ends in `Fusion`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
-import torch
 from torch import nn
 
-from compress.artefacts.artefact import Artefact
-from compress.artefacts.metadata import input_size, validation_data
-from compress.artefacts.network import artefact_or_network
+from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS
+from compress.artefacts.network import Named, Network, open_network
 from compress.artefacts.results import (
     Concern,
     ConcernTime,
@@ -33,15 +30,11 @@ from compress.jobs.profile.decoding_costs import decode_table
 from compress.jobs.profile.site_costs import time_sites
 from compress.measure.counting import Layer, total, trace
 from compress.measure.cross_check import cross_check
-from compress.networks import NETWORKS, Architecture
-from compress.networks.architecture import check_input
-from compress.networks.published import PUBLISHED
+from compress.networks import Architecture
 from compress.pose.approaches import approach_of, check_joints
-from compress.pose.codec import Codec
 from compress.progress import Progress
-from compress.recipe import ProfileRecipe, noted_codec
+from compress.recipe import Data, ProfileRecipe
 
-_DEFAULT_HW = (256, 256)
 _EXPONENTIALS = {
     "sigmoid",
     "silu",
@@ -66,28 +59,33 @@ _REASONS = {
 }  # sources: fast_mppe paper (Sec. 3.1-3.3) for the first three, measurements on onnxruntime and ncnn for the others
 
 
-def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> ProfileResult:
+def profile(named: Named, recipe: ProfileRecipe, progress: Progress) -> ProfileResult:
     """Counts one forward pass of one picture; times it where the recipe names an engine, and its decoding on request.
 
     Raises ArtefactError, NetworkError, DataError or EngineError for what cannot be read, run or timed.
     """
     check_names(recipe)
-    architecture, network, input_hw = _load(name, recipe)
-    pictures = _pictures(name, architecture, input_hw, recipe) if recipe.decode else None
+    opened = open_network(named, recipe.input_hw, seed=recipe.seed, weights=recipe.engine is not None)
+    opened = opened.overridden(codec=recipe.codec)
+    architecture, network, input_hw = opened.architecture, opened.module, opened.input_hw
+    pictures: PictureSet | None = None
+    if recipe.decode:
+        pictures = validation_set(recipe.data or opened.metadata.data or Data(), input_hw, opened.metadata.seed)
+        check_joints(architecture, pictures.keypoints, opened.name)
     with progress.phase("profile", 2 + recipe.decode + (recipe.engine is not None)) as phase:
         try:
             traced = trace(network, input_hw)
         except Exception as error:
             raise NetworkError(
                 f"the network fails on a {input_hw[0]}x{input_hw[1]} picture",
-                place=name,
+                place=opened.name,
                 value=str(error).partition("\n")[0],
                 remedy="give another size with --set input_hw=[H,W]",
             ) from error
         phase.advance(1, "counted")
         check = cross_check(network, input_hw, traced.layers)
         phase.advance(1, "compared with ptflops")
-        decoding = _decoding(name, architecture, network, input_hw, pictures, recipe.codec) if pictures else None
+        decoding = _decoding(opened, pictures) if pictures else None
         if decoding:
             phase.advance(1, "decoding timed")
         numbers = _concerns(traced.layers, _head_channels(architecture, traced.outputs))
@@ -134,7 +132,7 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> ProfileResu
         for concern, members in numbers.items()
     ]
     return ProfileResult(
-        network=name,
+        network=opened.name,
         family=architecture.family,
         approach=architecture.approach,
         input_hw=input_hw,
@@ -166,47 +164,12 @@ def profile(name: str, recipe: ProfileRecipe, progress: Progress) -> ProfileResu
     )
 
 
-def _pictures(name: str, architecture: Architecture, input_hw: tuple[int, int], recipe: ProfileRecipe) -> PictureSet:
-    """The pictures that decoding is timed on."""
-    source = artefact_or_network(name)
-    facts = source.facts if isinstance(source, Artefact) else {}
-    data, seed = validation_data(facts, recipe.data, recipe.seed)
-    pictures = validation_set(data, input_hw, seed)
-    check_joints(architecture, pictures.keypoints, name)
-    return pictures
-
-
-def _decoding(
-    name: str,
-    architecture: Architecture,
-    network: nn.Module,
-    input_hw: tuple[int, int],
-    pictures: PictureSet,
-    codec: Codec | None,
-) -> DecodingTable:
-    source = artefact_or_network(name)
-    trained = network if isinstance(source, Artefact) else None
-    codec = codec or noted_codec(source.facts if isinstance(source, Artefact) else {})
-    rows = decode_table(architecture, trained, pictures, input_hw, codec=codec)
-    return DecodingTable("the network's" if trained else "perfect", pictures.keypoints.name, rows)
-
-
-def _load(name: str, recipe: ProfileRecipe) -> tuple[Architecture, nn.Module, tuple[int, int]]:
-    """The network and its input size: the recipe's, the artefact's, its own, the first published, or 256x256."""
-    source = artefact_or_network(name)
-    if isinstance(source, Artefact):
-        input_hw = recipe.input_hw or input_size(source.facts, Path(name))
-        check_input(source.architecture, input_hw, "input_hw")
-        return source.architecture, source.network, input_hw
-    if name in NETWORKS and recipe.engine is None:
-        with torch.device("meta"):  # ours need no weights to be counted
-            network = source.build()
-    else:
-        network = source.build()
-    published = (row.input_hw for row in PUBLISHED if row.network == name and row.input_hw)
-    input_hw = recipe.input_hw or getattr(network, "input_hw", None) or next(published, _DEFAULT_HW)
-    check_input(source, input_hw, "input_hw")
-    return source, network, input_hw
+def _decoding(opened: Network, pictures: PictureSet) -> DecodingTable:
+    """How long every way to decode the network's maps takes; perfect maps where its weights have learned nothing."""
+    learned = opened.metadata.provenance not in (RANDOM_WEIGHTS, OWN_WEIGHTS)
+    trained = opened.module if learned else None
+    rows = decode_table(opened.architecture, trained, pictures, opened.input_hw, codec=opened.metadata.codec)
+    return DecodingTable("the network's" if learned else "perfect", pictures.keypoints.name, rows)
 
 
 # --- Where a layer belongs -------------------------------------------------------------------------------------------
