@@ -154,7 +154,7 @@ def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architect
     wanted = approach_of(architecture).joints(keypoints)
     if all(getattr(architecture, name, None) == value for name, value in wanted.items()):
         return architecture
-    if architecture.family in ("python", "onnx") or not {f.name for f in fields(architecture)} >= set(wanted):  # type: ignore[arg-type]
+    if architecture.family in OWN_FAMILIES or not {f.name for f in fields(architecture)} >= set(wanted):  # type: ignore[arg-type]
         raise NetworkError(
             f"the network must be made for the data's joints ({keypoints.name})",
             place=architecture.family,
