@@ -81,10 +81,16 @@ class Extensible(Generic[T]):
             ) from failure
 
     def _accepted(self, given: object, name: str, place: str) -> T:
-        found = self.accept(given)
+        try:
+            found = self.accept(given)
+        except CompressError:
+            raise
+        except Exception as failure:  # what makes it may raise anything
+            rule = f"this {self.kind} cannot be made: {type(failure).__name__}: {failure}"
+            raise self.error(rule, place=place, value=name, remedy="repair it, or give an object") from failure
         if found is None:
             value = f"{name}, a {type(given).__name__}"
-            raise self.error(f"a {self.kind} is {self.must}", place=place, value=value, remedy="correct it")
+            raise self.error(f"no {self.kind}: it must be {self.must}", place=place, value=value, remedy="correct it")
         return found
 
 

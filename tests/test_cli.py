@@ -434,7 +434,7 @@ def test_quiet_prints_nothing(artefact: Path, tmp_path: Path) -> None:
         (["data.kind=coco"], ["--set data.kind", "disk.folder"]),
         (["data={kind: cocoo}"], ["--set data: data.kind", "did you mean 'coco'"]),
         (["search.sampler=nsga3"], ["--set search.sampler", "did you mean 'nsga2'"]),
-        (["search.sampler=os:path"], ["--set search.sampler", "a sampler is", "os:path"]),
+        (["search.sampler=os:path"], ["--set search.sampler", "no sampler: it must be", "os:path"]),
         (["measurement.exports=[onnxruntime, no.such:engine]"], ["no.such:engine", "no such module"]),
         (["data.kind=coco", "data.disk.folder=/nonexistent"], ["/nonexistent", "must exist"]),
         (["baselines={mine: {width: 9}}"], ["baselines.mine", "must be one of"]),
