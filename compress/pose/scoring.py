@@ -101,6 +101,7 @@ def score(
         listed.append(one)
         if phase:
             phase.advance(1)
+    figures: Mapping[str, Figure]
     if main_figure(kind) != "AP":
         figures = _percent_correct(listed, pictures, kind, resamples)
     else:

@@ -3,7 +3,7 @@
 A *member* is a set of coupled channels, known by the least of their numbers: one channel of every layer of a residual
 stream, for example.
 
-torch-pruning 1.6 answers this from the autograd graph; on this zoo it does not end, or fails, for every network with a
+torch-pruning 1.6 finds this in the autograd graph; on this zoo it does not end, or fails, for every network with a
 channel shuffle, cross-branch weighting or dynamic kernels. So we follow the channels themselves: the network runs once
 on a small picture while every tensor carries, element by element, the number of the channel it belongs to. Whatever
 moves elements (views, transposes, slices, concatenations, shuffles) is applied to the numbers as it is applied to the

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 READ_BELOW = 0.5
-"""Share of the input channels, at most, for which handing over only these pays: the copy takes time of its own."""
+"""Share of the input channels, at most, for which passing on only these saves time: the copy takes some itself."""
 
 
 class CompactConv2d(nn.Conv2d):

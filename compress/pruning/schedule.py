@@ -77,7 +77,7 @@ class ReweightedGroupLasso(nn.Module):
     """Σ a · ‖W_g‖ over the scheme's groups g of the named layers, each weighed by a = 1 / (‖W_g‖ + epsilon).
 
     `reweigh` takes the weights a anew, every few epochs: groups that are small already are pressed harder, large ones
-    are let go. The weights are buffers `a0`, `a1`, ... in the order of the names; they start at 1, a plain group lasso.
+    are freed. The weights are buffers `a0`, `a1`, ... in the order of the names; they start at 1, a plain group lasso.
     """
 
     def __init__(

@@ -45,8 +45,8 @@ def prunable_channels(network: nn.Module, input_hw: tuple[int, int]) -> Channels
             middle = (passes + fails) // 2
             found = _fails(trial, channels, groups[:middle], image)
             passes, fails, reason = (middle, fails, reason) if found is None else (passes, middle, found)
-        guilty = groups.pop(fails - 1)
-        channels.keep(guilty.members, f"the network fails without them: {reason}")
+        cause = groups.pop(fails - 1)
+        channels.keep(cause.members, f"the network fails without them: {reason}")
     return channels
 
 
@@ -216,7 +216,7 @@ def _fails(network: nn.Module, channels: Channels, groups: Sequence[Group], imag
 def _removal(group: Group, number: int) -> Sequence[int]:
     """Channels of a group that are tried together: its halves, all that can be removed, random ones of a random share.
 
-    Those of one group do not depend on others: the groups' shares differ, and trials of fewer groups tell the guilty.
+    Those of one group do not depend on others: the groups' shares differ, and trials of fewer groups find the cause.
     """
     half = len(group.members) // 2
     if number < 3:

@@ -132,7 +132,7 @@ def _row(choice: RewriteChoice, decision: str) -> tuple[str, ...]:
     errors = "–"
     if choice.errors:  # a replacement without weights has none
         of = list(choice.errors.values())
-        sums = sum(one.naive for one in of), sum(one.carried for one in of), sum(one.reconstructed for one in of)
+        sums = sum(one.random for one in of), sum(one.carried for one in of), sum(one.reconstructed for one in of)
         errors = " → ".join(f"{total / len(of):.3f}" for total in sums)
     unsteady = " (?)" if choice.reliable is False else ""
     return (

@@ -81,7 +81,7 @@ def _nearest_depth(trade: Trade, architecture: Architecture, layers: int) -> Arc
             f"such a network has {least} to {MOST_LAYERS} layers",
             place=architecture.family,
             value=layers,
-            remedy="ask for a number between them",
+            remedy="give a number between them",
         )
     for deeper in depths:
         if abs(trade.layers(deeper) - layers) < abs(trade.layers(best) - layers):
@@ -104,7 +104,7 @@ def _as_costly(
             "no width leaves so many layers the multiply-adds that were given",
             place=architecture.family,
             value=trade.layers(architecture),
-            remedy="ask for fewer layers",
+            remedy="give fewer layers",
         )
     while macs(high) < wanted:
         low, high = high, 2 * high

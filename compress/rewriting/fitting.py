@@ -3,8 +3,8 @@
 `fit` builds a rule's replacement and brings its output near the given module's, in three steps that the report shows:
 random weights; weights carried over, with the last convolution solved for by least squares on what reaches it; and a
 short reconstruction (Adam on the squared error of the site's output, as BRECQ, Li et al., ICLR 2021, does block by
-block). The first three quarters of the pictures are learned from, the last is only judged on, and whatever is worse
-there than what was before is undone.
+block). The weights are fitted to the first three quarters of the pictures; the last quarter is held out, and what is
+worse there than what was before is undone.
 """
 
 import copy
@@ -22,7 +22,7 @@ from compress.errors import DataError, NetworkError, nearest
 from compress.rewriting.rule import Rule
 from compress.rewriting.sites import Rewrite, place, rule_named
 
-_AT_ONCE = 16  # pictures that a module answers together
+_AT_ONCE = 16  # pictures that pass through a module together
 _STATISTICS = 64  # pictures that batch-norm statistics are of, at most
 _ROWS, _ROWS_AT_ONCE = 16384, 2048  # sampled positions of a least-squares problem, about, and of one part of it
 _UNKNOWNS = 2400  # per output channel, at most: 3x3 of 256 channels, some 10 s on one core
@@ -30,15 +30,15 @@ _RIDGE = 1e-6  # of the mean squared input
 _ROUNDS = 3  # of least squares behind a ReLU
 _LINEAR = 1e-3  # relative error at which a response still counts as linear
 _DEAD = 1e-6  # of the largest slope: outputs that a convolution does not move
-_BATCH, _RATE, _LOOKS = 8, 2e-3, 10  # Adam: pictures per step, learning rate at first, times that it is judged
+_BATCH, _RATE, _LOOKS = 8, 2e-3, 10  # Adam: pictures per step, learning rate at first, times that the error is taken
 
 
 @dataclass(frozen=True)
 class Seen:
     """What went into a module and what came out, [N,C,h,w] each, row by row of the same pictures.
 
-    For a site behind others that are rewritten already, take the inputs from `listen` on the partly rewritten network
-    and the outputs from `listen` on the given one: the replacement then also makes up for what the earlier ones lost.
+    For a site behind others that are rewritten already, take the inputs from `record` on the partly rewritten network
+    and the outputs from `record` on the given one: the replacement then also makes up for what the earlier ones lost.
     """
 
     inputs: Tensor
@@ -47,39 +47,39 @@ class Seen:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A site's output error with fresh, carried and reconstructed weights, on pictures that nothing was fitted to.
+    """A site's output error with random, carried-over and reconstructed weights, on held-out pictures.
 
     Mean squared error over the variance of the given outputs around their channels' means: 0 is the same output, 1 no
     better than a constant per channel. Constant outputs are compared with their mean square instead, zeros with 1.
     """
 
-    naive: float
+    random: float
     carried: float
     reconstructed: float
 
 
-def listen(network: nn.Module, paths: Sequence[str], batches: Iterable[Tensor], *, limit: int) -> dict[str, Seen]:
-    """What the modules at these dotted paths see and answer in evaluation mode. The network is left as it was.
+def record(network: nn.Module, paths: Sequence[str], batches: Iterable[Tensor], *, limit: int) -> dict[str, Seen]:
+    """Inputs and outputs of the modules at these dotted paths, in evaluation mode. The network is left as it was.
 
-    batches: of pictures [B,3,H,W]; limit: pictures that are listened to. A module that runs several times has as many
+    batches: of pictures [B,3,H,W]; limit: pictures that are recorded. A module that runs several times has as many
     times the rows. Raises NetworkError for a path that is none, and a module that is not one tensor in, one out.
     """
-    heard = copy.deepcopy(network).eval()
-    modules = dict(heard.named_modules(remove_duplicate=False))
-    records = {path: _Record(path) for path in paths}
-    for path, record in records.items():
+    copied = copy.deepcopy(network).eval()
+    modules = dict(copied.named_modules(remove_duplicate=False))
+    recorders = {path: _Recorder(path) for path in paths}
+    for path, recorder in recorders.items():
         if path not in modules:
             raise NetworkError("the network has no such module", place=path, remedy=nearest(path, modules))
-        modules[path].register_forward_pre_hook(record.before, with_kwargs=True)
-        modules[path].register_forward_hook(record.after)
+        modules[path].register_forward_pre_hook(recorder.before, with_kwargs=True)
+        modules[path].register_forward_hook(recorder.after)
     left = limit
     with torch.no_grad():
         for batch in batches:
-            heard(batch[:left])
+            copied(batch[:left])
             left -= len(batch)
             if left <= 0:
                 break
-    return {path: record.seen() for path, record in records.items()}
+    return {path: recorder.seen() for path, recorder in recorders.items()}
 
 
 def fit(rule: Rule, given: nn.Module, seen: Seen, *, steps: int, seed: int) -> tuple[nn.Module, Fitted]:
@@ -93,23 +93,23 @@ def fit(rule: Rule, given: nn.Module, seen: Seen, *, steps: int, seed: int) -> t
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         replacement = rule.build(given).eval()
-        learned, judged = _parted(rule, replacement, seen)
-        naive = _error(replacement, judged)
+        fitted_to, held_out = _parted(rule, replacement, seen)
+        random = _error(replacement, held_out)
         rule.carry(given, replacement)
-        best = _Best(replacement, judged)
+        best = _Best(replacement, held_out)
         if rule.exact or not any(parameter.requires_grad for parameter in replacement.parameters()):
-            return replacement, _finite(rule, Fitted(naive, best.error, best.error))
-        _set_statistics(replacement, learned.inputs, keep_function=False)
+            return replacement, _finite(rule, Fitted(random, best.error, best.error))
+        _set_statistics(replacement, fitted_to.inputs, keep_function=False)
         best.keep_better()
-        _solve_end(replacement, learned)
+        _solve_end(replacement, fitted_to)
         best.keep_better()
         carried = best.error
         if steps:
-            _reconstruct(replacement, learned, steps, best.keep_if_better)
-            _solve_end(replacement, learned)
+            _reconstruct(replacement, fitted_to, steps, best.keep_if_better)
+            _solve_end(replacement, fitted_to)
             best.keep_better()
-        _set_statistics(replacement, learned.inputs, keep_function=True)
-    return replacement, _finite(rule, Fitted(naive, carried, best.error))
+        _set_statistics(replacement, fitted_to.inputs, keep_function=True)
+    return replacement, _finite(rule, Fitted(random, carried, best.error))
 
 
 def fit_sites(
@@ -124,10 +124,10 @@ def fit_sites(
 ) -> tuple[nn.Module, dict[str, Fitted]]:
     """A copy of the network with fitted replacements, and the errors of each that has weights: path → Fitted.
 
-    One site after the other, in the network's order, is fitted to what the given module answered, from what reaches it
+    One site after the other, in the network's order, is fitted to the given module's outputs, from what reaches it
     behind those before it; see Seen. One by one, so that what many modules saw does not lie in memory together.
-    pictures: batches [B,3,H,W], of which `limit` pictures count. progress: told the path of every site that is done.
-    Raises what `listen` and `fit` do.
+    pictures: batches [B,3,H,W], of which `limit` pictures count. progress: called with the path of every site that is
+    done. Raises what `record` and `fit` do.
     """
     order = {path: number for number, (path, _) in enumerate(network.named_modules())}
     copied, errors = copy.deepcopy(network), {}
@@ -135,18 +135,18 @@ def fit_sites(
         rule, old = rule_named(one.rule), copied.get_submodule(one.at)
         new = rule.build(old)
         if any(True for _ in new.parameters()):
-            inputs = listen(copied, [one.at], pictures, limit=limit)[one.at].inputs
-            outputs = listen(network, [one.at], pictures, limit=limit)[one.at].outputs
+            inputs = record(copied, [one.at], pictures, limit=limit)[one.at].inputs
+            outputs = record(network, [one.at], pictures, limit=limit)[one.at].outputs
             new, errors[one.at] = fit(rule, old, Seen(inputs, outputs), steps=steps, seed=seed)
         place(copied, old, new)
         progress(one.at)
     return copied, errors
 
 
-# --- Listening -------------------------------------------------------------------------------------------------------
+# --- Recording -------------------------------------------------------------------------------------------------------
 
 
-class _Record:
+class _Recorder:
     """Hooks of one module, and what they saw. Copies: what runs later may work in place."""
 
     def __init__(self, path: str) -> None:
@@ -180,22 +180,22 @@ class _Record:
         )
 
 
-# --- Judging ---------------------------------------------------------------------------------------------------------
+# --- The error -------------------------------------------------------------------------------------------------------
 
 
 def _parted(rule: Rule, replacement: nn.Module, seen: Seen) -> tuple[Seen, Seen]:
-    """The rows to learn from, and the last quarter to judge on. Raises what `fit` does."""
+    """The rows that weights are fitted to, and the last quarter, which is held out. Raises what `fit` does."""
     rows = len(seen.inputs)
     if rows < 2 or rows != len(seen.outputs):
         raise DataError(
             "a replacement is fitted to 2 pictures or more, inputs and outputs of the same ones",
             place=f"rule {rule.name}",
             value=f"{rows} inputs, {len(seen.outputs)} outputs",
-            remedy="listen to more pictures",
+            remedy="record more pictures",
         )
     if not (seen.inputs.isfinite().all() and seen.outputs.isfinite().all()):
         raise NetworkError("activations must be finite", place=f"rule {rule.name}", remedy="mend the network's weights")
-    shape = _answer(replacement, seen.inputs[:1]).shape[1:]
+    shape = _output(replacement, seen.inputs[:1]).shape[1:]
     if shape != seen.outputs.shape[1:]:
         raise NetworkError(
             f"a replacement must give the shape of the given module, {tuple(seen.outputs.shape[1:])}",
@@ -209,7 +209,7 @@ def _parted(rule: Rule, replacement: nn.Module, seen: Seen) -> tuple[Seen, Seen]
 
 def _finite(rule: Rule, fitted: Fitted) -> Fitted:
     """Raises NetworkError for errors that are not."""
-    if not all(math.isfinite(error) for error in (fitted.naive, fitted.carried, fitted.reconstructed)):
+    if not all(math.isfinite(error) for error in (fitted.random, fitted.carried, fitted.reconstructed)):
         raise NetworkError(
             "a replacement must give finite outputs",
             place=f"rule {rule.name}",
@@ -219,11 +219,11 @@ def _finite(rule: Rule, fitted: Fitted) -> Fitted:
     return fitted
 
 
-def _answer(module: nn.Module, inputs: Tensor) -> Tensor:
+def _output(module: nn.Module, inputs: Tensor) -> Tensor:
     """The module's output. The inputs stay as they are, also where the module works in place."""
     with torch.no_grad():
-        answer: Tensor = module(inputs.clone())
-    return answer
+        output: Tensor = module(inputs.clone())
+    return output
 
 
 def _chunks(seen: Seen) -> Iterator[tuple[Tensor, Tensor]]:
@@ -233,7 +233,7 @@ def _chunks(seen: Seen) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _error(module: nn.Module, seen: Seen) -> float:
     """See Fitted; infinite where the module's output is not finite."""
-    squares = sum(float((_answer(module, x) - y).double().square().sum()) for x, y in _chunks(seen))
+    squares = sum(float((_output(module, x) - y).double().square().sum()) for x, y in _chunks(seen))
     error = squares / seen.outputs.numel() / _scale(seen.outputs)
     return error if math.isfinite(error) else math.inf
 
@@ -246,16 +246,16 @@ def _scale(outputs: Tensor) -> float:
 
 
 class _Best:
-    """The least error on the judged pictures so far, and the state of the replacement that had it."""
+    """The least error on the held-out pictures so far, and the state of the replacement that had it."""
 
-    def __init__(self, replacement: nn.Module, judged: Seen) -> None:
-        self._replacement, self._judged = replacement, judged
-        self.error = _error(replacement, judged)
+    def __init__(self, replacement: nn.Module, held_out: Seen) -> None:
+        self._replacement, self._held_out = replacement, held_out
+        self.error = _error(replacement, held_out)
         self._state = copy.deepcopy(replacement.state_dict())
 
     def keep_if_better(self) -> None:
         """Remembers the present state if it is the best."""
-        error = _error(self._replacement, self._judged)
+        error = _error(self._replacement, self._held_out)
         if error < self.error:
             self.error, self._state = error, copy.deepcopy(self._replacement.state_dict())
 
@@ -291,7 +291,7 @@ def _set_statistics(module: nn.Module, inputs: Tensor, *, keep_function: bool) -
 
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.affine and m.track_running_stats]
     with _hooks([norm.register_forward_pre_hook(adapt) for norm in norms]):
-        _answer(module, inputs[:_STATISTICS])
+        _output(module, inputs[:_STATISTICS])
 
 
 @contextmanager
@@ -324,7 +324,7 @@ def _solve_end(module: nn.Module, seen: Seen) -> None:
 
     Only where the output, before a ReLU, is linear in the convolution's, channel by channel: behind it may be batch
     norm and adding a shortcut. Elsewhere, and where the problem would be too large, the module stays as it is. Behind
-    a ReLU, what shall be 0 may be anything negative: it is asked to stay where it is, and solved for anew, in
+    a ReLU, what shall be 0 may be anything negative: its target is where it is now, and it is solved for anew, in
     turns (Zhang et al., CVPR 2015).
     """
     end = _end(module, seen.inputs[:1])
@@ -377,7 +377,7 @@ def _end(module: nn.Module, inputs: Tensor) -> _End | None:
     ran: list[nn.Module] = []
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.ReLU)]
     with _hooks([layer.register_forward_pre_hook(lambda layer, _: ran.append(layer)) for layer in layers]):
-        answer = _answer(module, inputs)
+        output = _output(module, inputs)
     places = [place for place, layer in enumerate(ran) if isinstance(layer, nn.Conv2d)]
     if not places or ran.count(ran[places[-1]]) > 1:
         return None
@@ -386,7 +386,7 @@ def _end(module: nn.Module, inputs: Tensor) -> _End | None:
     norm = next((layer for layer in behind if isinstance(layer, nn.BatchNorm2d)), None)
     relu = behind[-1] if behind and isinstance(behind[-1], nn.ReLU) else None
     end = _End(conv, norm, relu)
-    rectified = relu is not None and torch.equal(_outcome(module, end, inputs)[0].relu(), answer)
+    rectified = relu is not None and torch.equal(_outcome(module, end, inputs)[0].relu(), output)
     return end if rectified else _End(conv, norm, None)
 
 
@@ -405,8 +405,8 @@ def _outcome(
     if end.relu is not None:
         handles.append(end.relu.register_forward_pre_hook(lambda _, given: before.append(given[0].clone())))
     with _hooks(handles):
-        answer = _answer(module, inputs)
-    return before[-1] if before else answer, read[-1]
+        output = _output(module, inputs)
+    return before[-1] if before else output, read[-1]
 
 
 def _slope(module: nn.Module, end: _End, inputs: Tensor) -> Tensor | None:

@@ -29,8 +29,8 @@ from torch.fx.proxy import TraceError
 def as_modules(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     """A copy of the network whose replaceable functions are modules; and path → why functions called there stay.
 
-    The outputs are bit-equal, but for the rounding of x·sigmoid(x) as one nn.SiLU. They need a look all the same: a
-    forward that asks for types, `isinstance(x, Tensor)`, or reads x after `y = x; y += 1`, is traced wrongly.
+    The outputs are bit-equal, but for the rounding of x·sigmoid(x) as one nn.SiLU. Check them all the same: a
+    forward that tests types, `isinstance(x, Tensor)`, or reads x after `y = x; y += 1`, is traced wrongly.
     """
     changed = copy.deepcopy(network)
     unread: dict[str, str] = {}
@@ -133,8 +133,8 @@ def _traced(module: nn.Module, path: str, waiting: Set[str]) -> tuple[fx.Graph, 
         except _UntraceableError as failure:
             if not inlined:
                 raise
-            guilty = next((one for one in reversed(failure.at) if _is_entered(one, inlined)), "")
-            inlined = {one for one in inlined if not _lies_in(one, guilty)}
+            cause = next((one for one in reversed(failure.at) if _is_entered(one, inlined)), "")
+            inlined = {one for one in inlined if not _lies_in(one, cause)}
 
 
 def _check_forward(module: nn.Module) -> None:

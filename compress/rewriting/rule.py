@@ -51,7 +51,7 @@ def in_eval_mode(module: nn.Module) -> nn.Module:
 
 
 def carry_nothing(given: nn.Module, replacement: nn.Module) -> None:
-    """For replacements without weights, and for those that start best from fresh ones."""
+    """For replacements without weights, and for those that start best from random ones."""
 
 
 def carry_state(given: nn.Module, replacement: nn.Module) -> None:
@@ -66,7 +66,7 @@ def carry_bias(given: Convolution, last: Convolution) -> None:
 
 
 def make_identity(replacement: nn.Module) -> None:
-    """Its fresh batch norms give their inputs in eval mode; without this, a 200,000th less."""
+    """Its new batch norms give their inputs in eval mode; without this, a 200,000th less."""
     for norm in replacement.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
             norm.running_var.fill_(1 - norm.eps)

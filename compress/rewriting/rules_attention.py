@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation, cheaper or gone.
+"""Squeeze-and-excitation, cheaper or removed.
 
 Such a module is recognised by its parts and by what it does. Its parts: two 1x1 convolutions or linear layers, C to S
 and S to C, at most one sigmoid or hard sigmoid module, otherwise only modules without weights. What it does: every

@@ -76,7 +76,7 @@ def tied_modules(network: nn.Module) -> dict[str, str]:
 
 
 def rewritten(network: nn.Module, rewrites: Iterable[Rewrite], *, carry: bool = True) -> nn.Module:
-    """A copy of the network, rewritten in this order. carry: replacements start near the given modules, else fresh.
+    """A copy of the network, rewritten in this order. carry: replacements start near the given modules, else at random.
 
     Raises NetworkError naming the module if there is none at that path or the rule does not match it.
     """
