@@ -101,16 +101,16 @@ def score(
         listed.append(one)
         if phase:
             phase.advance(1)
+    metric = main_figure(kind)
     figures: Mapping[str, Figure]
-    if main_figure(kind) != "AP":
-        figures = _percent_correct(listed, pictures, kind, resamples)
+    if metric != "AP":
+        figures = _percent_correct(listed, pictures, metric, resamples)
     else:
         results = [entry for one in listed for entry in coco_results(one.poses, pictures.image_id(one.index))]
         if data_kind(kind).crowded:
             figures = crowd_pose_ap(pictures.coco, results, resamples)
         else:
             figures = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
-    metric = main_figure(kind)
     details = {name: _plain(value) for name, value in figures.items()}
     value, error = details.pop(metric), details.pop(f"{metric}_se", None)
     return Score(metric, value, error, provenance, kind, len(pictures), details)
@@ -142,7 +142,7 @@ def _plain(value: Any) -> Any:
     return (None if value != value else round(value, 5)) if isinstance(value, float) else value
 
 
-def _percent_correct(found: list[PicturePoses], pictures: PictureSet, kind: str, resamples: int) -> dict[str, Figure]:
+def _percent_correct(found: list[PicturePoses], pictures: PictureSet, metric: str, resamples: int) -> dict[str, Figure]:
     """Every labelled person against the pose found in that person's own box."""
     people = [pictures.people(one.index) for one in found]
     for one, truth in zip(found, people, strict=True):
@@ -155,15 +155,15 @@ def _percent_correct(found: list[PicturePoses], pictures: PictureSet, kind: str,
             )
     predicted = np.concatenate([one.poses.keypoints_pk3[:, :, :2] for one in found])
     truth_pk3 = np.concatenate([part.keypoints_pk3 for part in people])
-    if main_figure(kind) == "PCKh":
+    if metric == "PCKh":
         assert isinstance(pictures, MpiiPeople)
         sizes = np.concatenate([pictures.head_sizes(one.index) for one in found])
         figures = pckh(predicted, truth_pk3[..., :2], truth_pk3[..., 2], sizes, resamples=resamples)
     else:
         figures = pck(predicted, truth_pk3[..., :2], truth_pk3[..., 2], pictures.keypoints, resamples=resamples)
     return {
-        main_figure(kind): figures.mean,
-        f"{main_figure(kind)}_se": figures.standard_error,
+        metric: figures.mean,
+        f"{metric}_se": figures.standard_error,
         "curve": list(figures.curve),
         "area": figures.area,
         "joints": {**figures.joints},
