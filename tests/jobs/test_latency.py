@@ -28,7 +28,7 @@ from compress.jobs.latency.latency import (
     merge_files,
     show,
 )
-from compress.jobs.latency.pack import pack, unpack
+from compress.jobs.latency.pack import DeviceTimes, NetworkTimes, pack, unpack
 from compress.measure import in_network
 from compress.measure.kernels import detect_kernels, kernels_of_engine
 from compress.measure.latency_table import Prediction, load_table
@@ -205,6 +205,11 @@ def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> No
     packed = pack([space], recipe(networks=1), tmp_path / "packed", Silent())
     folder = Path(packed.folder)
     (folder / "results.json").write_text('{"engine": "onnxruntime"}')
+    with pytest.raises(TableError, match=r"results\.json: version: field required.*the results of run\.py"):
+        unpack(folder, tmp_path / "table.json", None, Silent())
+    other = NetworkTimes("another network", [1.0], [1.0], [1.0], [[1.0]], ("node",))
+    there = DeviceTimes("onnxruntime", "1.0", 1, "", "a CPU", 2, "Linux", (other,))
+    (folder / "results.json").write_text(json.dumps(to_plain(there)))
     with pytest.raises(TableError, match="do not fit the folder"):
         unpack(folder, tmp_path / "table.json", None, Silent())
     with pytest.raises(TableError, match="must be new"):
@@ -214,7 +219,7 @@ def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> No
 def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: Path) -> None:
     packed = pack([space], recipe(engine="ncnn", networks=1), tmp_path / "packed", Silent())
     folder = Path(packed.folder)
-    rows = json.loads((folder / "manifest.json").read_text())["benchncnn"]
+    rows = json.loads((folder / "manifest.json").read_text())["bench"]
     assert len(rows) == packed.kernels
     runtime, lines = engine("ncnn"), []
     for number, row in enumerate(rows):

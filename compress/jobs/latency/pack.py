@@ -8,13 +8,15 @@ program of its own that times kernels (ncnn: benchncnn) there are models of sing
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
+from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.results import PackedFolder, UnpackedTable
 from compress.engines import Engine, engine, packed_run
 from compress.engines.engine import Profile, description_of
@@ -31,8 +33,68 @@ from compress.measure.timing import summarise
 from compress.progress import Progress
 from compress.recipe import LatencyRecipe
 
+T = TypeVar("T")
+
 MANIFEST, RESULTS = "manifest.json", "results.json"
 _REFERENCE_HW = (32, 32)
+
+
+@dataclass(frozen=True)
+class PackedNetwork:
+    """A network of the folder. file: its export, the one that the engine loads first."""
+
+    name: str
+    file: str
+    input_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: what run.py times, and what its results are read with.
+
+    reference: a small network that is timed beside all others. kernels: in all networks together. bench: what the
+    engine's own program needs, see KernelBench.write; None without one.
+    """
+
+    engine: str
+    version: str
+    reference: PackedNetwork
+    networks: tuple[PackedNetwork, ...]
+    kernels: int
+    bench: list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class NetworkTimes:
+    """What run.py has measured of one network, in milliseconds.
+
+    whole_ms: of passes, beside_ms: of the reference beside each; references_ms: beside the passes that were timed node
+    by node. times_ms: of these, [pass][node]. names: of the nodes; onnxruntime has events instead, its profile of one
+    pass, and graph, the file of the optimised model.
+    """
+
+    name: str
+    whole_ms: list[float]
+    beside_ms: list[float]
+    references_ms: list[float]
+    times_ms: list[list[float]]
+    names: tuple[str, ...] | None = None
+    graph: str | None = None
+    events: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """results.json: what run.py has measured, and where. cpuinfo, machine, cores, system: see description_of."""
+
+    engine: str
+    version: str
+    threads: int
+    cpuinfo: str
+    machine: str
+    cores: int
+    system: str
+    networks: tuple[NetworkTimes, ...]
 
 
 def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: Progress) -> PackedFolder:
@@ -47,29 +109,29 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
         *candidates(sources, recipe, recipe.networks, recipe.seed),
     ]
     reference = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1))
-    entries, kernels = [], set()
+    packed, kernels = [], set()
     with progress.phase("exporting", len(chosen)) as phase:
         for candidate in chosen:
             file = runtime.export(candidate.build(), recipe.input_hw, folder, candidate.name)[0]
             kernels |= set(kernels_of_file(runtime, file))
-            entries.append(_entry(candidate.name, file, recipe.input_hw))
+            packed.append(PackedNetwork(candidate.name, file.name, recipe.input_hw))
             phase.advance(1, candidate.name)
     first = runtime.export(reference, _REFERENCE_HW, folder, "reference")[0]
-    manifest = {
-        "engine": recipe.engine,
-        "version": runtime.describe().version,
-        "reference": _entry("reference", first, _REFERENCE_HW),
-        "networks": entries,
-        "kernels": len(kernels),
-    }
-    if (bench := runtime.kernel_bench) is not None:
-        manifest[bench.program] = bench.write(kernels, folder / bench.program)
-    write_json(folder / MANIFEST, manifest)
+    bench = runtime.kernel_bench
+    manifest = Manifest(
+        engine=recipe.engine,
+        version=runtime.describe().version,
+        reference=PackedNetwork("reference", first.name, _REFERENCE_HW),
+        networks=tuple(packed),
+        kernels=len(kernels),
+        bench=bench.write(kernels, folder / bench.program) if bench else None,
+    )
+    write_json(folder / MANIFEST, to_plain(manifest))
     shutil.copyfile(packed_run.__file__, folder / "run.py")
     return PackedFolder(
         folder=str(folder),
         engine=recipe.engine,
-        networks=len(entries),
+        networks=len(packed),
         kernels=len(kernels),
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         run=f"python run.py --threads {recipe.threads}",
@@ -82,7 +144,7 @@ def unpack(folder: Path, path: Path | None, device: str | None, progress: Progre
     device: its name, for results of the engine's own program, which do not name it. Raises TableError if the
     folder was not run or its results do not fit it.
     """
-    manifest = _read(folder / MANIFEST, "a packed folder")
+    manifest = _read(folder / MANIFEST, Manifest, "a packed folder")
     if device is not None:
         table = _from_bench(folder, manifest, device, path)
     else:
@@ -91,26 +153,24 @@ def unpack(folder: Path, path: Path | None, device: str | None, progress: Progre
     return UnpackedTable(table.identity, str(table.path), len(table.kernels), table.scale)
 
 
-def _entry(name: str, file: Path, input_hw: tuple[int, int]) -> dict[str, Any]:
-    return {"name": name, "file": file.name, "input_hw": list(input_hw)}
-
-
 # --- What run.py found -----------------------------------------------------------------------------------------------
 
 
-def _from_results(folder: Path, manifest: Mapping[str, Any], path: Path | None, progress: Progress) -> LatencyTable:
-    results = _read(folder / RESULTS, "the results of run.py")
+def _from_results(folder: Path, manifest: Manifest, path: Path | None, progress: Progress) -> LatencyTable:
+    results = _read(folder / RESULTS, DeviceTimes, "the results of run.py")
     try:
-        facts = {key: results[key] for key in ("engine", "version", "cpuinfo", "machine", "cores", "system")}
-        identity = Identity.of(description_of(**facts), results["threads"])
+        description = description_of(
+            results.engine, results.version, results.cpuinfo, results.machine, results.cores, results.system
+        )
+        identity = Identity.of(description, results.threads)
         table = LatencyTable(path or table_path(identity), identity)
-        runtime = engine(manifest["engine"])
-        files = {entry["name"]: folder / Path(entry["file"]).name for entry in manifest["networks"]}
+        runtime = engine(manifest.engine)
+        files = {one.name: folder / Path(one.file).name for one in manifest.networks}
         networks = []
-        with progress.phase("reading results", len(results["networks"])) as phase:
-            for found in results["networks"]:
-                networks.append(_profiled(runtime, folder, files[found["name"]], found))
-                phase.advance(1, found["name"])
+        with progress.phase("reading results", len(results.networks)) as phase:
+            for found in results.networks:
+                networks.append(_profiled(runtime, folder, files[found.name], found))
+                phase.advance(1, found.name)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise TableError(
             f"the results do not fit the folder: {error!r}", place=str(folder / RESULTS), remedy="run run.py again"
@@ -122,38 +182,37 @@ def _from_results(folder: Path, manifest: Mapping[str, Any], path: Path | None, 
     return table
 
 
-def _profiled(runtime: Engine, folder: Path, file: Path, found: Mapping[str, Any]) -> Profiled:
-    if "events" in found:  # onnxruntime: the device's own graph
-        kernels = kernels_of_graph(folder / Path(found["graph"]).name, found["events"], file)
-        names = tuple(event["name"].removesuffix("_kernel_time") for event in found["events"])
+def _profiled(runtime: Engine, folder: Path, file: Path, found: NetworkTimes) -> Profiled:
+    if found.events is not None and found.graph is not None:  # onnxruntime: the device's own graph
+        kernels = kernels_of_graph(folder / Path(found.graph).name, found.events, file)
+        names = tuple(event["name"].removesuffix("_kernel_time") for event in found.events)
     else:
         profiler = runtime.profiler(file)
         profiler.run_timed()
         here = profiler.finish()
         kernels, names = here.kernels, here.names
-        if list(names) != found["names"]:
+        if names != found.names:
             raise ValueError(f"{file.name} has other nodes there than here")
-    references = found["references_ms"]
-    whole = summarise(found["whole_ms"], found["beside_ms"], median(references))
-    return correct(Profile(kernels, found["times_ms"], names), references, whole)
+    whole = summarise(found.whole_ms, found.beside_ms, median(found.references_ms))
+    return correct(Profile(kernels, found.times_ms, names), found.references_ms, whole)
 
 
 # --- What the engine's own program found -----------------------------------------------------------------------------
 
 
-def _from_bench(folder: Path, manifest: Mapping[str, Any], device: str, path: Path | None) -> LatencyTable:
-    runtime = engine(manifest["engine"])
+def _from_bench(folder: Path, manifest: Manifest, device: str, path: Path | None) -> LatencyTable:
+    runtime = engine(manifest.engine)
     bench = runtime.kernel_bench
-    if bench is None or bench.program not in manifest:
+    if bench is None or manifest.bench is None:
         raise TableError(
             f"{runtime.name} has no program that times single kernels, so its device is known from run.py",
             place=str(folder / MANIFEST),
             remedy="leave --device out",
         )
-    kernels = {u.key: u for e in manifest["networks"] for u in kernels_of_file(runtime, folder / e["file"])}
+    kernels = {u.key: u for one in manifest.networks for u in kernels_of_file(runtime, folder / one.file)}
     source = folder / bench.program / f"{bench.program}.txt"
-    times_ms = bench.read(source, manifest[bench.program], kernels)
-    identity = Identity(manifest["engine"], manifest["version"], device)
+    times_ms = bench.read(source, manifest.bench, kernels)
+    identity = Identity(manifest.engine, manifest.version, device)
     table = LatencyTable(path or table_path(identity), identity, reference_ms=1.0)
     for key, ms in times_ms.items():
         timing = summarise([max(LEAST_RATIO, ms)], [1.0], 1.0)
@@ -161,12 +220,14 @@ def _from_bench(folder: Path, manifest: Mapping[str, Any], device: str, path: Pa
     return table
 
 
-def _read(path: Path, what: str) -> Any:
+def _read(path: Path, kind: type[T], what: str) -> T:
+    """The file's record. Raises TableError for a file that is missing, no JSON, or something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TableError(
             f"{what} must be readable", place=str(path), value=error.strerror, remedy="check the path, run it first"
         ) from None
     except ValueError as error:
         raise TableError(f"{what} must be JSON", place=str(path), value=str(error), remedy="run it again") from None
+    return from_plain(kind, data, str(path), TableError, f"it must be {what}: pack and run it again")
