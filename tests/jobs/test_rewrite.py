@@ -295,7 +295,7 @@ def test_a_rule_without_a_site_says_so(tmp_path: Path) -> None:
         app, ["rewrite", "mobilenet_v2", "--rule", "swish_to_relu", "--run", str(tmp_path / "run"), "--json"]
     )
     assert done.exit_code == 0, done.output
-    result = json.loads(done.stdout)
+    result = json.loads(done.stdout)["result"]
     assert result["choices"] == []
     assert result["rewritten"] is None
     assert "No module" in (tmp_path / "run" / "report.md").read_text()
@@ -415,5 +415,5 @@ def test_unknown_rule_and_module_are_named(artefact: str, tmp_path: Path) -> Non
 
 def test_every_rule_is_listed() -> None:
     done = CliRunner().invoke(app, ["rewrite", "--list", "--json"])
-    assert {row["rule"] for row in json.loads(done.stdout)} == set(RULES)
+    assert {row["rule"] for row in json.loads(done.stdout)["result"]} == set(RULES)
     print_rules(jobs_rewrite.list_rules())
