@@ -21,7 +21,7 @@ from compress.extensions import name_of
 from compress.jobs.evaluate import evaluate
 from compress.jobs.names import check_names
 from compress.jobs.prune.prune import prune
-from compress.jobs.rewrite.rewrite import rewrite
+from compress.jobs.rewrite.rewrite import list_rules, rewrite
 from compress.jobs.search.search import search
 from compress.jobs.train import train_network
 from compress.nas.sampler import sampler_named
@@ -111,6 +111,10 @@ def test_a_rule_rewrites(tiny: str, tmp_path: Path) -> None:
     recipe = RewriteRecipe.model_validate({"input_hw": HW, "exports": ["onnxruntime"], "rounds": 4, "rewriting": rules})
     found = rewrite(tiny, recipe, tmp_path / "run", Silent())
     assert [(row.rule, row.at) for row in found.choices] == [("relu_to_leaky", ("act",))]
+
+
+def test_rules_of_other_packages_are_listed_last() -> None:
+    assert list_rules()[-1].rule == "relu_to_leaky"
 
 
 def test_a_sampler_searches(tiny: str, tmp_path: Path) -> None:

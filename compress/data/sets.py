@@ -1,4 +1,4 @@
-"""The sets of pictures a recipe asks for: to train on, to search with, to report on. They share no picture."""
+"""The sets of pictures that a recipe names: to train on, to search with, to report on. They share no picture."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def picture_sets(data: Data, input_hw: tuple[int, int], seed: int, held_out_by: 
             value=f"{held_out} of {len(train)}",
             remedy=f"--set {held_out_by}={max(1, len(train) // 4)}",
         )
-    # Evenly spaced, so that both parts are alike whatever the file's order.
+    # Evenly spaced, so that the parts are alike whatever the file's order.
     every = len(train) // held_out
     search = [index for index in range(len(train)) if index % every == 0][:held_out]
     rest = sorted(set(range(len(train))) - set(search))
@@ -166,7 +166,7 @@ def _val_split(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
 
 
 def _val_split_with_heads(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:
-    if data.disk.heads is None:  # said now and not after a long training
+    if data.disk.heads is None:  # an error now, not after a long training
         raise DataError(
             "PCKh needs the validation people's head boxes",
             place="data.disk.heads",

@@ -34,7 +34,7 @@ Image = NDArray[np.float32]
 PARITY_LIMIT = 1e-4
 """Relative error at which an exported network counts as another one: float32 sums in another order stay near 1e-6."""
 CHANNEL_MULTIPLE = 8
-"""Channels that engines compute at a time, where they cannot be asked."""
+"""Channels that engines compute at a time, where this is not known of the engine."""
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,8 @@ def _differs(place: str, value: str) -> ParityError:
 
 def reason_of(error: BaseException, limit: int = 300) -> str:
     """The first sentence of a library's exception, without the code around the operation that it happened in."""
-    said = str(error).strip() or type(error).__name__
-    first = " ".join(re.split(r"\n|\[Caused by| ?Please feel free", said, maxsplit=1)[0].split()).rstrip(".:, ")
+    message = str(error).strip() or type(error).__name__
+    first = " ".join(re.split(r"\n|\[Caused by| ?Please feel free", message, maxsplit=1)[0].split()).rstrip(".:, ")
     return first if len(first) <= limit else first[: limit - 1] + "…"
 
 

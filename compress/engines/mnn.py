@@ -85,10 +85,10 @@ class Mnn(Engine):
             arguments = ["-f", "ONNX", "--modelFile", str(model), "--MNNModel", str(part), "--bizCode", "compress"]
             if self.sparse:
                 arguments += ["--compressionParamsFile", str(switch), "--detectSparseSpeedUp"]
-            said = _convert(arguments)
+            printed = _convert(arguments)
             if not part.is_file():
                 raise EngineError(
-                    f"MNN cannot convert the network: {said}",
+                    f"MNN cannot convert the network: {printed}",
                     place=type(network).__name__,
                     remedy="replace the operation it names, or use another engine",
                 )
@@ -222,12 +222,12 @@ _ARRAYS = re.compile(
 
 
 def _attributes(path: Path) -> dict[str, dict[str, Value]]:
-    """Operation → its numbers and words, as MNN's own JSON of the model tells them; sparsity as a share of zeros."""
+    """Operation → its numbers and words, from MNN's own JSON of the model; sparsity as a share of zeros."""
     with tempfile.TemporaryDirectory() as work:
         dump = Path(work, "model.json")
-        said = _convert(["-f", "MNN", "--modelFile", str(path), "--JsonFile", str(dump)])
+        printed = _convert(["-f", "MNN", "--modelFile", str(path), "--JsonFile", str(dump)])
         if not dump.is_file():
-            raise missing_file(path, "MNN", said)
+            raise missing_file(path, "MNN", printed)
         model = json.loads(_ARRAYS.sub(r'"\1": []', dump.read_text()))
     found: dict[str, dict[str, Value]] = {}
     for operation in model["oplists"]:
@@ -251,13 +251,13 @@ def _attributes(path: Path) -> dict[str, dict[str, Value]]:
 
 
 def _convert(arguments: Sequence[str]) -> str:
-    """Runs MNN's converter in a process of its own; returns the last it said."""
+    """Runs MNN's converter in a process of its own; returns the last line that it printed."""
     command = [sys.executable, "-c", _CONVERT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    printed = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode < 0:
         return f"its converter was {ended(done.returncode)}"
-    return said[-1] if said else ended(done.returncode)
+    return printed[-1] if printed else ended(done.returncode)
 
 
 def _sparse_switch() -> bytes:

@@ -75,7 +75,7 @@ class Ncnn(Engine):
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace", check=False)
             made = [Path(work, f"network.ncnn.{part}") for part in ("param", "bin")]
             if done.returncode or not all(file.is_file() for file in made):
-                raise EngineError(f"pnnx cannot convert the network: {_last_words(done)}", place=place, remedy=_REMEDY)
+                raise EngineError(f"pnnx cannot convert the network: {_failure(done)}", place=place, remedy=_REMEDY)
             unknown = _unknown_layers(made[0])
             if unknown:
                 raise EngineError("ncnn has no such layers", place=place, value=unknown, remedy=_REMEDY)
@@ -139,12 +139,12 @@ def _untied(network: nn.Module) -> nn.Module:
 _REMEDY = "replace the operation it names, or use another engine"
 
 
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """How pnnx ended, in which of its passes, and the last that it said in it."""
+def _failure(done: subprocess.CompletedProcess[str]) -> str:
+    """How pnnx ended, in which of its passes, and the last line that it printed in it."""
     lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
     passes = [line.strip("# ") for line in lines if line.startswith("####")]
-    said = [line for line in lines if not line.startswith("####")][-1:]
-    return "; ".join([ended(done.returncode) + (f" in {passes[-1]}" if passes else ""), *said])
+    printed = [line for line in lines if not line.startswith("####")][-1:]
+    return "; ".join([ended(done.returncode) + (f" in {passes[-1]}" if passes else ""), *printed])
 
 
 def _unknown_layers(param: Path) -> str:

@@ -1,7 +1,7 @@
 """ncnn's layers as kernels: read from a .param file, timed one by one, and put together to a model of their own.
 
-ncnn has no profiler here, but it computes a layer when its output is first asked for. So asking for one layer's output
-after the other's runs the network as usual and tells every layer's time; asking again tells what asking costs.
+ncnn has no profiler here, but it computes a layer when its output is first extracted. So extracting one layer's output
+after the other runs the network as usual and gives every layer's time; a second extraction gives what extracting costs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,9 +115,9 @@ class NcnnProfiler:
             start = perf_counter()
             status, made = extractor.extract(name, _AS_IT_IS)
             middle = perf_counter()
-            # Given back before the next layer runs: on an output that someone holds, it would not work in place.
+            # Given back before the next layer runs: on an output that is still referenced, it would not work in place.
             del made
-            asked = perf_counter()
+            extracted = perf_counter()
             again = extractor.extract(name, _AS_IT_IS)
             end = perf_counter()
             del again
@@ -128,7 +128,7 @@ class NcnnProfiler:
                     value=status,
                     remedy="use a smaller image",
                 )
-            times.append(max(0.0, (middle - start) - (end - asked)) * 1000)
+            times.append(max(0.0, (middle - start) - (end - extracted)) * 1000)
         self._times_ms.append(times)
 
     def finish(self) -> Profile:

@@ -1,6 +1,6 @@
 """What onnxruntime makes of a model: its optimised graph's nodes as kernels, their times, and models made of kernels.
 
-onnxruntime writes the graph it runs to a file and every node's time to a profile; the profile also tells the shapes.
+onnxruntime writes the graph it runs to a file and every node's time to a profile, which has the shapes too.
 The nodes of that graph can be put into another model as they are, which is then run without optimising it again.
 """
 

@@ -3,7 +3,7 @@
     python run.py [--threads 1] [--rounds 40]
 
 Needs Python, numpy and the engine that manifest.json names, and nothing else: this file is copied as it is. It writes
-results.json and, for onnxruntime, the graph it ran of every network: both go back with the folder.
+results.json and, for onnxruntime, the graph it ran of every network: copy both back with the folder.
 """
 
 import argparse

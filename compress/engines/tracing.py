@@ -105,9 +105,9 @@ def torchscript() -> Iterator[None]:
 
 
 def remove_unused_calls(trace: torch.jit.ScriptModule) -> None:
-    """Takes calls of submodules whose results nobody uses out of a trace, but those that write into their inputs.
+    """Removes calls of submodules with unused results from a trace, except those that write into their inputs.
 
-    pnnx dies of such calls. Inlining everything would do too, but then pnnx no longer knows torch's own modules.
+    pnnx crashes on such calls. Inlining everything would do too, but then pnnx no longer knows torch's own modules.
     """
     for module in trace.modules():
         if not isinstance(module, torch.jit.ScriptModule):

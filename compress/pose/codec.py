@@ -1,8 +1,8 @@
 """How joints become heatmaps and heatmaps joints: one record that training, decoding and every artefact share.
 
-A network answers for the cells that its targets were written to. Read by another rule, each joint lies aside: by half a
-cell (2 input pixels at stride 4) where a network trained with HRNet's targets is read as ours. So whoever trained a
-network elsewhere names its codec, and the artefact remembers it.
+A network's maps are for the cells that its targets were written to. Decoded by another rule, each joint is off: by half
+a cell (2 input pixels at stride 4) where a network trained with HRNet's targets is decoded as ours. So a network that
+was trained elsewhere needs its codec named, and the artefact keeps it.
 
 Coordinates: x in input pixels, u in cells so that the sample of cell i is at u = i. W, w: input's and map's width.
 """

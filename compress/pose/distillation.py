@@ -1,10 +1,10 @@
-"""Learning from another network's answers (Hinton et al., 2015) and features (Romero et al., "FitNets", 2015).
+"""Learning from another network's maps (Hinton et al., 2015) and features (Romero et al., "FitNets", 2015).
 
-map_distillation     → the student's maps follow the teacher's; in-place, the teacher is the supernet's largest
-candidate FeatureDistillation  → layers of the student follow layers of the teacher
+map_distillation → the student's maps follow the teacher's; in-place, the teacher is the supernet's largest candidate
+FeatureDistillation → layers of the student follow layers of the teacher
 
 Tags are not distilled: only differences between a picture's tags mean something (Newell et al., 2017), so two networks
-that group alike may answer different tags; they keep the label loss.
+that group alike may give different tags; they keep the label loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ def map_distillation(
     """Weighted sum over the outputs of the mean squared difference of the maps.
 
     student, teacher: outputs [B,C,h,w]. weights: one per output. channels: only the first so many are compared; None:
-    all. Raises DataError if the two networks answer in other shapes.
+    all. Raises DataError if the two networks' outputs differ in shape.
     """
     if [o.shape for o in student] != [o.shape for o in teacher]:
         raise DataError(
@@ -39,7 +39,7 @@ def map_distillation(
 
 
 class FeatureDistillation(nn.Module):
-    """Listens to layers of two networks; its parameters are 1x1 convolutions where their channels differ.
+    """Records the outputs of layers of two networks; its parameters are 1x1 convolutions where their channels differ.
 
     Its value after both have seen the same batch is the mean over the pairs of the mean squared difference between
     teacher's and student's features, both divided by the standard deviation of the teacher's, so that no layer
@@ -54,14 +54,14 @@ class FeatureDistillation(nn.Module):
         Raises NetworkError for a name that does not exist or a module that does not give one [B,C,h,w] map.
         """
         super().__init__()
-        self._heard: dict[str, Tensor] = {}
+        self._recorded: dict[str, Tensor] = {}
         self._pairs = [(f"teacher {one}", f"student {other}") for one, other in pairs.items()]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         device = next(student.parameters()).device
         try:
             for network, role, paths in ((teacher, "teacher", pairs.keys()), (student, "student", pairs.values())):
                 for path in paths:
-                    self._handles.append(_listen(network, path, role, self._heard))
+                    self._handles.append(_record(network, path, role, self._recorded))
                 training = network.training
                 with torch.no_grad():
                     network.eval()(torch.zeros(1, 3, *input_hw, device=device))
@@ -71,7 +71,7 @@ class FeatureDistillation(nn.Module):
             raise
         self.adapters = nn.ModuleList(
             nn.Identity() if wanted == given else nn.Conv2d(given, wanted, 1)
-            for wanted, given in ((self._heard[t].shape[1], self._heard[p].shape[1]) for t, p in self._pairs)
+            for wanted, given in ((self._recorded[t].shape[1], self._recorded[p].shape[1]) for t, p in self._pairs)
         ).to(device)
 
     def forward(self) -> Tensor:
@@ -79,8 +79,8 @@ class FeatureDistillation(nn.Module):
         terms = []
         for adapter, (teacher, student) in zip(self.adapters, self._pairs, strict=True):
             wanted, given = (
-                self._heard[teacher].detach().float(),
-                adapter(self._heard[student].float()),
+                self._recorded[teacher].detach().float(),
+                adapter(self._recorded[student].float()),
             )  # bfloat16 or float16 under autocast
             if given.shape[2:] != wanted.shape[2:]:
                 given = F.interpolate(given, size=wanted.shape[2:], mode="bilinear", align_corners=False)
@@ -91,10 +91,10 @@ class FeatureDistillation(nn.Module):
         """Both networks are as they were."""
         for handle in self._handles:
             handle.remove()
-        self._heard.clear()
+        self._recorded.clear()
 
 
-def _listen(network: nn.Module, path: str, role: str, heard: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
+def _record(network: nn.Module, path: str, role: str, recorded: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
     try:
         module = network.get_submodule(path)
     except AttributeError:
@@ -113,6 +113,6 @@ def _listen(network: nn.Module, path: str, role: str, heard: dict[str, Tensor]) 
                 value=type(output).__name__,
                 remedy="name a layer inside it",
             )
-        heard[f"{role} {path}"] = output
+        recorded[f"{role} {path}"] = output
 
     return module.register_forward_hook(hook)

@@ -129,7 +129,7 @@ def estimate_poses(
     """The people of every picture, in order. The network is set to eval mode.
 
     flip_test: the mirrored inputs go through the network too. indices: of the pictures to look at; None: all. finite:
-    raises NetworkError for outputs that are not; a search goes on, with a candidate that finds nobody.
+    raises NetworkError for outputs that are not; a search goes on: such a candidate finds no people.
     """
     network.eval()
     device = next(network.parameters()).device

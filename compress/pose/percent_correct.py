@@ -30,7 +30,7 @@ class PercentCorrect:
     mean: over all scored joints of all persons, so a joint weighs by how often it is labelled. joints: by name, those
     too that the mean leaves out. curve: the mean at each of THRESHOLDS. area: mean of the curve, the area under it
     normalised to 1. standard_error: of the mean, its spread over bootstrap samples of the persons (Efron 1979, drawn
-    with a fixed seed); NaN if none were asked for. persons: how many were scored. left_out: how many were not, for
+    with a fixed seed); NaN without samples. persons: how many were scored. left_out: how many were not, for
     want of a reference length.
     """
 

@@ -64,7 +64,7 @@ class Score:
 
     @property
     def worthless(self) -> bool:
-        """Whether it is near that of a constant answer, or within two standard errors of nothing."""
+        """Whether it is near that of constant poses, or within two standard errors of nothing."""
         return (self.value or 0.0) <= max(WORTHLESS[self.metric], 2 * (self.standard_error or 0.0))
 
     @property
@@ -117,7 +117,7 @@ def score(
 
 
 def procedure(flip_test: bool) -> str:
-    """What scores and times shown together are both of: a picture alone, or its mirror image too."""
+    """How many passes a score and the time beside it are of: the picture alone, or its mirror image too."""
     return "two passes" if flip_test else "one pass"
 
 

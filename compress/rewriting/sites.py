@@ -28,6 +28,11 @@ def rule_named(name: str, place: str = "rule") -> Rule:
     return rule if rule.name == name else replace(rule, name=name)
 
 
+def rule_names() -> list[str]:
+    """All rules, those of installed packages last."""
+    return _RULES.names
+
+
 _RULES = Extensible(
     "rule",
     "compress.rules",

@@ -32,7 +32,7 @@ from compress.networks import Architecture
 from compress.progress import Progress
 from compress.recipe import RewriteRecipe
 from compress.rewriting.depth import at_depth, layers_of
-from compress.rewriting.rules import RULES
+from compress.rewriting.sites import rule_named, rule_names
 from compress.training.processes import launch
 
 PROVENANCE = "rewritten and fine-tuned"
@@ -141,5 +141,6 @@ def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
 
 
 def list_rules() -> list[RuleInfo]:
-    """Every rule."""
-    return [RuleInfo(rule.name, rule.does, rule.source, rule.exact) for rule in RULES.values()]
+    """Every rule, those that installed packages offer too."""
+    rules = [rule_named(name) for name in rule_names()]
+    return [RuleInfo(rule.name, rule.does, rule.source, rule.exact) for rule in rules]

@@ -140,8 +140,8 @@ class PartAffinityObjective:
         """As in the loss: the stages' sums over channels and cells, halved, per picture. Stages are counted from the
         last, which is decoded; those that the teacher has not follow its first."""
         per_picture = [self.training.loss.heatmap * output[0].numel() / 2 for output in student]
-        answers = [teacher[max(0, stage)] for stage in range(len(teacher) - len(student), len(teacher))]
-        return map_distillation(student, answers, per_picture)
+        followed = [teacher[max(0, stage)] for stage in range(len(teacher) - len(student), len(teacher))]
+        return map_distillation(student, followed, per_picture)
 
 
 def part_affinity_loss(outputs: Sequence[Tensor], batch: Targets, weight: float = 1.0) -> Tensor:
@@ -152,7 +152,7 @@ def part_affinity_loss(outputs: Sequence[Tensor], batch: Targets, weight: float 
     """
     if len(batch.maps) != 1 or any(output.shape != batch.maps[0].shape for output in outputs):
         raise DataError(
-            "every stage must answer the maps of the targets",
+            "every stage must give maps of the targets' shape",
             place="part_affinity_loss",
             value=([tuple(output.shape) for output in outputs], [tuple(target.shape) for target in batch.maps]),
             remedy="use a network with the part layout of the data's joints",

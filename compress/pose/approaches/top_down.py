@@ -103,11 +103,11 @@ class CutOutPersons:
             rng, joints_k3, box, self.pictures.keypoints, self.input_hw, self.augmentation, self.codec.crop
         )
         moved = moved_joints(joints_k3[None], matrix, self.input_hw, self.pictures)[0]
-        answers = [person_targets(moved, self.input_hw, stride, self.codec) for stride in self.strides]
+        targets = [person_targets(moved, self.input_hw, stride, self.codec) for stride in self.strides]
         return Sample(
             warp(self.pictures.image(picture), matrix, self.input_hw),
-            tuple(maps for maps, _ in answers),
-            tuple(weight[:, None, None] for _, weight in answers),
+            tuple(maps for maps, _ in targets),
+            tuple(weight[:, None, None] for _, weight in targets),
         )
 
 
@@ -161,7 +161,7 @@ def top_down_loss(outputs: Sequence[Tensor], batch: Targets, weights: PoseLoss, 
 
 @dataclass(frozen=True)
 class TopDownEstimator:
-    """See PoseEstimator. suppressed: how, if at all, poses that lie on one another are told apart."""
+    """See PoseEstimator. suppressed: how duplicates among the poses are suppressed; None: not at all."""
 
     keypoints: KeypointSet
     input_hw: tuple[int, int]

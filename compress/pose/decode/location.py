@@ -1,4 +1,4 @@
-"""Where in its cell a joint lies: what every decoder of heatmaps asks once it has found the cell."""
+"""Where in its cell a joint lies, for every decoder of heatmaps that has found the cell."""
 
 import cv2
 import numpy as np
