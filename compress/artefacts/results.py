@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from compress.artefacts.records import from_plain, to_plain
+from compress.artefacts.shown import Shown
 from compress.errors import RunError
 from compress.files import write_json
 from compress.measure.comparison import SpeedUp
@@ -30,7 +31,7 @@ Role = Literal["given", "pruned", "rewritten", "trained", "finalist", "baseline"
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Shown):
     """A network in an engine's format. files: beside the artefact, the one that the engine loads first.
 
     parity: largest relative error of its outputs against torch's.
@@ -43,7 +44,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """Score and time of one procedure: the picture alone, or its mirror image too.
 
     passes: of the network, 1 or 2. decoding: from maps to people. end_to_end: passes of the network, then decoding.
@@ -58,7 +59,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class NetworkResult:
+class NetworkResult(Shown):
     """One network of a job: what it is, costs, scores, and takes.
 
     folder: of its artefact and exports, inside the run folder. architecture: as plain data, see compress.networks.
@@ -91,9 +92,13 @@ class NetworkResult:
         """To that engine. Raises KeyError where there is none."""
         return {one.engine: one for one in self.exports}[engine]
 
+    def _columns(self) -> Mapping[str, Any]:
+        """Of a table of networks: what it costs, scores and takes."""
+        return {"name": self.name, "params": self.params, "macs": self.macs, "score": self.score, **self.latency}
+
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Shown):
     """What any number of a run depends on. recipe: resolved, as plain data. environment: machine and versions.
 
     engines: that times are of → version and device. seconds: phase → how long it took, where that was noted.
@@ -123,6 +128,12 @@ class Goal:
     reached: float
     uncertainty: float
     met: bool | None
+
+    def __str__(self) -> str:
+        """`0.588 of the multiply-adds, 0.6 requested: met`."""
+        met = {True: "met", False: "missed", None: "too unsteady to tell"}[self.met]
+        of = " ms" if self.of == "ms" else f" of the {self.of}"
+        return f"{self.reached:.3g}{of}, {self.requested:.3g} requested: {met}"
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,7 @@ class OtherPruner:
 
 
 @dataclass(frozen=True)
-class PruneResult:
+class PruneResult(Shown):
     """Of `compress prune`. speed_up: engine → the pruned network over the given one, of one interleaved run.
 
     torch_pruning: timed in the same run; None where no comparison was requested.
@@ -204,9 +215,20 @@ class PruneResult:
         """One line per engine that does not take the pruned network."""
         return [f"{engine}: {why}" for engine, why in self.pruned.refused.items()]
 
+    def _entries(self) -> Mapping[str, Any]:
+        """Both networks in one table."""
+        return {
+            "network": self.network,
+            "input_hw": self.input_hw,
+            "goal": self.goal,
+            "networks": (self.given, self.pruned),
+            "speed_up": self.speed_up,
+            "refused": self.pruned.refused,
+        }
+
 
 @dataclass(frozen=True)
-class SensitivityResult:
+class SensitivityResult(Shown):
     """Of `compress prune --analyse`. points: scored, the dense one too. blocks: functional blocks among their targets.
 
     channels: pruning group → how many it has. untouched: group → why it keeps all of them.
@@ -225,7 +247,7 @@ class SensitivityResult:
 
 
 @dataclass(frozen=True)
-class RewriteChoice:
+class RewriteChoice(Shown):
     """One replacement that was considered: a rule, and the modules that it would replace together.
 
     at: paths of the modules. places: at which they stand, for one module may be used at several. macs: what it adds.
@@ -247,6 +269,10 @@ class RewriteChoice:
     errors: Mapping[str, Fitted] = field(default_factory=dict)
     loss: float | None = None
     failure: str | None = None
+
+    def _columns(self) -> Mapping[str, Any]:
+        """Of a table of replacements."""
+        return {"rule": self.rule, "at": self.name, "saved_ms": self.saved_ms, "loss": self.loss}
 
 
 @dataclass(frozen=True)
@@ -274,7 +300,7 @@ class DepthChange:
 
 
 @dataclass(frozen=True)
-class RewriteResult:
+class RewriteResult(Shown):
     """Of `compress rewrite`. given, rewritten: None where no replacement pays, for then nothing is done.
 
     engine: that choices are priced on. rules: requested; none: all. unread: path → why functions called there are no
@@ -300,6 +326,19 @@ class RewriteResult:
         """One line per engine that does not take the rewritten network."""
         return [f"{engine}: {why}" for engine, why in self.rewritten.refused.items()] if self.rewritten else []
 
+    def _entries(self) -> Mapping[str, Any]:
+        """Both networks in one table, and the replacements that were made."""
+        taken = self.decision.taken if self.decision else ()
+        return {
+            "network": self.network,
+            "input_hw": self.input_hw,
+            "considered": len(self.choices),
+            "replaced": tuple(self.choices[number] for number in taken),
+            "networks": tuple(one for one in (self.given, self.rewritten) if one),
+            "speed_up": self.speed_up,
+            "refused": self.rewritten.refused if self.rewritten else {},
+        }
+
 
 @dataclass(frozen=True)
 class RuleInfo:
@@ -315,7 +354,7 @@ class RuleInfo:
 
 
 @dataclass(frozen=True)
-class TrainResult:
+class TrainResult(Shown):
     """`compress train`. artefact: its folder. procedure: what the score is of, see Evaluation.
 
     score: on the validation set. loss: the mean of every epoch. samples_per_s, data_share: of the last epoch, the
@@ -335,7 +374,7 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class EvaluateResult:
+class EvaluateResult(Shown):
     """`compress evaluate`. procedure: see Evaluation. notes: what is worth knowing of the data."""
 
     artefact: str
@@ -346,7 +385,7 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True)
-class ExportResult:
+class ExportResult(Shown):
     """`compress export`. folder: of the exports' files. refused: engine → why it has no export."""
 
     network: str
@@ -377,7 +416,7 @@ class Person:
 
 
 @dataclass(frozen=True)
-class DrawnPicture:
+class DrawnPicture(Shown):
     """file: the given picture. drawn: the name of the one with skeletons, in the result's folder."""
 
     file: str
@@ -386,7 +425,7 @@ class DrawnPicture:
 
 
 @dataclass(frozen=True)
-class PredictResult:
+class PredictResult(Shown):
     """`compress predict`. pictures, people: how many. drawn: the pictures with skeletons, none in the format `coco`.
 
     results: the name of the COCO results file in the folder; None in the format `drawn`. skipped: pictures that were
@@ -438,7 +477,7 @@ class NetworkRow:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Shown):
     """Layers of a network that belong together: a stage, or a resolution such as `1/4`.
 
     share: of the network's multiply-adds, 0..1. activation_bytes: of the layers' outputs, in float32.
@@ -489,7 +528,7 @@ class ConcernTime:
 
 
 @dataclass(frozen=True)
-class Concern:
+class Concern(Shown):
     """A kind of operator that mobile engines handle badly. layers: paths. share: see Part. time: with an engine."""
 
     operator: str
@@ -501,7 +540,7 @@ class Concern:
 
 
 @dataclass(frozen=True)
-class PassTime:
+class PassTime(Shown):
     """One pass of the network on an engine. unattributed: share of the time that is no layer's.
 
     rest: operator → its share of the time, of what is no layer's, the largest first.
@@ -514,7 +553,7 @@ class PassTime:
 
 
 @dataclass(frozen=True)
-class DecodingRow:
+class DecodingRow(Shown):
     """One way to decode a network's maps. passes: of the network, that it needs. people: found per picture, the mean.
 
     latency: per picture, from maps to people.
@@ -527,7 +566,7 @@ class DecodingRow:
 
 
 @dataclass(frozen=True)
-class DecodingTable:
+class DecodingTable(Shown):
     """maps: `the network's`, or `perfect`, those of training targets. joints: the set of keypoints."""
 
     maps: str
@@ -545,7 +584,7 @@ class Uncounted:
 
 
 @dataclass(frozen=True)
-class ProfileResult:
+class ProfileResult(Shown):
     """`compress profile`: one forward pass of one picture.
 
     balance: resolution → share of the multiply-adds of the stages' blocks (BHRNet paper, Table I). concerns: the
@@ -574,7 +613,7 @@ class ProfileResult:
 
 
 @dataclass(frozen=True)
-class BuiltTable:
+class BuiltTable(Shown):
     """`compress latency build`. kernels: in the table; measured, timed_again: by this build. uncertain: kernels that
     stayed so.
 
@@ -610,7 +649,7 @@ class KernelShare:
 
 
 @dataclass(frozen=True)
-class ShownNetwork:
+class ShownNetwork(Shown):
     """`compress latency show`. operators: name → share of the time. kernels: the costliest first."""
 
     network: str
@@ -665,7 +704,7 @@ class CheckedKernel:
 
 
 @dataclass(frozen=True)
-class CheckedTable:
+class CheckedTable(Shown):
     """`compress latency check`. foreign: how the table differs from what it is used for. worst_kernels: of the networks
     that are predicted worst, those whose times differ most."""
 
@@ -678,7 +717,7 @@ class CheckedTable:
 
 
 @dataclass(frozen=True)
-class MergedTable:
+class MergedTable(Shown):
     """`compress latency merge`. kernels: how many are in the new table."""
 
     identity: Identity
@@ -687,7 +726,7 @@ class MergedTable:
 
 
 @dataclass(frozen=True)
-class ComparedTables:
+class ComparedTables(Shown):
     """`compress latency diff`. identity: field → what it is in each table, where they differ.
 
     only_first, only_second: kernels of one table. common: kernels of both tables; median_change: of their times, None
@@ -703,7 +742,7 @@ class ComparedTables:
 
 
 @dataclass(frozen=True)
-class PackedFolder:
+class PackedFolder(Shown):
     """`compress latency pack`. run: the command to type in the folder on the device."""
 
     folder: str
@@ -715,7 +754,7 @@ class PackedFolder:
 
 
 @dataclass(frozen=True)
-class UnpackedTable:
+class UnpackedTable(Shown):
     """`compress latency unpack`. scale: None where the folder had too few networks for one."""
 
     identity: Identity
