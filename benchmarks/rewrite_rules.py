@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
-from compress.artefacts.network import Learning, Subject, read_subject
+from compress.artefacts.network import learning_of, open_network
 from compress.artefacts.run import cpu_name
 from compress.errors import CompressError, DataError, RecipeError, RunError
 from compress.files import write_json, write_text
@@ -54,12 +54,13 @@ class Bench:
 
     def __init__(self, name: str, recipe: RewriteRecipe, progress: Progress) -> None:
         """Raises a CompressError if the network or its data cannot be used."""
-        self.subject: Subject = read_subject(name, recipe, recipe.rewriting.pictures)
-        if self.subject.learning is None:
+        self.original = open_network(name, recipe.input_hw, seed=recipe.seed, codec=recipe.codec)
+        learning = learning_of(self.original, recipe, recipe.rewriting.pictures)
+        if learning is None:
             raise DataError("only a trained network has an accuracy to lose", place=name, remedy="give an artefact")
-        self.learning: Learning = self.subject.learning
+        self.learning = learning
         self.recipe, self.progress, self.fabric = recipe, progress, launch("auto")
-        self.subject.network.to(self.fabric.device)
+        self.original.module.to(self.fabric.device)
 
     def before(self) -> Row:
         """The given network's score, which the rules' rows are compared with."""
@@ -69,14 +70,14 @@ class Bench:
             "data": learning.data.kind,
             "pictures": len(learning.sets.val),
             "device": torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else cpu_name(),
-            "before": self.scored(copy.deepcopy(self.subject.network), "given"),
+            "before": self.scored(copy.deepcopy(self.original.module), "given"),
             "rules": {},
         }
 
     def measure(self, found: Sequence[Rewrite]) -> Row:
         """One rule's row. Replacements without weights have no carried and no reconstructed score."""
-        torch.manual_seed(self.subject.seed)
-        network = rewritten(self.subject.network, found, carry=False)
+        torch.manual_seed(self.original.seed)
+        network = rewritten(self.original.module, found, carry=False)
         learns = any(True for one in found for _ in network.get_submodule(one.at).parameters())
         scores = {"naive": self.scored(copy.deepcopy(network), "naive")}
         errors: dict[str, float] = {}
@@ -95,12 +96,12 @@ class Bench:
         pictures = list(first_inputs(learning.estimator, learning.sets.train, wanted, self.fabric.device))
         with self.progress.phase(f"fitting, {steps} steps", len(found)) as phase:
             network, errors = fit_sites(
-                self.subject.network,
+                self.original.module,
                 found,
                 pictures,
                 limit=wanted,
                 steps=steps,
-                seed=self.subject.seed,
+                seed=self.original.seed,
                 progress=lambda path: phase.advance(1, path),
             )
         return network, list(errors.values())
@@ -110,7 +111,7 @@ class Bench:
         learning = self.learning
         settings = self.recipe.training
         samples = learning.objective.samples(learning.sets.train)
-        step = distilled_step([network], self.subject.network, learning.objective, settings.distillation, self.fabric)
+        step = distilled_step([network], self.original.module, learning.objective, settings.distillation, self.fabric)
         with (
             tempfile.TemporaryDirectory() as folder,
             self.progress.phase("fine-tuning", batch_count(settings, samples)) as phase,
@@ -121,7 +122,7 @@ class Bench:
                 step,
                 samples=samples,
                 settings=settings,
-                seed=self.subject.seed,
+                seed=self.original.seed,
                 fabric=self.fabric,
                 workers=learning.data.workers,
                 checkpoint=Path(folder) / "tuned.pt",
@@ -237,7 +238,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     done = results[name]["rules"]
     for rule in rules:
-        found = sites(bench.subject.network, rule)
+        found = sites(bench.original.module, rule)
         if not found:
             print(f"{rule.name}: no sites", flush=True)
         if rule.name in done or not found:

@@ -92,6 +92,11 @@ class Network:
         return self.metadata.normalisation
 
     @property
+    def seed(self) -> int:
+        """Of the run that made it, or of its random weights."""
+        return self.metadata.seed
+
+    @property
     def trained(self) -> bool:
         """Whether its weights have learned something: on the metadata's data, or before an own network came here."""
         return self.metadata.data is not None or self.architecture.family in OWN_FAMILIES

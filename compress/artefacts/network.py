@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from compress.artefacts.artefact import Edit, Network, is_artefact, load_artefact, network_digest
+from compress.artefacts.artefact import Network, is_artefact, load_artefact, network_digest
 from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS, Metadata
 from compress.data.sets import Sets, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
@@ -33,7 +33,6 @@ __all__ = [
     "network_digest",
     "open_network",
     "read_architecture",
-    "read_subject",
     "trained_network",
 ]
 
@@ -49,42 +48,8 @@ class Learning:
     codec: Codec
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network and what it learned from; nothing here changes it. learning: None without trained weights."""
-
-    opened: Network
-    network: nn.Module
-    input_hw: tuple[int, int]
-    seed: int
-    edits: tuple[Edit, ...]
-    learning: Learning | None
-
-    @property
-    def name(self) -> str:
-        """The NETWORK that opened it."""
-        return self.opened.name
-
-    @property
-    def architecture(self) -> Architecture:
-        """That it was built from."""
-        return self.opened.architecture
-
-    @property
-    def digest(self) -> str:
-        """See Network."""
-        return replace(self.opened, module=self.network, edits=self.edits).digest
-
-
 Named = str | Path | nn.Module | Network | Architecture
 """What a user may name, or hand over, as a network; see open_network."""
-
-
-def read_subject(named: Named, recipe: ChangeRecipe, pictures: int, pictures_key: str = "data.disk.search") -> Subject:
-    """See open_network and learning_of."""
-    opened = open_network(named, seed=recipe.seed).overridden(input_hw=recipe.input_hw, codec=recipe.codec)
-    learning = learning_of(opened, recipe, pictures, pictures_key)
-    return Subject(opened, opened.module, opened.input_hw, opened.metadata.seed, opened.edits, learning)
 
 
 def open_network(
@@ -92,6 +57,7 @@ def open_network(
     input_hw: tuple[int, int] | None = None,
     *,
     seed: int | None = None,
+    codec: Codec | None = None,
     weights: bool = True,
 ) -> Network:
     """The network that a user names: what every command calls NETWORK, or an object.
@@ -103,22 +69,28 @@ def open_network(
     input_hw: None takes what the artefact, the ONNX file or the module's attribute `input_hw` says, else the first size
     that a known network's paper prints, else DEFAULT_HW.
     seed: of random weights; None takes the artefact's, or 1. It is torch's when this returns.
+    codec: None takes the artefact's, else `ours`.
     weights: False leaves random ones out, on the meta device: such a network can be counted alone.
 
     Raises ArtefactError or NetworkError.
     """
     if isinstance(named, Network):
-        known = named.metadata
-        torch.manual_seed(known.seed if seed is None else seed)
+        network, known = named, named.metadata
         if known.provenance == RANDOM_WEIGHTS and seed not in (None, known.seed):  # these are no longer the seed's
-            named = replace(named, metadata=replace(known, provenance=f"{RANDOM_WEIGHTS} of seed {known.seed}"))
-        return named.overridden(input_hw=input_hw, seed=seed)
-    if isinstance(named, str | Path) and is_artefact(Path(named)) and str(named) not in NETWORKS:
-        opened = load_artefact(Path(named)).overridden(input_hw=input_hw, seed=seed)
-        torch.manual_seed(opened.metadata.seed)
-        check_memory(opened.module, opened.name)
-        return opened
-    seed = 1 if seed is None else seed
+            network = replace(named, metadata=replace(known, provenance=f"{RANDOM_WEIGHTS} of seed {known.seed}"))
+    elif isinstance(named, str | Path) and str(named) not in NETWORKS and is_artefact(Path(named)):
+        network = load_artefact(Path(named))
+    else:
+        network = _built(named, 1 if seed is None else seed, weights)
+        return network.overridden(input_hw=input_hw or network.input_hw, codec=codec)
+    network = network.overridden(input_hw=input_hw, seed=seed, codec=codec)
+    torch.manual_seed(network.seed)
+    check_memory(network.module, network.name)
+    return network
+
+
+def _built(named: str | Path | nn.Module | Architecture, seed: int, weights: bool) -> Network:
+    """A network that no artefact keeps. Torch's random state is as building it left it."""
     if isinstance(named, nn.Module):
         name, architecture = type(named).__name__, cast(Architecture, given_module(named))
     elif isinstance(named, str | Path):
@@ -130,15 +102,14 @@ def open_network(
     with torch.device("meta") if not (weights or own) else nullcontext():
         module = architecture.build()
     check_memory(module, name)
-    size = input_hw or getattr(module, "input_hw", None) or published_hw(architecture) or DEFAULT_HW
+    size = getattr(module, "input_hw", None) or published_hw(architecture) or DEFAULT_HW
     provenance = OWN_WEIGHTS if own else RANDOM_WEIGHTS
-    metadata = Metadata(size, name, provenance=provenance, seed=seed)
-    return Network(name, architecture, module.eval(), metadata).overridden(input_hw=size)
+    return Network(name, architecture, module.eval(), Metadata(size, name, provenance=provenance, seed=seed))
 
 
 def trained_network(named: Named, *, input_hw: tuple[int, int] | None, codec: Codec | None) -> Network:
     """See open_network and Network.overridden. Raises DataError for random weights, which find nobody."""
-    opened = open_network(named, input_hw).overridden(codec=codec)
+    opened = open_network(named, input_hw, codec=codec)
     if opened.metadata.provenance == RANDOM_WEIGHTS:
         raise DataError(
             "a network with random weights finds nobody",

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from compress.artefacts.artefact import Edit
-from compress.artefacts.network import Subject
+from compress.artefacts.network import Learning, Network
 from compress.artefacts.results import NetworkResult, Role
 from compress.artefacts.run import Run
 from compress.engines.export import ForEngine, as_it_is
@@ -29,10 +29,14 @@ AnyRecipe = TypeVar("AnyRecipe", bound=ChangeRecipe)
 
 @dataclass(frozen=True)
 class Task(Generic[AnyRecipe]):
-    """What every step of one run needs to know."""
+    """What every step of one run needs to know.
+
+    original: the given network, which stays as it is. learning: what it learned from; None without trained weights.
+    """
 
     recipe: AnyRecipe
-    subject: Subject
+    original: Network
+    learning: Learning | None
     run: Run
     progress: Progress
     fabric: Fabric
@@ -40,14 +44,14 @@ class Task(Generic[AnyRecipe]):
     @property
     def tail(self) -> Tail:
         """How the job ends."""
-        recipe, subject = self.recipe, self.subject
+        recipe, original = self.recipe, self.original
         return Tail(
             run=self.run,
             progress=self.progress,
             fabric=self.fabric,
-            learning=subject.learning,
-            input_hw=subject.input_hw,
-            seed=subject.seed,
+            learning=self.learning,
+            input_hw=original.input_hw,
+            seed=original.seed,
             training=recipe.training,
             decoding=recipe.decoding,
             measuring=recipe,
@@ -72,13 +76,13 @@ def finish_given(task: Task[AnyRecipe], for_engine: ForEngine = as_it_is) -> Net
 
     Raises EngineError where an engine does not take it: then there is nothing to compare with.
     """
-    subject = task.subject
+    original = task.original
     given = Finalist(
         name="given",
         role="given",
-        network=subject.network,
-        architecture=subject.architecture,
-        edits=subject.edits,
+        network=original.module,
+        architecture=original.architecture,
+        edits=original.edits,
         folder="given",
         provenance="as given",
         for_engine=for_engine,
@@ -88,7 +92,7 @@ def finish_given(task: Task[AnyRecipe], for_engine: ForEngine = as_it_is) -> Net
         raise EngineError(
             "every engine of `exports` must take the given network: "
             + "; ".join(f"{name}: {why}" for name, why in result.refused.items()),
-            place=subject.name,
+            place=original.name,
             remedy="leave engines that do not out of `exports`",
         )
     return result
@@ -99,7 +103,7 @@ def tune_changed(
 ) -> None:
     """Fine-tunes with the given network as teacher and recalibrates; see `finalise.tune`. Changes the network."""
     networks = {"the tuned network": network}
-    tune(task.tail, networks, task.subject.network, title=title, checkpoint=checkpoint, sparsify=sparsify)
+    tune(task.tail, networks, task.original.module, title=title, checkpoint=checkpoint, sparsify=sparsify)
 
 
 def finish_changed(
@@ -122,8 +126,8 @@ def finish_changed(
         architecture=architecture,
         edits=edits,
         folder=".",
-        provenance=provenance if task.subject.learning else f"{role}, not tuned",
-        made_from=task.subject.name,
+        provenance=provenance if task.learning else f"{role}, not tuned",
+        made_from=task.original.name,
         for_engine=for_engine,
     )
     result = finish(task.tail, changed)

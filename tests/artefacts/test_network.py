@@ -10,7 +10,7 @@ from torch import nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
-from compress.artefacts.network import learning_of, network_digest, open_network, read_subject
+from compress.artefacts.network import learning_of, network_digest, open_network
 from compress.errors import ArtefactError, DataError, NetworkError
 from compress.networks import NETWORKS, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
@@ -86,9 +86,8 @@ def test_tensors_of_every_kind_count() -> None:
 
 
 def test_a_network_by_name_is_its_record() -> None:
-    recipe = PruneRecipe.model_validate({"input_hw": [128, 128]})
-    subject = read_subject("mobilenet_v2", recipe, 2)
-    assert subject.digest == network_digest(subject.architecture, nn.Identity(), trained=False)
+    opened = open_network("mobilenet_v2", (128, 128))
+    assert opened.digest == network_digest(opened.architecture, nn.Identity(), trained=False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
-from compress.artefacts.network import read_subject
+from compress.artefacts.network import learning_of, open_network
 from compress.artefacts.run import Run
 from compress.jobs import finalise
 from compress.jobs.change import Task
@@ -47,26 +47,27 @@ def task_in(folder: Path, start: str) -> Task[PruneRecipe]:
         }
     )
     (folder / "steps").mkdir(parents=True)
-    return Task(recipe, read_subject(start, recipe, 2), Run(folder), Silent(), launch("auto"))
+    network = open_network(start, recipe.input_hw, seed=recipe.seed, codec=recipe.codec)
+    return Task(recipe, network, learning_of(network, recipe, 2), Run(folder), Silent(), launch("auto"))
 
 
 def finalist(name: str, task: Task[PruneRecipe]) -> Finalist:
-    given = task.subject
+    given = task.original
     folder = f"finalists/{name}"
     return Finalist(
-        name, "finalist", copy.deepcopy(given.network), RECORD, (), folder, "short training", made_from=given.name
+        name, "finalist", copy.deepcopy(given.module), RECORD, (), folder, "short training", made_from=given.name
     )
 
 
 def test_networks_tuned_side_by_side_come_out_as_each_does_alone(start: str, tmp_path: Path) -> None:
     def tuned(folder: str, names: list[str]) -> dict[str, dict[str, Tensor]]:
         task = task_in(tmp_path / folder, start)
-        networks = {name: copy.deepcopy(task.subject.network) for name in names}
+        networks = {name: copy.deepcopy(task.original.module) for name in names}
         if "other" in networks:
             with torch.no_grad():
                 for parameter in networks["other"].parameters():
                     parameter *= 0.9
-        tune(task.tail, networks, task.subject.network, title="fine-tuning", checkpoint="tuned")
+        tune(task.tail, networks, task.original.module, title="fine-tuning", checkpoint="tuned")
         return {name: network.state_dict() for name, network in networks.items()}
 
     together = tuned("together", ["one", "other"])
@@ -80,7 +81,7 @@ def test_networks_tuned_side_by_side_come_out_as_each_does_alone(start: str, tmp
 def test_without_trained_weights_nothing_is_tuned_and_no_score_is_claimed(start: str, tmp_path: Path) -> None:
     task = task_in(tmp_path / "run", start)
     tail = replace(task.tail, learning=None)
-    network = copy.deepcopy(task.subject.network)
+    network = copy.deepcopy(task.original.module)
     tune(tail, {"one": network}, None, title="fine-tuning", checkpoint="tuned")
     result = finish(tail, replace(finalist("one", task), network=network))
     given = load_artefact(Path(start)).module.state_dict()
@@ -99,7 +100,7 @@ def test_what_is_finished_is_kept_and_says_how_it_came_about(
     saved = load_artefact(tmp_path / "run" / "finalists" / "one")
     assert saved.metadata.score == result.score == result.evaluations[0].score
     assert saved.metadata.origin == start
-    assert (saved.metadata.provenance, saved.metadata.data) == ("short training", task.subject.learning.data)
+    assert (saved.metadata.provenance, saved.metadata.data) == ("short training", task.learning.data)
     assert [evaluation.passes for evaluation in result.evaluations] == [1, 2]
     assert (tmp_path / "run" / "finalists" / "one" / result.export("onnxruntime").files[0]).is_file()
 

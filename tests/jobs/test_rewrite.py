@@ -195,13 +195,13 @@ def test_a_replacement_that_the_network_cannot_run_with_is_refused(name: str, tm
 def test_depth_keeps_the_multiply_adds_of_the_network_as_it_is_given() -> None:
     """Of one that was pruned: those of what is left."""
     whole, left = replace(NETWORK, width=64), replace(NETWORK, width=40).build()
-    subject: Any = SimpleNamespace(architecture=whole, network=left, edits=(CHANNELS_PRUNED,), input_hw=HW)
-    found = jobs_rewrite.at_other_depth(subject, 14)
+    original: Any = SimpleNamespace(architecture=whole, module=left, edits=(CHANNELS_PRUNED,), input_hw=HW)
+    found = jobs_rewrite.at_other_depth(original, 14)
     wanted = count(left, HW).macs
     assert layers_of(found) > layers_of(whole)
     assert count(found.build(), HW).macs == pytest.approx(wanted, rel=0.3)  # widths are whole numbers
     assert count(whole.build(), HW).macs > 2 * wanted
-    same: Any = SimpleNamespace(architecture=whole, network=left, edits=(), input_hw=HW)
+    same: Any = SimpleNamespace(architecture=whole, module=left, edits=(), input_hw=HW)
     with pytest.raises(RecipeError, match="has that many layers"):
         jobs_rewrite.at_other_depth(same, layers_of(whole))
 

@@ -116,7 +116,7 @@ def test_what_a_choice_displaced_comes_when_it_goes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(decision, "judged", lambda task, rules: 0.8 - lost[rules])
     task: Any = SimpleNamespace(
         recipe=SimpleNamespace(rewriting=SimpleNamespace(min_gain=0.01, max_loss=0.02)),
-        subject=SimpleNamespace(learning=SimpleNamespace(sets=SimpleNamespace(search=range(160)))),
+        learning=SimpleNamespace(sets=SimpleNamespace(search=range(160))),
         progress=SimpleNamespace(phase=lambda title, steps: Phase()),
     )
     found = decide(task, choices)
@@ -135,7 +135,7 @@ def test_reasons_that_hold_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     task: Any = SimpleNamespace(
         recipe=SimpleNamespace(rewriting=SimpleNamespace(min_gain=0.01, max_loss=0.02)),
-        subject=SimpleNamespace(learning=None),
+        learning=None,
     )
     found = decide(task, choices)
     assert (found.taken, found.joint_loss, found.score_error) == ((0, 2), None, None)
@@ -165,7 +165,7 @@ def test_a_fitted_network_with_tied_weights_is_kept(tmp_path: Path, monkeypatch:
     nn.init.constant_(wanted[0].weight, 0.5)
     monkeypatch.setattr("compress.jobs.rewrite.effect.fitted", lambda task, taken: (wanted, []))
     run = SimpleNamespace(path=lambda *parts: tmp_path.joinpath(parts[-1]))
-    task = SimpleNamespace(subject=SimpleNamespace(network=network, learning=object()), run=run)
+    task = SimpleNamespace(original=SimpleNamespace(module=network), learning=object(), run=run)
     for _ in range(2):  # written, and found
         kept = together(cast(Task, task), [])
         assert kept[0] is kept[2]

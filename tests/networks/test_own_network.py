@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from compress.artefacts.artefact import Artefact, load_artefact, save_artefact
-from compress.artefacts.network import artefact_or_network, read_subject
+from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.network import open_network, read_architecture
 from compress.engines.export import export_and_check
 from compress.errors import ArtefactError, NetworkError
 from compress.jobs.export import export
@@ -30,7 +30,7 @@ from compress.networks.architecture import check_input
 from compress.networks.own import OnnxNetwork, PythonNetwork
 from compress.networks.published import DEFAULT_HW
 from compress.progress import Silent
-from compress.recipe import ExportRecipe, LatencyRecipe, ProfileRecipe, PruneRecipe, RewriteRecipe, TrainRecipe
+from compress.recipe import ExportRecipe, LatencyRecipe, ProfileRecipe, TrainRecipe
 from compress.report.progress import Terminal
 
 K = 6
@@ -153,7 +153,7 @@ NAME = f"{__name__}:pose_resnet"
 
 
 def test_a_function_becomes_a_record() -> None:
-    record = artefact_or_network(NAME)
+    record = read_architecture(NAME)
     assert record == PythonNetwork(NAME, "top-down", K, 8, (2,))
     assert architecture_from_data(architecture_to_data(record), "test") == record
     network = record.build().eval()
@@ -164,10 +164,10 @@ def test_a_function_becomes_a_record() -> None:
 
 
 def test_how_people_are_found_is_inferred_or_said() -> None:
-    assert artefact_or_network(f"{__name__}:two_maps") == PythonNetwork(
+    assert read_architecture(f"{__name__}:two_maps") == PythonNetwork(
         f"{__name__}:two_maps", "bottom-up AE", K, 4, (4, 2)
     )
-    said = artefact_or_network(f"{__name__}:said_so")
+    said = read_architecture(f"{__name__}:said_so")
     assert isinstance(said, PythonNetwork)
     assert (said.approach, said.keypoints, said.output_strides) == ("bottom-up AE", K, (4,))
 
@@ -175,7 +175,7 @@ def test_how_people_are_found_is_inferred_or_said() -> None:
 @pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda e: e.__name__)
 def test_an_onnx_file_gives_what_onnxruntime_gives(exporter: Callable[..., Path], tmp_path: Path) -> None:
     path = exporter(pose_resnet(), tmp_path / "net.onnx")
-    record = artefact_or_network(str(path))
+    record = read_architecture(str(path))
     assert isinstance(record, OnnxNetwork)
     assert (record.approach, record.keypoints, record.output_strides) == ("top-down", K, (2,))
     assert architecture_from_data(architecture_to_data(record), "test") == record
@@ -204,8 +204,7 @@ def test_it_profiles_and_exports(form: str, tmp_path: Path) -> None:
     }
     assert result.ptflops.macs is not None
     assert result.ptflops.macs > result.macs
-    record = artefact_or_network(name)
-    assert not isinstance(record, Artefact)
+    record = read_architecture(name)
     image = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
     exports, refused = export_and_check(
         record.build().eval(), ["onnxruntime", "ncnn"], [image], (64, 64), tmp_path / "out"
@@ -217,8 +216,7 @@ def test_it_profiles_and_exports(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["function", "onnx"])
 def test_its_artefact_rebuilds(form: str, tmp_path: Path) -> None:
     name = NAME if form == "function" else str(legacy(pose_resnet(), tmp_path / "net.onnx"))
-    record = artefact_or_network(name)
-    assert not isinstance(record, Artefact)
+    record = read_architecture(name)
     network = record.build().eval()
     for parameter in network.parameters():
         parameter.data.mul_(1.5)
@@ -332,8 +330,7 @@ def test_what_is_wrong_with_a_file_is_said(name: str, tmp_path: Path) -> None:
 
 def test_a_file_of_four_pictures_is_read_for_any_number(tmp_path: Path) -> None:
     file = peculiar(tmp_path / "net.onnx", "", (4, 3, 64, 64))
-    record = artefact_or_network(file)
-    assert not isinstance(record, Artefact)
+    record = read_architecture(file)
     images = np.random.default_rng(0).standard_normal((4, 3, 64, 64), dtype=np.float32)
     (expected,) = onnxruntime.InferenceSession(file).run(None, {"image": images})
     for first in (1, 3, 4):
@@ -349,15 +346,14 @@ def test_initialisers_may_stand_first_among_the_inputs(tmp_path: Path) -> None:
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     onnx.save(model, tmp_path / "net.onnx")
-    assert artefact_or_network(str(tmp_path / "net.onnx")).input_hw == (64, 64)  # type: ignore[union-attr]
+    assert read_architecture(str(tmp_path / "net.onnx")).input_hw == (64, 64)  # type: ignore[union-attr]
 
 
 def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
     file = str(legacy(nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 17, 1)), tmp_path / "net.onnx"))
     data = {"synthetic": {"train": 2, "val": 2}}
     assert profile(file, ProfileRecipe(), Terminal(quiet=True)).input_hw == (64, 64)
-    assert read_subject(file, PruneRecipe(), 2).input_hw == (64, 64)
-    assert read_subject(file, RewriteRecipe(), 2).input_hw == (64, 64)
+    assert open_network(file).input_hw == (64, 64)
     trained = TrainRecipe.model_validate({"data": data, "training": {"epochs": 1, "batch_size": 2, "warmup_steps": 0}})
     train_network(file, trained, tmp_path / "trained", Silent())
     assert load_artefact(tmp_path / "trained").facts["input_hw"] == [64, 64]
@@ -367,7 +363,7 @@ def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
     assert export(file, recipe, tmp_path / "out", Silent()).input_hw == (64, 64)
     for refused in (
         lambda: profile(file, ProfileRecipe(input_hw=(128, 128)), Terminal(quiet=True)),
-        lambda: read_subject(file, PruneRecipe(input_hw=(128, 128)), 2),
+        lambda: open_network(file, (128, 128)),
         lambda: export(file, recipe.model_copy(update={"input_hw": (128, 128)}), tmp_path / "other", Silent()),
     ):
         with pytest.raises(NetworkError, match=r"one input size only.*128, 128.*use 64x64"):
@@ -387,8 +383,8 @@ def sized() -> nn.Module:
 
 def test_the_size_that_a_module_was_made_for_is_the_default(tmp_path: Path) -> None:
     name = f"{__name__}:sized"
-    assert read_subject(name, PruneRecipe(), 2).input_hw == (96, 64)
-    assert read_subject(name, PruneRecipe(input_hw=(64, 64)), 2).input_hw == (64, 64)
+    assert open_network(name).input_hw == (96, 64)
+    assert open_network(name, (64, 64)).input_hw == (64, 64)
 
 
 def test_a_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +394,7 @@ def test_a_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         assert "input_hw must be two positive integers" in fails(f"{__name__}:one_side")
     for good in ([96, 64], torch.Size((96, 64))):
         monkeypatch.setattr(f"{__name__}.one_side", lambda good=good: with_size(good))
-        assert read_subject(f"{__name__}:one_side", PruneRecipe(), 2).input_hw == (96, 64)
+        assert open_network(f"{__name__}:one_side").input_hw == (96, 64)
 
 
 class OpenBatch(nn.Module):
@@ -430,7 +426,7 @@ def test_an_open_batch_is_tried_with_several_pictures(name: str, tmp_path: Path)
         assert "open batch" in message
         assert said in message
     else:
-        assert isinstance(artefact_or_network(str(file)), OnnxNetwork)
+        assert isinstance(read_architecture(str(file)), OnnxNetwork)
 
 
 def test_a_file_of_one_size_says_so(tmp_path: Path) -> None:
@@ -443,7 +439,7 @@ def test_a_file_of_one_size_says_so(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x) + self.place
 
-    record = artefact_or_network(str(legacy(Fixed(), tmp_path / "net.onnx")))
+    record = read_architecture(str(legacy(Fixed(), tmp_path / "net.onnx")))
     assert isinstance(record, OnnxNetwork)
     assert record.input_hw == (64, 64)
     check_input(record, (64, 64), "test")
@@ -453,7 +449,7 @@ def test_a_file_of_one_size_says_so(tmp_path: Path) -> None:
 
 def fails(name: object) -> str:
     with pytest.raises((ArtefactError, NetworkError)) as caught:
-        artefact_or_network(str(name))
+        read_architecture(str(name))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -469,7 +465,7 @@ def test_mistakes_with_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Path("broken_module.py").write_text("import torch\n1 / 0\n")
     assert "cannot be imported: ZeroDivisionError" in fails("broken_module:build")
     Path("here_module.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 4, 1)\n")
-    assert artefact_or_network("here_module:build").keypoints == 4  # type: ignore[union-attr]
+    assert read_architecture("here_module:build").keypoints == 4  # type: ignore[union-attr]
 
 
 def test_mistakes_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,8 +481,7 @@ def test_mistakes_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "lacks an operator" in fails(tmp_path / "mish.onnx")
     assert "Mish" in fails(tmp_path / "mish.onnx")
     path = legacy(pose_resnet(), tmp_path / "net.onnx")
-    record = artefact_or_network(str(path))
-    assert not isinstance(record, Artefact)
+    record = read_architecture(str(path))
     legacy(TwoMaps().low, path)
     with pytest.raises(NetworkError, match="must be the one the architecture was made of"):
         record.build()

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compress.artefacts.network import Subject
+from compress.artefacts.network import Network
 from compress.artefacts.results import GroupShare, PruningChoice
 from compress.data.loader import Batch as LabelledBatch
 from compress.data.loader import batches
@@ -80,10 +80,10 @@ class Prunable:
         return without_channels(self.network, self.channels, removed)
 
 
-def check_network(subject: Subject, recipe: PruneRecipe) -> None:
+def check_network(original: Network, recipe: PruneRecipe) -> None:
     """Raises NetworkError for parametrized layers, RecipeError where modules are protected that the network lacks."""
-    check_unparametrized(subject.network, subject.name)
-    check_patterns(subject.network, recipe.pruning.protect, "a protected module", "pruning.protect")
+    check_unparametrized(original.module, original.name)
+    check_patterns(original.module, recipe.pruning.protect, "a protected module", "pruning.protect")
 
 
 def choose_channels(task: Task, network: nn.Module, number: int) -> Removal:
@@ -113,13 +113,13 @@ def choose_channels(task: Task, network: nn.Module, number: int) -> Removal:
 
 def prunable(task: Task, network: nn.Module) -> Prunable:
     """The network's channels, the groups they can be chosen in, and how much each matters."""
-    pruning, subject = task.recipe.pruning, task.subject
+    pruning, original = task.recipe.pruning, task.original
     with task.progress.phase("following channels", 2) as phase:
-        channels = prunable_channels(network, subject.input_hw)
+        channels = prunable_channels(network, original.input_hw)
         phase.advance(1)
         groups = pruning_groups(channels, multiple=multiple_of(task.recipe), protected=pruning.protect)
         data = list(judged_on(task))
-        found = importance(pruning.criterion, network, channels, groups, batches=data, seed=subject.seed)
+        found = importance(pruning.criterion, network, channels, groups, batches=data, seed=original.seed)
         phase.advance(1)
     for group, reason in found.substituted.items():
         task.progress.say(f"{group}: {reason}")
@@ -133,10 +133,10 @@ def multiple_of(recipe: PruneRecipe) -> int:
 
 def judged_on(task: Task) -> list[Batch]:
     """Batches with their loss on the labels, for criteria that go by data."""
-    learning = task.subject.learning
+    learning = task.learning
     if not criterion_named(task.recipe.pruning.criterion).needs_data or learning is None:
         return []
-    found = batches(learning.objective.samples(learning.sets.train), batch_size=8, epoch=0, seed=task.subject.seed)
+    found = batches(learning.objective.samples(learning.sets.train), batch_size=8, epoch=0, seed=task.original.seed)
     return [(batch.images, partial(_loss_on, learning.objective, batch)) for batch in islice(found, _DATA_BATCHES)]
 
 
@@ -162,19 +162,19 @@ def costs_of(task: Task, given: Prunable, number: int) -> tuple[LayerCosts, True
 
     Moves are priced in milliseconds where they are allocated by latency, whatever the goal is in.
     """
-    pruning, subject = task.recipe.pruning, task.subject
+    pruning, original = task.recipe.pruning, task.original
     in_time = pruning.latency is not None or pruning.latency_ms is not None
     by_time = pruning.allocate == "latency"
-    macs = count(subject.network, subject.input_hw).macs
+    macs = count(original.module, original.input_hw).macs
 
     def counted(removed: frozenset[int]) -> float:
-        return count(given.without(removed), subject.input_hw).macs / macs
+        return count(given.without(removed), original.input_hw).macs / macs
 
     def timed(removed: frozenset[int]) -> float:
         return time_share(task, given.without(removed))
 
     if not (in_time or by_time):
-        return mac_costs(given.network, given.channels, subject.input_hw), counted, "multiply-adds"
+        return mac_costs(given.network, given.channels, original.input_hw), counted, "multiply-adds"
     known = task.run.once(f"times_{number}", partial(time_layers, task, given), list[Known])
     costs = LayerCosts(given.channels, known)
     return (costs, counted, "multiply-adds") if pruning.macs is not None else (costs, timed, "time")
@@ -182,7 +182,7 @@ def costs_of(task: Task, given: Prunable, number: int) -> tuple[LayerCosts, True
 
 def time_layers(task: Task, given: Prunable) -> list[Known]:
     """Times every layer in the network and in uniformly pruned ones."""
-    recipe, subject = task.recipe, task.subject
+    recipe, original = task.recipe, task.original
     ratios = sorted(recipe.pruning.ratios)
     removals = [frozenset[int](), *(uniform(given.groups, given.scores, ratio) for ratio in ratios)]
     weighted = weighted_layers(given.channels)
@@ -197,7 +197,7 @@ def time_layers(task: Task, given: Prunable) -> list[Known]:
                 given.without(removed),
                 weighted,
                 removed,
-                subject.input_hw,
+                original.input_hw,
                 engine(recipe.engine),
                 Path(folder),
                 recipe.threads,
@@ -229,7 +229,7 @@ def allocator(task: Task, given: Prunable, costs: LayerCosts) -> Callable[[float
 
 def curves_of(task: Task, given: Prunable) -> dict[str, Curve] | None:
     """Sensitivity of every group, if the allocation goes by it and the network is trained."""
-    if task.recipe.pruning.allocate not in ("sensitivity", "latency") or task.subject.learning is None:
+    if task.recipe.pruning.allocate not in ("sensitivity", "latency") or task.learning is None:
         return None
     return curves(sensitivity_points(task, given, {group.name: [group] for group in given.open}))
 
@@ -240,7 +240,7 @@ def sensitivity_points(task: Task, given: Prunable, targets: Mapping[str, list[P
     Batch norms are recalibrated first, the dense network's alike: their old statistics would be blamed on the channels.
     On so many pictures that the dense network loses nothing by it; if none are enough, all keep the given statistics.
     """
-    learning, network = task.subject.learning, given.network
+    learning, network = task.learning, given.network
     assert learning is not None
     file = points_file(task, network)
     planned = plan(targets, given.scores, task.recipe.pruning.ratios)
@@ -284,13 +284,13 @@ def sensitivity_points(task: Task, given: Prunable, targets: Mapping[str, list[P
 
 def points_file(task: Task, network: nn.Module) -> Path:
     """Where the points of this network, data and choice of channels are kept, for other runs too."""
-    recipe, learning = task.recipe, task.subject.learning
+    recipe, learning = task.recipe, task.learning
     assert learning is not None
     pruning = recipe.pruning
     depends_on = [
         learning.data.model_dump(mode="json"),
-        list(task.subject.input_hw),
-        task.subject.seed,
+        list(task.original.input_hw),
+        task.original.seed,
         asdict(learning.codec),
         recipe.decoding.model_dump(mode="json"),
         pruning.criterion,

@@ -45,27 +45,27 @@ def prune_by_torch_pruning(task: Task) -> OtherPruner:
 
     Raises nothing that it or the network does: the job goes on without it.
     """
-    subject = task.subject
+    original = task.original
     pruner = f"torch-pruning {version('torch-pruning')}"
-    edits = subject.edits if CHANNELS_PRUNED in subject.edits else (*subject.edits, CHANNELS_PRUNED)
+    edits = original.edits if CHANNELS_PRUNED in original.edits else (*original.edits, CHANNELS_PRUNED)
     try:
-        network = subject.network
+        network = original.module
         for number in range(1, task.recipe.pruning.steps + 1):
             choose = partial(choose_removals, task, network, number)
             removals = task.run.once(f"torch_pruning_choice_{number}", choose, list[Removal])
-            network = checked(network, removals, subject.input_hw)
+            network = checked(network, removals, original.input_hw)
             title = f"fine-tuning torch-pruning's network, step {number}"
             tune_changed(task, network, f"torch_pruning_tuned_{number}", title)
-        check_rebuilt(network, subject.architecture.build(), edits, subject.input_hw)
+        check_rebuilt(network, original.architecture.build(), edits, original.input_hw)
         finalist = Finalist(
             name="torch_pruning",
             role="compared",
             network=network,
-            architecture=subject.architecture,
+            architecture=original.architecture,
             edits=edits,
             folder="torch_pruning",
-            provenance=f"pruned by {pruner} and fine-tuned" if subject.learning else f"pruned by {pruner}, not tuned",
-            made_from=subject.name,
+            provenance=f"pruned by {pruner} and fine-tuned" if task.learning else f"pruned by {pruner}, not tuned",
+            made_from=original.name,
         )
         return OtherPruner(pruner, finish(task.tail, finalist))
     except OSError:  # a full disk is ours too
@@ -77,14 +77,14 @@ def prune_by_torch_pruning(task: Task) -> OtherPruner:
 
 def choose_removals(task: Task, network: nn.Module, number: int) -> list[Removal]:
     """What torch-pruning takes from the network in this step to come to the goal."""
-    requested, input_hw = task.recipe.pruning, task.subject.input_hw
+    requested, input_hw = task.recipe.pruning, task.original.input_hw
 
     def remove(ratio: float) -> list[Removal]:
         return removals_of(network, ratio, input_hw, requested.protect)
 
     if requested.ratio is not None:
         return remove(1 - (1 - requested.ratio) ** (1 / requested.steps))
-    given = count(task.subject.network, input_hw).macs
+    given = count(task.original.module, input_hw).macs
 
     def true_share(removals: list[Removal]) -> float:
         smaller = replayed(network, removals, input_hw)

@@ -64,24 +64,24 @@ def requested_share(task: Task) -> float:
 
 def time_given(task: Task) -> float:
     """Milliseconds of the given network on the recipe's engine, on the clock of the reference that ran beside it."""
-    recipe, subject = task.recipe, task.subject
+    recipe, original = task.recipe, task.original
     runtime = engine(recipe.engine)
     with tempfile.TemporaryDirectory() as folder:
-        file = runtime.export(subject.network, subject.input_hw, Path(folder), "given")[0]
+        file = runtime.export(original.module, original.input_hw, Path(folder), "given")[0]
         runners = {"given": runtime.load(file, recipe.threads)}
-        return time_runners(runners, subject.input_hw, recipe)["given"].normalised_ms
+        return time_runners(runners, original.input_hw, recipe)["given"].normalised_ms
 
 
 def time_share(task: Task, network: nn.Module) -> float:
     """The network's measured time over the given network's, both in one interleaved run."""
-    recipe, subject = task.recipe, task.subject
+    recipe, original = task.recipe, task.original
     runtime = engine(recipe.engine)
     with tempfile.TemporaryDirectory() as folder:
         runners = {
-            name: runtime.load(runtime.export(one, subject.input_hw, Path(folder), name)[0], recipe.threads)
-            for name, one in (("given", subject.network), ("pruned", for_engine(network, recipe.engine, recipe)))
+            name: runtime.load(runtime.export(one, original.input_hw, Path(folder), name)[0], recipe.threads)
+            for name, one in (("given", original.module), ("pruned", for_engine(network, recipe.engine, recipe)))
         }
-        timings = time_runners(runners, subject.input_hw, recipe)
+        timings = time_runners(runners, original.input_hw, recipe)
     return timings["pruned"].ratio / timings["given"].ratio
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, Edit
-from compress.artefacts.network import Named, read_subject
+from compress.artefacts.network import Named, learning_of, open_network
 from compress.artefacts.results import OtherPruner, PruneResult, SensitivityResult, SparsityChoice, write_results
 from compress.artefacts.run import open_run
 from compress.errors import BudgetError, DataError
@@ -45,20 +45,21 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
     that pruning does not reach, and where nothing can be removed.
     """
     check_names(recipe)
-    subject = read_subject(named, recipe, recipe.pruning.pictures, "pruning.pictures")
+    original = open_network(named, recipe.input_hw, seed=recipe.seed, codec=recipe.codec)
+    learning = learning_of(original, recipe, recipe.pruning.pictures, "pruning.pictures")
     check_goal(recipe)
-    check_network(subject, recipe)
-    with open_run(folder, recipe, subject=subject.name, digest=subject.digest) as run:
-        task = Task(recipe, subject, run, progress, launch("auto"))
-        if not subject.learning:
+    check_network(original, recipe)
+    with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
+        task = Task(recipe, original, learning, run, progress, launch("auto"))
+        if not learning:
             progress.say(
-                f"{subject.name} has no trained weights, or no data: it is pruned and measured, not tuned, not scored"
+                f"{original.name} has no trained weights, or no data: it is pruned and measured, not tuned, not scored"
             )
         if recipe.pruning.latency_ms is not None:
             requested_share(task)  # a goal that is met already is refused before any other work
         as_run = partial(for_engine, recipe=recipe)
         given = finish_given(task, as_run)
-        network = subject.network
+        network = original.module
         chosen: list[Chosen] = []
         for number in range(1, recipe.pruning.steps + 1):
             one = choose(task, network, number)
@@ -68,7 +69,7 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
                 tune_pruned(task, network, one, number)
         check_removed(chosen)
         pruned = finish_changed(
-            task, "pruned", network, subject.architecture, edits_of(task), PROVENANCE, for_engine=as_run
+            task, "pruned", network, original.architecture, edits_of(task), PROVENANCE, for_engine=as_run
         )
         other = run.once("compared", partial(compared, task), OtherPruner) if recipe.pruning.compare else None
         theirs = [other.network] if other and other.network else []
@@ -77,8 +78,8 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
             other = replace(other, network=theirs[0], speed_up=speed_ups(given, theirs[0]))
         speed_up = speed_ups(given, pruned)
         result = PruneResult(
-            network=subject.name,
-            input_hw=subject.input_hw,
+            network=original.name,
+            input_hw=original.input_hw,
             given=given,
             pruned=pruned,
             speed_up=speed_up,
@@ -98,23 +99,24 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
     for a network without trained weights, and as check_network.
     """
     check_names(recipe)
-    subject = read_subject(named, recipe, recipe.pruning.pictures, "pruning.pictures")
-    if subject.learning is None:
+    original = open_network(named, recipe.input_hw, seed=recipe.seed, codec=recipe.codec)
+    learning = learning_of(original, recipe, recipe.pruning.pictures, "pruning.pictures")
+    if learning is None:
         raise DataError(
             "only a trained network has an accuracy to lose",
-            place=subject.name,
+            place=original.name,
             remedy="give an artefact, or your own network with --data",
         )
-    check_network(subject, recipe)
-    with open_run(folder, recipe, subject=subject.name, digest=subject.digest) as run:
-        task = Task(recipe, subject, run, progress, launch("auto"))
-        given = prunable(task, subject.network)
+    check_network(original, recipe)
+    with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
+        task = Task(recipe, original, learning, run, progress, launch("auto"))
+        given = prunable(task, original.module)
         alone: dict[str, list[PruningGroup]] = {group.name: [group] for group in given.open}
         blocks = {block: list(members) for block, members in functional_blocks(given.groups).items()}
         points = sensitivity_points(task, given, {**blocks, **alone})
         result = SensitivityResult(
-            network=subject.name,
-            metric=main_figure(subject.learning.data.kind),
+            network=original.name,
+            metric=main_figure(learning.data.kind),
             points=tuple(points),
             blocks=tuple(sorted(blocks)),
             channels={group.name: group.channels for group in given.groups},
@@ -144,9 +146,9 @@ def removes_nothing(chosen: Chosen) -> bool:
 def apply(task: Task, network: nn.Module, chosen: Chosen) -> nn.Module:
     """A new network without what was chosen. Raises NetworkError unless it does what the masked one does."""
     if isinstance(chosen, Removal):
-        channels = prunable_channels(network, task.subject.input_hw)
-        return checked(network, channels, chosen.channels, task.subject.input_hw)
-    if task.subject.learning is not None:  # the tuning sets the weights to zero
+        channels = prunable_channels(network, task.original.input_hw)
+        return checked(network, channels, chosen.channels, task.original.input_hw)
+    if task.learning is not None:  # the tuning sets the weights to zero
         return copy.deepcopy(network)
     return with_sparsity(network, scheme_of(task), chosen.ratios)
 
@@ -191,5 +193,5 @@ def check_removed(chosen: Sequence[Chosen]) -> None:
 
 def edits_of(task: Task) -> tuple[Edit, ...]:
     """What was done to the architecture, this pruning last."""
-    given = task.subject.edits
+    given = task.original.edits
     return given if task.recipe.pruning.scheme != "channel" or CHANNELS_PRUNED in given else (*given, CHANNELS_PRUNED)

@@ -82,7 +82,7 @@ def time_sparsity(task: Task, network: nn.Module, names: list[str]) -> list[Laye
                 smaller,
                 weighted,
                 frozenset(),
-                task.subject.input_hw,
+                task.original.input_hw,
                 engine(recipe.engine),
                 Path(folder),
                 recipe.threads,
@@ -126,7 +126,7 @@ def scheme_of(task: Task) -> sparsity.Scheme:
         case "block":
             return sparsity.Block()
         case "pattern":
-            return sparsity.common_patterns(task.subject.network)
+            return sparsity.common_patterns(task.original.module)
         case "nm":
             return sparsity.NOfM(4)
         case _:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compress.artefacts.artefact import FUNCTIONS_AS_MODULES, edited, give_weights
-from compress.artefacts.network import Subject
+from compress.artefacts.network import Network
 from compress.artefacts.results import RewriteChoice
 from compress.engines import ENGINES, engine
 from compress.errors import RecipeError
@@ -28,7 +28,7 @@ SAME = 1e-4
 Task = change.Task[RewriteRecipe]
 
 
-def check_request(subject: Subject, recipe: RewriteRecipe) -> None:
+def check_request(original: Network, recipe: RewriteRecipe) -> None:
     """Raises RecipeError for an unknown rule, a pattern that no module has, and an engine that prices nothing."""
     if not engine(recipe.engine).has_kernels and recipe.rewriting.depth is None:
         raise RecipeError(
@@ -39,7 +39,7 @@ def check_request(subject: Subject, recipe: RewriteRecipe) -> None:
         )
     for name in recipe.rewriting.rules:
         rule_named(name)
-    change.check_patterns(subject.network, recipe.rewriting.sites, "a pattern of sites", "rewriting.sites")
+    change.check_patterns(original.module, recipe.rewriting.sites, "a pattern of sites", "rewriting.sites")
 
 
 def choices_of(network: nn.Module, recipe: RewriteRecipe) -> list[RewriteChoice]:
@@ -100,36 +100,36 @@ def grouped(paths: Sequence[str], at_most: int) -> dict[str, list[str]]:
 # --- An own network's functions ---------------------------------------------------------------------------------------
 
 
-def functions_as_modules(subject: Subject, recipe: RewriteRecipe) -> tuple[Subject, dict[str, str]]:
+def functions_as_modules(original: Network, recipe: RewriteRecipe) -> tuple[Network, dict[str, str]]:
     """An own network in Python with functions as modules, if the requested rules then have more sites; else as it is.
 
     Also path → why functions called there were not looked at, or stay as they are.
     """
-    if subject.architecture.family != "python":
-        return subject, {}
-    changed, unread = as_modules(subject.network)
-    edits = (FUNCTIONS_AS_MODULES, *subject.edits)
-    if FUNCTIONS_AS_MODULES in subject.edits or _site_count(changed, recipe) <= _site_count(subject.network, recipe):
-        return subject, unread
-    network = edited(subject.architecture.build(), edits).eval()  # as the result will be loaded
-    give_weights(network, edits, subject.network.state_dict())
-    failure = _failure_of(network, subject)
-    return (subject, {**unread, "": failure}) if failure else (replace(subject, network=network, edits=edits), unread)
+    if original.architecture.family != "python":
+        return original, {}
+    changed, unread = as_modules(original.module)
+    edits = (FUNCTIONS_AS_MODULES, *original.edits)
+    if FUNCTIONS_AS_MODULES in original.edits or _site_count(changed, recipe) <= _site_count(original.module, recipe):
+        return original, unread
+    network = edited(original.architecture.build(), edits).eval()  # as the result will be loaded
+    give_weights(network, edits, original.module.state_dict())
+    failure = _failure_of(network, original)
+    return (original, {**unread, "": failure}) if failure else (replace(original, module=network, edits=edits), unread)
 
 
-def _failure_of(network: nn.Module, subject: Subject) -> str | None:
-    """Why the network does not do what the subject's does, on one picture of noise; None if it does."""
+def _failure_of(network: nn.Module, original: Network) -> str | None:
+    """Why the network does not do what the original does, on one picture of noise; None if it does."""
     try:
-        error = changed_by(subject, network)
+        error = changed_by(original, network)
     except Exception as raised:  # a forward that was traced wrongly may raise anything
         return f"as modules they would fail, {type(raised).__name__}: {raised}"
     return None if error < SAME else f"as modules they would change the outputs by {error:.2g}"
 
 
-def changed_by(subject: Subject, network: nn.Module) -> float:
-    """How far its outputs are from the subject's, relative, on one picture of noise. Raises what a forward raises."""
-    image = torch.randn(1, 3, *subject.input_hw, generator=torch.Generator().manual_seed(0))
-    return difference(subject.network, network, image)
+def changed_by(original: Network, network: nn.Module) -> float:
+    """How far its outputs are from the original's, relative, on one picture of noise. Raises what a forward raises."""
+    image = torch.randn(1, 3, *original.input_hw, generator=torch.Generator().manual_seed(0))
+    return difference(original.module, network, image)
 
 
 def _site_count(network: nn.Module, recipe: RewriteRecipe) -> int:

@@ -17,7 +17,7 @@ def decide(task: Task, choices: Sequence[RewriteChoice]) -> Decision:
     Where they lose more together than max_loss, the one of most loss per time saved is left out, and choices that it
     excluded come into question again, until they do not.
     """
-    settings, learning = task.recipe.rewriting, task.subject.learning
+    settings, learning = task.recipe.rewriting, task.learning
     refused = refusals(choices, settings.min_gain, settings.max_loss)
     candidates = sorted(set(range(len(choices))) - set(refused))
     taken = select(choices, candidates, settings.max_loss)

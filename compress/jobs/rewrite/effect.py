@@ -42,8 +42,8 @@ _LOADED_AT_ONCE = 16  # networks that are timed beside one another
 
 def price(task: Task, choices: Sequence[RewriteChoice]) -> list[RewriteChoice]:
     """With macs, predicted_saved_ms, and what `measured` adds where that is worth a measurement; or failure."""
-    recipe, subject = task.recipe, task.subject
-    given, macs = subject.network, count(subject.network, subject.input_hw).macs
+    recipe, original = task.recipe, task.original
+    given, macs = original.module, count(original.module, original.input_hw).macs
     priced = list(choices)
     table = table_for(task, choices)
     with task.progress.phase("pricing replacements", len(choices)) as phase:
@@ -53,7 +53,7 @@ def price(task: Task, choices: Sequence[RewriteChoice]) -> list[RewriteChoice]:
                 network = tried(task, choice)
                 priced[number] = replace(
                     choice,
-                    macs=count(network, subject.input_hw).macs - macs,
+                    macs=count(network, original.input_hw).macs - macs,
                     predicted_saved_ms=before - predicted_ms(task, table, network),
                 )
             except (EngineError, NetworkError) as error:
@@ -74,9 +74,9 @@ def price(task: Task, choices: Sequence[RewriteChoice]) -> list[RewriteChoice]:
 def tried(task: Task, choice: RewriteChoice) -> nn.Module:
     """The network with this choice, which has answered once. Raises NetworkError if it does not, or not as it must."""
     rule = rule_named(choice.rule)
-    network = rewritten(task.subject.network, rewrites_of([choice]), carry=rule.exact)
+    network = rewritten(task.original.module, rewrites_of([choice]), carry=rule.exact)
     try:
-        error = changed_by(task.subject, network)
+        error = changed_by(task.original, network)
     except Exception as raised:  # forwards of the user's may expect anything of the modules they call
         raise NetworkError(
             "the network must run with the replacement",
@@ -101,19 +101,19 @@ def measured(
 
     Or with failure. given_ms: predicted for the given network. reference_ms: of the latency table's clock.
     """
-    recipe, subject = task.recipe, task.subject
+    recipe, original = task.recipe, task.original
     runtime = engine(recipe.engine)
     found: dict[int, RewriteChoice] = {}
     with tempfile.TemporaryDirectory() as folder:
-        runners = {"given": runtime.load(exported(task, subject.network, Path(folder), "netgiven"), recipe.threads)}
+        runners = {"given": runtime.load(exported(task, original.module, Path(folder), "netgiven"), recipe.threads)}
         for number, choice in choices.items():
             try:
-                network = rewritten(subject.network, rewrites_of([choice]))
+                network = rewritten(original.module, rewrites_of([choice]))
                 file = exported(task, network, Path(folder), f"net{number}")
                 runners[str(number)] = runtime.load(file, recipe.threads)
             except (EngineError, NetworkError) as error:
                 found[number] = replace(choice, failure=str(error))
-        timings = time_runners(runners, subject.input_hw, recipe) if len(runners) > 1 else {}
+        timings = time_runners(runners, original.input_hw, recipe) if len(runners) > 1 else {}
     for number, choice in choices.items():
         if number in found:
             continue
@@ -128,7 +128,7 @@ def measured(
 
 def table_for(task: Task, choices: Sequence[RewriteChoice]) -> LatencyTable:
     """This machine's table of the engine, with the kernels of the given network and of it with each rule everywhere."""
-    recipe, subject = task.recipe, task.subject
+    recipe, original = task.recipe, task.original
     runtime = engine(recipe.engine)
     identity = Identity.of(runtime.describe(), recipe.threads)
     table = open_table(table_path(identity), identity)
@@ -137,7 +137,7 @@ def table_for(task: Task, choices: Sequence[RewriteChoice]) -> LatencyTable:
         everywhere.setdefault(choice.rule, []).extend(rewrites_of([choice]))
 
     def export(rule: str) -> Path:
-        return exported(task, rewritten(subject.network, everywhere[rule], carry=False), Path(folder), f"all_{rule}")
+        return exported(task, rewritten(original.module, everywhere[rule], carry=False), Path(folder), f"all_{rule}")
 
     with (
         task.progress.phase("latency table", len(everywhere)) as phase,
@@ -158,12 +158,12 @@ def table_for(task: Task, choices: Sequence[RewriteChoice]) -> LatencyTable:
 
 def exported(task: Task, network: nn.Module, folder: Path, name: str) -> Path:
     """The engine's file of the network."""
-    return engine(task.recipe.engine).export(network, task.subject.input_hw, folder, name)[0]
+    return engine(task.recipe.engine).export(network, task.original.input_hw, folder, name)[0]
 
 
 def predicted_ms(task: Task, table: LatencyTable, network: nn.Module) -> float:
     """From the table; what it lacks is measured first. Raises EngineError if the engine cannot run the network."""
-    kernels = detect_kernels(network, task.subject.input_hw, engine(task.recipe.engine))
+    kernels = detect_kernels(network, task.original.input_hw, engine(task.recipe.engine))
     complete_table(table, kernels)
     return predict(table, kernels).ms
 
@@ -201,12 +201,12 @@ def fitted(task: Task, choices: Sequence[RewriteChoice]) -> tuple[nn.Module, dic
     settings = task.recipe.rewriting
     pictures = list(calibration(task))
     network, errors = fit_sites(
-        task.subject.network,
+        task.original.module,
         rewrites_of(choices),
         pictures,
         limit=settings.calibration,
         steps=settings.steps,
-        seed=task.subject.seed,
+        seed=task.original.seed,
     )
     recalibrate(network, norm_pictures(task))
     return network, dict(errors)
@@ -214,7 +214,7 @@ def fitted(task: Task, choices: Sequence[RewriteChoice]) -> tuple[nn.Module, dic
 
 def calibration(task: Task) -> Iterable[torch.Tensor]:
     """Training pictures as evaluation sees them."""
-    learning = task.subject.learning
+    learning = task.learning
     assert learning is not None
     return first_inputs(learning.estimator, learning.sets.train, task.recipe.rewriting.calibration, torch.device("cpu"))
 
@@ -224,8 +224,8 @@ def together(task: Task, taken: Sequence[RewriteChoice]) -> nn.Module:
 
     Without trained weights their weights are only carried over.
     """
-    untrained = task.subject.learning is None
-    network = rewritten(task.subject.network, rewrites_of(taken), carry=untrained)
+    untrained = task.learning is None
+    network = rewritten(task.original.module, rewrites_of(taken), carry=untrained)
     if untrained:
         return network
     names = repr([(choice.rule, choice.at) for choice in taken])
@@ -241,7 +241,7 @@ def score_given(task: Task) -> Score:
     """The given network's on the search pictures, found out once; recalibrated as every candidate is."""
 
     def work() -> Score:
-        network = copy.deepcopy(task.subject.network)
+        network = copy.deepcopy(task.original.module)
         recalibrate(network, norm_pictures(task))
         return _scored(task, network, RESAMPLES)
 
@@ -253,12 +253,12 @@ def norm_pictures(task: Task) -> Iterable[torch.Tensor]:
 
     Where none are enough, a message says so, and replacements are judged on all: their new norms need statistics.
     """
-    learning, settings = task.subject.learning, task.recipe.rewriting
+    learning, settings = task.learning, task.recipe.rewriting
     assert learning is not None
 
     def needed() -> int:
         inputs = first_inputs(learning.estimator, learning.sets.train, PICTURES, torch.device("cpu"))
-        found = enough_pictures(task.subject.network, inputs, settings.calibration, partial(judged, task))
+        found = enough_pictures(task.original.module, inputs, settings.calibration, partial(judged, task))
         if not found:
             task.progress.say(f"recalibrating batch norms on {PICTURES} training pictures costs more than a point")
         return sum(len(batch) for batch in found) or PICTURES
@@ -273,7 +273,7 @@ def judged(task: Task, network: nn.Module) -> float:
 
 
 def _scored(task: Task, network: nn.Module, resamples: int) -> Score:
-    learning = task.subject.learning
+    learning = task.learning
     assert learning is not None
     network.to(task.fabric.device)
     found = score(

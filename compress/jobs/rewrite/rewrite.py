@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from compress.artefacts.network import Named, Subject, read_subject
+from compress.artefacts.network import Named, Network, learning_of, open_network
 from compress.artefacts.results import Decision, DepthChange, RewriteChoice, RewriteResult, RuleInfo, write_results
 from compress.artefacts.run import open_run
 from compress.errors import RecipeError
@@ -46,21 +46,21 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
     where no replacement pays, the result says so and there is nothing to export: `rewritten` is None.
     """
     check_names(recipe)
-    subject, unread = functions_as_modules(
-        read_subject(named, recipe, recipe.rewriting.pictures, "rewriting.pictures"), recipe
-    )
-    check_request(subject, recipe)
-    other_depth = None if recipe.rewriting.depth is None else at_other_depth(subject, recipe.rewriting.depth)
-    with open_run(folder, recipe, subject=subject.name, digest=subject.digest) as run:
-        task: Task = Task(recipe, subject, run, progress, launch("auto"))
-        if not subject.learning:
-            progress.say(f"{subject.name} has no trained weights, or no data: replacements are judged by time alone")
+    original = open_network(named, recipe.input_hw, seed=recipe.seed, codec=recipe.codec)
+    learning = learning_of(original, recipe, recipe.rewriting.pictures, "rewriting.pictures")
+    original, unread = functions_as_modules(original, recipe)
+    check_request(original, recipe)
+    other_depth = None if recipe.rewriting.depth is None else at_other_depth(original, recipe.rewriting.depth)
+    with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
+        task: Task = Task(recipe, original, learning, run, progress, launch("auto"))
+        if not learning:
+            progress.say(f"{original.name} has no trained weights, or no data: replacements are judged by time alone")
         if other_depth:
             return change_depth(task, other_depth)
-        choices = choices_of(subject.network, recipe)
+        choices = choices_of(original.module, recipe)
         if choices:
             choices = run.once("prices", partial(price, task, choices), list[RewriteChoice])
-        if subject.learning:
+        if learning:
             choices = weigh(task, choices)
         decision = run.once("decision", partial(decide, task, choices), Decision)
         taken = [choices[number] for number in decision.taken]
@@ -70,12 +70,12 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
             given = finish_given(task)
             network = together(task, taken)
             tune_changed(task, network, "tuned", "fine-tuning")
-            edits = (*subject.edits, *rewrites_of(taken))
-            rewritten = finish_changed(task, "rewritten", network, subject.architecture, edits, PROVENANCE)
+            edits = (*original.edits, *rewrites_of(taken))
+            rewritten = finish_changed(task, "rewritten", network, original.architecture, edits, PROVENANCE)
             given, rewritten, speed_up = measure_both(task, given, rewritten)
         result = RewriteResult(
-            network=subject.name,
-            input_hw=subject.input_hw,
+            network=original.name,
+            input_hw=original.input_hw,
             engine=recipe.engine,
             rules=recipe.rewriting.rules,
             given=given,
@@ -84,7 +84,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
             choices=tuple(choices),
             decision=decision,
             unread=unread,
-            tied=tied_sites(subject.network, recipe),
+            tied=tied_sites(original.module, recipe),
             depth=None,
             run=run_record(run, recipe, recipe.exports),
         )
@@ -92,12 +92,12 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
     return result
 
 
-def at_other_depth(subject: Subject, layers: int) -> Architecture:
+def at_other_depth(original: Network, layers: int) -> Architecture:
     """The architecture of so many layers, and of the width that keeps the multiply-adds of the network as it is given.
 
     Raises NetworkError for a family that has no depth to change, RecipeError where there is nothing to do.
     """
-    if not subject.edits and layers == layers_of(subject.architecture):
+    if not original.edits and layers == layers_of(original.architecture):
         raise RecipeError(
             "the network has that many layers", place="--depth", value=layers, remedy="give another number"
         )
@@ -105,25 +105,25 @@ def at_other_depth(subject: Subject, layers: int) -> Architecture:
     def macs_of(architecture: Architecture) -> int:
         with torch.device("meta"):
             network = architecture.build()
-        return count(network, subject.input_hw).macs
+        return count(network, original.input_hw).macs
 
-    kept = count(subject.network, subject.input_hw).macs if subject.edits else None
-    return at_depth(subject.architecture, layers, macs_of, kept)
+    kept = count(original.module, original.input_hw).macs if original.edits else None
+    return at_depth(original.architecture, layers, macs_of, kept)
 
 
 def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
     """That architecture from random weights, trained with the given network as teacher if that is trained."""
-    subject, recipe = task.subject, task.recipe
+    original, recipe = task.original, task.recipe
     given = finish_given(task)
-    torch.manual_seed(subject.seed)
+    torch.manual_seed(original.seed)
     network = architecture.build().eval()
     tune_changed(task, network, "tuned", "training from random weights")
     provenance = "trained with the given network as teacher"
     rewritten = finish_changed(task, "rewritten", network, architecture, (), provenance)
     given, rewritten, speed_up = measure_both(task, given, rewritten)
     result = RewriteResult(
-        network=subject.name,
-        input_hw=subject.input_hw,
+        network=original.name,
+        input_hw=original.input_hw,
         engine=recipe.engine,
         rules=(),
         given=given,
@@ -133,7 +133,7 @@ def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
         decision=None,
         unread={},
         tied={},
-        depth=DepthChange(layers_of(subject.architecture), layers_of(architecture), bool(subject.edits)),
+        depth=DepthChange(layers_of(original.architecture), layers_of(architecture), bool(original.edits)),
         run=run_record(task.run, recipe, recipe.exports),
     )
     write_results(task.run.path("results.json"), "rewrite", result)
