@@ -293,7 +293,7 @@ def _settings(
         _set(data, place, leaf)
     settings = validated(data, model, names, file)
     pictures = getattr(settings, "data", None)
-    if pictures is not None and pictures.kind != "synthetic":
+    if pictures is not None and pictures.kind != "synthetic" and pictures.disk.folder is not None:
         data_folder(pictures.disk)
     return settings
 
@@ -424,7 +424,7 @@ _WORDS = (
     (r"--latency MS\|R%", "latency SHARE or latency_ms MS"),
     (r"(a |another )?--run folder", r"\1folder"),
     (r"--set (?=[a-z])", ""),
-    (r"--format (?=[a-z])", "format "),
+    (r"--data ([A-Za-z]+:[A-Z]+)", r'data="\1"'),
     (r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_")),
     (r"\bcompress (evaluate|predict|profile|prune|rewrite|search|train)\b", r"compress.\1"),
     (r"\bNETWORK\b", "network"),

@@ -781,7 +781,7 @@ def settings_of(
         chosen.append(f"data.disk.folder={json.dumps(folder)}")
     settings = read_recipe(path, model, overrides or (), {**(options or {}), "--data": chosen})
     chosen_data = getattr(settings, "data", None)
-    if chosen_data is not None and chosen_data.kind != "synthetic":
+    if chosen_data is not None and chosen_data.kind != "synthetic" and chosen_data.disk.folder is not None:
         data_folder(chosen_data.disk)
     return settings
 

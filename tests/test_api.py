@@ -17,6 +17,7 @@ import compress
 from compress import api
 from compress.errors import ArtefactError, DataError, NetworkError, RecipeError, RunError
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
+from compress.pruning.importance import criterion_named
 from compress.recipe import EvaluateRecipe, PruneRecipe, TrainRecipe
 
 HW = (64, 64)
@@ -227,6 +228,16 @@ def test_the_target_is_an_engine_that_is_exported_to() -> None:
         api._target("ncnn", {"engine": "mnn"})
 
 
+def mine(scored: Any) -> dict[int, float]:
+    """A criterion of a user's own."""
+    return {}
+
+
+def test_an_object_stands_where_the_recipe_names_one() -> None:
+    found = settings(PruneRecipe, None, "pruning", criterion=mine, ratio=0.5)
+    assert criterion_named(found.pruning.criterion).score is mine
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -253,6 +264,8 @@ def test_mistakes_in_keywords_name_them(keys: dict[str, Any], words: str) -> Non
         (lambda: compress.load("mobilposenet"), ArtefactError, "network: "),
         (lambda: compress.prune("mobileposenet"), RecipeError, "compress.prune: there must be a goal"),
         (lambda: compress.prune("mobileposenet", macs=0.5, data="synthetic"), DataError, "data: "),
+        (lambda: compress.train("mobileposenet", data="coco"), RecipeError, "data.kind: kind coco needs disk.folder"),
+        (lambda: compress.prune("mobileposenet", macs=0.5, criterion="taylr"), RecipeError, "criterion: no such"),
         (lambda: compress.predict("mobileposenet"), DataError, "finds nobody; train it first (compress.train)"),
         (lambda: compress.predict("mobileposenet", np.zeros((8, 8))), DataError, "pictures[0]: a picture is an array"),
         (lambda: compress.train("mobileposenet", folder="/proc/nowhere"), RunError, "the output folder"),
@@ -277,6 +290,10 @@ def test_errors_name_keywords_and_no_options(call: Callable[[], object], kind: t
             "give one of ratio R, macs R, latency SHARE or latency_ms MS",
         ),
         ("give --min-gain", "give min_gain"),
+        (
+            "train it, such as --data coco:FOLDER, or leave --data out",
+            'train it, such as data="coco:FOLDER", or leave data out',
+        ),
         (
             "train it first (compress train) and give the run's folder",
             "train it first (compress.train) and give the run's folder",
