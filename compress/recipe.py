@@ -109,7 +109,6 @@ def changed(settings: Settings) -> set[str]:
     return {name for name, field in fields.items() if getattr(settings, name) != field.default}
 
 
-_ENGINES = "`onnxruntime`, `ncnn`, `mnn`, `mnn_sparse` or `torch`"
 _SEED = "Seed of everything random: pictures, weights, sampling."
 _INPUT = "Height and width of the network's input in pixels, 32 to 4096 each."
 _CODEC = "How joints become maps and maps joints: a preset's name, or a section (see Codec)."
@@ -553,7 +552,7 @@ class ExportRecipe(Settings):
     input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
     data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
     engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] = Field(
-        default=("onnxruntime", "ncnn"), description=f"Engines to export to: {_ENGINES}."
+        default=("onnxruntime", "ncnn"), description="Engines to export to."
     )
     parity_pictures: Positive = Field(
         default=4, description="Validation pictures on which an export's outputs are compared with torch's."
@@ -608,7 +607,7 @@ class LatencyRecipe(Settings):
 
     job: Literal["latency"] = Field(default="latency", description="The command that this recipe is for.")
     seed: Seed = Field(default=1, description=_SEED)
-    engine: EngineName = Field(default="onnxruntime", description=f"Engine that is measured: {_ENGINES}.")
+    engine: EngineName = Field(default="onnxruntime", description="Engine that is measured.")
     threads: Positive = Field(default=1, description="Threads of the engine.")
     input_hw: InputSize = Field(default=(128, 128), description=_INPUT)
     networks: Positive = Field(
@@ -646,9 +645,8 @@ class Pruning(Settings):
     )
     criterion: Named = Field(
         default="l2",
-        description="Importance of a channel: `l1`, `l2`, `fpgm`, `batch_norm`, `lamp`, `activation`, `taylor`, "
-        "`hessian` or `random`, with formulas and papers in compress/pruning/importance.py. `activation`, `taylor` and "
-        "`hessian` need pictures.",
+        description="Importance of a channel; formulas and papers are in compress/pruning/importance.py. `activation`, "
+        "`taylor` and `hessian` need pictures.",
     )
     allocate: Literal["uniform", "global", "sensitivity", "latency"] = Field(
         default="uniform",
@@ -726,9 +724,7 @@ class ChangeRecipe(Settings):
     seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
     input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
     data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
-    engine: EngineName = Field(
-        default="onnxruntime", description=f"Engine that the decision's latencies are of: {_ENGINES}."
-    )
+    engine: EngineName = Field(default="onnxruntime", description="Engine that the decision's latencies are of.")
     threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
     rounds: Positive = Field(default=60, description="Timings of each network, interleaved with the others'.")
     exports: tuple[EngineName, ...] = Field(

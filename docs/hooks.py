@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from compress import recipe
+from compress.data.sets import DATA_KINDS
+from compress.engines import ENGINES
+from compress.nas.sampler import SAMPLERS
 from compress.pose.codec import PRESETS
+from compress.pruning.importance import CRITERIA
 
 ROOT = Path(__file__).parent.parent
 MARKER = "<!-- recipe reference -->"
@@ -27,6 +32,16 @@ RECIPES: tuple[type[BaseModel], ...] = (
     recipe.PredictRecipe,
     recipe.NetworksRecipe,
 )
+NAMES = {
+    "criterion": CRITERIA,
+    "engine": ENGINES,
+    "engines": ENGINES,
+    "exports": ENGINES,
+    "kind": DATA_KINDS,
+    "sampler": SAMPLERS,
+}
+"""Keys whose value names an entry of a table, to which other packages add."""
+
 Schema = dict[str, Any]
 
 _PICTURE = r"!\[[^\]]*\]\("
@@ -103,20 +118,20 @@ def _table(properties: Schema, sections: Schema) -> str:
         return str(schema.get("description") or _docstring(named)).replace("|", "\\|")
 
     rows = [
-        f"| `{key}` | {_kind(schema)} | {_default(schema)} | {meaning(schema)} |"
+        f"| `{key}` | {_kind(schema, NAMES.get(key, ()))} | {_default(schema)} | {meaning(schema)} |"
         for key, schema in properties.items()
         if key != "job"
     ]
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def _kind(schema: Schema) -> str:
-    """What a value may be, in words: `0.0 to 1.0`, `[integer, integer]`, one of some names, a section."""
+def _kind(schema: Schema, names: Iterable[str] = ()) -> str:
+    """What a value may be, in words. names: that a text may be; `…` stands for those of other packages."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
     if alternatives := schema.get("anyOf") or schema.get("allOf") or schema.get("oneOf"):
-        return " or ".join(dict.fromkeys(_kind(one) for one in alternatives))
+        return " or ".join(dict.fromkeys(_kind(one, names) for one in alternatives))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
@@ -125,10 +140,12 @@ def _kind(schema: Schema) -> str:
         kinds = [_kind(one) for one in schema["prefixItems"]]
         return f"{len(kinds)} × {kinds[0]}" if len(set(kinds)) == 1 else f"[{'; '.join(kinds)}]"
     if schema.get("type") == "array":
-        return f"list of {_kind(schema.get('items', {}))}"
+        return f"list of {_kind(schema.get('items', {}), names)}"
     if schema.get("type") == "object":
         values = schema.get("additionalProperties") or next(iter(schema.get("patternProperties", {}).values()), {})
         return f"mapping to {_kind(values) if isinstance(values, dict) and values else 'any'}"
+    if schema.get("type") == "string" and names:
+        return ", ".join([*(f"`{name}`" for name in names), "…"])
     kind = "path" if schema.get("format") == "path" else schema.get("type", "any").replace("boolean", "true or false")
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema and schema[key] < _ENOUGH]
