@@ -142,10 +142,10 @@ def finish_changed(
 
 
 def measure_both(
-    task: Task[AnyRecipe], given: NetworkResult, changed: NetworkResult
+    task: Task[AnyRecipe], given: NetworkResult, changed: NetworkResult, reference_ms: float | None = None
 ) -> tuple[NetworkResult, NetworkResult, dict[str, SpeedUp]]:
-    """Both with their latencies, and engine → how many times as fast the changed one is."""
-    given, changed = measure(task.tail, [given, changed])
+    """Both with latencies, and engine → how many times as fast the changed one is. reference_ms: see `measure`."""
+    given, changed = measure(task.tail, [given, changed], reference_ms)
     return given, changed, speed_ups(given, changed)
 
 

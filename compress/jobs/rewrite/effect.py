@@ -9,7 +9,7 @@ import copy
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,15 @@ _LOADED_AT_ONCE = 16  # networks that are timed beside one another
 # --- What it gains ---------------------------------------------------------------------------------------------------
 
 
-def price(task: Task, choices: Sequence[RewriteChoice]) -> list[RewriteChoice]:
+@dataclass(frozen=True)
+class Priced:
+    """reference_ms: of the latency table's clock, which all times of the choices are on."""
+
+    choices: tuple[RewriteChoice, ...]
+    reference_ms: float
+
+
+def price(task: Task, choices: Sequence[RewriteChoice]) -> Priced:
     """With macs, predicted_saved_ms, and what `measured` adds where that is worth a measurement; or failure."""
     recipe, original = task.recipe, task.original
     given, macs = original.module, count(original.module, original.input_hw).macs
@@ -68,7 +76,7 @@ def price(task: Task, choices: Sequence[RewriteChoice]) -> list[RewriteChoice]:
             for number, choice in measured(task, batch, before, table.reference_ms).items():
                 priced[number] = choice
                 phase.advance(1, choice.name)
-    return priced
+    return Priced(tuple(priced), table.reference_ms)
 
 
 def tried(task: Task, choice: RewriteChoice) -> nn.Module:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from compress.artefacts.network import Named, Network, learning_of, open_network
-from compress.artefacts.results import Decision, DepthChange, RewriteChoice, RewriteResult, RuleInfo, write_results
+from compress.artefacts.results import Decision, DepthChange, RewriteResult, RuleInfo, write_results
 from compress.artefacts.run import open_run
 from compress.errors import RecipeError
 from compress.jobs.change import finish_changed, finish_given, measure_both, tune_changed
@@ -25,7 +25,7 @@ from compress.jobs.rewrite.choice import (
     tied_sites,
 )
 from compress.jobs.rewrite.decision import decide
-from compress.jobs.rewrite.effect import price, together, weigh
+from compress.jobs.rewrite.effect import Priced, price, together, weigh
 from compress.measure.comparison import SpeedUp
 from compress.measure.counting import count
 from compress.networks import Architecture
@@ -58,8 +58,10 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
         if other_depth:
             return change_depth(task, other_depth)
         choices = choices_of(original.module, recipe)
+        reference_ms = None
         if choices:
-            choices = run.once("prices", partial(price, task, choices), list[RewriteChoice])
+            priced = run.once("prices", partial(price, task, choices), Priced)
+            choices, reference_ms = list(priced.choices), priced.reference_ms
         if learning:
             choices = weigh(task, choices)
         decision = run.once("decision", partial(decide, task, choices), Decision)
@@ -72,7 +74,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
             tune_changed(task, network, "tuned", "fine-tuning")
             edits = (*original.edits, *rewrites_of(taken))
             rewritten = finish_changed(task, "rewritten", network, original.architecture, edits, PROVENANCE)
-            given, rewritten, speed_up = measure_both(task, given, rewritten)
+            given, rewritten, speed_up = measure_both(task, given, rewritten, reference_ms)
         result = RewriteResult(
             network=original.name,
             input_hw=original.input_hw,
