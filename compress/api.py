@@ -7,7 +7,8 @@ an `nn.Module`, an architecture record, or what another function has returned. N
 
 Settings are the keys of the job's recipe, as keyword arguments: those of its own section by their names alone
 (`macs=0.5` is `pruning.macs`), others by the section's name and a mapping (`training={"epochs": 2}`), whose keys are
-set one by one. `data` may be written as on the command line, `"coco:FOLDER"`. `recipe` gives the settings that these
+set one by one. `data` may be written as on the command line, `"coco:FOLDER"`, or be pictures: a PictureSet to validate
+on, or Sets. Where a recipe names a criterion, an engine, a rule or the like, an object may stand. `recipe` gives the settings that these
 keywords change: a recipe's name or path, or a mapping; all defaults without it. An unknown key is an error that names
 the nearest known one.
 
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -62,6 +63,9 @@ from compress.recipe import (
     shown_recipe,
     validated,
 )
+
+if TYPE_CHECKING:
+    from compress.engines import Engine
 
 R = TypeVar("R")
 Recipe = str | Path | Mapping[str, Any] | Settings
@@ -163,7 +167,7 @@ def train(
 def prune(
     network: Named,
     *,
-    target: str | None = None,
+    target: "str | Engine | None" = None,
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
     progress: bool | Progress | None = None,
@@ -191,7 +195,7 @@ def prune(
 def rewrite(
     network: Named,
     *,
-    target: str | None = None,
+    target: "str | Engine | None" = None,
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
     progress: bool | Progress | None = None,
@@ -282,7 +286,7 @@ def _settings(
         if key == "job" or key not in inside | set(model.model_fields):
             known = (inside | set(model.model_fields)) - {"job"}
             raise RecipeError("unknown key", place=key, remedy=nearest(key, known))
-        whole = _kind_and_folder(value) if key == "data" and isinstance(value, str) else value
+        whole = _data_section(value) if key == "data" else value
         path: tuple[str, ...] = (key,) if key in model.model_fields else (str(section), key)
         for rest, leaf in _leaves(whole):
             given[*path, *rest] = leaf
@@ -330,20 +334,24 @@ def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
         data[path[-1]] = value
 
 
-def _kind_and_folder(text: str) -> dict[str, Any]:
-    """`coco:FOLDER` as a recipe's data section. Raises RecipeError."""
-    kind, _, folder = text.partition(":")
+def _data_section(given: Any) -> Any:
+    """A recipe's data section: as it is, of `coco:FOLDER`, or of pictures. Raises RecipeError."""
+    if given is None or isinstance(given, Mapping | Settings):
+        return given
+    if not isinstance(given, str):
+        return {"kind": given}
+    kind, _, folder = given.partition(":")
     if not kind or (kind == "synthetic" and folder):
         raise RecipeError(
             "it is KIND or KIND:FOLDER, and synthetic pictures have no folder",
             place="data",
-            value=text,
+            value=given,
             remedy="name the kind of data in that folder: coco, crowdpose, mpii or lsp",
         )
     return {"kind": kind, **({"disk": {"folder": folder}} if folder else {})}
 
 
-def _target(target: str | None, keys: Mapping[str, Any]) -> dict[str, Any]:
+def _target(target: object, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that milliseconds of this engine need, which is exported to beside the usual ones."""
     if target is None:
         return {}

@@ -65,7 +65,7 @@ class Extensible(Generic[T]):
         for point in entry_points(group=self.group, name=named):
             return self._accepted(self._loaded(point, place), named, place)
         if ":" in named:
-            return self._accepted(imported(named, self.error), named, place)
+            return self._accepted(imported(named, place, self.error), named, place)
         raise self.error(f"no such {self.kind}", place=place, value=named, remedy=nearest(named, self.names))
 
     def _loaded(self, point: EntryPoint, place: str) -> object:
@@ -124,13 +124,13 @@ def _places(given: object) -> Iterator[tuple[str, str]]:
                 yield module, attribute
 
 
-def imported(name: str, error: type[CompressError]) -> object:
+def imported(name: str, place: str, error: type[CompressError]) -> object:
     """The attribute that `package.module:attribute` names, imported with the current folder on the path.
 
-    Raises `error`.
+    place: where it is named, for errors. Raises `error`.
     """
     module_name, _, attribute = name.partition(":")
-    module = imported_module(module_name, name, error)
+    module = imported_module(module_name, place, error)
     found: object = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
@@ -138,7 +138,7 @@ def imported(name: str, error: type[CompressError]) -> object:
         lost = "; it was an object of another process: give it again" if "@" in attribute else ""
         raise error(
             f"{module_name} has no such attribute",
-            place=name,
+            place=place,
             value=attribute,
             remedy=f"write package.module:attribute{lost}",
         )

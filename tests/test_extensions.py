@@ -11,6 +11,7 @@ import yaml
 from optuna.samplers import RandomSampler
 from torch import nn
 
+import compress
 from compress.artefacts.artefact import load_artefact
 from compress.data.picture import Part
 from compress.data.sets import Sets, data_kind, picture_sets
@@ -137,6 +138,19 @@ def test_a_sampler_searches(tiny: str, tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_api_takes_objects(tmp_path: Path) -> None:
+    from outside_pose import LEAKY, Eager, Tiny, largest
+
+    given = compress.load(Tiny().build(), input_hw=(64, 64))
+    small = compress.prune(given, ratio=0.25, criterion=largest, target=Eager(), exports=[Eager()], rounds=4)
+    assert small.module.network.first.out_channels == 12
+    assert small.result.pruned.exports[0].engine == "outside_pose:Eager"
+    fast = compress.rewrite(small, rules=[LEAKY], min_gain=0, rounds=4, exports=["onnxruntime"])
+    assert [row.rule for row in fast.result.choices] == ["outside_pose:LEAKY"]
+    trained = compress.train(Tiny(), data=Sets(*(SyntheticPeople(8, (64, 64), n) for n in range(3))), **SHORT)
+    assert compress.evaluate(trained, data=SyntheticPeople(4, (64, 64), 5)).score.pictures == 4
+
+
 # --- Names and objects -----------------------------------------------------------------------------------------------
 
 
@@ -204,8 +218,8 @@ def test_a_part_of_any_set_is_its_pictures() -> None:
     [
         ("broken", r"^recipe: pruning.criterion: the package outside-pose, which offers this criterion, fails: "),
         ("larges", r"^recipe: pruning.criterion: no such criterion .*did you mean 'largest'\?$"),
-        ("outside_pose:larges", "outside_pose has no such attribute"),
-        ("nowhere:largest", "no such module"),
+        ("outside_pose:larges", r"^recipe: pruning.criterion: outside_pose has no such attribute \(found 'larges'\)"),
+        ("nowhere:largest", r"^recipe: pruning.criterion: no such module \(found 'nowhere'\)"),
         ("outside_pose:OPSET", "no such attribute"),
         ("sys:version", "no criterion: it must be a function of a Scored"),
     ],
