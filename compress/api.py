@@ -8,9 +8,9 @@ an `nn.Module`, an architecture record, or what another function has returned. N
 Settings are the keys of the job's recipe, as keyword arguments: those of its own section by their names alone
 (`macs=0.5` is `pruning.macs`), others by the section's name and a mapping (`training={"epochs": 2}`), whose keys are
 set one by one. `data` may be written as on the command line, `"coco:FOLDER"`, or be pictures: a PictureSet to validate
-on, or Sets. Where a recipe names a criterion, an engine, a rule or the like, an object may stand. `recipe` gives the settings that these
-keywords change: a recipe's name or path, or a mapping; all defaults without it. An unknown key is an error that names
-the nearest known one.
+on, or Sets. Where a recipe names a criterion, an engine, a rule or the like, an object may stand. `recipe` gives the
+settings that these keywords change: a recipe's name or path, or a mapping; all defaults without it. An unknown key is
+an error that names the nearest known one.
 
 With `folder` a job keeps its run there, as the command line does: a killed one goes on, and the report is written.
 Without it nothing is left on disk, and what is returned is in memory.

@@ -8,10 +8,12 @@ Wherever a recipe or the API names one of these, there may stand
 - in Python, the object itself.
 
 A recipe holds names alone, so that it goes to YAML and back, and its fingerprint is of these names. An object stands
-there as the `package.module:attribute` that it can be imported by. One that cannot (a lambda, an object made in a
-function) gets a name that ends in `@1`, `@2`, ...: it is known in this process only.
+there as the `package.module:attribute` that it can be imported by; one without a state of its own as
+`package.module:Class()`. One that cannot be imported (a lambda, an object made in a function) gets a name that ends in
+`@1`, `@2`, ...: it is known in this process only.
 """
 
+import copyreg
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -99,13 +101,15 @@ def name_of(given: object) -> Any:
     if isinstance(given, _PLAIN):
         return given
     for module, attribute in _places(given):
-        if getattr(sys.modules.get(module), attribute, None) is given:
+        if _attribute(sys.modules.get(module), attribute) is given:
             return f"{module}:{attribute}"
+    cls = given if hasattr(given, "__qualname__") else type(given)
+    stem = f"{cls.__module__}:{getattr(cls, '__qualname__', type(given).__name__)}"
+    if _is_without_state(given) and _attribute(sys.modules.get(cls.__module__), cls.__qualname__) is cls:
+        return f"{stem}()"
     known = next((name for name, other in _unimportable.items() if other is given), None)
     if known:
         return known
-    cls = given if hasattr(given, "__qualname__") else type(given)
-    stem = f"{cls.__module__}:{getattr(cls, '__qualname__', type(given).__name__)}"
     number = 1 + sum(name.startswith(f"{stem}@") for name in _unimportable)
     _unimportable[f"{stem}@{number}"] = given
     return f"{stem}@{number}"
@@ -124,16 +128,30 @@ def _places(given: object) -> Iterator[tuple[str, str]]:
                 yield module, attribute
 
 
+def _is_without_state(given: object) -> bool:
+    """Whether another object of its class, made without arguments, is the same."""
+    try:
+        copied = given.__reduce_ex__(2)
+    except Exception:  # what cannot be copied
+        return False
+    return copied[:3] == (copyreg.__newobj__, (type(given),), None)  # type: ignore[attr-defined]
+
+
+def _attribute(module: object, path: str) -> object:
+    """What lies at the dotted path in the module; None if nothing does."""
+    for part in path.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
 def imported(name: str, place: str, error: type[CompressError]) -> object:
-    """The attribute that `package.module:attribute` names, imported with the current folder on the path.
+    """The attribute that `package.module:attribute` names, imported with the current folder on the path; of
+    `package.module:attribute()`, what it returns.
 
     place: where it is named, for errors. Raises `error`.
     """
     module_name, _, attribute = name.partition(":")
-    module = imported_module(module_name, place, error)
-    found: object = module
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
+    found = _attribute(imported_module(module_name, place, error), attribute.removesuffix("()"))
     if found is None:
         lost = "; it was an object of another process: give it again" if "@" in attribute else ""
         raise error(
@@ -142,7 +160,13 @@ def imported(name: str, place: str, error: type[CompressError]) -> object:
             value=attribute,
             remedy=f"write package.module:attribute{lost}",
         )
-    return found
+    if not attribute.endswith("()"):
+        return found
+    try:
+        return found()  # type: ignore[operator]
+    except Exception as failure:  # it may raise anything
+        rule = f"{name} fails: {type(failure).__name__}: {failure}"
+        raise error(rule, place=place, value=name, remedy="repair it, or give an object") from failure
 
 
 def imported_module(name: str, place: str, error: type[CompressError]) -> ModuleType:

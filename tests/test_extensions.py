@@ -144,7 +144,7 @@ def test_the_api_takes_objects(tmp_path: Path) -> None:
     given = compress.load(Tiny().build(), input_hw=(64, 64))
     small = compress.prune(given, ratio=0.25, criterion=largest, target=Eager(), exports=[Eager()], rounds=4)
     assert small.module.network.first.out_channels == 12
-    assert small.result.pruned.exports[0].engine == "outside_pose:Eager"
+    assert small.result.pruned.exports[0].engine == "outside_pose:Eager()"
     fast = compress.rewrite(small, rules=[LEAKY], min_gain=0, rounds=4, exports=["onnxruntime"])
     assert [row.rule for row in fast.result.choices] == ["outside_pose:LEAKY"]
     trained = compress.train(Tiny(), data=Sets(*(SyntheticPeople(8, (64, 64), n) for n in range(3))), **SHORT)
@@ -162,6 +162,8 @@ def test_objects_stand_where_names_do() -> None:
     pruning = Pruning(criterion=outside_pose.largest)
     assert pruning.criterion == "outside_pose:largest"
     assert criterion_named(pruning.criterion).score is outside_pose.largest
+    assert name_of(outside_pose.Eager()) == "outside_pose:Eager()"
+    assert engine("outside_pose:Eager()").name == "eager"
     own = RandomSampler(seed=3)
     found = sampler_named(Search(space="bhrnet_small", sampler=own).sampler)(20, 1)
     assert isinstance(found, RandomSampler)
