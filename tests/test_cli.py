@@ -435,7 +435,7 @@ def test_quiet_prints_nothing(artefact: Path, tmp_path: Path) -> None:
         (["data={kind: cocoo}"], ["--set data: data.kind", "did you mean 'coco'"]),
         (["search.sampler=nsga3"], ["--set search.sampler", "did you mean 'nsga2'"]),
         (["search.sampler=os:path"], ["--set search.sampler", "no sampler: it must be", "os:path"]),
-        (["measurement.exports=[onnxruntime, no.such:engine]"], ["no.such:engine", "no such module"]),
+        (["measurement.exports=[onnxruntime, no.such:engine]"], ["--set measurement.exports", "no such module"]),
         (["data.kind=coco", "data.disk.folder=/nonexistent"], ["/nonexistent", "must exist"]),
         (["baselines={mine: {width: 9}}"], ["baselines.mine", "must be one of"]),
         (["baselines={mine: {widht: 9}}"], ["baselines.mine", "did you mean 'width'"]),
