@@ -38,6 +38,7 @@ from compress.report.latency import (
     print_unpacked,
 )
 from compress.report.progress import Terminal
+from compress.report.search import print_search
 from compress.report.tables import (
     print_evaluated,
     print_exported,
@@ -46,7 +47,7 @@ from compress.report.tables import (
     print_profile,
     print_trained,
 )
-from compress.report.terminal import print_error, print_note, print_search
+from compress.report.terminal import print_error, print_note
 
 if TYPE_CHECKING:
     from compress.artefacts.results import (
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         PackedFolder,
         PredictResult,
         ProfileResult,
+        SearchResult,
         ShownNetwork,
         TrainResult,
         UnpackedTable,
@@ -150,7 +152,7 @@ def search(
     Exit code 3: no candidate reaches half of the best baseline's score.
     """
 
-    def job(terminal: Terminal) -> dict[str, Any]:
+    def job(terminal: Terminal) -> "SearchResult":
         from compress.recipe import SearchRecipe, find, read_recipe
 
         path = find(recipe, "recipes", RecipeError)
@@ -159,14 +161,14 @@ def search(
         from compress.report.page import write_report
 
         folder = output_folder(run, path.stem)
-        results = jobs_search.search(settings, folder, terminal)
-        write_report(results, folder)
-        return results
+        result = jobs_search.search(settings, folder, terminal)
+        write_report(result, folder)
+        return result
 
-    def code(result: dict[str, Any]) -> int:
-        return 0 if any(network["role"] == "finalist" for network in result["networks"]) else MISSED
+    def code(result: "SearchResult") -> int:
+        return 0 if any(network.role == "finalist" for network in result.networks) else MISSED
 
-    perform("search", job, print_search, as_json=as_json, quiet=quiet, code=code)
+    perform("search", job, print_search, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
 
 
 @app.command(epilog=example("networks --json"))

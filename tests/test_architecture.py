@@ -55,6 +55,8 @@ BEHIND = {
     "_tools": ("compress.engines",),
     "pnnx": ("compress.engines",),
     "altair": ("compress.report",),
+    "jinja2": ("compress.report",),
+    "markupsafe": ("compress.report",),
     "vl_convert": ("compress.report",),
     "typer": ("compress.cli",),
     "lightning_fabric": ("compress.training", "compress.nas.sandwich", "compress.jobs"),

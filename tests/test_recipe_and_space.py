@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from compress import recipe as recipes
 from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
 from compress.jobs.names import check_names
-from compress.jobs.search.request import read_baselines, read_search_space
+from compress.jobs.search.task import read_baselines, read_search_space
 from compress.nas.space import Space, expand, read_space
 from compress.recipe import (
     PruneRecipe,

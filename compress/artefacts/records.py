@@ -1,10 +1,12 @@
 """Frozen records as plain data and back: the one place where JSON becomes typed."""
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from compress.errors import CompressError, RunError
+from compress.files import read_lines
 
 T = TypeVar("T")
 
@@ -36,12 +38,32 @@ def from_plain(
         found: T = _adapter(kind).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        rule = first["msg"].removeprefix("Value error, ")
         raise error_kind(
-            f"{field}: {rule[:1].lower()}{rule[1:]}".removeprefix(": "),
+            _first_mistake(error),
             place=place,
             value=None if first["type"] == "value_error" else str(first["input"])[:80],
             remedy=remedy,
         ) from None
     return found
+
+
+def read_records(path: Path, kind: type[T]) -> list[T]:
+    """The records in a file of JSON lines, see compress.files.read_lines. Raises RunError naming the first line that
+    holds none."""
+
+    def parse(line: Any) -> T:
+        try:
+            found: T = _adapter(kind).validate_python(line)
+        except ValidationError as error:
+            raise ValueError(_first_mistake(error)) from None
+        return found
+
+    return read_lines(path, parse)
+
+
+def _first_mistake(error: ValidationError) -> str:
+    """`cost.macs: field required`."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    rule = first["msg"].removeprefix("Value error, ")
+    return f"{field}: {rule[:1].lower()}{rule[1:]}".removeprefix(": ")

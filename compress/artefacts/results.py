@@ -15,6 +15,7 @@ from compress.artefacts.shown import Shown
 from compress.errors import RunError
 from compress.files import write_json
 from compress.measure.comparison import SpeedUp
+from compress.measure.cost import Cost
 from compress.measure.cross_check import CrossCheck
 from compress.measure.latency import Latency
 from compress.measure.latency_table import Identity, Prediction, Scale
@@ -761,6 +762,153 @@ class UnpackedTable(Shown):
     table: str
     kernels: int
     scale: Scale | None
+
+
+# --- compress search -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What milliseconds are of. name, version: of the inference engine; device: CPU, cores and system."""
+
+    name: str
+    version: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that a search scored.
+
+    pick: its choices, see compress.nas.space. cost: with the predicted latency of one pass. score: on the search
+    pictures, with the weights that candidates are compared by. on_front: whether no other trial beats it in both
+    score and predicted latency; None while the search goes on.
+    """
+
+    number: int
+    pick: Mapping[str, Any]
+    cost: Cost
+    score: Score
+    on_front: bool | None = None
+
+    @property
+    def ap(self) -> float:
+        """The score as a number; 0 where there was nothing to measure on."""
+        return self.score.value or 0.0
+
+
+@dataclass(frozen=True)
+class SearchedSpace:
+    """size: number of candidates. choices: path of a choice → its values."""
+
+    family: str
+    size: int
+    choices: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class SearchedData:
+    """kind: of the data. train, search, val: number of pictures. people: labelled ones in the validation pictures."""
+
+    kind: str
+    train: int
+    search: int
+    val: int
+    people: int | None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Accuracy of a finalist that is no slower, end to end, than a baseline.
+
+    verdict: beyond chance: by more than two standard errors of the difference; worthless: near a constant answer.
+    steady: whether both timings are reliable. faster: by more than both times are uncertain.
+    """
+
+    network: str
+    ap: float
+    baseline_ap: float
+    verdict: Literal["beyond chance", "within chance", "worthless"]
+    steady: bool
+    faster: bool
+
+
+@dataclass(frozen=True)
+class Faster:
+    """How much faster, end to end, a finalist is that is no less accurate than a baseline."""
+
+    network: str
+    speed_up: SpeedUp
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A baseline against the finalists; None where no finalist is as fast, or as accurate."""
+
+    baseline: str
+    at_its_latency: Gain | None
+    at_its_accuracy: Faster | None
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """Of the latency table on the measured networks, as shares of the measured time, without sign."""
+
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found. All milliseconds are on the clock of its latency table.
+
+    start: the network that was given instead of a supernet; tuning_samples: that every trial was tuned on. kernels,
+    scale: of the latency table. losses: of the supernet, by epoch. decoding: of the candidate that scored best, taken
+    for every trial. networks: baselines and finalists, exported and measured; trial_numbers: the trial that each was;
+    best: names of those that no other one beats in both accuracy and end-to-end time. failed_exports: one line each.
+    no_finalist: why there is none. caveats: what the figures do not say.
+    """
+
+    run: RunRecord
+    engine: EngineRecord
+    data: SearchedData
+    space: SearchedSpace
+    start: str | None
+    tuning_samples: int
+    kernels: int
+    scale: Scale | None
+    losses: tuple[float, ...]
+    trials: tuple[Trial, ...]
+    decoding: Latency
+    networks: tuple[NetworkResult, ...]
+    trial_numbers: Mapping[str, int]
+    best: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    prediction: PredictionError
+    failed_exports: tuple[str, ...]
+    no_finalist: str | None
+    caveats: tuple[str, ...]
+
+    @property
+    def front(self) -> tuple[NetworkResult, ...]:
+        """The networks of `best`, fastest first."""
+        by_name = {network.name: network for network in self.networks}
+        return tuple(by_name[name] for name in self.best)
+
+    def trial_of(self, network: NetworkResult) -> Trial:
+        """The trial that the network was in the search."""
+        number = self.trial_numbers[network.name]
+        return next(trial for trial in self.trials if trial.number == number)
+
+    def latency_of(self, network: NetworkResult) -> Latency | None:
+        """Measured, of one pass on the engine that the search predicts for."""
+        return network.latency.get(self.engine.name)
+
+    def prediction_error(self, network: NetworkResult) -> float | None:
+        """Predicted over measured, less one."""
+        measured, predicted = self.latency_of(network), network.predicted
+        return predicted.ms / measured.ms - 1 if measured and predicted else None
 
 
 # --- The edge --------------------------------------------------------------------------------------------------------

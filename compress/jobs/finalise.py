@@ -241,7 +241,8 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
             refused=refused,
         )
 
-    return tail.run.once(finalist.name, work, NetworkResult)
+    step = finalist.name if finalist.folder == "." else finalist.folder  # a user's name for it is no other step's
+    return tail.run.once(step, work, NetworkResult)
 
 
 def evaluate(tail: Tail, network: nn.Module, provenance: str) -> tuple[Evaluation, ...]:

@@ -19,7 +19,8 @@ class Latency:
 
     target: what they are of, such as `onnxruntime, 1 thread`. q1_ms, q3_ms: quartiles of single timings. uncertainty:
     half the 95 % confidence interval of `ms`, over `ms`. reliable: certain enough for differences of a few percent to
-    mean anything. None: not known, as of a predicted time's quartiles.
+    mean anything. spread: interquartile range of groups of calls over their median; count: timed calls (see
+    compress.measure.timing). None: not known, as of a predicted time's quartiles.
     """
 
     ms: float
@@ -30,6 +31,15 @@ class Latency:
     q3_ms: float | None = None
     uncertainty: float | None = None
     reliable: bool | None = None
+    spread: float | None = None
+    count: int | None = None
+
+    @property
+    def interval_ms(self) -> tuple[float, float] | None:
+        """The ends of the 95 % confidence interval of `ms`."""
+        if self.uncertainty is None:
+            return None
+        return self.ms * (1 - self.uncertainty), self.ms * (1 + self.uncertainty)
 
     def __str__(self) -> str:
         """`3.21 ms ± 2.0%, measured`: half the 95 % confidence interval; `unsteady`: too wide to compare."""
@@ -54,4 +64,6 @@ class Latency:
             timing.q3_ms * drift,
             timing.uncertainty,
             timing.reliable,
+            timing.spread,
+            timing.count,
         )

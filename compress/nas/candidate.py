@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from compress.artefacts.artefact import CHANNELS_PRUNED, Artefact, Edit
+from compress.artefacts.artefact import CHANNELS_PRUNED, Edit, Network
 from compress.errors import RecipeError, SpaceError, nearest
 from compress.nas.space import KEEP, EditChoice, Pick, Space
 from compress.networks import Architecture, architecture_from_data
@@ -44,7 +44,7 @@ class Candidates:
     channels go together is followed once per structure, as it takes seconds.
     """
 
-    def __init__(self, space: Space, input_hw: tuple[int, int], start: Artefact | None = None) -> None:
+    def __init__(self, space: Space, input_hw: tuple[int, int], start: Network | None = None) -> None:
         self.space, self.start, self._input_hw = space, start, input_hw
         self._followed: dict[str, Channels] = {}
 
@@ -114,7 +114,7 @@ class Candidates:
                 _check_shares(edit, [part for part in parts if _lies_in(part.name, edit.sites)], place)
 
     def _unedited(self, pick: Pick) -> nn.Module:
-        return copy.deepcopy(self.start.network) if self.start else self.architecture(pick).build()
+        return copy.deepcopy(self.start.module) if self.start else self.architecture(pick).build()
 
     def _rewrites(self, pick: Pick) -> list[tuple[EditChoice, str]]:
         """The groups that rewrite something, and their rules."""

@@ -1,7 +1,7 @@
-"""Which pick to try next, behind ask and tell, with Optuna as the record. The loop belongs to the caller.
+"""Which pick to try next: ask and tell, with Optuna as the record. The loop belongs to the caller.
 
-Deterministic: with the same space, seed and told history the same picks are asked. So a killed search is taken up again
-by telling the finished trials once more, and goes on exactly as if it had not been killed.
+Deterministic: the same space, seed and history of answers give the same picks. So a killed search is resumed by telling
+the finished trials once more, and goes on exactly as if it had not been killed.
 """
 
 import copy
@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import Trial, TrialState
 
 from compress.extensions import Extensible
-from compress.nas.space import Pick, Space
+from compress.nas.space import Pick, Space, pick_key
 
 _CHANGED = 0.2
 
@@ -57,16 +57,16 @@ _SAMPLERS: Extensible[NewSampler] = Extensible(
 )
 
 Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
-"""Picks → the cost of each, as it will be told."""
+"""Picks → the cost of each, the same that `tell` will get."""
 
 
 class Sampler:
     """Two objectives: cost, to be small, and score, to be large.
 
-    kind: see sampler_named. hand_made: picks the search is to beat. population: of NSGA-II. The first picks are the
-    hand-made ones, the smallest and the largest, the hand-made ones with one field changed as a whole (every block of
-    another kind), and up to `population`, in equal parts, random picks and hand-made ones with a fifth of their choices
-    changed. costs: of any picks at once, for the guide; None: it models them.
+    kind: see sampler_named. baselines: picks that the search is to beat. population: of NSGA-II. The first picks are
+    the baselines, the smallest and the largest, the baselines with one field changed as a whole (every block of another
+    kind), and up to `population`, in equal parts, random picks and baselines with a fifth of their choices changed.
+    costs: predicts them for many picks at once, for the guide; None: it models them.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Sampler:
         *,
         population: int,
         seed: int,
-        hand_made: Sequence[Pick],
+        baselines: Sequence[Pick],
         costs: Costs | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -85,14 +85,14 @@ class Sampler:
             directions=["minimize", "maximize"], sampler=sampler_named(kind)(population, seed)
         )
         rng = random.Random(seed)
-        changed = [change for pick in hand_made for change in space.whole_changes(pick)]
-        first = [*hand_made, space.smallest, space.largest, *changed]
+        changed = [change for pick in baselines for change in space.whole_changes(pick)]
+        first = [*baselines, space.smallest, space.largest, *changed]
         while len(first) < population:
-            near = hand_made and len(first) % 2
-            first.append(space.mutate(rng.choice(hand_made), _CHANGED, rng) if near else space.sample(rng))
+            near = baselines and len(first) % 2
+            first.append(space.mutate(rng.choice(baselines), _CHANGED, rng) if near else space.sample(rng))
         for pick in first:
-            self._study.enqueue_trial(pick)
-        self._guide = Guide(space, hand_made, rng, costs) if kind == GUIDED else None
+            self._study.enqueue_trial(dict(pick))
+        self._guide = Guide(space, baselines, rng, costs) if kind == GUIDED else None
         self._waiting = len(first)
 
     def ask(self) -> tuple[Trial, Pick]:
@@ -100,7 +100,7 @@ class Sampler:
         if self._waiting:
             self._waiting -= 1
         elif self._guide:
-            self._study.enqueue_trial(self._guide.propose())
+            self._study.enqueue_trial(dict(self._guide.propose()))
         trial = self._study.ask()
         pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
         return trial, pick
@@ -121,15 +121,15 @@ class Sampler:
 class Guide:
     """Proposes what a model of the scored picks holds for the most accurate at some cost.
 
-    The model is additive: every value of every choice adds its part to the score, and where costs cannot be asked for
-    to the logarithm of the cost (ridge regression; picks of similar cost weigh more). The cost aimed at is in turn that
-    of a hand-made pick, a fifth less, as these are the network_inputs asked about them, or any on the scale. Candidates
+    The model is additive: every value of every choice adds its part to the score and, without predicted costs, to the
+    logarithm of the cost (ridge regression; picks of similar cost weigh more). The cost aimed at is drawn from those of
+    the baselines and a fifth less, for there the finalists will be compared, and one anywhere on the scale. Candidates
     for it are children of good picks of about that cost: fields crossed, a field changed as a whole, single steps.
     """
 
-    def __init__(self, space: Space, hand_made: Sequence[Pick], rng: random.Random, costs: Costs | None = None) -> None:
+    def __init__(self, space: Space, baselines: Sequence[Pick], rng: random.Random, costs: Costs | None = None) -> None:
         self._space, self._rng, self._costs_of = space, rng, costs
-        self._hand_made = [_key(pick) for pick in hand_made]
+        self._baselines = [pick_key(pick) for pick in baselines]
         self._columns = {
             (path, value): column
             for column, (path, value) in enumerate((p, v) for p, values in space.choices.items() for v in values)
@@ -141,15 +141,15 @@ class Guide:
 
     def learn(self, pick: Pick, cost: float, score: float) -> None:
         """One scored pick."""
-        if _key(pick) not in self._known:
-            self._known.add(_key(pick))
+        if pick_key(pick) not in self._known:
+            self._known.add(pick_key(pick))
             self._picks.append(pick)
             self._costs.append(cost)
             self._scores.append(score)
 
     def skip(self, pick: Pick) -> None:
         """One pick that is not to be proposed again."""
-        self._known.add(_key(pick))
+        self._known.add(pick_key(pick))
 
     def propose(self) -> Pick:
         """A pick that is not known yet, if one is found."""
@@ -160,7 +160,7 @@ class Guide:
         weights = np.exp(-(((log_costs - np.log(aim)) / _WIDTH) ** 2) / 2)
         features = np.stack([self._features(pick) for pick in self._picks])
         score_of = _ridge(features, np.asarray(self._scores), weights)
-        candidates = [pick for pick in self._children(weights) if _key(pick) not in self._known]
+        candidates = [pick for pick in self._children(weights) if pick_key(pick) not in self._known]
         if not candidates:
             return self._space.sample(self._rng)
         rows = np.stack([self._features(pick) for pick in candidates])
@@ -171,7 +171,7 @@ class Guide:
         return candidates[best]
 
     def _aim(self) -> float:
-        costs = [self._costs[i] for i, pick in enumerate(self._picks) if _key(pick) in self._hand_made]
+        costs = [self._costs[i] for i, pick in enumerate(self._picks) if pick_key(pick) in self._baselines]
         aims = [cost * share for cost in costs for share in (1.0, 0.8)]
         low, high = min(self._costs), max(self._costs)
         anywhere = float(low * (high / low) ** self._rng.random())
@@ -205,8 +205,8 @@ class Guide:
 
 
 _WIDTH = 0.7
-"""Of the weights around the cost aimed at, in its logarithm: narrower, and a model at half the cost knows nothing of
-width 24 that it has seen at twice."""
+"""Of the weights around the cost aimed at, in its logarithm. A narrower one would leave a model at half the cost
+without the picks of width 24 that were seen at twice the cost."""
 _NEAR = 0.3
 """Least weight of a parent for small changes."""
 _PARENTS = 12
@@ -222,7 +222,3 @@ def _ridge(
     penalty[-1, -1] = 1e-6
     weighted = features * weights[:, None]
     return np.linalg.solve(features.T @ weighted + penalty, weighted.T @ values).astype(np.float64)
-
-
-def _key(pick: Pick) -> str:
-    return repr(sorted(pick.items()))

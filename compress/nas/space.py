@@ -32,7 +32,17 @@ from typing import Any, Literal
 from compress.errors import SpaceError, nearest
 from compress.files import read_yaml_mapping
 
-Pick = dict[str, Any]
+Pick = Mapping[str, Any]
+"""One value per choice, by the choice's path."""
+
+Fields = dict[str, Any]
+"""An architecture's plain data, see compress.networks."""
+
+
+def pick_key(pick: Pick) -> str:
+    """Equal for equal picks."""
+    return repr(sorted(pick.items()))
+
 
 KEEP = "keep"
 """Of a rewrite: the modules stay as they are."""
@@ -71,7 +81,7 @@ class SpaceFile:
 
     path: Path
     family: str
-    fixed: dict[str, Any]
+    fixed: Fields
     choices: dict[str, tuple[Any, ...]]
     edits: tuple[EditChoice, ...] = ()
 
@@ -83,7 +93,7 @@ class Space:
     choices: path → values, those of the edits among them.
     """
 
-    base: dict[str, Any]
+    base: Fields
     choices: dict[str, tuple[Any, ...]]
     edits: tuple[EditChoice, ...] = ()
 
@@ -115,13 +125,13 @@ class Space:
             product *= len(values)
         return product
 
-    def mutate(self, pick: Mapping[str, Any], share: float, rng: random.Random) -> Pick:
+    def mutate(self, pick: Pick, share: float, rng: random.Random) -> Pick:
         """The pick with about that share of its choices drawn anew."""
         return {
             path: rng.choice(values) if rng.random() < share else pick[path] for path, values in self.choices.items()
         }
 
-    def whole_changes(self, pick: Mapping[str, Any]) -> list[Pick]:
+    def whole_changes(self, pick: Pick) -> list[Pick]:
         """The pick with all choices of one field set to one value, for every field and value that change it.
 
         Every block kind becomes `ir`, every expansion 1, the width another.
@@ -133,15 +143,14 @@ class Space:
             changed += [{**pick, **dict.fromkeys(paths, value)} for value in common]
         return [other for other in changed if other != pick]
 
-    def cross(self, one: Mapping[str, Any], other: Mapping[str, Any], rng: random.Random) -> Pick:
+    def cross(self, one: Pick, other: Pick, rng: random.Random) -> Pick:
         """Every field whole from one of two picks: the block counts of one with the block kinds of the other."""
-        pick: Pick = {}
+        parents: dict[str, Pick] = {}
         for paths in self._fields().values():
-            source = rng.choice((one, other))
-            pick |= {path: source[path] for path in paths}
-        return {path: pick[path] for path in self.choices}
+            parents |= dict.fromkeys(paths, rng.choice((one, other)))
+        return {path: parents[path][path] for path in self.choices}
 
-    def step(self, pick: Mapping[str, Any], rng: random.Random) -> Pick:
+    def step(self, pick: Pick, rng: random.Random) -> Pick:
         """The pick with one choice changed: a number to the next larger or smaller one, another choice to any."""
         path = rng.choice([path for path, values in self.choices.items() if len(values) > 1])
         values = self.choices[path]
@@ -179,15 +188,15 @@ class Space:
             pick[path] = values[sum(rng.random() < size for _ in range(len(values) - 1))]
         return pick
 
-    def apply(self, pick: Mapping[str, Any]) -> dict[str, Any]:
+    def apply(self, pick: Pick) -> Fields:
         """The architecture's plain data with the pick's values in place; edits are not part of it."""
-        data: dict[str, Any] = _copy(self.base)
+        data: Fields = _copy(self.base)
         for path, value in pick.items():
             if not path.startswith(_EDITS):
                 _set(data, path.split("."), value)
         return data
 
-    def pick_of(self, data: Mapping[str, Any], place: str) -> Pick:
+    def pick_of(self, data: Fields, place: str) -> Pick:
         """The pick that gives this architecture, unedited. Raises SpaceError when the space does not contain it."""
         pick = {path: _get(data, path.split(".")) for path in self.architectures.choices} | self.unedited
         for path, value in pick.items():
@@ -282,7 +291,7 @@ def _edit(name: str, given: Any, place: str) -> EditChoice:
     return edit
 
 
-def expand(file: SpaceFile, base: dict[str, Any]) -> Space:
+def expand(file: SpaceFile, base: Fields) -> Space:
     """The space over an architecture's plain data `base` (defaults with `fixed` applied), wildcards written out.
 
     A path without wildcards wins over one with them. Raises SpaceError for a path the architecture does not have.

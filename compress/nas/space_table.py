@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -22,16 +23,22 @@ from compress.measure.kept_tables import complete_table, keep, table_path, top_u
 from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_table import Identity, LatencyTable, Scale, fit_scale, open_table
 from compress.measure.timing import pinned
-from compress.measure.whole_networks import time_runners
-from compress.nas.space import Pick, Space
+from compress.measure.whole_networks import HowTimed, time_runners
+from compress.nas.space import Pick, Space, pick_key
 from compress.networks import architecture_from_data
 from compress.progress import Progress
-from compress.recipe import Measurement
 
 SCALE_NETWORKS = 6
 """Whole networks that the table's scale is fitted on."""
 _CORNER_LIMIT = 400
 _RANDOM_PICKS = 32  # beside the corners
+
+
+class TableSettings(HowTimed, Protocol):
+    """What a recipe says of the table: the engine's name, and how whole networks are timed."""
+
+    @property
+    def engine(self) -> str: ...
 
 
 BuildPick = Callable[[Pick], nn.Module]
@@ -40,7 +47,7 @@ BuildPick = Callable[[Pick], nn.Module]
 
 def prepare_table(
     path: Path,
-    settings: Measurement,
+    settings: TableSettings,
     space: Space,
     build: BuildPick,
     input_hw: tuple[int, int],
@@ -89,7 +96,7 @@ def prepare_table(
 
 def _measure_kernels(
     table: LatencyTable,
-    settings: Measurement,
+    settings: TableSettings,
     space: Space,
     build: BuildPick,
     input_hw: tuple[int, int],
@@ -120,15 +127,16 @@ def covering(
     known: Collection[str] = (),
     build: BuildPick | None = None,
 ) -> list[Pick]:
-    """Few candidates that together have almost every kernel the space can produce, but the known keys, several times.
+    """Few candidates that together have almost every kernel the space can produce, several times each.
 
-    Kernels are those of onnxruntime, which other engines' go along with. What combinations of different branches alone
-    produce may be missing. build: None takes the pick's architecture as it is, without edits.
+    known: keys of kernels that need not be among them. Kernels are those that onnxruntime runs; other engines' follow
+    the same layers. Kernels that only combinations of different branches produce may be missing. build: None takes the
+    pick's architecture as it is, without edits.
     """
     build = build or (lambda pick: architecture_from_data(space.apply(pick), "search space").build())
     rng = random.Random(seed)
-    asked = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
-    picks = list({repr(sorted(pick.items())): pick for pick in asked}.values())
+    drawn = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
+    picks = list({pick_key(pick): pick for pick in drawn}.values())
     kernels: dict[int, set[Kernel]] = {}
     with progress.phase("choosing candidates to time", len(picks)) as phase:
         for number, pick in enumerate(picks):
@@ -164,14 +172,14 @@ def _corner_picks(space: Space) -> Iterator[Pick]:
 
 
 def _exporting(
-    build: Callable[[], nn.Module], settings: Measurement, input_hw: tuple[int, int], folder: Path
+    build: Callable[[], nn.Module], settings: TableSettings, input_hw: tuple[int, int], folder: Path
 ) -> Callable[[], Path]:
     return lambda: engine(settings.engine).export(build(), input_hw, folder, "candidate")[0]
 
 
 def _fit(
     table: LatencyTable,
-    settings: Measurement,
+    settings: TableSettings,
     space: Space,
     build: BuildPick,
     input_hw: tuple[int, int],
@@ -202,11 +210,11 @@ def _fit(
 def _kept_scale(kept: Path, space: Space, build: BuildPick, input_hw: tuple[int, int]) -> Path:
     """Where the scale for this space and input size is kept beside the table; where there are edits, for the shapes of
     what they start from as well."""
-    asked = [space.base, {path: list(values) for path, values in space.choices.items()}, list(input_hw)]
+    parts = [space.base, {path: list(values) for path, values in space.choices.items()}, list(input_hw)]
     if space.edits:
         state = build({**space.largest, **space.unedited}).state_dict()
-        asked += [[asdict(edit) for edit in space.edits], {name: list(one.shape) for name, one in state.items()}]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+        parts += [[asdict(edit) for edit in space.edits], {name: list(one.shape) for name, one in state.items()}]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     return kept.with_name(f"{kept.stem}-scale-{key}.json")
 
 

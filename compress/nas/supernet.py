@@ -5,8 +5,8 @@ blocks, narrower layers the first channels, and block kinds share the layers tha
 an elastic version of itself: a candidate's own network runs with slices in place of its parameters.
 
 Trained by the sandwich rule with in-place distillation (Yu and Huang, "Universally Slimmable Networks", ICCV 2019):
-every step trains the largest candidate on the labels, and the smallest and some random ones on labels and on what the
-largest answered. Batch-norm statistics are not shared: they are recalibrated for a candidate before it is scored.
+every step trains the largest candidate on the labels, and the smallest and some random ones on labels and on the
+largest one's outputs. Batch-norm statistics are not shared: they are recalibrated for a candidate before it is scored.
 
 A space's edits have no part in it: another operator has weights of another shape or meaning, which a slice cannot give.
 They are carried over from a candidate once it is cut.
@@ -19,12 +19,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from compress.data.loader import Batch
 from compress.errors import SpaceError
-from compress.nas.space import Pick, Space
+from compress.nas.space import Pick, Space, pick_key
 from compress.networks import architecture_from_data
+from compress.pose.objective import Objective
+from compress.training.loop import LossStep, full_precision
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 
@@ -88,7 +92,7 @@ class Supernet:
 
     def _skeleton(self, pick: Pick) -> "tuple[nn.Module, Parts]":
         """Kept with its parts: listing them takes as long as some layers."""
-        key = repr(sorted(pick.items()))
+        key = pick_key(pick)
         if key not in self._skeletons:
             with torch.device("meta"):
                 network = architecture_from_data(self.space.apply(pick), "search space").build()
@@ -117,7 +121,7 @@ class Pool:
     """Candidates that training steps draw from. Small, because building a candidate takes tens of milliseconds.
 
     Choices without a size are random in all three: were the largest always of one block kind, the weights of the other
-    kinds would be trained far less, and the search would take that for a fault of theirs.
+    kinds would be trained far less, and score worse in the search for that alone.
     """
 
     largest: tuple[Pick, ...]
@@ -137,6 +141,40 @@ class Pool:
     def sandwich(self, randoms: int, rng: random.Random) -> list[Pick]:
         """The picks of one training step: a largest, a smallest, and `randoms` random ones."""
         return [rng.choice(self.largest), rng.choice(self.smallest), *rng.choices(self.randoms, k=randoms)]
+
+
+def sandwich_step(
+    supernet: Supernet, objective: Objective, fabric: Fabric, *, pool: int, randoms: int, distillation: float
+) -> LossStep:
+    """A training step by the sandwich rule with in-place distillation. Returns the largest candidate's loss.
+
+    pool: random candidates that an epoch draws from, see Pool. randoms: of these that a step trains. distillation: the
+    largest one's share in the loss of the others, 0..1; the labels have the rest.
+    """
+
+    drawn: Pool | None = None
+    drawn_with: random.Random | None = None
+
+    def step(batch: Batch, rng: random.Random) -> float:
+        nonlocal drawn, drawn_with
+        if drawn is None or rng is not drawn_with:  # a new epoch has a new generator
+            drawn, drawn_with = Pool.draw(supernet.space, pool, rng), rng
+        largest, *others = drawn.sandwich(randoms, rng)
+        with fabric.autocast():
+            targets = supernet.forward(largest, batch.images, training=True)
+        targets = full_precision(targets)
+        largest_loss = objective.loss(targets, batch)
+        fabric.backward(largest_loss)
+        targets = tuple(target.detach() for target in targets)
+        for pick in others:
+            with fabric.autocast():
+                outputs = supernet.forward(pick, batch.images, training=True)
+            outputs = full_precision(outputs)
+            loss, distilled = objective.loss(outputs, batch), objective.distillation_loss(outputs, targets)
+            fabric.backward((1 - distillation) * loss + distillation * distilled)
+        return float(largest_loss.detach())
+
+    return step
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Row:
     params: int | None
     macs: int | None
     on_front: bool
-    supernet_ap: float | None = None
+    search_ap: float | None = None
     standard_error: float | None = None
     reliable: bool = True
     end_to_end_uncertainty: float | None = None
@@ -188,7 +188,7 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
         "predicted_ms": row.predicted_ms,
         "low_ms": row.low_ms,
         "high_ms": row.high_ms,
-        "supernet_ap": row.supernet_ap,
+        "search_ap": row.search_ap,
         "params": row.params,
         "macs": row.macs,
         "on_front": row.on_front,
@@ -221,7 +221,7 @@ def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
             ("ap:Q", ".4f", "AP, validation"),
             ("provenance:N", None, "weights from"),
             ("standard_error:Q", ".4f", "standard error of AP"),
-            ("supernet_ap:Q", ".4f", "AP, supernet weights"),
+            ("search_ap:Q", ".4f", "AP, supernet weights"),
             ("ms:Q", ".3f", "end to end, measured [ms]"),
             ("low_ms:Q", ".3f", "from [ms]"),
             ("high_ms:Q", ".3f", "to [ms]"),

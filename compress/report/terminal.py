@@ -3,9 +3,8 @@
 Loaded by every command, so it imports nothing but rich.
 """
 
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,113 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress.nas.pareto import front
-
-_ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
-_SIZE = ("decoding ms", "params", "MACs", "files")  # the columns of a search's closing tables
-_WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
 NARROW = 100  # columns that every table fits
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
 
 
 # --- Results ---------------------------------------------------------------------------------------------------------
-
-
-def print_search(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """The closing tables of a search: the measured networks, fastest first, and where everything lies."""
-    console = console or stdout_console()
-    networks = sorted(results["networks"], key=lambda n: waited_ms(n) or math.inf)
-    best = best_of(networks)
-    if results.get("no_finalist"):
-        console.print(Text(printable(f"NO FINALIST: {results['no_finalist']}"), style="bold red"))
-    engine, data = results["engine"], results["data"]
-
-    threads = engine.get("threads")
-    console.print(
-        Text(
-            printable(
-                f"{results['space'].get('family')} · {engine.get('name')} {engine.get('version')}, "
-                f"{threads} thread{'' if threads == 1 else 's'}, {engine.get('device')} · AP and milliseconds of "
-                f"{results.get('procedure', 'one pass')} · AP on {data.get('val')} {data.get('kind')} pictures"
-            ),
-            style="bold",
-        )
-    )
-    for columns in ([*_ACCURACY, *_LATENCY], _SIZE) if console.width >= _WIDE else (_ACCURACY, _LATENCY, _SIZE):
-        table = plain_table("network", *columns)
-        for network in networks:
-            name, cells = ("* " if network["name"] in best else "  ") + network["name"], _search_cells(network)
-            add_row(table, name, *(cells[column] for column in columns))
-        console.print(table)
-        console.print()
-    _print_procedures(networks, console)
-    for entry in results.get("comparison") or []:
-        said = "; ".join(" ".join(filter(None, text)) for text in (gain_text(entry), speed_text(entry)))
-        console.print(Text(printable(f"Against {entry['baseline']}: {said}")))
-    console.print(
-        Text(
-            "* on the front of the measured networks by end-to-end time. AP val: after short training, ± one standard "
-            "error. All ms are on one clock. measured: ± half the 95 % interval; predicted: from the latency table; "
-            "decoding: from maps to people, measured; in all: ms of network and decoding; two passes: of the picture "
-            "and its mirror.",
-            style="dim",
-        )
-    )
-    places = {
-        "run folder": results["folder"],
-        "report": f"{results['folder']}/report.html",
-        "chart": f"{results['folder']}/pareto.png",
-        "numbers": f"{results['folder']}/pareto.csv, {results['folder']}/results.json",
-        "networks": f"{results['folder']}/finalists/",
-    }
-    print_mapping("Where everything lies", places, console)
-
-
-def _print_procedures(networks: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """AP and end-to-end time of one pass and of two, side by side."""
-    if not networks or not all(network.get("other") for network in networks):
-        return
-    kinds = sorted((networks[0]["procedure"], networks[0]["other"]["procedure"]))
-    table = plain_table("network", *(column for kind in kinds for column in (f"{kind}: AP", "in all")))
-    for network in networks:
-        by_kind = {one["procedure"]: one for one in (network, network["other"])}
-        cells = [
-            cell
-            for kind in kinds
-            for cell in (
-                number((by_kind[kind]["val"] or {}).get("AP"), ".3f"),
-                number(by_kind[kind]["end_to_end_ms"], ".2f"),
-            )
-        ]
-        add_row(table, "  " + network["name"], *cells)
-    console.print(table)
-    console.print()
-
-
-def _search_cells(network: Mapping[str, Any]) -> dict[str, str]:
-    """What the closing tables say of one network, by column."""
-    latency, cost, error = network.get("latency") or {}, network["cost"], network.get("ap_standard_error")
-    unreliable = "" if latency.get("reliable", True) else " unreliable"
-    files = [f"{engine} {file_size(e.get('size_bytes'))}" for engine, e in (network.get("exports") or {}).items()]
-    return {
-        "role": network["role"],
-        "AP val": number(ap_of(network), ".3f") + ("" if error is None else f" ± {error:.3f}"),
-        "AP supernet": number(network.get("supernet_ap"), ".3f"),
-        "measured ms": number(of_passes(network, network.get("measured_ms")), ".2f")
-        + half_interval(network)
-        + unreliable,
-        "decoding ms": number((network.get("decode_ms") or {}).get("median"), ".2f"),
-        "predicted ms": number(of_passes(network, cost.get("predicted_ms")), ".2f"),
-        "error": percent(network.get("prediction_error"), sign=True),
-        "params": short(cost.get("params")),
-        "MACs": short(cost.get("macs")),
-        "files": ", ".join(files) or "–",
-    }
-
-
-def of_passes(network: Mapping[str, Any], milliseconds: float | None) -> float | None:
-    """The time of as many passes as the network's AP is of."""
-    return None if milliseconds is None else milliseconds * network.get("passes", 1)
 
 
 def print_mapping(title: str, data: Mapping[str, Any], console: Console | None = None) -> None:
@@ -172,67 +69,6 @@ def add_row(table: Table, *cells: str) -> None:
 
 
 # --- Small texts -----------------------------------------------------------------------------------------------------
-
-
-def ap_of(network: Mapping[str, Any]) -> float | None:
-    """Validation AP, None if there is none."""
-    ap: float | None = (network.get("val") or {}).get("AP")
-    return ap
-
-
-def half_interval(network: Mapping[str, Any]) -> str:
-    """Half the 95 % confidence interval of the measured time in ms, as ' ± 0.04'; nothing if not known."""
-    share, measured = (network.get("latency") or {}).get("uncertainty"), network.get("measured_ms")
-    passes = network.get("passes", 1)
-    return "" if share is None or measured is None else f" ± {passes * measured * share:.2f}"
-
-
-def waited_ms(network: Mapping[str, Any]) -> float | None:
-    """What a person waits for: end-to-end time, or the network's alone where decoding was not timed."""
-    ms: float | None = network.get("end_to_end_ms") or network.get("measured_ms")
-    return ms
-
-
-def best_of(networks: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Names of the measured networks that no other one beats in both AP and the time a person waits."""
-    timed = [n for n in networks if waited_ms(n) and ap_of(n) is not None]
-    return {timed[i]["name"] for i in front([(waited_ms(n) or 0.0, ap_of(n) or 0.0) for n in timed])}
-
-
-def gain_text(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """A headline, empty where nothing may be claimed, and the rest: AP at no more end-to-end time than a baseline's."""
-    found = entry.get("at_its_latency")
-    if not found:
-        return "", "No finalist is as fast as this one."
-    aps = f"{found['network']} {found['ap']:.3f}, {entry['baseline']} {found['baseline_ap']:.3f}"
-    verdict = found.get("verdict")
-    gain = found["ap"] - found["baseline_ap"]
-    if verdict == "worthless":
-        return "", f"At no more time nothing is gained: {aps}, which is near a constant answer."
-    when = "at no more time" if found.get("faster") else "in as much time, within the uncertainty"
-    if verdict == "beyond chance" and found.get("steady") and gain > 0:
-        return f"{gain:+.3f} AP", f"{when}, beyond two standard errors: {aps}."
-    why = "within two standard errors, may be chance" if verdict != "beyond chance" else "beyond two standard errors"
-    doubt = "" if found.get("steady", True) else "; the timing is unsteady"
-    return "", f"AP {when}: {aps} ({gain:+.3f}, {why}{doubt})."
-
-
-def speed_text(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """A headline, empty where nothing may be claimed, and the rest: the time for no less AP than a baseline's."""
-    found = entry.get("at_its_accuracy")
-    if not found:
-        return "", "No finalist reaches the AP of this one."
-    name, verdict = found["network"], found.get("verdict")
-    if verdict == "faster":
-        interval = f"({found['low']:.2f}–{found['high']:.2f})"
-        return f"{found['speedup']:.2f}× as fast", f"end to end {interval} at no less AP: {name}."
-    if verdict == "slower":
-        return "", f"No less AP, but slower: {name}, {found['speedup']:.2f}× as fast."
-    if verdict == "no difference":
-        return "", f"No less AP in as much time, within the uncertainty: {name}."
-    if verdict == "worthless":
-        return "", f"No speed-up is told: the AP of {name} is near that of a constant answer."
-    return "", f"No speed-up is told: the timing of {name} or of {entry['baseline']} is unsteady."
 
 
 def duration(seconds: float) -> str:

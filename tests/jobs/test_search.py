@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,20 @@ import pytest
 import torch
 
 from compress.artefacts.artefact import load_artefact
+from compress.artefacts.records import from_plain, to_plain
+from compress.artefacts.results import Evaluation, NetworkResult, SearchedData, SearchResult, Trial, read_results
 from compress.errors import BudgetError, RunError
+from compress.files import append_line
 from compress.jobs.evaluate import evaluate
-from compress.jobs.search.search import choose_finalists, compare, end_to_end, in_milliseconds, search
-from compress.measure.comparison import Measured
+from compress.jobs.finalise import end_to_end
+from compress.jobs.search.finalists import choose_finalists, compare, measured_front
+from compress.jobs.search.search import search
+from compress.jobs.search.trials import in_milliseconds
+from compress.measure import whole_networks
+from compress.measure.cost import Cost
+from compress.measure.latency import Latency
+from compress.measure.timing import Timing
+from compress.pose.scoring import Score
 from compress.progress import Silent
 from compress.recipe import Budget, EvaluateRecipe, RecipeError, SearchRecipe, find, read_recipe
 
@@ -64,7 +74,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, dict[str, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, SearchResult]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     return folder, search(small_recipe(), folder, Silent())
 
@@ -73,63 +83,122 @@ def trials_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
 
 
-def test_everything_lies_in_the_run_folder(undisturbed: tuple[Path, dict[str, Any]]) -> None:
-    folder, results = undisturbed
-    assert json.loads((folder / "results.json").read_text()) == results
+def scores_of(result: SearchResult) -> list[tuple[Score | None, ...]]:
+    return [tuple(one.score for one in network.evaluations) for network in result.networks]
+
+
+def test_everything_lies_in_the_run_folder(undisturbed: tuple[Path, SearchResult]) -> None:
+    folder, result = undisturbed
+    assert read_results(folder / "results.json", "search", SearchResult) == result
     assert {"recipe.yaml", "environment.json", "trials.jsonl", "latency_table.json", "finalists"} <= {
         path.name for path in folder.iterdir()
     }
     assert len(trials_of(folder)) == 8
-    assert len(results["supernet"]["loss"]) == 2
-    names = [network["name"] for network in results["networks"]]
+    assert len(result.losses) == 2
+    names = [network.name for network in result.networks]
     assert names[0] == "hand_balance"
     assert 2 <= len(names) <= 3  # the front of a moment's training may be a single network
-    for network in results["networks"]:
-        files = {path.name for path in (folder / "finalists" / network["name"]).iterdir()}
+    for network in result.networks:
+        files = {path.name for path in (folder / network.folder).iterdir()}
         expected = {"architecture.yaml", "weights.safetensors", "model.onnx", "model.ncnn.param", "model.ncnn.bin"}
         assert files == expected
-        assert all(export["parity"] <= 1e-4 for export in network["exports"].values())
-        assert network["provenance"] == "short training"
-        predicted, measured = network["cost"]["predicted_ms"], network["measured_ms"]
-        assert network["prediction_error"] == pytest.approx(predicted / measured - 1)
+        assert [export.engine for export in network.exports] == ["onnxruntime", "ncnn"]
+        assert all(export.parity <= 1e-4 for export in network.exports)
+        assert all(one.score and one.score.provenance == "short training" for one in network.evaluations)
+        assert network.predicted is not None
+        predicted, measured = network.predicted.ms, network.latency["onnxruntime"].ms
+        assert result.prediction_error(network) == pytest.approx(predicted / measured - 1)
 
 
-def test_finalists_rebuild_as_what_was_searched(undisturbed: tuple[Path, dict[str, Any]]) -> None:
-    folder, results = undisturbed
-    for network in results["networks"]:
-        artefact = load_artefact(folder / "finalists" / network["name"])
-        assert sum(p.numel() for p in artefact.network.parameters()) == network["cost"]["params"]
+def test_every_time_says_how_it_was_obtained(undisturbed: tuple[Path, SearchResult]) -> None:
+    _, result = undisturbed
+    for network in result.networks:
+        assert network.predicted is not None
+        assert (network.predicted.provenance, network.predicted.target) == ("predicted", "onnxruntime, 1 thread")
+        assert {name: one.target for name, one in network.latency.items()} == {
+            "onnxruntime": "onnxruntime, 1 thread",
+            "ncnn": "ncnn, 1 thread",
+        }
+        decodings = [one.decoding for one in network.evaluations]
+        for latency in (*network.latency.values(), *decodings):
+            assert latency is not None
+            assert (latency.provenance, latency.clock) == ("measured", "reference")
+    assert all(trial.cost.predicted and trial.cost.predicted.provenance == "predicted" for trial in result.trials)
+
+
+def test_all_engines_stand_on_the_clock_of_the_table(
+    undisturbed: tuple[Path, SearchResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the machine was half as fast while it measured, ratios to the reference are times of the table's clock."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed[0], folder)
+    (folder / "steps" / "measured.json").unlink()
+    ratios: dict[str, float] = {}
+
+    def timed(runners: Mapping[str, object], *arguments: object) -> dict[str, Timing]:
+        ratios.update({name: 3.0 + number for number, name in enumerate(runners)})
+        return {
+            name: Timing(2 * ratio, ratio, 3 * ratio, ratio, 2 * ratio, 0, 0.01, 9) for name, ratio in ratios.items()
+        }
+
+    monkeypatch.setattr(whole_networks, "time_runners", timed)
+    result = search(small_recipe(), folder, Silent())
+    reference_ms = json.loads((folder / "latency_table.json").read_text())["reference_ms"]
+    for network in result.networks:
+        for engine, latency in network.latency.items():
+            assert latency.ms == pytest.approx(ratios[f"{network.name} {engine}"] * reference_ms)
+            assert latency.q3_ms == pytest.approx(1.5 * latency.ms)
+            assert latency.count == 9
+
+
+def test_finalists_rebuild_as_what_was_searched(undisturbed: tuple[Path, SearchResult]) -> None:
+    folder, result = undisturbed
+    for network in result.networks:
+        artefact = load_artefact(folder / "finalists" / network.name)
+        assert sum(p.numel() for p in artefact.network.parameters()) == network.params
         assert artefact.network(torch.zeros(1, 3, 64, 64))[0].shape == (1, 34, 16, 16)
+        trial = result.trial_of(network)
+        assert (trial.cost.params, trial.cost.macs) == (network.params, network.macs)
 
 
-def test_accuracy_and_milliseconds_are_of_one_procedure(undisturbed: tuple[Path, dict[str, Any]]) -> None:
-    """One pass of the network and the reading of its maps; beside it two, which evaluation scores alike."""
-    folder, results = undisturbed
-    assert results["procedure"] == "one pass"
-    for entry in results["networks"]:
-        other = entry["other"]
-        assert (entry["procedure"], entry["passes"]) == ("one pass", 1)
-        assert (other["procedure"], other["passes"]) == ("two passes", 2)
-        for one in (entry, other):
-            expected_ms = one["passes"] * entry["measured_ms"] + one["decode_ms"]["median"]
-            assert one["end_to_end_ms"] == pytest.approx(expected_ms)
-    entry = results["networks"][0]
-    for one, flip in ((entry, False), (entry["other"], True)):
+def test_accuracy_and_milliseconds_are_of_one_procedure(undisturbed: tuple[Path, SearchResult]) -> None:
+    """One pass of the network and the decoding of its maps; beside it two, which evaluation scores alike."""
+    folder, result = undisturbed
+    for network in result.networks:
+        first, other = network.evaluations
+        assert (first.procedure, first.passes) == ("one pass", 1)
+        assert (other.procedure, other.passes) == ("two passes", 2)
+        for one in (first, other):
+            assert one.decoding is not None
+            assert one.end_to_end is not None
+            expected_ms = one.passes * network.latency["onnxruntime"].ms + one.decoding.ms
+            assert one.end_to_end.ms == pytest.approx(expected_ms)
+    network = result.networks[0]
+    for one, flip in zip(network.evaluations, (False, True), strict=True):
         recipe = EvaluateRecipe.model_validate({"decoding": {"flip_test": flip}})
-        scored = evaluate(folder / "finalists" / entry["name"], recipe, Silent())
-        assert (scored.procedure, scored.score.value) == (one["procedure"], one["val"]["AP"])
+        scored = evaluate(folder / "finalists" / network.name, recipe, Silent())
+        assert one.score is not None
+        assert (scored.procedure, scored.score.value) == (one.procedure, one.score.value)
 
 
-def test_the_front_is_marked_among_the_trials(undisturbed: tuple[Path, dict[str, Any]]) -> None:
-    _, results = undisturbed
-    points = [(t["cost"]["predicted_ms"], t["ap"], t["on_front"]) for t in results["trials"]]
+def test_the_front_is_marked_among_the_trials(undisturbed: tuple[Path, SearchResult]) -> None:
+    _, result = undisturbed
+    points = [(trial.cost.predicted_ms, trial.ap, trial.on_front) for trial in result.trials]
     for ms, ap, on_front in points:
         beaten = any(m <= ms and a >= ap and (m, a) != (ms, ap) for m, a, _ in points)
         assert on_front != beaten
 
 
-def scored(*points: tuple[str, float, float]) -> list[dict[str, Any]]:
-    return [{"pick": {"name": name}, "cost": {"predicted_ms": ms}, "ap": ap} for name, ms, ap in points]
+def scored(*points: tuple[str, float, float]) -> list[Trial]:
+    return [
+        Trial(
+            number,
+            {"name": name},
+            Cost(1, 1, (), Latency(ms, "onnxruntime, 1 thread", "predicted")),
+            Score("AP", ap, None, "supernet", "synthetic", 6, {}),
+        )
+        for number, (name, ms, ap) in enumerate(points)
+    ]
 
 
 HAND = ("hand", 1.0, 0.5)
@@ -163,23 +232,23 @@ def test_finalists_are_chosen_around_the_hand_made_networks(wanted: int, names: 
         ("slow", 1.9, 0.3),
     )
     chosen = choose_finalists(trials, wanted, [{"name": "hand"}])
-    assert [trial["pick"]["name"] for trial in chosen] == names
+    assert [trial.pick["name"] for trial in chosen] == names
 
 
 def test_without_hand_made_networks_the_finalists_spread_over_the_front() -> None:
     trials = scored(("a", 1.0, 0.1), ("b", 1.1, 0.2), ("c", 2.0, 0.3), ("d", 4.0, 0.4), ("worse", 3.0, 0.2))
-    assert [trial["pick"]["name"] for trial in choose_finalists(trials, 3, [])] == ["a", "c", "d"]
+    assert [trial.pick["name"] for trial in choose_finalists(trials, 3, [])] == ["a", "c", "d"]
 
 
 def test_hand_made_networks_alone_give_no_finalist() -> None:
     assert choose_finalists(scored(HAND), 3, [{"name": "hand"}]) == []
 
 
-def random_trials(rng: random.Random) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def random_trials(rng: random.Random) -> tuple[list[Trial], list[dict[str, Any]]]:
     """Trials and the hand-made ones among them, from none to three, of scores that are often poor or zero."""
     names = [f"t{n}" for n in range(rng.randint(1, 30))]
     trials = scored(*((name, rng.uniform(0.2, 5), max(0.0, rng.gauss(0.2, 0.25))) for name in names))
-    return trials, [trial["pick"] for trial in rng.sample(trials, min(len(trials), rng.randint(0, 3)))]
+    return trials, [dict(trial.pick) for trial in rng.sample(trials, min(len(trials), rng.randint(0, 3)))]
 
 
 def test_finalists_of_random_searches() -> None:
@@ -189,21 +258,21 @@ def test_finalists_of_random_searches() -> None:
         trials, hand_made = random_trials(rng)
         decoding_ms, wanted = rng.choice([0.0, rng.uniform(0, 5)]), rng.randint(1, 6)
         chosen = choose_finalists(trials, wanted, hand_made, decoding_ms)
-        baselines = [trial for trial in trials if trial["pick"] in hand_made]
-        free = [trial for trial in trials if trial["pick"] not in hand_made]
-        least = max((trial["ap"] for trial in baselines), default=0.0) / 2
-        good = [trial for trial in free if trial["ap"] >= least]
+        baselines = [trial for trial in trials if trial.pick in hand_made]
+        free = [trial for trial in trials if trial.pick not in hand_made]
+        least = max((trial.ap for trial in baselines), default=0.0) / 2
+        good = [trial for trial in free if trial.ap >= least]
         none += not chosen
         assert bool(chosen) == bool(good)
         assert len(chosen) <= wanted
         assert all(trial in good for trial in chosen)
-        assert len({trial["pick"]["name"] for trial in chosen}) == len(chosen)
-        assert chosen == sorted(chosen, key=lambda trial: trial["cost"]["predicted_ms"])
+        assert len({trial.pick["name"] for trial in chosen}) == len(chosen)
+        assert chosen == sorted(chosen, key=lambda trial: trial.cost.predicted_ms)
         for baseline in baselines if good and wanted >= len(baselines) else ():
-            ms = baseline["cost"]["predicted_ms"]
-            as_fast = [trial for trial in good if trial["cost"]["predicted_ms"] <= ms]
-            best = max(as_fast, key=lambda trial: trial["ap"], default=None)
-            aimed = best or min(good, key=lambda trial: trial["cost"]["predicted_ms"])
+            ms = baseline.cost.predicted_ms
+            as_fast = [trial for trial in good if trial.cost.predicted_ms <= ms]
+            best = max(as_fast, key=lambda trial: trial.ap, default=None)
+            aimed = best or min(good, key=lambda trial: trial.cost.predicted_ms)
             assert aimed in chosen
     assert none > 20
 
@@ -212,9 +281,9 @@ def test_a_fifth_faster_counts_the_decoding_too() -> None:
     """A network of half the baseline's time is no fifth faster where both take nine tenths in decoding."""
     trials = scored(("hand", 1.0, 0.5), ("half", 0.5, 0.4), ("level", 1.0, 0.45), ("best", 2.0, 0.6))
     hand = [{"name": "hand"}]
-    assert [trial["pick"]["name"] for trial in choose_finalists(trials, 3, hand)] == ["half", "level", "best"]
+    assert [trial.pick["name"] for trial in choose_finalists(trials, 3, hand)] == ["half", "level", "best"]
     tenth = choose_finalists([*trials, *scored(("second", 0.9, 0.44))], 3, hand, decoding_ms=9.0)
-    assert [trial["pick"]["name"] for trial in tenth] == ["second", "level", "best"]
+    assert [trial.pick["name"] for trial in tenth] == ["second", "level", "best"]
 
 
 def test_a_share_of_the_slowest_baseline_becomes_milliseconds() -> None:
@@ -227,24 +296,35 @@ def test_a_share_of_the_slowest_baseline_becomes_milliseconds() -> None:
         Budget.model_validate({"latency": "much%"})
 
 
-def entry(name: str, role: str, ap: float, ms: float, decode_ms: float, uncertainty: float) -> dict[str, Any]:
-    reading = {"median": decode_ms, "uncertainty": 0.01}
-    return {
+def network(name: str, role: str, ap: float, ms: float, decode_ms: float, uncertainty: float) -> NetworkResult:
+    target = "onnxruntime, 1 thread"
+    latency = Latency(ms, target, "measured", uncertainty=uncertainty, reliable=uncertainty <= 0.03)
+    decoding = Latency(decode_ms, "decoder", "measured", uncertainty=0.01)
+    score = Score("AP", ap, 0.01, "short training", "synthetic", 6, {})
+    evaluation = Evaluation("one pass", 1, score, decoding, end_to_end(1, latency, decoding))
+    data = {
         "name": name,
         "role": role,
-        "val": {"AP": ap, "AP_se": 0.01},
-        "ap_standard_error": 0.01,
-        "latency": {"reliable": uncertainty <= 0.03},
-        **end_to_end(1, Measured(ms, uncertainty), reading),
+        "folder": name,
+        "architecture": {},
+        "edits": [],
+        "params": 1,
+        "macs": 1,
+        "uncounted": [],
+        "exports": [],
+        "refused": {},
+        "evaluations": [to_plain(evaluation)],
+        "latency": {"onnxruntime": to_plain(latency)},
     }
+    return from_plain(NetworkResult, data, "test")
 
 
 def test_random_finalists_are_compared_end_to_end() -> None:
     rng = random.Random(4)
     seen = set()
     for _ in range(1000):
-        entries = [
-            entry(
+        networks = [
+            network(
                 f"n{n}",
                 "finalist" if n else "baseline",
                 max(0.0, rng.gauss(0.1, 0.1)),
@@ -254,47 +334,56 @@ def test_random_finalists_are_compared_end_to_end() -> None:
             )
             for n in range(4)
         ]
-        base, finalists = entries[0], entries[1:]
-        found = compare(base, entries)
-        level, faster = found["at_its_latency"], found["at_its_accuracy"]
-        assert bool(level) == any(one["end_to_end_ms"] <= base["end_to_end_ms"] for one in finalists)
-        assert bool(faster) == any(one["val"]["AP"] >= base["val"]["AP"] for one in finalists)
-        by_name = {one["name"]: one for one in entries}
+        base, finalists = networks[0], networks[1:]
+        ms = {one.name: one.evaluations[0].end_to_end.ms for one in networks if one.evaluations[0].end_to_end}
+        ap = {one.name: one.score.value or 0.0 for one in networks if one.score}
+        reliable = {one.name: one.latency["onnxruntime"].reliable for one in networks}
+        found = compare(base, networks)
+        level, faster = found.at_its_latency, found.at_its_accuracy
+        assert bool(level) == any(ms[one.name] <= ms["n0"] for one in finalists)
+        assert bool(faster) == any(ap[one.name] >= ap["n0"] for one in finalists)
         if level:
-            assert by_name[level["network"]]["end_to_end_ms"] <= base["end_to_end_ms"]
-            assert (level["verdict"] == "worthless") == (level["ap"] <= 0.02)
+            assert ms[level.network] <= ms["n0"]
+            assert (level.verdict == "worthless") == (level.ap <= 0.02)
         if faster:
-            one = by_name[faster["network"]]
-            seen.add(faster["verdict"])
-            assert faster["speedup"] == pytest.approx(base["end_to_end_ms"] / one["end_to_end_ms"])
-            if faster["verdict"] in ("faster", "slower"):
-                assert one["val"]["AP"] > 0.02
-                assert base["latency"]["reliable"]
-                assert one["latency"]["reliable"]
+            verdict = faster.speed_up.verdict
+            seen.add(verdict)
+            assert faster.speed_up.factor == pytest.approx(ms["n0"] / ms[faster.network])
+            if verdict in ("faster", "slower"):
+                assert ap[faster.network] > 0.02
+                assert reliable["n0"]
+                assert reliable[faster.network]
     assert seen == {"worthless", "unsteady", "no difference", "faster", "slower"}
 
 
-def test_end_to_end_is_all_passes_and_the_reading() -> None:
-    found = end_to_end(2, Measured(1.0, 0.03), {"median": 4.0, "uncertainty": 0.02})
-    assert found["end_to_end_ms"] == 6.0
-    assert found["end_to_end_uncertainty"] == pytest.approx((0.06**2 + 0.08**2) ** 0.5 / 6)
+def test_the_front_goes_by_end_to_end_time() -> None:
+    """A network of half the time whose maps take long to decode is behind one that is better and decoded at once."""
+    quick, good = network("quick", "finalist", 0.4, 1.0, 9.0, 0.01), network("good", "finalist", 0.5, 2.0, 0.5, 0.01)
+    assert measured_front([quick, good]) == ("good",)
+    slow = network("slow", "finalist", 0.6, 9.0, 0.5, 0.01)
+    assert measured_front([slow, quick, good]) == ("good", "slow")
 
 
-def test_one_seed_gives_the_same_candidates_and_scores(
-    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    folder, results = undisturbed
+def test_end_to_end_is_all_passes_and_the_decoding() -> None:
+    network_ms = Latency(1.0, "onnxruntime, 1 thread", "measured", uncertainty=0.03, reliable=True)
+    found = end_to_end(2, network_ms, Latency(4.0, "decoder", "measured", uncertainty=0.02))
+    assert found.ms == 6.0
+    assert found.uncertainty == pytest.approx((0.06**2 + 0.08**2) ** 0.5 / 6)
+
+
+def test_one_seed_gives_the_same_candidates_and_scores(undisturbed: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    folder, result = undisturbed
     again = search(small_recipe(), tmp_path / "again", Silent())
     assert trials_of(tmp_path / "again") == trials_of(folder)
-    assert again["supernet"] == results["supernet"]
-    assert [n["val"] for n in again["networks"]] == [n["val"] for n in results["networks"]]
+    assert again.losses == result.losses
+    assert scores_of(again) == scores_of(result)
 
 
 @pytest.mark.parametrize(
-    "moment", ["steps/supernet.pt", "trials.jsonl", "steps/tuned_teacher.pt", "steps/tuned_hand_balance.json"]
+    "moment", ["steps/supernet.pt", "trials.jsonl", "steps/tuned_teacher.pt", "steps/finalists/hand_balance.json"]
 )
-def test_killed_and_resumed(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, moment: str) -> None:
-    folder, results = undisturbed
+def test_killed_and_resumed(undisturbed: tuple[Path, SearchResult], tmp_path: Path, moment: str) -> None:
+    folder, result = undisturbed
     run = tmp_path / "run"
     process = subprocess.Popen(command(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
@@ -309,20 +398,20 @@ def test_killed_and_resumed(undisturbed: tuple[Path, dict[str, Any]], tmp_path: 
     after = trials_of(run)
     assert after[: len(before)] == before
     assert after == trials_of(folder)
-    assert [n["val"] for n in resumed["networks"]] == [n["val"] for n in results["networks"]]
+    assert scores_of(resumed) == scores_of(result)
 
 
-def test_a_finished_run_is_not_run_again(undisturbed: tuple[Path, dict[str, Any]]) -> None:
-    folder, results = undisturbed
+def test_a_finished_run_is_not_run_again(undisturbed: tuple[Path, SearchResult]) -> None:
+    folder, result = undisturbed
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "finalists").rglob("*") if path.is_file()}
     again = search(small_recipe(), folder, Silent())
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert again["networks"] == results["networks"]
+    assert again.networks == result.networks
 
 
 @pytest.mark.parametrize("name", ["trials.jsonl", "seconds.jsonl"])
 def test_a_broken_line_is_told_before_any_work(
-    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+    undisturbed: tuple[Path, SearchResult], tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(undisturbed[0], folder)
@@ -332,7 +421,17 @@ def test_a_broken_line_is_told_before_any_work(
         search(small_recipe(), folder, Silent())
 
 
-def test_run_folder_of_another_recipe(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+def test_a_line_of_another_version_is_one_line(undisturbed: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed[0], folder)
+    cost = {"params": 1, "macs": 1, "predicted_ms": 1.0}
+    append_line(folder / "trials.jsonl", {"number": 8, "pick": {}, "cost": cost, "ap": 0.1})
+    with pytest.raises(RunError, match=r"trials.jsonl, line 9: .*score: field required.*delete this line") as caught:
+        search(small_recipe(), folder, Silent())
+    assert "\n" not in str(caught.value)
+
+
+def test_run_folder_of_another_recipe(undisturbed: tuple[Path, SearchResult]) -> None:
     folder, _ = undisturbed
     before = (folder / "recipe.yaml").read_text()
     with pytest.raises(RunError, match="belongs to one recipe"):
@@ -341,19 +440,19 @@ def test_run_folder_of_another_recipe(undisturbed: tuple[Path, dict[str, Any]]) 
 
 
 def test_budget_that_nothing_meets(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match=r"tightest seen.*predicted_ms") as caught:
+    with pytest.raises(BudgetError, match=r"tightest seen.*ms predicted") as caught:
         search(small_recipe("search.budget.macs=1000", "search.trials=2"), tmp_path / "run", Silent())
     assert "\n" not in str(caught.value)
 
 
 def test_budget_is_kept(tmp_path: Path) -> None:
-    results = search(small_recipe("search.budget={macs: 5000000}", "baselines={}"), tmp_path / "run", Silent())
-    assert all(trial["cost"]["macs"] <= 5_000_000 for trial in results["trials"])
-    assert results["comparison"] == []
+    result = search(small_recipe("search.budget={macs: 5000000}", "baselines={}"), tmp_path / "run", Silent())
+    assert all(trial.cost.macs <= 5_000_000 for trial in result.trials)
+    assert result.comparisons == ()
 
 
-class Told(Silent):
-    """Remembers what was said."""
+class Recorder(Silent):
+    """Remembers its messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -363,14 +462,15 @@ class Told(Silent):
 
 
 def test_a_baseline_over_the_budget_is_told_and_scored_all_the_same(tmp_path: Path) -> None:
-    told = Told()
+    progress = Recorder()
     recipe = small_recipe("search.budget={params: 400000}", "search.trials=3", "finalists.count=1", "supernet.epochs=1")
-    results = search(recipe, tmp_path / "run", told)
-    assert any(line.startswith("baseline hand_balance is over the budget") for line in told.said)
-    baseline = results["networks"][0]
-    assert baseline["cost"]["params"] > 400_000
-    assert baseline["supernet_ap"] is not None
-    assert all(t["cost"]["params"] <= 400_000 for t in results["trials"] if t["pick"] != baseline["pick"])
+    result = search(recipe, tmp_path / "run", progress)
+    assert any(line.startswith("baseline hand_balance is over the budget") for line in progress.said)
+    baseline = result.networks[0]
+    assert baseline.params > 400_000
+    own = result.trial_of(baseline)
+    assert own.score.value is not None
+    assert all(trial.cost.params <= 400_000 for trial in result.trials if trial is not own)
 
 
 def test_a_share_needs_a_baseline(tmp_path: Path) -> None:
@@ -384,6 +484,6 @@ REAL = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[2].paren
 @pytest.mark.skipif(not (REAL / "coco").is_dir(), reason="real COCO pictures are not on this machine")
 def test_on_real_coco_pictures(tmp_path: Path) -> None:
     overrides = ["data.kind=coco", f"data.disk.folder={REAL / 'coco'}", "data.disk.search=8", "search.trials=4"]
-    results = search(small_recipe(*overrides), tmp_path / "run", Silent())
-    assert results["data"] == {"kind": "coco", "train": 38, "search": 8, "val": 46, "val_people": 122}
-    assert all(0 <= network["val"]["AP"] <= 1 for network in results["networks"])
+    result = search(small_recipe(*overrides), tmp_path / "run", Silent())
+    assert result.data == SearchedData("coco", train=38, search=8, val=46, people=122)
+    assert all(one.score and 0 <= (one.score.value or 0.0) <= 1 for one in result.networks)

@@ -15,10 +15,11 @@ import torch
 import yaml
 
 from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.results import NetworkResult, SearchResult
 from compress.errors import ArtefactError, CompressError, DivergedError, RecipeError, SpaceError
-from compress.jobs.search import search as jobs_search
-from compress.jobs.search.request import read_baselines, read_search_space
+from compress.jobs.search import trials
 from compress.jobs.search.search import search
+from compress.jobs.search.task import read_baselines, read_search_space
 from compress.networks import architecture_from_data
 from compress.progress import Silent
 from compress.recipe import SearchRecipe
@@ -84,7 +85,7 @@ def around(given: Path, folder: Path, **search_keys: Any) -> SearchRecipe:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, dict[str, Any]]:
+def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, SearchResult]:
     """Architectures and edits together."""
     folder = tmp_path_factory.mktemp("searched")
     recipe = SearchRecipe.model_validate(recipe_data(folder, SPACE))
@@ -92,7 +93,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Pat
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory, cache: Path, given: Path) -> tuple[Path, dict[str, Any]]:
+def started(tmp_path_factory: pytest.TempPathFactory, cache: Path, given: Path) -> tuple[Path, SearchResult]:
     """Edits of a given network, in a process of its own that is killed in the middle, then gone on with."""
     folder = tmp_path_factory.mktemp("started")
     space = {"family": "mobile_openpose", "edits": EDITS}
@@ -108,35 +109,41 @@ def started(tmp_path_factory: pytest.TempPathFactory, cache: Path, given: Path) 
     assert moment.exists()
     assert not (folder / "run" / "results.json").exists()
     before = trials_of(folder / "run")
-    results = search(SearchRecipe.model_validate(data), folder / "run", Silent())
+    result = search(SearchRecipe.model_validate(data), folder / "run", Silent())
     assert trials_of(folder / "run")[: len(before)] == before
-    return folder / "run", results
+    return folder / "run", result
 
 
 def trials_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
 
 
-def test_every_network_rebuilds_with_its_edits(searched: tuple[Path, dict[str, Any]]) -> None:
-    run, results = searched
-    assert results["space"]["size"] == 2 * 2 * 2
-    assert results["space"]["choices"]["edits.trunk"] == [0.5, 1.0]
-    for entry in results["networks"]:
-        artefact = load_artefact(run / "finalists" / entry["name"])
-        assert sum(p.numel() for p in artefact.network.parameters()) == entry["cost"]["params"]
-        wanted = {name: entry["pick"][f"edits.{name}"] for name in EDITS}
+def edits_of(result: SearchResult, network: NetworkResult) -> dict[str, object]:
+    """What the network's pick edits, by the name of the group."""
+    pick = {name: result.trial_of(network).pick[f"edits.{name}"] for name in EDITS}
+    return {name: value for name, value in pick.items() if value not in ("keep", 1.0)}
+
+
+def test_every_network_rebuilds_with_its_edits(searched: tuple[Path, SearchResult]) -> None:
+    run, result = searched
+    assert result.space.size == 2 * 2 * 2
+    assert result.space.choices["edits.trunk"] == (0.5, 1.0)
+    for network in result.networks:
+        artefact = load_artefact(run / "finalists" / network.name)
+        assert sum(p.numel() for p in artefact.network.parameters()) == network.params
+        edits = edits_of(result, network)
         rewrites = [edit for edit in artefact.edits if isinstance(edit, Rewrite)]
-        assert len(rewrites) == (5 if wanted["kernels"] == "conv_to_3x3" else 0)
-        assert ("channels pruned" in artefact.edits) == (wanted["trunk"] == 0.5)
-        assert entry["edits"] == {name: value for name, value in wanted.items() if value not in ("keep", 1.0)}
-        assert entry["exports"]["onnxruntime"]["parity"] <= 1e-4
+        assert len(rewrites) == (5 if edits.get("kernels") == "conv_to_3x3" else 0)
+        assert ("channels pruned" in artefact.edits) == (edits.get("trunk") == 0.5)
+        assert len(network.edits) == len(artefact.edits)
+        assert network.export("onnxruntime").parity <= 1e-4
     assert not list((run / "steps").glob("trial_*"))
 
 
-def test_a_pick_s_cost_is_that_of_its_edited_network(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_a_pick_s_cost_is_that_of_its_edited_network(searched: tuple[Path, SearchResult]) -> None:
     """Half the channels cost less than all of them, and three 3x3 less than a 7x7, of otherwise equal networks."""
-    _, results = searched
-    macs = {tuple(sorted(trial["pick"].items())): trial["cost"]["macs"] for trial in results["trials"]}
+    _, result = searched
+    macs = {tuple(sorted(trial.pick.items())): trial.cost.macs for trial in result.trials}
     for pick, count in macs.items():
         for key, small in (("edits.trunk", 0.5), ("edits.kernels", "conv_to_3x3")):
             smaller = macs.get(tuple(sorted({**dict(pick), key: small}.items())))
@@ -144,60 +151,62 @@ def test_a_pick_s_cost_is_that_of_its_edited_network(searched: tuple[Path, dict[
                 assert smaller < count
 
 
-def test_one_seed_gives_the_same_trials(searched: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_one_seed_gives_the_same_trials(searched: tuple[Path, SearchResult], tmp_path: Path) -> None:
     run, _ = searched
     search(SearchRecipe.model_validate(recipe_data(tmp_path, SPACE)), tmp_path / "run", Silent())
     assert trials_of(tmp_path / "run") == trials_of(run)
 
 
 def test_a_candidate_that_diverges_counts_as_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = jobs_search.trial_network
+    real = trials.trial_network
 
     def diverging(*arguments: Any) -> Any:
         if arguments[3] == 1:
             raise DivergedError("the loss must stay a number", place="training", value=math.nan, remedy="lower it")
         return real(*arguments)
 
-    monkeypatch.setattr(jobs_search, "trial_network", diverging)
+    monkeypatch.setattr(trials, "trial_network", diverging)
     said: list[str] = []
     progress = Silent()
     monkeypatch.setattr(progress, "say", said.append)
-    results = search(SearchRecipe.model_validate(recipe_data(tmp_path, SPACE)), tmp_path / "run", progress)
-    assert [trial["ap"] for trial in results["trials"] if trial["number"] == 1] == [0.0]
-    assert len(results["trials"]) == 4
+    result = search(SearchRecipe.model_validate(recipe_data(tmp_path, SPACE)), tmp_path / "run", progress)
+    assert [trial.score.value for trial in result.trials if trial.number == 1] == [0.0]
+    assert len(result.trials) == 4
     assert any("candidate 1 counts as AP 0" in line for line in said)
 
 
-def test_a_given_network_is_the_baseline(started: tuple[Path, dict[str, Any]], given: Path, tmp_path: Path) -> None:
-    run, results = started
-    baseline, *finalists = results["networks"]
-    assert (baseline["name"], baseline["role"]) == ("given", "baseline")
-    assert results["supernet"]["loss"] == []
-    assert "supernet" not in results["seconds"]
+def test_a_given_network_is_the_baseline(started: tuple[Path, SearchResult], given: Path, tmp_path: Path) -> None:
+    run, result = started
+    baseline, *finalists = result.networks
+    assert (baseline.name, baseline.role) == ("given", "baseline")
+    assert result.losses == ()
+    assert result.start == str(given)
+    assert {trial.score.provenance for trial in result.trials} == {"given weights"}
+    assert "supernet" not in result.run.seconds
     own = load_artefact(given)
     unedited = load_artefact(run / "finalists" / "given")
     assert unedited.edits == own.edits
     assert {n: t.shape for n, t in unedited.network.state_dict().items()} == {
         n: t.shape for n, t in own.network.state_dict().items()
     }
-    for entry in finalists:
-        edits = load_artefact(run / "finalists" / entry["name"]).edits
+    for network in finalists:
+        edits = load_artefact(run / "finalists" / network.name).edits
         assert edits[: len(own.edits)] == own.edits
-        if entry["edits"].get("kernels"):
+        if edits_of(result, network).get("kernels"):
             assert sum(isinstance(edit, Rewrite) for edit in edits) == 5  # one is the given network's own
-    write_report(results, tmp_path)
+    write_report(result, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "given weights" in page
     assert "Supernet" not in page
 
 
 def test_a_given_network_s_search_is_the_same_undisturbed(
-    started: tuple[Path, dict[str, Any]], given: Path, tmp_path: Path
+    started: tuple[Path, SearchResult], given: Path, tmp_path: Path
 ) -> None:
-    run, results = started
+    run, result = started
     again = search(around(given, tmp_path), tmp_path / "run", Silent())
     assert trials_of(tmp_path / "run") == trials_of(run)
-    assert [entry["val"] for entry in again["networks"]] == [entry["val"] for entry in results["networks"]]
+    assert [network.score for network in again.networks] == [network.score for network in result.networks]
 
 
 def test_start_that_cannot_be_used(given: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ HAND = {"a": 1, "b": 2, "kind": "y"}
 
 
 def asked(count: int, seed: int) -> list[dict[str, object]]:
-    sampler = Sampler(SPACE, "nsga2", population=6, seed=seed, hand_made=[HAND])
+    sampler = Sampler(SPACE, "nsga2", population=6, seed=seed, baselines=[HAND])
     picks = []
     for _ in range(count):
         trial, pick = sampler.ask()
@@ -44,7 +44,7 @@ def test_nsga2_finds_the_front_of_a_plain_problem() -> None:
 
 
 def test_refused_picks_do_not_stop_the_search() -> None:
-    sampler = Sampler(SPACE, "nsga2", population=4, seed=0, hand_made=[])
+    sampler = Sampler(SPACE, "nsga2", population=4, seed=0, baselines=[])
     for _ in range(20):
         trial, pick = sampler.ask()
         if pick["a"] > 1:
@@ -70,7 +70,7 @@ def cost_and_score(pick: dict[str, Any]) -> tuple[float, float]:
 
 
 def search(kind: Any, seed: int, trials: int = 60) -> list[dict[str, Any]]:
-    sampler = Sampler(WIDE, kind, population=4, seed=seed, hand_made=[MIDDLE])
+    sampler = Sampler(WIDE, kind, population=4, seed=seed, baselines=[MIDDLE])
     picks = []
     for _ in range(trials):
         trial, pick = sampler.ask()

@@ -2,17 +2,19 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
-from fake_results import fake_results
 
+from compress.artefacts.results import Comparison, Faster, Gain
+from compress.measure.comparison import SpeedUp
 from compress.report.page import COLUMNS, order_agreement, page, picture_of, rows_of, table_text, write_report
 from compress.report.plots import front_chart, javascript
-from compress.report.terminal import gain_text, speed_text
+from compress.report.search import gain_text, speed_text
 
 
 class Resources(HTMLParser):
@@ -38,9 +40,9 @@ class Resources(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(result, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    write_report(fake_results(), folder)
+    write_report(result, folder)
     return folder
 
 
@@ -56,8 +58,32 @@ def marks_of(chart, kind):
     return [spec["datasets"][layer["data"]["name"]] for layer in layers]
 
 
-def html_of(results):
-    return page(results, rows_of(results), None)
+def html_of(result):
+    return page(result, rows_of(result), None)
+
+
+def text_of(result):
+    return " ".join(Resources(html_of(result)).text.split())
+
+
+def with_first(result, **changes):
+    """The result of the first network alone, changed."""
+    network = replace(result.networks[0], **changes)
+    return replace(result, networks=(network,), best=(network.name,))
+
+
+def with_evaluation(network, **changes):
+    """The network with changes in the recipe's procedure."""
+    first, *others = network.evaluations
+    return replace(network, evaluations=(replace(first, **changes), *others))
+
+
+def gain(**changes):
+    return replace(Gain("f", 0.2, 0.1, "beyond chance", steady=True, faster=True), **changes)
+
+
+def faster(verdict, factor=1.34, low=1.32, high=1.36):
+    return Faster("f", SpeedUp(factor, low, high, verdict))
 
 
 def test_writes_three_files_and_no_leftovers(folder):
@@ -83,196 +109,225 @@ def test_charts_of_the_page_are_three_specifications(folder):
     assert all(f"id=chart-{name}" in text for name in charts)
 
 
-def test_page_shows_every_network_and_its_numbers(parsed):
-    for network in fake_results()["networks"]:
+def test_page_shows_every_network_and_its_numbers(result, parsed):
+    for network in result.networks:
+        passes, ncnn = network.evaluations[0].passes, network.latency["ncnn"].ms
         for shown in (
-            network["name"],
-            f"{network['val']['AP']:.3f}",
-            f"{network['supernet_ap']:.3f}",
-            f"{network['measured_ms']:.2f}",
-            f"{network['cost']['predicted_ms']:.2f}",
-            f"{100 * network['prediction_error']:+.1f} %",
+            network.name,
+            f"{network.score.value:.3f}",
+            f"± {network.score.standard_error:.3f}",
+            f"{result.trial_of(network).score.value:.3f}",
+            milliseconds(passes * network.latency["onnxruntime"].ms),
+            milliseconds(passes * network.predicted.ms),
+            milliseconds(passes * ncnn),
+            milliseconds(network.evaluations[0].end_to_end.ms),
+            milliseconds(network.evaluations[1].end_to_end.ms),
+            f"{100 * (network.predicted.ms / network.latency['onnxruntime'].ms - 1):+.1f} %",
+            *(f"{export.parity:.1e}" for export in network.exports),
         ):
             assert shown in parsed.text
 
 
-def test_page_says_what_a_sceptic_asks(parsed):
-    results = fake_results()
+def milliseconds(ms):
+    return f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
+
+
+def test_page_says_what_a_sceptic_asks(result):
+    doubted = with_unreliable(result, "finalist_1")
+    doubted = replace(doubted, run=replace(result.run, command=("compress", "search", "bhrnet", "--run", "a folder")))
+    text = text_of(doubted)
+    errors = sorted(network.score.standard_error for network in result.networks)
+    predictions = [abs(result.prediction_error(network)) for network in result.networks]
     for shown in (
-        "onnxruntime 1.30.0, 1 thread",
-        "AMD EPYC 7B13",
-        "a sample of 500 synthetic validation pictures with 1,312 people",
-        "Its standard error is 0.011",
-        f"{100 * results['prediction']['mean_error']:.1f} %",
-        f"{100 * results['prediction']['worst_error']:.1f} %",
-        "Unreliable, for too great an uncertainty: finalist_2",
-        "compress search recipes/bhrnet.yaml --out 'runs/bhrnet synthetic'",
+        f"onnxruntime {result.engine.version}, 1 thread",
+        result.engine.device,
+        f"a sample of {result.data.val} synthetic validation pictures with {result.data.people} people",
+        f"Its standard error is {errors[0]:.3f} to {errors[-1]:.3f}",
+        f"{100 * sum(predictions) / len(predictions):.1f} % mean error",
+        f"{100 * max(predictions):.1f} % worst error",
+        "Unreliable, for too great an uncertainty: finalist_1",
+        "compress search bhrnet --run 'a folder'",
         '"input_hw"',
-        "23 min 32 s",  # 1412 s of supernet
-        *results["caveats"],
+        *(f"{network.latency['onnxruntime'].count} timed calls" for network in result.networks[:1]),
+        f"one decoding time for all ({milliseconds(result.decoding.ms)} ms",
+        *result.caveats,
     ):
-        assert shown in parsed.text
+        assert shown in text
 
 
-def test_a_gain_is_a_headline_only_beyond_chance(parsed):
-    # Two standard errors of a difference: 2 * sqrt(0.011² + 0.011²) = 0.031; the gains are 0.023 and 0.042.
-    assert "(+0.023, within two standard errors, may be chance)" in parsed.text
-    assert "+0.042 AP at no more time, beyond two standard errors" in parsed.text
-    assert "1.34× as fast end to end (1.32–1.36)" in parsed.text
+def with_unreliable(result, name):
+    """The same, with one network's timing unreliable and all others' reliable."""
+    networks = tuple(
+        replace(
+            network,
+            latency={
+                **network.latency,
+                "onnxruntime": replace(network.latency["onnxruntime"], reliable=network.name != name),
+            },
+        )
+        for network in result.networks
+    )
+    return replace(result, networks=networks)
+
+
+def test_time_is_told_in_minutes(result):
+    seconds = {"latency table": 12.0, "supernet": 1412.0}
+    text = text_of(replace(result, run=replace(result.run, seconds=seconds)))
+    assert "23 min 32 s" in text
+    assert "Time: 23 min 44 s" in text
+
+
+def test_a_gain_is_a_headline_only_beyond_chance(result):
+    within = Comparison(
+        "hand balance", gain(network="finalist_3", ap=0.521, baseline_ap=0.498, verdict="within chance"), None
+    )
+    beyond = Comparison("hrnet layout", gain(network="finalist_4", ap=0.549, baseline_ap=0.507), faster("faster"))
+    text = text_of(replace(result, comparisons=(within, beyond)))
+    assert "(+0.023, within two standard errors, may be chance)" in text
+    assert "+0.042 AP at no more time, beyond two standard errors" in text
+    assert "1.34× as fast end to end (1.32–1.36)" in text
 
 
 @pytest.mark.parametrize("verdict", ["worthless", "unsteady", "no difference", "slower", "faster"])
 def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
-    side = {"network": "f", "speedup": 9.45, "low": 9.0, "high": 9.9, "verdict": verdict}
-    head, rest = speed_text({"baseline": "b", "at_its_accuracy": side})
+    head, rest = speed_text(Comparison("b", None, faster(verdict, 9.45, 9.0, 9.9)))
     assert head == ("9.45× as fast" if verdict == "faster" else "")
     assert "9.45" not in rest or verdict == "slower"
 
 
 @pytest.mark.parametrize("verdict", ["worthless", "within chance", "beyond chance"])
 @pytest.mark.parametrize("steady", [True, False])
-@pytest.mark.parametrize("gain", [0.0, 0.04, -0.04])
-def test_a_gain_is_a_headline_only_where_it_is_one(verdict, steady, gain):
-    side = {"network": "f", "ap": 0.1 + gain, "baseline_ap": 0.1, "verdict": verdict, "steady": steady}
-    head, _ = gain_text({"baseline": "b", "at_its_latency": side})
-    assert bool(head) == (verdict == "beyond chance" and steady and gain > 0)
+@pytest.mark.parametrize("difference", [0.0, 0.04, -0.04])
+def test_a_gain_is_a_headline_only_where_it_is_one(verdict, steady, difference):
+    side = gain(ap=0.1 + difference, baseline_ap=0.1, verdict=verdict, steady=steady)
+    head, _ = gain_text(Comparison("b", side, None))
+    assert bool(head) == (verdict == "beyond chance" and steady and difference > 0)
 
 
-def test_text_is_escaped_everywhere():
+def test_text_is_escaped_everywhere(result):
     evil = "<script>alert('x')</script>"
-    results = fake_results(trials=3)
-    results["networks"][0] |= {"name": evil, "role": "finalist", "architecture": {"family": evil, evil: evil}}
-    results["comparison"][0] |= {"baseline": evil}
-    results["caveats"] = [evil]
-    results["command"] = ["compress", evil]
-    results["recipe"] = {evil: evil}
-    results["environment"] = {evil: evil, "packages": {evil: evil}}
-    results["seconds"] = {evil: 1.0}
-    results["space"]["family"] = evil
-    results["engine"]["device"] = evil
-    results["data"]["kind"] = evil
-    results["space"]["choices"] = {evil: [evil]}
-    text = html_of(results)
+    changed = with_first(result, name=evil, architecture={"family": evil, evil: evil})
+    changed = replace(
+        changed,
+        trial_numbers={evil: 0},
+        comparisons=(Comparison(evil, None, None),),
+        caveats=(evil,),
+        failed_exports=(evil,),
+        no_finalist=evil,
+        space=replace(result.space, family=evil, choices={evil: (evil,)}),
+        engine=replace(result.engine, device=evil),
+        data=replace(result.data, kind=evil),
+        run=replace(
+            result.run,
+            folder=evil,
+            command=("compress", evil),
+            recipe={evil: evil},
+            environment={evil: evil, "packages": {evil: evil}},
+            seconds={evil: 1.0},
+        ),
+    )
+    text = html_of(changed)
     assert "<script>alert" not in text
     assert "</script>alert" not in text
     assert escape(evil) in text
     assert Resources(text).scripts == 3
 
 
-def test_nothing_known_is_shown_as_dashes():
-    results = fake_results(trials=2)
-    for network in results["networks"]:
-        network |= {
-            "val": dict.fromkeys(network["val"]),
-            "supernet_ap": None,
-            "ap_standard_error": None,
-            "ncnn_ms": None,
-            "exports": {},
-        }
-    results |= {"comparison": [], "caveats": [], "supernet": {"loss": []}, "table": {"kernels": 3, "scale": None}}
-    results["data"]["val_people"] = None
-    text = html_of(results)
-    assert "standard error was not estimated" in text
+def test_nothing_known_is_shown_as_dashes(result):
+    unknown = tuple(
+        replace(
+            with_evaluation(network, score=replace(network.score, value=None, standard_error=None, details={})),
+            latency={},
+            exports=(),
+        )
+        for network in result.networks
+    )
+    trials = tuple(replace(trial, score=replace(trial.score, value=None)) for trial in result.trials)
+    changed = replace(result, networks=unknown, trials=trials, comparisons=(), caveats=(), losses=(), scale=None)
+    changed = replace(changed, data=replace(result.data, people=None), kernels=3)
+    text = html_of(changed)
+    words = " ".join(Resources(text).text.split())
+    assert "standard error was not estimated" in words
+    assert "the sum over 3 separately timed kernels." in words
     assert "None" not in Resources(text).text
     assert ">nan" not in text
-    assert 'id="charts">{"front"' in text
+    assert 'id="charts">{}' in text
 
 
-def test_no_trials_and_no_networks_is_still_a_page():
-    results = fake_results(trials=0) | {"networks": [], "comparison": [], "prediction": {}}
-    assert picture_of(results, rows_of(results)) is None
-    assert "<h1>" in html_of(results)
+def test_no_trials_and_no_networks_is_still_a_page(result):
+    empty = replace(result, trials=(), networks=(), comparisons=(), best=())
+    assert picture_of(empty, rows_of(empty)) is None
+    assert "<h1>" in html_of(empty)
 
 
-def test_other_families_show_their_fields():
-    results = fake_results(trials=1)
-    results["networks"][0]["architecture"] = {"family": "hrnet", "blocks": 4, "modules": [1, 4, 3], "stem": None}
-    text = Resources(html_of(results)).text
+def test_other_families_show_their_fields(result):
+    architecture = {"family": "hrnet", "blocks": 4, "modules": [1, 4, 3], "stem": None}
+    text = Resources(html_of(with_first(result, architecture=architecture))).text
     assert "modules" in text
     assert "1, 4, 3" in text
 
 
-def test_composition_shows_blocks_kinds_expansions_and_channels():
-    results = fake_results(trials=1)
-    results["networks"] = results["networks"][:1]
+def test_composition_shows_blocks_kinds_expansions_and_channels(result):
     architecture = {"width": 10, "blocks": [[7], [8, 9]], "kinds": ["dir", "basic"], "expansions": [2, 4]}
-    results["networks"][0]["architecture"] = architecture
-    text = html_of(results)
+    text = html_of(with_first(result, architecture=architecture))
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", re.search(r"<table class=blocks>.*?</table>", text, re.DOTALL).group())
     assert cells == ["7", "8", "dir", "2", "10", "", "9", "basic", "4", "20"]
     assert "24 blocks" in text
 
 
-def test_csv_has_every_network_and_trial(folder):
-    results = fake_results()
+def test_csv_has_every_network_and_trial(result, folder):
     lines = list(csv.DictReader(io.StringIO((folder / "pareto.csv").read_text())))
     assert tuple(lines[0]) == COLUMNS
-    assert [line["role"] for line in lines].count("trial") == len(results["trials"]) == 60
-    assert len(lines) == 60 + len(results["networks"])
-    for line, network in zip(lines, results["networks"], strict=False):
-        assert line["name"] == network["name"]
-        assert float(line["ap"]) == network["val"]["AP"]
-        assert float(line["measured_ms"]) == network["measured_ms"]
-        assert float(line["predicted_ms"]) == network["cost"]["predicted_ms"]
-        assert int(line["params"]) == network["cost"]["params"]
+    assert [line["role"] for line in lines].count("trial") == len(result.trials)
+    assert len(lines) == len(result.trials) + len(result.networks)
+    for line, network in zip(lines, result.networks, strict=False):
+        assert line["name"] == network.name
+        assert float(line["ap"]) == network.score.value
+        assert float(line["measured_ms"]) == network.latency["onnxruntime"].ms
+        assert float(line["predicted_ms"]) == network.predicted.ms
+        assert int(line["params"]) == network.params
     trial = lines[-1]
     assert trial["provenance"] == "supernet"
     assert trial["measured_ms"] == trial["low_ms"] == ""
-    assert float(trial["ap"]) == results["trials"][-1]["ap"]
+    assert float(trial["ap"]) == result.trials[-1].score.value
 
 
-def test_the_interval_is_that_of_the_measured_latency():
-    results = fake_results(trials=0)
-    for row, network in zip(rows_of(results), results["networks"], strict=True):
-        share = network["latency"]["uncertainty"]
+def test_the_interval_is_that_of_the_measured_latency(result):
+    for row, network in zip(rows_of(result), result.networks, strict=False):
+        share = network.latency["onnxruntime"].uncertainty
         assert row.low_ms == pytest.approx(row.measured_ms * (1 - share))
         assert row.high_ms == pytest.approx(row.measured_ms * (1 + share))
 
 
-def test_the_front_goes_by_end_to_end_time():
-    """A network of half the time whose maps take long to be read is behind one that is better and read at once."""
-    results = fake_results(trials=0)
-    quick, good = results["networks"][:2]
-    quick |= {"measured_ms": 1.0, "decode_ms": {"median": 9.0}, "end_to_end_ms": 10.0, "val": {"AP": 0.4}}
-    good |= {"measured_ms": 2.0, "decode_ms": {"median": 0.5}, "end_to_end_ms": 2.5, "val": {"AP": 0.5}}
-    results["networks"] = [quick, good]
-    assert [row.on_front for row in rows_of(results)] == [False, True]
-    (line,) = marks_of(front_chart(rows_of(results)), "line")
-    assert [point["ms"] for point in line] == [2.5]
-
-
-def test_front_is_the_non_dominated_set_of_the_measured_networks():
-    results = fake_results()
-    networks = results["networks"]
+def test_the_front_of_chart_and_table_is_that_of_end_to_end_times(result):
+    """What no other measured network beats in both; see the search's tests for how it is found."""
+    points = {network.name: (network.evaluations[0].end_to_end.ms, network.score.value) for network in result.networks}
     expected = {
-        a["name"]
-        for a in networks
-        if not any(
-            b["measured_ms"] <= a["measured_ms"] and b["val"]["AP"] >= a["val"]["AP"] and b is not a for b in networks
-        )
+        name
+        for name, (ms, ap) in points.items()
+        if not any(other <= ms and score >= ap for one, (other, score) in points.items() if one != name)
     }
-    rows = rows_of(results)
+    rows = rows_of(result)
     assert {row.name for row in rows if row.on_front and row.role != "trial"} == expected
     (line,) = marks_of(front_chart(rows), "line")
     assert {point["name"] for point in line} == expected
+    assert {point["ms"] for point in line} == {pytest.approx(points[name][0]) for name in expected}
+    assert [network.name for network in result.front] == sorted(expected, key=lambda name: points[name])
 
 
-def test_chart_puts_trials_where_predicted_and_networks_where_measured():
-    results = fake_results()
-    small, large = marks_of(front_chart(rows_of(results)), "point")
-    assert [(p["ms"], p["ap"]) for p in small] == [(t["cost"]["predicted_ms"], t["ap"]) for t in results["trials"]]
-    expected = [(pytest.approx(n["end_to_end_ms"]), n["val"]["AP"]) for n in results["networks"]]
+def test_chart_puts_trials_where_predicted_and_networks_where_measured(result):
+    small, large = marks_of(front_chart(rows_of(result)), "point")
+    assert [(p["predicted_ms"], p["ap"]) for p in small] == [
+        (t.cost.predicted_ms, t.score.value) for t in result.trials
+    ]
+    expected = [(pytest.approx(n.evaluations[0].end_to_end.ms), n.score.value) for n in result.networks]
     assert [(p["ms"], p["ap"]) for p in large] == expected
     assert {p["kind"] for p in small}.isdisjoint(p["kind"] for p in large)
     assert not any("measured_ms" in p or "low_ms" in p for p in small)
 
 
 def test_order_agreement_counts_pairs():
-    def network(supernet, ap):
-        return {"supernet_ap": supernet, "val": {"AP": ap}}
-
-    networks = [network(1, 1), network(2, 3), network(3, 2), network(None, 9)]
-    assert order_agreement(networks) == (2, 3)
+    assert order_agreement([(1, 1), (2, 3), (3, 2), (None, 9)]) == (2, 3)
     assert order_agreement([]) == (0, 0)
 
 
@@ -285,37 +340,44 @@ def test_picture_is_a_chart(folder):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
 
 
-def test_csv_leaves_unknown_empty():
-    results = fake_results(trials=0)
-    results["networks"] = results["networks"][:1]
-    results["networks"][0] |= {"val": {"AP": None}, "latency": None, "measured_ms": None}
-    (line,) = csv.DictReader(io.StringIO(table_text(rows_of(results))))
+def test_csv_leaves_unknown_empty(result):
+    network = with_evaluation(result.networks[0], score=replace(result.networks[0].score, value=None))
+    changed = replace(result, networks=(replace(network, latency={}),), best=(), trials=result.trials)
+    line = next(csv.DictReader(io.StringIO(table_text(rows_of(changed)))))
     assert [line[key] for key in ("ap", "measured_ms", "low_ms", "high_ms", "on_front")] == ["", "", "", "", "False"]
 
 
-def test_edits_are_shown_beside_the_architecture():
-    results = fake_results(trials=1)
-    results["networks"] = results["networks"][:1]
-    results["networks"][0]["edits"] = {"large kernels": "conv_to_3x3", "trunk": 0.5}
-    results["space"]["choices"]["edits.trunk"] = [0.5, 1.0]
-    text = Resources(html_of(results)).text
+def test_edits_are_shown_beside_the_architecture(result):
+    own = result.trial_of(result.networks[0])
+    pick = {
+        **own.pick,
+        "edits.large kernels": "conv_to_3x3",
+        "edits.trunk": 0.5,
+        "edits.head": "keep",
+        "edits.all": 1.0,
+    }
+    space = replace(result.space, choices={**result.space.choices, "edits.trunk": (0.5, 1.0)})
+    changed = replace(with_first(result), trials=(replace(own, pick=pick),), space=space)
+    text = text_of(changed)
     for shown in ("large kernels", "conv_to_3x3", "50.0 % of the channels", "carried over to what was edited"):
         assert shown in text
+    assert "100.0 % of the channels" not in text
+    assert "keep" not in text
 
 
-def test_a_search_around_a_given_network_has_no_supernet():
-    results = fake_results(trials=2)
-    results["recipe"]["search"] = {"start": "runs/given", "tuning_samples": 256}
-    results["supernet"] = {"loss": []}
-    text = Resources(html_of(results)).text
+def test_a_search_around_a_given_network_has_no_supernet(result):
+    trials = tuple(replace(trial, score=replace(trial.score, provenance="given weights")) for trial in result.trials)
+    changed = replace(result, start="runs/given", tuning_samples=256, losses=(), trials=trials)
+    changed = replace(changed, run=replace(result.run, recipe={}, seconds={}))
+    text = text_of(changed)
     assert "the weights of the given network, tuned on 256 samples" in text
     assert "Supernet" not in text
     assert "supernet score" not in text
-    assert {row.provenance for row in rows_of(results) if row.role == "trial"} == {"given weights"}
+    assert {row.provenance for row in rows_of(changed) if row.role == "trial"} == {"given weights"}
 
 
-def test_a_trial_stands_at_its_predicted_end_to_end_time():
-    rows = rows_of(fake_results() | {"decoding": {"median": 1.5}})
+def test_a_trial_stands_at_its_predicted_end_to_end_time(result):
+    rows = rows_of(replace(result, decoding=replace(result.decoding, ms=1.5)))
     trials = [row for row in rows if row.role == "trial"]
     assert trials
     assert all(row.end_to_end_ms == pytest.approx(row.predicted_ms + 1.5) for row in trials)
@@ -325,29 +387,28 @@ def test_a_trial_stands_at_its_predicted_end_to_end_time():
     assert all(line["end_to_end_ms"] for line in written if line["role"] == "trial")
 
 
-def test_more_accuracy_in_as_much_time_is_not_told_as_in_less():
-    side = {"network": "f", "ap": 0.2, "baseline_ap": 0.1, "verdict": "beyond chance", "steady": True}
-    told = [
-        " ".join(gain_text({"baseline": "b", "at_its_latency": {**side, "faster": faster}})) for faster in (True, False)
-    ]
-    assert "at no more time" in told[0]
-    assert "in as much time, within the uncertainty" in told[1]
+def test_more_accuracy_in_as_much_time_is_not_called_less_time():
+    texts = [" ".join(gain_text(Comparison("b", gain(faster=value), None))) for value in (True, False)]
+    assert "at no more time" in texts[0]
+    assert "in as much time, within the uncertainty" in texts[1]
 
 
-def test_what_an_engine_refused_and_that_there_is_no_finalist_stand_first():
-    results = fake_results() | {"failed_exports": ["finalist_1: ncnn: no <such> layer"], "no_finalist": "none is good"}
-    text = html_of(results)
+def test_what_an_engine_refused_and_that_there_is_no_finalist_stand_first(result):
+    refused = ("finalist_1: ncnn: no <such> layer",)
+    text = html_of(replace(result, failed_exports=refused, no_finalist="none is good"))
     section = text[text.index("Against the hand-made networks") :]
     assert section.index("none is good") < section.index("class=card")
     assert "no &lt;such&gt; layer" in section
 
 
-def test_all_milliseconds_are_of_the_procedures_passes():
-    results = fake_results()
-    for network in results["networks"]:
-        network |= {"passes": 2, "ncnn_ms": 7.77, "ncnn_uncertainty": 0.2, "ncnn_reliable": False}
-    text = html_of(results)
+def test_all_milliseconds_are_of_the_procedures_passes(result):
+    ncnn = replace(result.networks[0].latency["ncnn"], ms=7.77, uncertainty=0.2, reliable=False)
+    networks = tuple(
+        replace(with_evaluation(network, passes=2), latency={**network.latency, "ncnn": ncnn})
+        for network in result.networks
+    )
+    text = html_of(replace(result, networks=networks))
     assert "15.54" in text
+    assert "12.43 – 18.65" in text  # 2 x 7.77, ± 20 %
     assert "7.77" not in text
-    one = results["networks"][0]
-    assert f"{2 * one['measured_ms']:.2f}" in text
+    assert milliseconds(2 * networks[0].latency["onnxruntime"].ms) in text

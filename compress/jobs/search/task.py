@@ -1,24 +1,137 @@
-"""What a search is asked for, checked before any work: its space, the network it starts from, its baselines."""
+"""What every step of a search works with, and what is checked before any work: the space, the network that it starts
+from, the baselines."""
 
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
-from compress.artefacts.artefact import Artefact, load_artefact
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from compress.artefacts.artefact import Network, load_artefact, network_digest
+from compress.artefacts.records import read_records, to_plain
+from compress.artefacts.run import Run
+from compress.data.sets import Sets
 from compress.errors import RecipeError, SpaceError
+from compress.files import append_line
 from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named
 from compress.networks.architecture import check_input
-from compress.pose.approaches import approach_of
-from compress.recipe import SearchRecipe, find, noted_codec
+from compress.pose.approaches import approach_of, estimator_for, objective_for
+from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
+from compress.pose.objective import Objective
+from compress.progress import Progress, Stage
+from compress.recipe import SearchRecipe, Training, find
+from compress.training.processes import launch
+from compress.training.recalibration import PICTURES
+
+_EXPORT = 1500  # pictures that pass through a network while it is exported
 
 
-def read_start(recipe: SearchRecipe) -> Artefact | None:
+@dataclass(frozen=True)
+class Task:
+    """One search: its recipe, what the recipe names, and where it runs.
+
+    baselines: name → pick of every hand-made network, or of the given one.
+    """
+
+    recipe: SearchRecipe
+    candidates: Candidates
+    baselines: Mapping[str, Pick]
+    sets: Sets
+    run: Run
+    progress: Progress
+    fabric: Fabric = field(default_factory=partial(launch, "auto"))
+
+    @property
+    def space(self) -> Space:
+        """What the candidates are picked from."""
+        return self.candidates.space
+
+    @property
+    def architecture(self) -> Architecture:
+        """Of the largest candidate; all have the same outputs."""
+        return self.candidates.architecture(self.space.largest)
+
+    def objective(self, settings: Training) -> Objective:
+        """What candidates learn."""
+        keypoints = self.sets.train.keypoints
+        return objective_for(self.architecture, keypoints, self.recipe.input_hw, settings, self.recipe.codec)
+
+    @property
+    def estimator(self) -> PoseEstimator:
+        """How candidates find people; top-down ones look at the labelled boxes."""
+        recipe = self.recipe
+        return estimator_for(
+            self.architecture,
+            self.sets.train.keypoints,
+            recipe.input_hw,
+            codec=recipe.codec,
+            decoding=recipe.decoding,
+            boxes=LabelledBoxes(),
+        )
+
+    def inputs(self, wanted: int) -> Iterator[Tensor]:
+        """About the first `wanted` training pictures without augmentation, in batches [B,3,H,W]."""
+        return first_inputs(self.estimator, self.sets.train, wanted, self.fabric.device)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Notes how long a phase took in `seconds.jsonl`, but not what a SIGKILL cut off."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = round(time.monotonic() - start, 2)
+            append_line(self.run.path("seconds.jsonl"), to_plain(PhaseTime(phase, seconds)))
+
+
+def stages(task: Task) -> list[Stage]:
+    """The phases that take their time, by the names that they are opened with.
+
+    Work is in pictures that pass through a network forwards; a training step counts for three.
+    """
+    recipe, tuned = task.recipe, task.recipe.finalists
+    networks = tuned.count + len(task.baselines)
+    pictures = tuned.training.epochs * len(task.sets.train)
+    trial = recipe.search.calibration_pictures + len(task.sets.search) + 6 * recipe.search.tuning_samples
+    finished = PICTURES + 3 * len(task.sets.val) + _EXPORT  # scored in one pass and in two
+    supernet = recipe.supernet.epochs * len(task.sets.train) * 3 * (2 + recipe.supernet.randoms)
+    return [
+        *([] if task.candidates.start else [Stage("supernet", supernet)]),
+        Stage("search", recipe.search.trials * trial),
+        Stage("fine-tuning: teacher", 3 * pictures),
+        Stage("fine-tuning: finalists", (1 + 3 * (networks - 1)) * pictures),
+        Stage("scoring and exporting", networks * finished),
+    ]
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """A line of `seconds.jsonl`."""
+
+    phase: str
+    seconds: float
+
+
+def seconds_per_phase(run: Run) -> dict[str, float]:
+    """Wall-clock seconds, over all the times that a run was resumed. Raises RunError for a broken line."""
+    seconds: dict[str, float] = {}
+    for line in read_records(run.path("seconds.jsonl"), PhaseTime):
+        seconds[line.phase] = round(seconds.get(line.phase, 0.0) + line.seconds, 2)
+    return seconds
+
+
+def read_start(recipe: SearchRecipe) -> Network | None:
     """The network to start from, if the recipe names one. Raises ArtefactError, NetworkError or RecipeError."""
     if recipe.search.start is None:
         return None
     start = load_artefact(recipe.search.start)
     check_input(start.architecture, recipe.input_hw, "recipe: input_hw")
-    codec = noted_codec(start.facts)
+    codec = start.metadata.codec
     for key in asdict(codec):
         if key != "name" and getattr(codec, key) != getattr(recipe.codec, key):
             raise RecipeError(
@@ -30,7 +143,12 @@ def read_start(recipe: SearchRecipe) -> Artefact | None:
     return start
 
 
-def read_search_space(recipe: SearchRecipe, start: Artefact | None = None) -> Space:
+def digest_of(start: Network | None) -> str:
+    """Of the network to start from; empty without one. A run that is resumed must find the same weights."""
+    return network_digest(start.architecture, start.module, start.edits, trained=True) if start else ""
+
+
+def read_search_space(recipe: SearchRecipe, start: Network | None = None) -> Space:
     """The recipe's space, every single choice tried on the network. Raises SpaceError or NetworkError."""
     path = find(recipe.search.space, "search_spaces", SpaceError)
     file = read_space(path)
@@ -46,7 +164,7 @@ def read_search_space(recipe: SearchRecipe, start: Artefact | None = None) -> Sp
                 space.apply({**space.smallest, choice: value}), f"{path}: choices.{choice}"
             )
             check_input(architecture, recipe.input_hw, "recipe: input_hw")
-            if answers_of(architecture) != answers_of(smallest):
+            if outputs_of(architecture) != outputs_of(smallest):
                 raise SpaceError(
                     "all candidates must have the same outputs",
                     place=f"{path}: choices.{choice}",
@@ -56,13 +174,13 @@ def read_search_space(recipe: SearchRecipe, start: Artefact | None = None) -> Sp
     return space
 
 
-def answers_of(architecture: Architecture) -> tuple[int, tuple[int, ...]]:
+def outputs_of(architecture: Architecture) -> tuple[int, tuple[int, ...]]:
     """Joints, and the strides of the maps; where outputs are stages of one map, of the last."""
     strides = architecture.output_strides
     return architecture.keypoints, strides[-1:] if approach_of(architecture).in_stages else strides
 
 
-def space_around(start: Artefact, file: SpaceFile) -> Space:
+def space_around(start: Network, file: SpaceFile) -> Space:
     """Edits of a given network. Raises SpaceError unless the space has nothing but edits, of a network built so."""
     base = architecture_to_data(start.architecture)
     if file.choices or not file.edits:
@@ -91,7 +209,7 @@ def space_around(start: Artefact, file: SpaceFile) -> Space:
     return expand(file, base)
 
 
-def read_candidates(recipe: SearchRecipe, space: Space, start: Artefact | None) -> Candidates:
+def read_candidates(recipe: SearchRecipe, space: Space, start: Network | None) -> Candidates:
     """What the space's picks stand for, its edits tried on the ends of the space. Raises SpaceError."""
     candidates = Candidates(space, recipe.input_hw, start)
     candidates.check(recipe.search.space)

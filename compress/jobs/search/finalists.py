@@ -1,0 +1,264 @@
+"""The end of a search: finalists are chosen among the trials, finished as baselines are, and compared with them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from compress.artefacts.artefact import load_artefact
+from compress.artefacts.network import Learning
+from compress.artefacts.results import Comparison, EngineRecord, Faster, Gain, NetworkResult, PredictionError, Trial
+from compress.engines import engine
+from compress.errors import EngineError
+from compress.jobs.finalise import Finalist, Tail, finish, measure, time_decoding, tune
+from compress.jobs.search.task import Task
+from compress.jobs.search.trials import Weights, carried_over, cost_of
+from compress.measure.comparison import Measured, differ, speed_up
+from compress.measure.latency_table import LatencyTable
+from compress.nas.pareto import front, spread
+from compress.nas.space import Pick, pick_key
+
+PROVENANCE = "short training"
+"""How the weights of finalists and baselines came about."""
+_FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
+_MUCH_FASTER = (2.0, 1.5)
+_LEAST_SCORE = 0.5  # of the best baseline's, in the search: less accurate networks are of no use
+_RECONSTRUCTION = 100  # steps for every replaced module of a finalist; a trial's are solved for in one
+
+
+def choose_finalists(
+    trials: Sequence[Trial], wanted: int, baselines: Sequence[Pick], decoding_ms: float = 0.0
+) -> list[Trial]:
+    """At most `wanted` trials, by the search's scores and predicted end-to-end time, cheapest first.
+
+    None scores below half of the best baseline: the list may be empty. For every baseline the most accurate trial that
+    is no slower, or the fastest where all are; the most accurate of all; for every baseline the most accurate that is
+    at least a fifth faster; then the second ones of these, for the search's order of close candidates is uncertain;
+    then the most accurate in half and in two thirds of each one's time; then an even spread over the front. Baselines
+    take no place.
+
+    decoding_ms: of all candidates alike, per pass of the network, on top of their own predicted time.
+    """
+    known = {pick_key(pick) for pick in baselines}
+    scored_baselines = [trial for trial in trials if pick_key(trial.pick) in known]
+    least = max((trial.ap for trial in scored_baselines), default=0.0) * _LEAST_SCORE
+    found = [trial for trial in trials if pick_key(trial.pick) not in known and trial.ap >= least]
+    if not found:
+        return []
+    points = [(trial.cost.predicted_ms + decoding_ms, trial.ap) for trial in found]
+    best_first = sorted(range(len(found)), key=lambda index: -points[index][1])
+    fastest = min(range(len(found)), key=lambda index: points[index][0])
+
+    def within(baseline: Trial, factor: float, rank: int) -> list[int]:
+        limit_ms = (baseline.cost.predicted_ms + decoding_ms) / factor
+        return [index for index in best_first if points[index][0] <= limit_ms][rank : rank + 1]
+
+    order = [index for one in scored_baselines for index in within(one, 1.0, 0) or [fastest]]
+    order.append(best_first[0])
+    for rank, factors in ((0, (_FASTER,)), (1, (_FASTER, 1.0)), (0, _MUCH_FASTER)):
+        order += [index for one in scored_baselines for factor in factors for index in within(one, factor, rank)]
+    chosen = list(dict.fromkeys([*order, *spread(points, wanted), *front(points)]))[:wanted]
+    return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
+
+
+def named_trials(task: Task, trials: Sequence[Trial], chosen: Sequence[Trial]) -> dict[str, Trial]:
+    """What is finished, by name: every baseline, then the chosen trials."""
+    by_pick = {pick_key(trial.pick): trial for trial in trials}
+    baselines = {name: by_pick[pick_key(pick)] for name, pick in task.baselines.items()}
+    return {**baselines, **{f"finalist_{number}": trial for number, trial in enumerate(chosen, 1)}}
+
+
+def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -> tuple[NetworkResult, ...]:
+    """Fine-tunes, scores, saves and exports finalists and baselines alike. trials: by name, see named_trials.
+
+    The network with the best score in the search learns from the labels alone; tuned, it teaches all others side by
+    side.
+    """
+    tail = _tail(task)
+
+    def work() -> tuple[NetworkResult, ...]:
+        best = max(trials, key=lambda name: trials[name].ap)
+        images = list(task.inputs(task.recipe.search.calibration_pictures))
+        candidates = {
+            name: carried_over(task, weights, trial.pick, images, _RECONSTRUCTION)[1] for name, trial in trials.items()
+        }
+        teacher = candidates[best].network
+        students = {name: one.network for name, one in candidates.items() if name != best}
+        tune(tail, {best: teacher}, None, title="fine-tuning: teacher", checkpoint="tuned_teacher")
+        if students:
+            tune(tail, students, teacher, title="fine-tuning: finalists", checkpoint="tuned_finalists")
+        results = []
+        with task.progress.phase("scoring and exporting", len(trials)) as phase:
+            for name, candidate in candidates.items():
+                finalist = Finalist(
+                    name=name,
+                    role="baseline" if name in task.baselines else "finalist",
+                    network=candidate.network,
+                    architecture=task.candidates.architecture(trials[name].pick),
+                    edits=candidate.edits,
+                    folder=f"finalists/{name}",
+                    provenance=PROVENANCE,
+                )
+                results.append(finish(tail, finalist))
+                phase.advance(1, name)
+        return tuple(results)
+
+    return task.run.once("tuned", work, tuple[NetworkResult, ...])
+
+
+def measure_all(task: Task, table: LatencyTable, finished: Sequence[NetworkResult]) -> tuple[NetworkResult, ...]:
+    """Those that the engine takes, with measured and predicted latencies and decoding times on the table's clock.
+
+    Raises EngineError if it takes none.
+    """
+    engine_name = task.recipe.measurement.engine
+    taken = [one for one in finished if engine_name not in one.refused]
+    if not taken:
+        raise EngineError(
+            f"all networks are saved, but {engine_name} takes none: {failed_exports(finished)[0]}",
+            place=str(task.run.path("finalists")),
+            remedy="export them to another engine",
+        )
+    assert table.reference_ms is not None
+    tail = _tail(task)
+    measured = []
+    for one in time_decoding(tail, measure(tail, taken, table.reference_ms), table.reference_ms):
+        network = load_artefact(task.run.path(one.folder)).module
+        measured.append(replace(one, predicted=cost_of(network, task.recipe.input_hw, table).predicted))
+    return tuple(measured)
+
+
+def failed_exports(finished: Sequence[NetworkResult]) -> tuple[str, ...]:
+    """One line for every export that there is not."""
+    return tuple(f"{one.name}: {name}: {why}" for one in finished for name, why in one.refused.items())
+
+
+def _tail(task: Task) -> Tail:
+    """How finalists and baselines are finished."""
+    recipe, settings = task.recipe, task.recipe.finalists.training
+    return Tail(
+        run=task.run,
+        progress=task.progress,
+        fabric=task.fabric,
+        learning=Learning(recipe.data, task.sets, task.objective(settings), task.estimator, recipe.codec),
+        input_hw=recipe.input_hw,
+        seed=recipe.seed,
+        training=settings,
+        decoding=recipe.decoding,
+        measuring=recipe.measurement,
+    )
+
+
+# --- What it gained --------------------------------------------------------------------------------------------------
+
+
+def end_to_end_of(network: NetworkResult) -> Measured:
+    """The end-to-end time of the recipe's procedure, as it is compared."""
+    latency = network.evaluations[0].end_to_end
+    assert latency is not None
+    assert latency.uncertainty is not None
+    return Measured(latency.ms, latency.uncertainty)
+
+
+def ap_of(network: NetworkResult) -> float:
+    """Validation AP in the recipe's procedure; 0 where there was nothing to measure on."""
+    return (network.score.value if network.score else None) or 0.0
+
+
+def measured_front(networks: Sequence[NetworkResult]) -> tuple[str, ...]:
+    """Names of the networks that no other one beats in both AP and end-to-end time, fastest first."""
+    return tuple(networks[index].name for index in front([(end_to_end_of(one).ms, ap_of(one)) for one in networks]))
+
+
+def prediction_error(networks: Sequence[NetworkResult], engine: str) -> PredictionError:
+    """How far predictions are from what was measured on the engine."""
+    errors = [abs(one.predicted.ms / one.latency[engine].ms - 1) for one in networks if one.predicted is not None]
+    return PredictionError(sum(errors) / len(errors), max(errors))
+
+
+def compare(baseline: NetworkResult, networks: Sequence[NetworkResult]) -> Comparison:
+    """The most accurate finalist that is no slower than the baseline, and the fastest that is no less accurate.
+
+    Times are end to end. See Gain for the verdict on accuracy, compress.measure.comparison for that on time.
+    """
+    finalists = [network for network in networks if network.role == "finalist"]
+    limit_ms, least = end_to_end_of(baseline).ms, ap_of(baseline)
+    no_slower = [network for network in finalists if end_to_end_of(network).ms <= limit_ms]
+    no_worse = [network for network in finalists if ap_of(network) >= least]
+    best = max(no_slower, key=ap_of, default=None)
+    fastest = min(no_worse, key=lambda network: end_to_end_of(network).ms, default=None)
+    return Comparison(
+        baseline.name,
+        at_its_latency=gain_over(baseline, best) if best else None,
+        at_its_accuracy=speed_up_over(baseline, fastest) if fastest else None,
+    )
+
+
+def gain_over(baseline: NetworkResult, finalist: NetworkResult) -> Gain:
+    """A finalist's AP beside a baseline's, and whether the difference means anything."""
+    assert baseline.score is not None
+    assert finalist.score is not None
+    errors = [score.standard_error or 0.0 for score in (finalist.score, baseline.score)]
+    beyond = abs(ap_of(finalist) - ap_of(baseline)) > 2 * math.hypot(*errors)
+    verdict: Literal["beyond chance", "within chance", "worthless"] = "beyond chance" if beyond else "within chance"
+    if finalist.score.worthless:
+        verdict = "worthless"
+    times = [end_to_end_of(finalist), end_to_end_of(baseline)]
+    faster = differ(*times) and times[0].ms < times[1].ms
+    return Gain(finalist.name, ap_of(finalist), ap_of(baseline), verdict, steady(baseline, finalist), faster)
+
+
+def speed_up_over(baseline: NetworkResult, finalist: NetworkResult) -> Faster:
+    """How many times as fast a finalist is as a baseline, end to end, and whether that means anything."""
+    assert finalist.score is not None
+    times = end_to_end_of(baseline), end_to_end_of(finalist)
+    found = speed_up(*times, steady=steady(baseline, finalist), worthless=finalist.score.worthless)
+    return Faster(finalist.name, found)
+
+
+def steady(*networks: NetworkResult) -> bool:
+    """Whether all their timings are reliable."""
+    return all(one.evaluations[0].end_to_end is not None and one.evaluations[0].end_to_end.reliable for one in networks)
+
+
+def engine_record(task: Task) -> EngineRecord:
+    """What the search's latencies are of."""
+    described = engine(task.recipe.measurement.engine).describe()
+    device = f"{described.cpu}, {described.cores} cores, {described.system}"
+    return EngineRecord(described.engine, described.version, device, task.recipe.measurement.threads)
+
+
+def caveats(task: Task, networks: Sequence[NetworkResult]) -> list[str]:
+    """What the numbers do not say."""
+    recipe = task.recipe
+    samples = recipe.search.tuning_samples
+    found = [
+        f"Fine-tuning was short ({recipe.finalists.training.epochs} epochs): the order of close networks may change "
+        "after full training.",
+        f"Latency holds for {recipe.measurement.engine} on {recipe.measurement.threads} thread(s) of this machine and "
+        f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; decoding the maps takes the time given "
+        "beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
+        "One seed: the spread of AP between seeds was not measured.",
+        "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
+        "within two standard errors may be chance.",
+    ]
+    if task.space.edits:
+        how = f"after a tuning on {samples} samples" if samples else "untuned"
+        found.append(
+            f"Edits are scored {how}: what a full fine-tuning would win back is not known to the search, so it favours "
+            "edits that do little harm at first."
+        )
+    uncounted = sorted({name for network in networks for name in network.uncounted})
+    if uncounted:
+        found.append(f"MACs leave out operators without a counting rule: {', '.join(uncounted)}.")
+    if recipe.data.kind == "synthetic":
+        found.append(
+            "Synthetic people are not photographs: accuracy ranks networks here, it does not transfer as a number."
+        )
+    latencies = [(network.name, network.latency[recipe.measurement.engine]) for network in networks]
+    found += [
+        f"The timing of {name} is uncertain by ± {latency.uncertainty:.0%}: repeat it on a quieter machine."
+        for name, latency in latencies
+        if not latency.reliable
+    ]
+    return found

@@ -1,0 +1,183 @@
+"""What `compress search` prints, and the sentences that its page says too."""
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from compress.report.terminal import (
+    add_row,
+    file_size,
+    number,
+    percent,
+    plain_table,
+    print_mapping,
+    printable,
+    short,
+    stdout_console,
+)
+
+if TYPE_CHECKING:  # whose import takes seconds: it loads torch
+    from compress.artefacts.results import Comparison, NetworkResult, SearchResult
+    from compress.measure.latency import Latency
+    from compress.pose.scoring import Score
+
+_ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
+_SIZE = ("decoding ms", "params", "MACs", "files")
+_WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
+
+
+def print_search(result: "SearchResult", console: Console | None = None) -> None:
+    """The closing tables of a search: the measured networks, fastest first, and where everything lies."""
+    console = console or stdout_console()
+    networks = sorted(result.networks, key=lambda network: waited_ms(result, network) or math.inf)
+    if result.no_finalist:
+        console.print(Text(printable(f"NO FINALIST: {result.no_finalist}"), style="bold red"))
+    device, data = result.engine.device, result.data
+    title = f"{result.space.family} · {engine_text(result)}, {device} · AP and milliseconds of {procedure_of(result)}"
+    console.print(Text(printable(f"{title} · AP on {data.val} {data.kind} pictures"), style="bold"))
+    for columns in ([*_ACCURACY, *_LATENCY], _SIZE) if console.width >= _WIDE else (_ACCURACY, _LATENCY, _SIZE):
+        table = plain_table("network", *columns)
+        for network in networks:
+            mark, cells = "* " if network.name in result.best else "  ", _cells(result, network)
+            add_row(table, mark + network.name, *(cells[column] for column in columns))
+        console.print(table)
+        console.print()
+    _print_procedures(networks, console)
+    for comparison in result.comparisons:
+        both_texts = (gain_text(comparison), speed_text(comparison))
+        sentences = "; ".join(" ".join(filter(None, text)) for text in both_texts)
+        console.print(Text(printable(f"Against {comparison.baseline}: {sentences}")))
+    console.print(
+        Text(
+            "* on the front of the measured networks by end-to-end time. AP val: after short training, ± one standard "
+            "error. All ms are on one clock. measured: ± half the 95 % interval; predicted: from the latency table; "
+            "decoding: from maps to people, measured; in all: ms of network and decoding; two passes: of the picture "
+            "and its mirror.",
+            style="dim",
+        )
+    )
+    folder = result.run.folder
+    places = {
+        "run folder": folder,
+        "report": f"{folder}/report.html",
+        "chart": f"{folder}/pareto.png",
+        "numbers": f"{folder}/pareto.csv, {folder}/results.json",
+        "networks": f"{folder}/finalists/",
+    }
+    print_mapping("Where everything lies", places, console)
+
+
+def _print_procedures(networks: "list[NetworkResult]", console: Console) -> None:
+    """AP and end-to-end time of one pass and of two, side by side."""
+    if not networks or not all(len(network.evaluations) == 2 for network in networks):
+        return
+    by_passes = [sorted(network.evaluations, key=lambda one: one.passes) for network in networks]
+    procedures = [evaluation.procedure for evaluation in by_passes[0]]
+    table = plain_table("network", *(column for name in procedures for column in (f"{name}: AP", "in all")))
+    for network, evaluations in zip(networks, by_passes, strict=True):
+        cells = []
+        for one in evaluations:
+            cells += [number(value_of(one.score), ".3f"), number(ms_of(one.end_to_end), ".2f")]
+        add_row(table, "  " + network.name, *cells)
+    console.print(table)
+    console.print()
+
+
+def _cells(result: "SearchResult", network: "NetworkResult") -> dict[str, str]:
+    """What the closing tables say of one network, by column."""
+    first, measured = network.evaluations[0], result.latency_of(network)
+    error = error_of(first.score)
+    time = number(ms_of(measured, first.passes), ".2f")
+    if measured is not None:
+        if measured.uncertainty is not None:
+            time += f" ± {first.passes * measured.ms * measured.uncertainty:.2f}"
+        time += " unreliable" if measured.reliable is False else ""
+    return {
+        "role": network.role,
+        "AP val": number(value_of(first.score), ".3f") + ("" if error is None else f" ± {error:.3f}"),
+        "AP supernet": number(value_of(result.trial_of(network).score), ".3f"),
+        "measured ms": time,
+        "predicted ms": number(ms_of(network.predicted, first.passes), ".2f"),
+        "error": percent(result.prediction_error(network), sign=True),
+        "decoding ms": number(ms_of(first.decoding), ".2f"),
+        "params": short(network.params),
+        "MACs": short(network.macs),
+        "files": ", ".join(f"{one.engine} {file_size(one.size_bytes)}" for one in network.exports) or "–",
+    }
+
+
+# --- What page and terminal say alike --------------------------------------------------------------------------------
+
+
+def ms_of(latency: "Latency | None", passes: int = 1) -> float | None:
+    """Milliseconds of so many passes."""
+    return None if latency is None else passes * latency.ms
+
+
+def value_of(score: "Score | None") -> float | None:
+    """0 to 1."""
+    return None if score is None else score.value
+
+
+def error_of(score: "Score | None") -> float | None:
+    """The standard error of a score."""
+    return None if score is None else score.standard_error
+
+
+def waited_ms(result: "SearchResult", network: "NetworkResult") -> float | None:
+    """End-to-end time in the recipe's procedure, or the network's alone where decoding was not timed."""
+    return ms_of(network.evaluations[0].end_to_end or result.latency_of(network))
+
+
+def procedure_of(result: "SearchResult") -> str:
+    """What scores and milliseconds are of: one pass of the network, or two."""
+    return result.networks[0].evaluations[0].procedure if result.networks else "one pass"
+
+
+def engine_text(result: "SearchResult") -> str:
+    """The engine, its version and threads."""
+    engine = result.engine
+    return f"{engine.name} {engine.version}, {engine.threads} thread{'' if engine.threads == 1 else 's'}"
+
+
+def gain_text(comparison: "Comparison") -> tuple[str, str]:
+    """A headline, empty where nothing may be claimed, and the rest: AP at no more end-to-end time than a baseline's."""
+    found = comparison.at_its_latency
+    if not found:
+        return "", "No finalist is as fast as this one."
+    aps = f"{found.network} {found.ap:.3f}, {comparison.baseline} {found.baseline_ap:.3f}"
+    gain = found.ap - found.baseline_ap
+    if found.verdict == "worthless":
+        return "", f"At no more time nothing is gained: {aps}, which is near a constant answer."
+    when = "at no more time" if found.faster else "in as much time, within the uncertainty"
+    if found.verdict == "beyond chance" and found.steady and gain > 0:
+        return f"{gain:+.3f} AP", f"{when}, beyond two standard errors: {aps}."
+    why = (
+        "within two standard errors, may be chance"
+        if found.verdict != "beyond chance"
+        else "beyond two standard errors"
+    )
+    doubt = "" if found.steady else "; the timing is unsteady"
+    return "", f"AP {when}: {aps} ({gain:+.3f}, {why}{doubt})."
+
+
+def speed_text(comparison: "Comparison") -> tuple[str, str]:
+    """A headline, empty where nothing may be claimed, and the rest: the time for no less AP than a baseline's."""
+    found = comparison.at_its_accuracy
+    if not found:
+        return "", "No finalist reaches the AP of this one."
+    name, speed_up = found.network, found.speed_up
+    match speed_up.verdict:
+        case "faster":
+            interval = f"({speed_up.low:.2f}–{speed_up.high:.2f})"
+            return f"{speed_up.factor:.2f}× as fast", f"end to end {interval} at no less AP: {name}."
+        case "slower":
+            return "", f"No less AP, but slower: {name}, {speed_up.factor:.2f}× as fast."
+        case "no difference":
+            return "", f"No less AP in as much time, within the uncertainty: {name}."
+        case "worthless":
+            return "", f"No speed-up is claimed: the AP of {name} is near that of a constant answer."
+        case _:
+            return "", f"No speed-up is claimed: the timing of {name} or of {comparison.baseline} is unsteady."
