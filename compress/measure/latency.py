@@ -36,10 +36,10 @@ class Latency:
 
     @property
     def interval_ms(self) -> tuple[float, float] | None:
-        """The ends of the 95 % confidence interval of `ms`."""
+        """The ends of the 95 % confidence interval of `ms`; no time is below 0."""
         if self.uncertainty is None:
             return None
-        return self.ms * (1 - self.uncertainty), self.ms * (1 + self.uncertainty)
+        return self.ms * max(0.0, 1 - self.uncertainty), self.ms * (1 + self.uncertainty)
 
     def __str__(self) -> str:
         """`3.21 ms ± 2.0%, measured`: half the 95 % confidence interval; `unsteady`: too wide to compare."""

@@ -68,6 +68,8 @@ def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 4
     kinds = [kind for kind in _COLOURS if any(p["kind"] == kind for p in (*trials, *networks))]
     times = [p[k] for p in (*trials, *networks) for k in ("ms", "low_ms", "high_ms") if p.get(k)]
     low, high = min(times) / 1.12, max(times) * 1.12
+    # an interval that reaches down to no time at all ends at the axis
+    networks = [{**p, "low_ms": max(low, p["low_ms"])} if "low_ms" in p else p for p in networks]
     x = alt.X(
         "ms:Q", title="latency end to end [ms], log scale", scale=alt.Scale(type="log", domain=[low, high], nice=False)
     )
@@ -206,7 +208,7 @@ def _waited(row: Row) -> dict[str, Any]:
     point = _point(row, total_ms or row.measured_ms or row.predicted_ms)
     if total_ms is None or share is None:
         return point
-    return {**point, "low_ms": total_ms * (1 - share), "high_ms": total_ms * (1 + share)}
+    return {**point, "low_ms": total_ms * max(0.0, 1 - share), "high_ms": total_ms * (1 + share)}
 
 
 def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from fake_results import fake_results
 from rich.console import Console
 
 from compress.progress import Stage
@@ -15,7 +14,6 @@ from compress.report.terminal import (
     file_size,
     print_error,
     print_mapping,
-    print_search,
     short,
 )
 
@@ -233,68 +231,6 @@ def shown(print_, *arguments, width=160):
     stream = io.StringIO()
     print_(*arguments, console=Console(file=stream, width=width, color_system=None))
     return stream.getvalue()
-
-
-def test_search_shows_every_network_and_where_it_lies():
-    results = fake_results()
-    text = shown(print_search, results)
-    for network in results["networks"]:
-        line = next(line for line in text.splitlines() if network["name"] in line)
-        assert network["role"] in line
-        assert f"{network['val']['AP']:.3f} ± 0.011" in line
-        assert f"{network['measured_ms']:.2f} ± " in line
-        assert f"{network['cost']['predicted_ms']:.2f}" in line
-        assert f"{100 * network['prediction_error']:+.1f} %" in line
-    assert "unreliable" in next(line for line in text.splitlines() if "finalist_2" in line)
-    assert {line.split()[1] for line in text.splitlines() if line.startswith("* finalist")} == {
-        *("finalist_1", "finalist_2", "finalist_3", "finalist_4")
-    }
-    for place in ("report.html", "pareto.png", "pareto.csv", "results.json"):
-        assert f"{results['folder']}/{place}" in text
-    assert not has_control_characters(text)
-
-
-def test_search_on_a_narrow_terminal_cuts_no_number():
-    results = fake_results(trials=0)
-    text = shown(print_search, results, width=80)
-    for network in results["networks"]:
-        assert f"{network['val']['AP']:.3f} ± 0.011" in text
-        assert f"{100 * network['prediction_error']:+.1f} %" in text
-    assert "…" not in text
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_accuracy_and_time_are_of_one_procedure_and_the_other_stands_beside(width):
-    results = fake_results(trials=0)
-    text = shown(print_search, results, width=width)
-    assert "AP and milliseconds of one pass" in " ".join(text.split())
-    for network in results["networks"]:
-        other = network["other"]
-        pair = [network["val"]["AP"], network["end_to_end_ms"], other["val"]["AP"], other["end_to_end_ms"]]
-        (line,) = (line for line in text.splitlines() if f"{pair[2]:.3f}" in line and network["name"] in line)
-        assert line.split()[-4:] == [f"{pair[0]:.3f}", f"{pair[1]:.2f}", f"{pair[2]:.3f}", f"{pair[3]:.2f}"]
-
-
-def test_two_passes_take_the_networks_time_twice():
-    results = fake_results(trials=0)
-    results["procedure"] = "two passes"
-    for network in results["networks"]:
-        network |= {**network["other"], "other": {**network["other"], "procedure": "one pass", "passes": 1}}
-    text = shown(print_search, results)
-    assert "AP and milliseconds of two passes" in " ".join(text.split())
-    for network in results["networks"]:
-        assert f"{2 * network['measured_ms']:.2f} ±" in text
-        assert f"{2 * network['cost']['predicted_ms']:.2f}" in text
-
-
-def test_search_without_numbers_has_dashes():
-    results = fake_results(trials=0)
-    results["networks"] = results["networks"][:1]
-    unknown = ("latency", "measured_ms", "prediction_error", "supernet_ap", "ap_standard_error")
-    results["networks"][0] |= dict.fromkeys(unknown) | {"val": {"AP": None}, "cost": {}, "exports": {}}
-    text = shown(print_search, results)
-    assert "None" not in text
-    assert "–" in text
 
 
 def test_paths_keep_their_underscores():
