@@ -198,7 +198,8 @@ class Space:
 
     def pick_of(self, data: Fields, place: str) -> Pick:
         """The pick that gives this architecture, unedited. Raises SpaceError when the space does not contain it."""
-        pick = {path: _get(data, path.split(".")) for path in self.architectures.choices} | self.unedited
+        chosen = {path: _get(data, path.split(".")) for path in self.architectures.choices}
+        pick: Pick = {**chosen, **self.unedited}
         for path, value in pick.items():
             if value not in self.choices[path]:
                 raise SpaceError(

@@ -164,11 +164,12 @@ def _corner_picks(space: Space) -> Iterator[Pick]:
         ends = sorted({0, longest - 1})
         places.append(ends if pattern.startswith("blocks") else list(range(longest)))
     for combination in islice(product(*places), _CORNER_LIMIT):
-        yield {
+        chosen = {
             path: space.choices[path][min(place, len(space.choices[path]) - 1)]
             for place, paths in zip(combination, groups.values(), strict=True)
             for path in paths
-        } | space.unedited
+        }
+        yield {**chosen, **space.unedited}
 
 
 def _exporting(

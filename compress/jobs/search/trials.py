@@ -36,7 +36,7 @@ from compress.nas.sampler import Costs, Sampler
 from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet, sandwich_step
-from compress.pose.scoring import MAIN_FIGURE, Score, score
+from compress.pose.scoring import Score, main_figure, score
 from compress.recipe import Budget
 from compress.training.loop import batch_count, distilled_step, train
 from compress.training.recalibration import recalibrate
@@ -252,7 +252,7 @@ def trial_score(task: Task, weights: Weights, pick: Pick, number: int, images: l
         network = trial_network(task, weights, pick, number, images)
     except DivergedError as error:
         task.progress.say(f"candidate {number} counts as AP 0: {error}")
-        return Score(MAIN_FIGURE[kind], 0.0, None, provenance, kind, len(task.sets.search), {})
+        return Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {})
     found = score(network, task.estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
     return replace(found, value=found.value or 0.0, details={})
 
