@@ -59,7 +59,7 @@ BEHIND = {
     "markupsafe": ("compress.report",),
     "vl_convert": ("compress.report",),
     "typer": ("compress.cli",),
-    "lightning_fabric": ("compress.training", "compress.nas.sandwich", "compress.jobs"),
+    "lightning_fabric": ("compress.training", "compress.nas.supernet", "compress.jobs"),
     "tensorboardX": ("compress.jobs.train",),
     "torch_pruning": ("compress.jobs.prune.compare",),
     "pydantic": (
