@@ -5,9 +5,10 @@ CompressError
 ├── SpaceError      a search space: unknown choice, choice outside the network's range
 ├── DataError       a dataset or a picture: missing folder, broken json, undecodable image, bad annotation
 ├── NetworkError    a network: unknown name, input size that the strides do not allow
-├── ArtefactError   a saved candidate: missing file, weights of another architecture
+├── ArtefactError   a saved network: missing file, weights of another architecture
 ├── BudgetError     a budget that no candidate meets
 ├── RunError        a run folder: not writable, belongs to another recipe
+├── DivergedError   a training: the loss became NaN or infinite
 ├── EngineError     an inference engine: missing, refuses the model, cannot be timed
 ├── ParityError     an exported model whose outputs differ from torch
 └── TableError      a latency table: another engine version, another device, broken file
@@ -55,7 +56,7 @@ class NetworkError(CompressError):
 
 
 class ArtefactError(CompressError):
-    """A saved candidate that cannot be rebuilt."""
+    """A saved network that cannot be rebuilt."""
 
 
 class BudgetError(CompressError):
@@ -67,7 +68,7 @@ class RunError(CompressError):
 
 
 class DivergedError(CompressError):
-    """A training whose loss is no number any more."""
+    """A training whose loss became NaN or infinite."""
 
 
 class EngineError(CompressError):
@@ -109,7 +110,7 @@ def _below(folder: Path) -> str:
 def unknown_network(name: str, known: Iterable[str]) -> ArtefactError:
     """No NETWORK is called that. known: the networks' names."""
     if Path(name).is_dir() and (below := _below(Path(name))):
-        return ArtefactError("a run folder is no network", place="NETWORK", value=name, remedy=below)
+        return ArtefactError("a run folder is not a network", place="NETWORK", value=name, remedy=below)
     close = get_close_matches(name, known, n=1)
     return ArtefactError(
         "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function or an ONNX file",

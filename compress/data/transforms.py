@@ -41,7 +41,7 @@ IMAGENET = Normalisation()
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far training pictures are moved. The defaults are HigherHRNet's and paper 000's.
+    """How far training pictures are moved. The defaults are HigherHRNet's and DIR-BHRNet's.
 
     rotation_deg: uniform in ±rotation_deg. scale: side of the cut-out in units of the picture's short side, uniform
     between the two, so that 1.5 makes persons smaller and 0.75 larger. translate_px: uniform in ±translate_px for an

@@ -53,7 +53,7 @@ def by_loops(tags: Tensor, joints: Tensor) -> tuple[float, float]:
     return sum(pulls) / len(pulls), sum(pushes) / len(pushes)
 
 
-def by_loops_of_paper_000(tags: Tensor, joints: Tensor, sigma: float) -> tuple[float, float]:
+def by_loops_of_dir_bhrnet(tags: Tensor, joints: Tensor, sigma: float) -> tuple[float, float]:
     pull = push = 0.0
     for picture in range(len(tags)):
         people = person_tags(tags[picture], joints[picture])
@@ -76,7 +76,7 @@ def test_associative_embedding_is_the_formula(people: int, seed: int) -> None:
     assert (pull.item(), push.item()) == pytest.approx(by_loops(tags, joints), abs=1e-12)
     for sigma in (0.5, 2.0):
         pull, push = pull_and_push_of_dir_bhrnet(tags, joints, sigma)
-        assert (pull.item(), push.item()) == pytest.approx(by_loops_of_paper_000(tags, joints, sigma), abs=1e-12)
+        assert (pull.item(), push.item()) == pytest.approx(by_loops_of_dir_bhrnet(tags, joints, sigma), abs=1e-12)
 
 
 def test_one_person_is_pulled_and_not_pushed() -> None:
@@ -157,7 +157,7 @@ def test_paper_tags_are_the_papers() -> None:
     joints = random_joints(generator, 2, 3, (3, 4, 5))
     batch = Batch((torch.zeros(2, 3, 4, 5),), (torch.ones(2, 1, 4, 5),), joints)
     _, terms = bottom_up_loss(outputs, batch, PoseLoss((1.0,), 1.0, 1.0, paper_tags=True))
-    expected = by_loops_of_paper_000(outputs[0][:, 3:], joints, 2.0)
+    expected = by_loops_of_dir_bhrnet(outputs[0][:, 3:], joints, 2.0)
     assert (float(terms["pull"]), float(terms["push"])) == pytest.approx(expected, rel=1e-5)
 
 
