@@ -110,8 +110,8 @@ NOT_RUN: dict[str, str] = {
 
 SMALL_PYTHON = {
     ', training={"epochs": 2}': "",
-    "macs=0.5": "macs=0.5, exports=['onnxruntime'], **small",
-    'target="ncnn"': 'target="ncnn", steps=1, calibration=4, **small',
+    "macs=0.5": "macs=0.5, exports=['onnxruntime'], **few",
+    'target="ncnn"': 'target="ncnn", steps=1, calibration=4, **few',
 }
 """What stands in the Python blocks → what makes it small."""
 
@@ -221,7 +221,7 @@ def test_a_shown_command_works(command: str, workplace: Path) -> None:
 def test_a_shown_python_block_works(block: str, workplace: Path) -> None:
     for shown, small in SMALL_PYTHON.items():
         block = block.replace(shown, small)
-    exec(compile(block, "a block of the pages", "exec"), {"small": FEW})
+    exec(compile(block, "a block of the pages", "exec"), {"few": FEW})
 
 
 def test_the_pages_build_and_the_reference_names_every_key(tmp_path: Path) -> None:
