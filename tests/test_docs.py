@@ -59,10 +59,13 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --set training.epochs=2 "
     "--set data.synthetic.train=2048 --set input_hw=[128,128] --run runs/openpose": SMALL_TRAIN,
     "compress rewrite runs/openpose --rule conv_to_3x3 --max-loss 0.3 --set training.epochs=1 --run runs/rewritten": (
+        "rewriting.sites=[refinements.0.0.*, refinements.0.1.*]",
         *SMALL_REWRITING,
     ),
     "compress prune runs/rewritten --latency 60% --allocate latency --set training.epochs=2 --run runs/fast": (
-        *SMALL_PRUNING,
+        "pruning={macs: 0.6, allocate: latency, pictures: 4, ratios: [0.5], multiple: 8}",
+        *SMALL_TRAINING,
+        *ONE_EXPORT,
     ),
     "compress predict runs/fast photos --out drawn": (),
     "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --run runs/student "
