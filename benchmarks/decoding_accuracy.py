@@ -17,8 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from compress.artefacts.artefact import load_artefact
-from compress.artefacts.metadata import input_size
+import compress
 from compress.data.sets import validation_set
 from compress.engines import engine
 from compress.files import write_json, write_text
@@ -26,8 +25,8 @@ from compress.measure.decoding import decode_time
 from compress.measure.timing import pinned
 from compress.pose.approaches import approach_of, estimator_for
 from compress.pose.estimator import LabelledBoxes
-from compress.pose.scoring import RESAMPLES, main_figure, score
-from compress.recipe import Decoding, noted_data
+from compress.pose.scoring import main_figure
+from compress.recipe import Decoding
 
 Row = dict[str, Any]
 
@@ -51,40 +50,33 @@ def main() -> None:
 
 def score_decodings(artefact: Path) -> Row:
     """The network's family, its data, and a row per decoding: choice, main figure with its standard error, time."""
-    loaded = load_artefact(artefact)
-    data, input_hw = noted_data(loaded.facts["data"], str(artefact)), input_size(loaded.facts, artefact)
-    pictures = validation_set(data, input_hw, loaded.facts["seed"])
-    figure, rows = main_figure(data.kind), []
+    network = compress.load(artefact)
+    known = network.metadata
+    assert known.data is not None
+    pictures = validation_set(known.data, network.input_hw, known.seed)
+    rows = []
     once = Decoding(flip_test=False, suppression="none")
-    for name, codec, decoding in approach_of(loaded.architecture).decodings(loaded.metadata.codec, once):
+    for name, codec, decoding in approach_of(network.architecture).decodings(known.codec, once):
         if decoding.flip_test or decoding.suppression != "none":
             continue
         estimator = estimator_for(
-            loaded.architecture,
+            network.architecture,
             pictures.keypoints,
-            input_hw,
+            network.input_hw,
             codec=codec,
             decoding=decoding,
             boxes=LabelledBoxes(),
         )
-        val = score(
-            loaded.network,
-            estimator,
-            pictures,
-            kind=data.kind,
-            provenance=str(loaded.facts.get("provenance")),
-            flip_test=False,
-            resamples=RESAMPLES,
-        )
+        val = compress.evaluate(network, codec=codec, decoding=decoding).score
         with pinned(1):
-            times = decode_time(loaded.network, estimator, pictures, flip_test=False)
+            times = decode_time(network.module, estimator, pictures, flip_test=False)
         rows.append({"choice": name, "score": val.value, "se": val.standard_error, "decoding": asdict(times)})
-        print(artefact, name, rows[-1]["score"], times.latency.ms, flush=True)
+        print(artefact, name, val.value, times.latency.ms, flush=True)
     return {
-        "family": loaded.architecture.family,
-        "input_hw": list(input_hw),
-        "data": data.kind,
-        "figure": figure,
+        "family": network.architecture.family,
+        "input_hw": list(network.input_hw),
+        "data": known.data.kind,
+        "figure": main_figure(known.data.kind),
         "pictures": len(pictures),
         "rows": rows,
     }

@@ -13,9 +13,9 @@ gives. Runs lie in OUT/runs and are not made again.
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from compress.artefacts.artefact import load_artefact
-from compress.artefacts.metadata import input_size
+import compress
+from compress.artefacts.artefact import Network
 from compress.data.sets import validation_set
 from compress.engines import engine
-from compress.errors import RecipeError
 from compress.files import write_json, write_text
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
@@ -36,8 +35,7 @@ from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
 from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
-from compress.pose.scoring import RESAMPLES, score
-from compress.recipe import Decoding, Measurement, RewriteRecipe, find, noted_data, read_recipe
+from compress.recipe import Decoding, Measurement
 
 ENGINES = ("onnxruntime", "ncnn")
 DECODINGS: dict[str, dict[str, Any]] = {"code": {"upsample": 8, "locate": "middle"}, "default": {}}
@@ -55,21 +53,21 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = arguments.out / "runs"
-    rewritten, pruned, control = runs / "rewritten", runs / "pruned", runs / "control"
-    command(rewritten, "rewrite", str(arguments.start), "--recipe", "rewrite_openpose")
-    if not (rewritten / "architecture.yaml").is_file():
-        sys.exit(f"no replacement paid on this machine: see {rewritten / 'report.md'}")
-    command(pruned, "prune", str(rewritten), "--recipe", "prune_openpose", "--latency", f"{arguments.latency:.0%}")
-    if arguments.control_epochs:
-        train_on(control, arguments.start, arguments.control_epochs)
-    steps = [
-        ("start", arguments.start, "code"),
+    start = compress.load(arguments.start)
+    rewritten = compress.rewrite(start, recipe="rewrite_openpose", folder=runs / "rewritten")
+    if rewritten.result is None or rewritten.result.rewritten is None:
+        sys.exit(f"no replacement paid on this machine: see {runs / 'rewritten' / 'report.md'}")
+    pruned = compress.prune(rewritten, recipe="prune_openpose", latency=arguments.latency, folder=runs / "pruned")
+    steps: list[tuple[str, Network, str]] = [
+        ("start", start, "code"),
         ("7x7 replaced", rewritten, "code"),
         ("default decoding", rewritten, "default"),
         ("pruned", pruned, "default"),
-        ("for comparison: start, default decoding", arguments.start, "default"),
+        ("for comparison: start, default decoding", start, "default"),
     ]
     if arguments.control_epochs:
+        tuning = rewritten.result.run.recipe["training"]
+        control = train_on(runs / "control", start, tuning, arguments.control_epochs)
         steps.append((f"for comparison: that, trained for {arguments.control_epochs} more epochs", control, "default"))
     results = {
         "command": ["python", "-m", "benchmarks.mobile_flow", *sys.argv[1:]],
@@ -80,63 +78,41 @@ def main() -> None:
     write_text(arguments.out / "README.md", text(results))
 
 
-def command(run: Path, *arguments: str) -> None:
-    """A `compress` command as a user gives it, unless it has ended before."""
-    if not (run / "results.json").is_file():
-        subprocess.run([sys.executable, "-m", "compress", *arguments, "--run", str(run)], check=True)
-
-
-def train_on(run: Path, start: Path, epochs: int) -> None:
-    """`compress train` from START's weights, as the rewritten network is tuned, but on the labels alone."""
-    tuned = read_recipe(find("rewrite_openpose", "recipes", RecipeError), RewriteRecipe).training
-    recipe = Path(tempfile.mkdtemp()) / "control.yaml"
+def train_on(run: Path, start: Network, tuning: Mapping[str, Any], epochs: int) -> Network:
+    """START trained as the rewritten network was tuned, but on the labels alone."""
+    if (run / "architecture.yaml").is_file():
+        return compress.load(run)
     kept = ("batch_size", "learning_rate", "warmup_steps", "augment")
-    facts = load_artefact(start).facts
-    training = {key: tuned.model_dump(mode="json")[key] for key in kept} | {"epochs": epochs}
-    write_json(
-        recipe,
-        {
-            "job": "train",
-            "seed": 3,
-            "input_hw": facts["input_hw"],
-            "data": facts["data"],
-            "codec": facts["codec"],
-            "decoding": {"flip_test": False},
-            "training": training,
-        },
+    return compress.train(
+        start,
+        folder=run,
+        seed=3,
+        input_hw=start.input_hw,
+        data=start.metadata.data,
+        codec=start.metadata.codec,
+        decoding={"flip_test": False},
+        training={**{key: tuning[key] for key in kept}, "epochs": epochs},
     )
-    if not (run / "architecture.yaml").is_file():
-        subprocess.run(
-            [sys.executable, "-m", "compress", "train", str(start), "--recipe", str(recipe), "--run", str(run)],
-            check=True,
-        )
 
 
-def scored(folder: Path, changes: dict[str, Any]) -> Row:
+def scored(network: Network, changes: dict[str, Any]) -> Row:
     """AP on the validation pictures, one pass, and the time of decoding its maps."""
-    loaded = load_artefact(folder)
-    input_hw = input_size(loaded.facts, folder)
-    pictures = validation_set(noted_data(loaded.facts["data"], str(folder)), input_hw, loaded.facts["seed"])
+    known = network.metadata
+    assert known.data is not None
+    codec = replace(known.codec, **changes)
+    val = compress.evaluate(network, codec=codec, decoding={"flip_test": False}).score
+    pictures = validation_set(known.data, network.input_hw, known.seed)
     estimator = estimator_for(
-        loaded.architecture,
+        network.architecture,
         pictures.keypoints,
-        input_hw,
-        codec=replace(loaded.metadata.codec, **changes),
+        network.input_hw,
+        codec=codec,
         decoding=Decoding(flip_test=False),
         boxes=LabelledBoxes(),
     )
-    val = score(
-        loaded.network,
-        estimator,
-        pictures,
-        kind="synthetic",
-        provenance=str(loaded.facts["provenance"]),
-        flip_test=False,
-        resamples=RESAMPLES,
-    )
     with pinned(1):
-        decoded = decode_time(loaded.network, estimator, pictures, flip_test=False)
-    counted = count(loaded.network, input_hw)
+        decoded = decode_time(network.module, estimator, pictures, flip_test=False)
+    counted = count(network.module, network.input_hw)
     return {
         "AP": val.value,
         "AP_se": val.standard_error,
@@ -147,22 +123,21 @@ def scored(folder: Path, changes: dict[str, Any]) -> Row:
     }
 
 
-def measured(steps: list[tuple[str, Path, str]]) -> list[Row]:
+def measured(steps: list[tuple[str, Network, str]]) -> list[Row]:
     """Every step scored, and all networks timed in one interleaved run per engine."""
     rows = [
-        {"step": name, "decoding": decoding, **scored(folder, DECODINGS[decoding])} for name, folder, decoding in steps
+        {"step": name, "decoding": decoding, **scored(network, DECODINGS[decoding])}
+        for name, network, decoding in steps
     ]
     for row in rows:
         row["network_ms"] = {}
     for name in ENGINES:
         runtime, runners = engine(name), {}
         with tempfile.TemporaryDirectory() as files:
-            for number, (_, folder, _) in enumerate(steps):
-                loaded = load_artefact(folder)
-                input_hw = input_size(loaded.facts, folder)
-                exported = runtime.export(loaded.network, input_hw, Path(files), f"n{number}")
+            for number, (_, network, _) in enumerate(steps):
+                exported = runtime.export(network.module, network.input_hw, Path(files), f"n{number}")
                 runners[str(number)] = runtime.load(exported[0])
-            timings = time_runners(runners, input_hw, Measurement())
+            timings = time_runners(runners, steps[0][1].input_hw, Measurement())
         for number, row in enumerate(rows):
             row["network_ms"][name] = asdict(timings[str(number)])
     return rows

@@ -11,7 +11,6 @@ README.md and curve.png.
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -24,16 +23,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import altair as alt
 import torch
 
-from compress.artefacts.artefact import load_artefact
+import compress
 from compress.engines import engine
 from compress.files import write_bytes, write_json, write_text
-from compress.jobs.evaluate import evaluate
 from compress.measure.counting import count
 from compress.measure.whole_networks import time_runners
 from compress.networks import Architecture, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
-from compress.progress import Silent
-from compress.recipe import Decoding, EvaluateRecipe, Measurement
+from compress.recipe import Measurement
 from compress.report.plots import png
 from compress.rewriting.depth import at_depth
 
@@ -95,37 +92,15 @@ def run_of(runs: Path, network: Architecture, arguments: argparse.Namespace) -> 
 
 
 def train(network: Architecture, run: Path, epochs: int, seed: int) -> None:
-    """`compress train`, unless it has been done."""
-    if (run / "architecture.yaml").is_file():
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder) / "network.yaml"
-        write_json(record, architecture_to_data(network))  # JSON is YAML
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "compress",
-                "train",
-                str(record),
-                "--recipe",
-                "train_openpose",
-                "--run",
-                str(run),
-                "--set",
-                f"training.epochs={epochs}",
-                "--set",
-                f"seed={seed}",
-            ],
-            check=True,
-        )
+    """Trains the network in its run folder, unless it has been done."""
+    if not (run / "architecture.yaml").is_file():
+        compress.train(network, recipe="train_openpose", folder=run, epochs=epochs, seed=seed)
 
 
 def scored(choice: int, network: Architecture, run: Path) -> Row:
     """Counts and AP on the validation pictures."""
-    recipe = EvaluateRecipe(job="evaluate", decoding=Decoding(flip_test=False))
-    score = evaluate(run, recipe, Silent()).score
-    counted = count(load_artefact(run).network, INPUT_HW)
+    score = compress.evaluate(run, decoding={"flip_test": False}).score
+    counted = count(compress.load(run).module, INPUT_HW)
     return {
         "choice": choice,
         "architecture": architecture_to_data(network),
@@ -144,7 +119,7 @@ def time_all(tables: Mapping[str, list[Row]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runners = {}
         for number, run in enumerate(dict.fromkeys(row["run"] for row in rows)):
-            files = runtime.export(load_artefact(Path(run)).network, INPUT_HW, Path(folder), f"n{number}")
+            files = runtime.export(compress.load(run).module, INPUT_HW, Path(folder), f"n{number}")
             runners[run] = runtime.load(files[0])
         timings = time_runners(runners, INPUT_HW, Measurement())
     for row in rows:

@@ -12,16 +12,22 @@ runs lie in OUT/runs and are not made again; OUT/README.md and OUT/results.json 
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+import compress
+from compress.engines import engine
+from compress.errors import RecipeError
 from compress.files import write_json, write_text
+from compress.recipe import PruneRecipe, find, read_recipe
 
 ALLOCATIONS = ("uniform", "global", "latency")
 
@@ -38,6 +44,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("reports/prune_accuracy"))
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     rows: list[Row] = []
     for seed in range(1, arguments.seeds + 1):
         for budget in arguments.budgets:
@@ -49,34 +56,34 @@ def main() -> None:
 
 
 def one(arguments: argparse.Namespace, seed: int, budget: float, allocation: str) -> Row:
-    """One run of `compress prune` as a user starts it."""
-    run = arguments.out / "runs" / f"{allocation}_{budget:g}_{seed}"
-    if not (run / "results.json").is_file():
-        settings = [
-            f"seed={seed}",
-            f"training.epochs={arguments.epochs}",
-            "exports=[onnxruntime]",
-            f"pruning.latency={budget}",
-            f"pruning.allocate={allocation}",
-            *arguments.overrides,
-        ]
-        command = [sys.executable, "-m", "compress", "prune", str(arguments.given), "--recipe", arguments.recipe]
-        command += ["--run", str(run), "--quiet"]
-        command += [part for setting in settings for part in ("--set", setting)]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    result = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    figure = result["figure"]
-    given, pruned = result["given"], result["pruned"]
+    """One pruning; a finished one is read from its run folder."""
+    file = find(arguments.recipe, "recipes", RecipeError)
+    small = compress.prune(
+        arguments.given,
+        recipe=read_recipe(file, PruneRecipe, arguments.overrides),
+        folder=arguments.out / "runs" / f"{allocation}_{budget:g}_{seed}",
+        progress=False,
+        latency=budget,
+        allocate=allocation,
+        seed=seed,
+        exports=["onnxruntime"],
+        training={"epochs": arguments.epochs},
+    )
+    result = small.result
+    assert result is not None
+    given, pruned = result.given.score, result.pruned.score
+    assert given is not None
+    assert pruned is not None
     return {
         "seed": seed,
         "budget": budget,
         "allocation": allocation,
-        "figure": figure,
-        "time_share": 1 / result["speed_up"]["onnxruntime"]["factor"],
-        "macs_share": pruned["macs"] / given["macs"],
-        "given": given["val"][figure],
-        "pruned": pruned["val"][figure],
-        "device": result["engines"]["onnxruntime"]["device"],
+        "figure": given.metric,
+        "time_share": 1 / result.speed_up["onnxruntime"].factor,
+        "macs_share": result.pruned.macs / result.given.macs,
+        "given": given.value,
+        "pruned": pruned.value,
+        "device": engine("onnxruntime").describe().device,
     }
 
 

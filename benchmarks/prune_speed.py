@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,14 @@ import torch
 import torch_pruning
 from torch import nn
 
-from compress.artefacts.artefact import load_artefact
+import compress
 from compress.engines import engine
 from compress.errors import CompressError
 from compress.files import write_json, write_text
-from compress.jobs.prune.prune import prune
 from compress.measure.counting import count
 from compress.measure.whole_networks import time_runners
 from compress.networks import network_named
-from compress.recipe import Measurement, PruneRecipe
-from compress.report.progress import Terminal
+from compress.recipe import Measurement
 
 NETWORKS: dict[str, tuple[int, int]] = {
     "mobileposenet": (256, 192),
@@ -61,10 +60,7 @@ def compare(name: str, engine_name: str, folder: Path) -> dict[str, Row]:
     variants: dict[str, Callable[[], nn.Module]] = {
         "given": lambda: given,
         "torch-pruning, half the MACs": lambda: by_torch_pruning(given, input_hw),
-        **{
-            title: ours(name, engine_name, settings, input_hw, folder / str(n))
-            for n, (title, settings) in enumerate(OURS.items())
-        },
+        **{title: partial(ours, name, engine_name, settings, input_hw) for title, settings in OURS.items()},
     }
     rows: dict[str, Row] = {}
     runners = {}
@@ -89,26 +85,19 @@ def compare(name: str, engine_name: str, folder: Path) -> dict[str, Row]:
     return rows
 
 
-def ours(
-    name: str, engine_name: str, settings: Mapping[str, Any], input_hw: tuple[int, int], run: Path
-) -> Callable[[], nn.Module]:
-    """`compress prune` with these settings; the seed gives the same random weights."""
-    recipe = PruneRecipe.model_validate(
-        {
-            "input_hw": input_hw,
-            "engine": engine_name,
-            "exports": [engine_name],
-            "seed": 1,
-            "rounds": 24,
-            "pruning": dict(settings),
-        }
+def ours(name: str, engine_name: str, settings: Mapping[str, Any], input_hw: tuple[int, int]) -> nn.Module:
+    """Pruned with these settings; the seed gives the same random weights."""
+    small = compress.prune(
+        name,
+        input_hw=input_hw,
+        engine=engine_name,
+        exports=[engine_name],
+        seed=1,
+        rounds=24,
+        progress=False,
+        **settings,
     )
-
-    def build() -> nn.Module:
-        prune(name, recipe, run, Terminal(quiet=True))
-        return load_artefact(run).network
-
-    return build
+    return small.module
 
 
 def by_torch_pruning(given: nn.Module, input_hw: tuple[int, int]) -> nn.Module:

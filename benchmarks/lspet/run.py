@@ -14,32 +14,31 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
 import platform
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import altair as alt
 import numpy as np
+import torch
 
-from compress.artefacts.artefact import load_artefact
-from compress.artefacts.metadata import noted_keypoints
+import compress
 from compress.data.sets import validation_set
 from compress.engines import engine
 from compress.files import write_bytes, write_json, write_text
-from compress.jobs.evaluate import evaluate
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.whole_networks import time_runners
 from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
 from compress.pose.percent_correct import THRESHOLDS
-from compress.progress import Silent
-from compress.recipe import Decoding, EvaluateRecipe, Measurement, noted_codec, noted_data
+from compress.recipe import Decoding, Measurement
 from compress.report.plots import png
+from compress.report.progress import Terminal
 
 HERE = Path(__file__).parent
 NETWORKS = {
@@ -62,8 +61,10 @@ def main() -> None:
     arguments = parser.parse_args()
     trainings = [(name, seed) for seed in range(1, arguments.seeds + 1) for name in NETWORKS]
     if arguments.jobs:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(lambda one: train(*one, arguments), trainings))
+        with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(train, *one, arguments) for one in trainings]
+            for one in waiting:
+                one.result()
     finished = {one: folder_of(*one, arguments) for one in trainings if done(folder_of(*one, arguments))}
     missing = [f"{name} seed {seed}" for name, seed in trainings if (name, seed) not in finished]
     results = {
@@ -81,23 +82,21 @@ def main() -> None:
 
 
 def train(name: str, seed: int, arguments: argparse.Namespace) -> None:
-    """One training as a user starts it; its words go to a log beside its run folder."""
+    """One training in a process of its own; its progress goes to a log beside its run folder."""
     folder = folder_of(name, seed, arguments)
     if done(folder):
         return
-    overrides = [
-        f"data.disk.folder={arguments.data.resolve()}",
-        f"training.epochs={arguments.epochs}",
-        f"seed={seed}",
-    ]
-    command = [sys.executable, "-m", "compress", "train", NETWORKS[name], "--recipe", "train_lsp", "--run", str(folder)]
+    torch.set_num_threads(1)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
-        subprocess.run(
-            [*command, *(part for override in overrides for part in ("--set", override))],
-            stdout=log,
-            stderr=log,
-            check=True,
+        compress.train(
+            NETWORKS[name],
+            recipe="train_lsp",
+            data={"disk": {"folder": arguments.data.resolve()}},
+            epochs=arguments.epochs,
+            seed=seed,
+            folder=folder,
+            progress=Terminal(stream=log),
         )
 
 
@@ -117,20 +116,21 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
             folders = [folder for (trained, _), folder in sorted(finished.items()) if trained == name]
             if not folders:
                 continue
-            first = load_artefact(folders[0])
-            counted = count(first.network, INPUT_HW)
-            files = engine("onnxruntime").export(first.network, INPUT_HW, Path(exports), Path(NETWORKS[name]).stem)
+            first = compress.load(folders[0])
+            counted = count(first.module, INPUT_HW)
+            files = engine("onnxruntime").export(first.module, INPUT_HW, Path(exports), Path(NETWORKS[name]).stem)
             runners[name] = engine("onnxruntime").load(files[0])
-            pictures = validation_set(noted_data(first.facts["data"], str(folders[0])), INPUT_HW, 1)
+            assert first.metadata.data is not None
+            pictures = validation_set(first.metadata.data, INPUT_HW, 1)
             estimator = estimator_for(
                 first.architecture,
-                noted_keypoints(first.facts, folders[0]),
+                first.keypoints,
                 INPUT_HW,
-                codec=noted_codec(first.facts),
+                codec=first.metadata.codec,
                 decoding=Decoding(flip_test=False),
                 boxes=LabelledBoxes(),
             )
-            scores = [evaluate(folder, EvaluateRecipe(), Silent()).score.figures for folder in folders]
+            scores = [compress.evaluate(folder).score.figures for folder in folders]
             entries[name] = {
                 "name": name,
                 "network": Path(NETWORKS[name]).name,
@@ -145,7 +145,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
                 },
                 "persons": scores[0]["persons"],
                 "left_out": scores[0]["left_out"],
-                "decode_ms": decode_time(first.network, estimator, pictures, flip_test=False).latency.ms,
+                "decode_ms": decode_time(first.module, estimator, pictures, flip_test=False).latency.ms,
             }
         for name, timing in time_runners(runners, INPUT_HW, Measurement()).items():
             entries[name]["latency"] = {

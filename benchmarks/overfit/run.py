@@ -14,26 +14,26 @@ Writes results.json and README.md to OUT; trainings lie in OUT/runs and resume.
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from compress.artefacts.artefact import load_artefact
+import compress
 from compress.data.coco import CocoPeople
 from compress.data.limbs import layout_for
 from compress.data.sets import validation_set
 from compress.data.transforms import BORDER_RGB
 from compress.engines import engine
-from compress.errors import NetworkError
-from compress.files import read_yaml_mapping, write_json, write_text
+from compress.files import write_json, write_text
 from compress.jobs.profile.decoding_costs import perfect_answers
 from compress.measure.counting import count
-from compress.networks import Architecture, architecture_from_data
+from compress.networks import Architecture
 from compress.pose.approaches import Setting, estimator_for
 from compress.pose.average_precision import oks_ap
 from compress.pose.decode.poses import coco_results
@@ -103,15 +103,14 @@ def pad_mask(lengths: dict[str, Any], side: int) -> dict[str, Any]:
 
 
 def train(kind: str, start: str, data: Path, run: Path) -> None:
-    command = [sys.executable, "-m", "compress", "train", start]
-    command += ["--recipe", str(HERE / f"{kind}.yaml"), "--data", f"coco:{data}", "--run", str(run)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")})
+    """One training, of which the run folder keeps the network."""
+    compress.train(start, recipe=HERE / f"{kind}.yaml", data=f"coco:{data}", folder=run)
 
 
 def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
     """Of the network and of perfect maps, on the pictures it was trained on."""
-    record = architecture_from_data(read_yaml_mapping(HERE / f"{kind}_network.yaml", NetworkError, kind), kind)
-    trained = load_artefact(run) if (run / "architecture.yaml").is_file() else None
+    record = compress.load(HERE / f"{kind}_network.yaml").architecture
+    trained = compress.load(run) if (run / "architecture.yaml").is_file() else None
     recipe = read_recipe(HERE / f"{kind}.yaml", TrainRecipe, [f"data.disk.folder={folder}"])
     data = Data.model_validate({"kind": "coco", "disk": {"folder": folder, "val": "train"}})
     pictures = validation_set(data, recipe.input_hw, 1)
@@ -137,7 +136,7 @@ def scores(kind: str, folder: Path, run: Path) -> dict[str, Any]:
                 "pictures": len(part),
                 "people": sum(len(part.people(i)) for i in range(len(part))),
                 "network": score(
-                    trained.network, estimator, part, kind="coco", provenance="overfitted", flip_test=False
+                    trained.module, estimator, part, kind="coco", provenance="overfitted", flip_test=False
                 ).figures
                 if trained
                 else None,
