@@ -27,6 +27,7 @@ from compress.errors import (
     no_artefact,
     unknown_network,
 )
+from compress.extensions import NETWORK_GROUP, offered
 from compress.files import check_writable
 from compress.report.latency import (
     print_built,
@@ -792,7 +793,7 @@ def check_network(name: str) -> None:
     """Raises ArtefactError or NetworkError for a NETWORK that cannot be one, before torch is imported to open it."""
     if Path(name).suffix == ".onnx" and not Path(name).is_file():
         raise NetworkError("no such file", place=name, remedy="give the path of an ONNX file")
-    known = json.loads(_COUNTS.read_text(encoding="utf-8"))
+    known = [*json.loads(_COUNTS.read_text(encoding="utf-8")), *offered(NETWORK_GROUP)]
     if name in known or ":" in name or Path(name).suffix in (".yaml", ".yml", ".onnx"):
         return
     if not (Path(name) / "architecture.yaml").is_file():

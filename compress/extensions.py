@@ -27,6 +27,9 @@ from compress.errors import CompressError, RecipeError, nearest
 
 T = TypeVar("T")
 
+NETWORK_GROUP = "compress.networks"
+"""Of entry points that name networks: an architecture record, or a function that returns an nn.Module."""
+
 _PLAIN = (str, bytes, bool, int, float, list, tuple, dict, type(None), Path)
 _unimportable: dict[str, object] = {}
 """Objects that were given in this process and cannot be imported, by the names they got."""
@@ -51,7 +54,7 @@ class Extensible(Generic[T]):
     @property
     def names(self) -> list[str]:
         """All names that are known without an import: compress's own, then those of installed packages."""
-        return [*self.table, *(point.name for point in entry_points(group=self.group) if point.name not in self.table)]
+        return [*self.table, *(name for name in offered(self.group) if name not in self.table)]
 
     def find(self, named: object, place: str) -> T:
         """What a name stands for; an object stands for itself. place: where it is named, for errors.
@@ -94,6 +97,11 @@ class Extensible(Generic[T]):
             value = f"{name}, a {type(given).__name__}"
             raise self.error(f"no {self.kind}: it must be {self.must}", place=place, value=value, remedy="correct it")
         return found
+
+
+def offered(group: str) -> dict[str, str]:
+    """What installed packages offer by the entry points of a group: name → package.module:attribute."""
+    return {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=group)}
 
 
 def name_of(given: object) -> Any:

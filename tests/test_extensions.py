@@ -13,11 +13,13 @@ from torch import nn
 
 import compress
 from compress.artefacts.artefact import load_artefact
+from compress.artefacts.network import read_architecture
+from compress.cli import check_network
 from compress.data.picture import Part
 from compress.data.sets import Sets, data_kind, picture_sets
 from compress.data.synthetic import SyntheticPeople
 from compress.engines import engine
-from compress.errors import CompressError, DataError, NetworkError, RecipeError
+from compress.errors import ArtefactError, CompressError, DataError, NetworkError, RecipeError
 from compress.extensions import name_of
 from compress.jobs.evaluate import evaluate
 from compress.jobs.names import check_names
@@ -253,6 +255,18 @@ def test_the_nearest_family_may_be_another_packages() -> None:
 def test_a_name_is_text() -> None:
     with pytest.raises(RecipeError, match=r"data\.kind: Input should be a valid string"):
         validated({"data": {"kind": 3}}, TrainRecipe, {}, "recipe")
+
+
+def test_a_network_by_the_name_of_another_package() -> None:
+    from outside_pose import WIDE
+
+    assert read_architecture("wide") == read_architecture("outside_pose:WIDE") == WIDE
+    assert read_architecture("untrained") == read_architecture("outside_pose:untrained")
+    check_network("wide")
+    with pytest.raises(ArtefactError, match="did you mean 'wide'"):
+        check_network("wid")
+    with pytest.raises(ArtefactError, match="did you mean 'wide'"):
+        read_architecture("wid")
 
 
 def test_a_module_has_an_approach_of_another_package() -> None:

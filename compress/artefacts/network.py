@@ -12,6 +12,7 @@ from compress.artefacts.artefact import Network, is_artefact, load_artefact, net
 from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS, Metadata
 from compress.data.sets import Sets, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
+from compress.extensions import NETWORK_GROUP, offered
 from compress.files import read_yaml_mapping
 from compress.networks import NETWORKS, Architecture, architecture_from_data
 from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
@@ -130,9 +131,10 @@ def read_architecture(name: str) -> Architecture:
         return NETWORKS[name]
     if Path(name).suffix in (".yaml", ".yml"):
         return architecture_from_data(read_yaml_mapping(Path(name), NetworkError, "an architecture"), name)
-    if is_own(name):
-        return own_network(name)
-    raise unknown_network(name, NETWORKS)
+    others = offered(NETWORK_GROUP)
+    if is_own(others.get(name, name)):
+        return own_network(others.get(name, name))
+    raise unknown_network(name, [*NETWORKS, *others])
 
 
 def learning_of(

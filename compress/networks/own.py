@@ -14,16 +14,16 @@ A single map of a bottom-up network looks like a top-down one's, and so do part 
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import NetworkError
-from compress.extensions import imported_module
+from compress.extensions import imported_module, offered
+from compress.networks.architecture import Architecture
 from compress.networks.onnx_file import check_conversion, read_onnx, sha256_of
 from compress.networks.weights import check_finite, check_plain, separate_elements
 
@@ -130,12 +130,14 @@ OWN_FAMILIES: dict[str, type[Any]] = {one.family: one for one in (PythonNetwork,
 
 
 def is_own(name: str) -> bool:
-    """Whether NETWORK names an own network: FILE.onnx or package.module:function."""
+    """Whether NETWORK names an own network: FILE.onnx, package.module:function or package.module:RECORD."""
     return name.endswith(".onnx") or ":" in name
 
 
-def own_network(name: str) -> PythonNetwork | OnnxNetwork:
-    """The record of such a NETWORK; its network is built and run once. Raises NetworkError."""
+def own_network(name: str) -> Architecture:
+    """The record of such a NETWORK, whose network is built and run once; or the record that package.module:attribute
+    is. Raises NetworkError.
+    """
     if name.endswith(".onnx"):
         path = Path(name).resolve()
         sha256 = sha256_of(path)
@@ -143,6 +145,10 @@ def own_network(name: str) -> PythonNetwork | OnnxNetwork:
         record = OnnxNetwork(str(path), sha256, *_facts(network, name))
         check_conversion(path, network, record.input_hw or _sizes()[record.stride])
         return record
+    module_name, _, attribute = name.partition(":")
+    found = getattr(imported_module(module_name, name, NetworkError), attribute, None)
+    if is_dataclass(found) and not isinstance(found, type) and hasattr(found, "family"):
+        return cast(Architecture, found)
     return PythonNetwork(name, *_facts(_call(name), name))
 
 
@@ -343,7 +349,7 @@ def _approach(network: nn.Module, channels: list[int], place: str) -> tuple[str,
         approach = "bottom-up AE" if len(channels) == 2 and channels[0] == 2 * channels[1] else "top-down"
     inferred = {"bottom-up AE": channels[0] // 2, "top-down": channels[-1], "PAF": channels[0] - 1}
     # Of another package's approach only that package knows what its maps are.
-    others = approach not in inferred and (":" in str(approach) or approach in entry_points(group=_APPROACHES).names)
+    others = approach not in inferred and (":" in str(approach) or approach in offered(_APPROACHES))
     if approach not in inferred and not others:
         raise NetworkError(
             f"the module's attribute approach must be one of {', '.join(inferred)}, or one of another package",

@@ -40,6 +40,14 @@ class Tiny:
         return TinyNetwork(self)
 
 
+WIDE = Tiny(width=32)
+
+
+def untrained() -> nn.Module:
+    """A network that is no record: a function returns it."""
+    return nn.Conv2d(3, 17, 3, 4, 1)
+
+
 class TinyNetwork(nn.Module):
     def __init__(self, tiny: Tiny) -> None:
         super().__init__()
