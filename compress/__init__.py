@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import CompressError
 
 if TYPE_CHECKING:
-    from compress.api import Network, evaluate, load, predict, profile, prune, rewrite, train
+    from compress.api import Network, SearchOutcome, evaluate, load, predict, profile, prune, rewrite, search, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CompressError",
     "Network",
+    "SearchOutcome",
     "__version__",
     "evaluate",
     "load",
@@ -32,6 +33,7 @@ __all__ = [
     "profile",
     "prune",
     "rewrite",
+    "search",
     "train",
 ]
 

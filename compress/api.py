@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -38,10 +38,12 @@ from compress.artefacts.network import Named, open_network
 from compress.artefacts.results import (
     EvaluateResult,
     ExportResult,
+    NetworkResult,
     PredictResult,
     ProfileResult,
     PruneResult,
     RewriteResult,
+    SearchResult,
     TrainResult,
 )
 from compress.artefacts.shown import Shown
@@ -56,6 +58,7 @@ from compress.recipe import (
     ProfileRecipe,
     PruneRecipe,
     RewriteRecipe,
+    SearchRecipe,
     Settings,
     TrainRecipe,
     data_folder,
@@ -110,7 +113,7 @@ class Network(Opened, Shown, Generic[R]):
 
             return export(self, settings, Path(folder), _progress(progress))
 
-    def _entries(self) -> dict[str, object]:
+    def _entries(self) -> Mapping[str, Any]:
         """What it shows of itself."""
         return {
             "network": self.name,
@@ -122,6 +125,23 @@ class Network(Opened, Shown, Generic[R]):
             "weights": self.metadata.provenance,
             "score": self.metadata.score,
         }
+
+
+@dataclass(frozen=True, eq=False)
+class SearchOutcome(Shown):
+    """Of `search`. networks: every baseline and finalist by its name, tuned, with its NetworkResult."""
+
+    result: SearchResult
+    networks: Mapping[str, Network[NetworkResult]]
+
+    @property
+    def front(self) -> tuple[Network[NetworkResult], ...]:
+        """The networks that no other one beats in both accuracy and end-to-end time, fastest first."""
+        return tuple(self.networks[one.name] for one in self.result.front)
+
+    def _entries(self) -> Mapping[str, Any]:
+        """What it shows of itself."""
+        return self.result._entries()
 
 
 def load(network: Named, *, input_hw: tuple[int, int] | None = None, module: nn.Module | None = None) -> Network[None]:
@@ -220,6 +240,32 @@ def rewrite(
         return _read(run, given, result)
 
 
+def search(
+    space: str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    folder: str | Path | None = None,
+    progress: bool | Progress | None = None,
+    **keys: Any,
+) -> SearchOutcome:
+    """The networks of a search space with the best trade of accuracy against latency, tuned and measured.
+
+    space: a search space's name or path; None takes the recipe's. keys: of SearchRecipe, those of its section `search`
+    by their names, such as `trials=200`.
+    """
+    with _in_python(), _run(folder) as run:
+        named = {} if space is None else {"space": str(space)}
+        settings = _settings(SearchRecipe, recipe, {**named, **keys}, "search")
+        from compress.jobs.search.search import search as search_space
+        from compress.report.page import write_report
+
+        result = search_space(settings, run, _progress(progress))
+        if folder is not None:
+            write_report(result, run)
+        opened = {one.name: _shown(load_artefact(run / one.folder), one) for one in result.networks}
+        return SearchOutcome(result, {name: replace(one, name=name) for name, one in opened.items()})
+
+
 def profile(
     network: Named, *, recipe: Recipe | None = None, progress: bool | Progress | None = None, **keys: Any
 ) -> ProfileResult:
@@ -278,6 +324,8 @@ def _settings(
 ) -> AnyRecipe:
     """The recipe with the keywords' values. section: whose keys stand by their names alone. Raises RecipeError."""
     data, file = _recipe_data(recipe)
+    if not isinstance(recipe, str | Path):
+        data.setdefault("job", get_args(model.model_fields["job"].annotation)[0])
     of_section: Any = model.model_fields[section].annotation if section else None
     inside = set(of_section.model_fields) if section else set()
     given: dict[tuple[str, ...], Any] = {}

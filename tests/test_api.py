@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 import compress
 from compress import api
+from compress.artefacts.results import SearchResult, read_results
 from compress.errors import ArtefactError, DataError, NetworkError, RecipeError, RunError
+from compress.jobs.search import search as search_job
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.pruning.importance import criterion_named
-from compress.recipe import EvaluateRecipe, PruneRecipe, TrainRecipe
+from compress.recipe import EvaluateRecipe, PruneRecipe, SearchRecipe, TrainRecipe
 
 HW = (64, 64)
 TOP_DOWN = DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps")
@@ -177,6 +179,28 @@ def test_a_folder_keeps_the_run_and_its_report(trained: Path, tmp_path: Path) ->
     again = compress.prune(trained, folder=tmp_path / "run", **goal, **QUICK)  # which has finished
     assert again.result == small.result
     assert small.metadata.score == compress.load(tmp_path / "run").metadata.score
+
+
+def test_a_search_gives_its_front_in_memory(trained: Path, monkeypatch: pytest.MonkeyPatch, places: Path) -> None:
+    real = read_results(Path(__file__).parent / "report" / "search" / "results.json", "search", SearchResult)
+    wanted: list[SearchRecipe] = []
+
+    def found(recipe: SearchRecipe, folder: Path, progress: object) -> SearchResult:
+        wanted.append(recipe)
+        for network in real.networks:
+            compress.load(trained).save(folder / network.folder)
+        return real
+
+    monkeypatch.setattr(search_job, "search", found)
+    outcome = compress.search("bhrnet_small", trials=7, finalists={"count": 2})
+    assert [network.name for network in outcome.front] == list(real.best)
+    assert [network.result for network in outcome.front] == list(real.front)
+    assert list(outcome.networks) == [network.name for network in real.networks]
+    assert outcome.front[0].module(images())[0].shape[1] == 17
+    assert wanted[0].search.space == "bhrnet_small"
+    assert (wanted[0].search.trials, wanted[0].finalists.count) == (7, 2)
+    assert f"  {real.best[0]}" in str(outcome)
+    assert not left_in(places)
 
 
 # --- Keywords --------------------------------------------------------------------------------------------------------

@@ -860,7 +860,7 @@ class PredictionError:
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Shown):
     """What a search found. All milliseconds are on the clock of its latency table.
 
     start: the network that was given instead of a supernet; tuning_samples: that every trial was tuned on. kernels,
@@ -895,6 +895,18 @@ class SearchResult:
         """The networks of `best`, fastest first."""
         by_name = {network.name: network for network in self.networks}
         return tuple(by_name[name] for name in self.best)
+
+    def _entries(self) -> Mapping[str, Any]:
+        """The front as a table."""
+        return {
+            "space": self.space.family,
+            "candidates": self.space.size,
+            "trials": len(self.trials),
+            "engine": f"{self.engine.name} {self.engine.version}",
+            "front": self.front,
+            "no_finalist": self.no_finalist,
+            "failed_exports": self.failed_exports,
+        }
 
     def trial_of(self, network: NetworkResult) -> Trial:
         """The trial that the network was in the search."""
