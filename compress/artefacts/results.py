@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.shown import Shown
+from compress.engines.export import Export
 from compress.errors import RunError
 from compress.files import write_json
 from compress.measure.comparison import SpeedUp
@@ -29,19 +30,6 @@ SCHEMA = 1
 """Version of results.json; a file of another version is refused by name."""
 
 Role = Literal["given", "pruned", "rewritten", "trained", "finalist", "baseline", "compared"]
-
-
-@dataclass(frozen=True)
-class Export(Shown):
-    """A network in an engine's format. files: beside the artefact, the one that the engine loads first.
-
-    parity: largest relative error of its outputs against torch's.
-    """
-
-    engine: str
-    files: tuple[str, ...]
-    size_bytes: int
-    parity: float
 
 
 @dataclass(frozen=True)

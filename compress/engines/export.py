@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,19 @@ def as_it_is(network: nn.Module, engine_name: str) -> nn.Module:
     return network
 
 
+@dataclass(frozen=True)
+class Export:
+    """A network in an engine's format. files: names of them, first the one that the engine loads.
+
+    parity: largest relative error of its outputs against torch's.
+    """
+
+    engine: str
+    files: tuple[str, ...]
+    size_bytes: int
+    parity: float
+
+
 def export_and_check(
     network: nn.Module,
     engines: Iterable[str],
@@ -32,16 +45,16 @@ def export_and_check(
     input_hw: tuple[int, int],
     folder: Path,
     for_engine: ForEngine = as_it_is,
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+) -> tuple[tuple[Export, ...], dict[str, str]]:
     """Exports to every engine and compares its outputs with torch's on the images and on a random one.
 
     An engine's files come to `folder` together, and only if its outputs are torch's within its parity_limit; an
-    engine that fails leaves the folder as it was, and the next one is tried. Returns engine →
-    {file, files, size_bytes, parity}, and engine → why it failed. Raises OSError where nothing can be written.
+    engine that fails leaves the folder as it was, and the next one is tried. Returns the exports, and
+    engine → why it failed. Raises OSError where nothing can be written.
     """
     # No flat picture: norms over a map make much of what rounding leaves of it.
     noise: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
-    exports: dict[str, dict[str, Any]] = {}
+    exports: list[Export] = []
     failed: dict[str, str] = {}
     for name in engines:
         try:
@@ -54,9 +67,8 @@ def export_and_check(
         except CompressError as error:
             failed[name] = str(error).replace(f"{aside}{os.sep}", "")  # no file lies there
             continue
-        names = [file.name for file in files]
-        exports[name] = {"file": names[0], "files": names, "size_bytes": size_bytes, "parity": parity}
-    return exports, failed
+        exports.append(Export(name, tuple(file.name for file in files), size_bytes, parity))
+    return tuple(exports), failed
 
 
 def sample_images(pictures: PictureSet, count: int, input_hw: tuple[int, int]) -> list[Image]:

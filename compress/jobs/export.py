@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from compress.artefacts.network import Named, open_network
-from compress.artefacts.results import Export, ExportResult
+from compress.artefacts.results import ExportResult
 from compress.data.sets import validation_set
-from compress.engines.export import export_and_check, sample_images
+from compress.engines.export import Export, export_and_check, sample_images
 from compress.jobs.names import check_names
 from compress.progress import Progress
 from compress.recipe import Data, ExportRecipe
@@ -26,7 +26,7 @@ def export(named: Named, recipe: ExportRecipe, folder: Path, progress: Progress)
     with progress.phase("export", len(recipe.engines)) as phase:
         for engine in recipe.engines:
             made, failed = export_and_check(opened.module, [engine], images, opened.input_hw, folder)
-            exports += [Export(key, tuple(e["files"]), e["size_bytes"], e["parity"]) for key, e in made.items()]
+            exports += made
             refused |= failed
             phase.advance(1, engine)
     return ExportResult(opened.name, str(folder), opened.input_hw, tuple(exports), refused)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from compress.artefacts.artefact import Edit, edit_text, load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
 from compress.artefacts.network import Learning
-from compress.artefacts.results import Evaluation, Export, NetworkResult, Role, RunRecord
+from compress.artefacts.results import Evaluation, NetworkResult, Role, RunRecord
 from compress.artefacts.run import Run, environment
 from compress.data.loader import Batch
 from compress.engines import engine
 from compress.engines.engine import Image
-from compress.engines.export import ForEngine, as_it_is, export_and_check, sample_images
+from compress.engines.export import Export, ForEngine, as_it_is, export_and_check, sample_images
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.latency import Latency
@@ -219,7 +219,7 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
             metadata = metadata_of(tail, finalist, evaluations[0].score)
             save_artefact(folder, finalist.architecture, network, metadata, finalist.edits)
         counted = count(network, tail.input_hw)
-        exports: dict[str, dict[str, Any]] = {}
+        exports: tuple[Export, ...] = ()
         refused: dict[str, str] = {}
         if tail.measuring:
             exports, refused = export_and_check(
@@ -235,9 +235,7 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
             macs=counted.macs,
             uncounted=tuple(counted.uncounted),
             evaluations=evaluations,
-            exports=tuple(
-                Export(name, tuple(one["files"]), one["size_bytes"], one["parity"]) for name, one in exports.items()
-            ),
+            exports=exports,
             refused=refused,
         )
 

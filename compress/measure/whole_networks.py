@@ -1,9 +1,8 @@
 """Whole networks timed side by side."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -64,33 +63,6 @@ def time_exports(
         target = target_text(key, settings.threads)
         found.setdefault(name, {})[key] = Latency.of_timing(timings[f"{name} {key}"], target, reference_ms)
     return found
-
-
-def measure_exports(
-    folders: Mapping[str, Path],
-    exports: Mapping[str, Mapping[str, Any]],
-    settings: HowTimed,
-    input_hw: tuple[int, int],
-    progress: Progress,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Times every exported network of every engine. Returns network → engine → timing as plain data."""
-    runners = {
-        (name, key): engine(key).load(folders[name] / export["file"], settings.threads)
-        for name, of_engine in exports.items()
-        for key, export in of_engine.items()
-    }
-    with progress.phase("measuring", settings.rounds) as phase:
-        timings = time_runners(
-            {f"{name} {key}": runner for (name, key), runner in runners.items()},
-            input_hw,
-            settings,
-            phase.advance,
-        )
-    measured: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, key in runners:
-        timing = timings[f"{name} {key}"]
-        measured.setdefault(name, {})[key] = {**asdict(timing), "reliable": timing.reliable}
-    return measured
 
 
 def target_text(engine_name: str, threads: int) -> str:

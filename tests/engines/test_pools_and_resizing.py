@@ -81,14 +81,14 @@ def test_an_export_is_torchs_or_there_is_none(kind: Callable[[random.Random], St
         (tmp_path / name).write_bytes(content)
     flat = np.full((1, 3, *HW), 0.5, np.float32)
     exports, refused = export_and_check(network, ["onnxruntime", "ncnn"], [flat], HW, tmp_path)
-    assert sorted([*exports, *refused]) == ["ncnn", "onnxruntime"]
+    assert sorted([*(export.engine for export in exports), *refused]) == ["ncnn", "onnxruntime"]
     image = np.random.default_rng(seed + 1).standard_normal((1, 3, *HW), dtype=np.float32)
     expected = network(torch.from_numpy(image)).detach().numpy()
     kept = dict(earlier)
-    for engine, export in exports.items():
-        (found,) = ENGINES[engine].load(tmp_path / export["file"]).run(image)
+    for export in exports:
+        (found,) = ENGINES[export.engine].load(tmp_path / export.files[0]).run(image)
         np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max(), rtol=0)
-        for file in export["files"]:
+        for file in export.files:
             kept.pop(file)
     assert {path.name for path in tmp_path.iterdir()} == set(earlier)
     assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())

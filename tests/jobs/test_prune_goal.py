@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from compress.artefacts.results import Export, Goal, NetworkResult
+from compress.artefacts.results import Goal, NetworkResult
+from compress.engines.export import Export
 from compress.errors import BudgetError
 from compress.jobs.prune.goal import CLOSE, TRIES, Try, meet, reached
 from compress.measure.comparison import Measured, speed_up
