@@ -237,7 +237,7 @@ def test_the_pages_build_and_the_reference_names_every_key(tmp_path: Path) -> No
         check=False,
     )
     assert built.returncode == 0, built.stderr
-    page = (tmp_path / "recipes" / "index.html").read_text(encoding="utf-8")
+    page = (tmp_path / "recipes.html").read_text(encoding="utf-8")
     models = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, recipe.Settings)]
     keys = {name for one in models for name in one.model_fields} - {"job"}
     assert [key for key in sorted(keys) if f"<code>{key}</code>" not in page] == []
