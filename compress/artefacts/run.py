@@ -1,4 +1,4 @@
-"""The run folder: what a job was asked, where it ran, and everything it has done so far.
+"""The run folder: a job's recipe, where it ran, and every step it has finished so far.
 
 A run belongs to one resolved recipe. Finished steps leave a file that is written as a whole or not at all, so a job
 does each step through `run.once` and goes on where it was killed.
@@ -164,7 +164,7 @@ def _check_made_from(path: Path, first_line: str, digest: str) -> None:
         )
     if digest and network != _NETWORK + digest:
         raise RunError(
-            "a run goes on with the very network it began with, and there is another now",
+            "a run continues with the very network it began with, and this is another one",
             place=str(path),
             value=f"digest {digest}, not {network.removeprefix(_NETWORK)}",
             remedy="put the first one back, or choose another --run folder",

@@ -29,10 +29,10 @@ Width = int | Literal["container"]
 class Row:
     """One network or trial as the tables and charts show it; None is "not known".
 
-    ap: 0..1, obtained as `obtained` says. measured_ms, predicted_ms: of as many passes
-    of the network as ap, on one clock; low_ms, high_ms: 95 % interval of measured_ms. on_front: among
-    the trials or among the measured networks, never across. standard_error: of ap. reliable: the timing. decode_ms:
-    from the maps to the people of a picture. end_to_end_uncertainty: half the 95 % interval of both, a share.
+    ap: 0..1, of this provenance. measured_ms, predicted_ms: of as many passes of the network as ap, on one clock;
+    low_ms, high_ms: 95 % interval of measured_ms. on_front: among the trials or among the measured networks, never
+    across. standard_error: of ap. reliable: the timing. decode_ms: from the maps to the people of a picture.
+    end_to_end_uncertainty: half the 95 % interval of both, a share.
     """
 
     role: str
