@@ -112,6 +112,7 @@ def changed(settings: Settings) -> set[str]:
 _SEED = "Seed of everything random: pictures, weights, sampling."
 _INPUT = "Height and width of the network's input in pixels, 32 to 4096 each."
 _CODEC = "How joints become maps and maps joints: a preset's name, or a section (see Codec)."
+_OWN_SIZE = " Null takes the artefact's or module's own, else the first in the network's paper, else 256x256."
 _AS_VALIDATED = " Null takes the one that the artefact was validated with."
 
 
@@ -538,7 +539,7 @@ class EvaluateRecipe(Settings):
 
     job: Literal["evaluate"] = Field(default="evaluate", description="The command that this recipe is for.")
     seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
-    input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
     codec: CodecSetting | None = Field(default=None, description=_CODEC + _AS_VALIDATED)
     decoding: Decoding = Field(default=Decoding(), description="Decoding for the score.")
@@ -549,7 +550,7 @@ class ExportRecipe(Settings):
 
     job: Literal["export"] = Field(default="export", description="The command that this recipe is for.")
     seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
-    input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
     engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] = Field(
         default=("onnxruntime", "ncnn"), description="Engines to export to."
@@ -570,10 +571,7 @@ class ProfileRecipe(Settings):
     """`compress profile`: parameters, multiply-adds, memory, and optionally times."""
 
     job: Literal["profile"] = Field(default="profile", description="The command that this recipe is for.")
-    input_hw: InputSize | None = Field(
-        default=None,
-        description=_INPUT + " Null takes the artefact's, or else the first one in the network's paper.",
-    )
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     engine: EngineName | None = Field(
         default=None,
         description="Engine on which the layers that mobile engines handle badly are timed; null times nothing.",
@@ -722,7 +720,7 @@ class ChangeRecipe(Settings):
     """
 
     seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
-    input_hw: InputSize | None = Field(default=None, description=_INPUT + _AS_VALIDATED)
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
     engine: EngineName = Field(default="onnxruntime", description="Engine that the decision's latencies are of.")
     threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
