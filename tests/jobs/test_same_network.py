@@ -61,7 +61,7 @@ def save(folder: Path, seed: int) -> None:
 @pytest.mark.parametrize(
     ("job", "module", "step"),
     [
-        (searched, search, "launch"),
+        (searched, search, "space_table"),
         (pruned, prune, "launch"),
         (analysed, prune, "launch"),
         (rewritten, rewrite, "launch"),
