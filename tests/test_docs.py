@@ -45,6 +45,7 @@ AS_SHOWN = (
     "compress rewrite --list",
     "compress networks",
     "compress profile dir_bhrnet_32",
+    "compress profile runs/openpose",
     "compress profile my_package.my_net:build --set input_hw=[256,192]",
     "compress profile my_net.onnx --set input_hw=[256,192]",
     "compress export my_net.onnx --set input_hw=[256,192] --out exported",
