@@ -76,13 +76,16 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "compress profile runs/openpose --engine onnxruntime": ("rounds=4",),
     "compress profile runs/openpose --decode": (),
     "compress prune runs/openpose --macs 0.5 --compare torch-pruning --run runs/compared": SMALL_PRUNING,
-    "compress prune runs/openpose --analyse --run runs/sensitivity": SMALL_PRUNING,
+    "compress prune runs/openpose --analyse --run runs/sensitivity": (
+        "pruning.protect=['refinements.*', 'initial.*']",
+        *SMALL_PRUNING,
+    ),
     "compress rewrite runs/openpose --depth 24 --run runs/deeper": (*SMALL_TRAINING, *ONE_EXPORT),
     "compress search bhrnet --run runs/bhrnet": (
         SMALL_DATA,
         "input_hw=[64,64]",
         "measurement={exports: [onnxruntime], rounds: 4, parity_pictures: 1}",
-        "supernet.epochs=1",
+        "supernet={epochs: 1, batch_size: 8, pool: 2, randoms: 0}",
         "search={space: small.yaml, sampler: guided, trials: 2, calibration_pictures: 8, population: 2}",
         "finalists={count: 1, training: {epochs: 1, batch_size: 8}}",
         "baselines={hand: {width: 8}}",
