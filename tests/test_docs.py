@@ -64,7 +64,7 @@ REDUCED: dict[str, tuple[str, ...]] = {
         *SMALL_REWRITING,
     ),
     "compress prune runs/rewritten --latency 60% --allocate latency --set training.epochs=2 --run runs/fast": (
-        "pruning={macs: 0.6, allocate: latency, pictures: 4, ratios: [0.5], multiple: 8}",
+        "pruning={macs: 0.6, allocate: global, multiple: 8}",
         *SMALL_TRAINING,
         *ONE_EXPORT,
     ),
@@ -116,7 +116,6 @@ NOT_RUN: dict[str, str] = {
 
 
 SMALL_PYTHON = {
-    ', training={"epochs": 2}': "",
     "macs=0.5": "macs=0.5, exports=['onnxruntime'], **few",
     'target="ncnn"': 'target="ncnn", rules=["conv_to_3x3"], sites=["refinements.0.0.*"], steps=1, calibration=4, **few',
 }
