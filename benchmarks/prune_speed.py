@@ -13,7 +13,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
-import torch_pruning
 from torch import nn
 
 import compress
 from compress.engines import engine
 from compress.errors import CompressError
 from compress.files import write_json, write_text
+from compress.jobs.prune.compare import removals_of, replayed
 from compress.measure.counting import count
 from compress.measure.whole_networks import time_runners
 from compress.networks import network_named
@@ -107,30 +106,9 @@ def by_torch_pruning(given: nn.Module, input_hw: tuple[int, int]) -> nn.Module:
     best = given
     for _ in range(_STEPS):
         ratio = (low + high) / 2
-        best = pruned_by_torch_pruning(given, ratio, input_hw)
+        best = replayed(given, removals_of(given, ratio, input_hw), input_hw)
         low, high = (ratio, high) if count(best, input_hw).macs > wanted else (low, ratio)
     return best
-
-
-def pruned_by_torch_pruning(given: nn.Module, ratio: float, input_hw: tuple[int, int]) -> nn.Module:
-    """As its README shows it."""
-    network = deepcopy(given)
-    image = torch.randn(1, 3, *input_hw)
-    with torch.no_grad():
-        shapes = {output.shape[1] for output in network(image)}
-    last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.out_channels in shapes]
-    pruner = torch_pruning.pruner.BasePruner(
-        network,
-        image,
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=last,
-        in_channel_groups={},
-        out_channel_groups={},
-        num_heads={},
-    )
-    pruner.step()
-    return network
 
 
 def text(results: Mapping[str, Mapping[str, Row]], device: str) -> str:
