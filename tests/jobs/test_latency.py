@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from compress.artefacts.records import from_plain, to_plain
+from compress.artefacts.results import BuiltTable, PackedFolder
 from compress.cli import app
 from compress.engines import engine
 from compress.engines.ncnn_kernels import replicate
@@ -43,10 +46,18 @@ SPACE = {
 }
 
 
-@pytest.fixture
-def space(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("space") / "tiny.yaml"
     path.write_text(yaml.safe_dump(SPACE))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network of which the space's table knows some kernels."""
+    path = tmp_path_factory.mktemp("other") / "other.yaml"
+    path.write_text(yaml.safe_dump({"family": "dir_bhrnet", **SPACE["fixed"], "width": 24}))
     return str(path)
 
 
@@ -54,9 +65,20 @@ def recipe(**settings: object) -> LatencyRecipe:
     return LatencyRecipe.model_validate({"input_hw": [64, 64], "networks": 2, "rounds": 4, **settings})
 
 
-def test_build_show_check(space: str, tmp_path: Path) -> None:
-    settings, path, console = recipe(), tmp_path / "table.json", Console(record=True, width=160)
-    built = build([space], settings, path, Silent())
+@pytest.fixture(scope="module")
+def built(space: str, tmp_path_factory: pytest.TempPathFactory) -> BuiltTable:
+    """The space's table, built once for all tests that need one."""
+    return build([space], recipe(), tmp_path_factory.mktemp("built") / "table.json", Silent())
+
+
+@pytest.fixture
+def path(built: BuiltTable, tmp_path: Path) -> Path:
+    """A copy of the table."""
+    return shutil.copy(built.table, tmp_path / "table.json")
+
+
+def test_build_show_check(built: BuiltTable, path: Path, space: str, other: str) -> None:
+    settings, console = recipe(), Console(record=True, width=160)
     table = load_table(path)
     assert built.kernels == built.measured == len(table.kernels) > 20
     assert {entry.provenance for entry in table.kernels.values()} == {"in situ"}
@@ -67,7 +89,7 @@ def test_build_show_check(space: str, tmp_path: Path) -> None:
     assert again.measured == 0
     assert load_table(path).kernels == table.kernels
 
-    shown = show("dir_bhrnet_25", settings, path, Silent())
+    shown = show(other, settings, path, Silent())
     assert shown.prediction.ms == pytest.approx(sum(row.ms for row in shown.kernels))
     assert sum(row.share for row in shown.kernels) == pytest.approx(1) == pytest.approx(sum(shown.operators.values()))
     estimated = [row.kernel for row in shown.kernels if row.provenance == "estimated"]
@@ -131,15 +153,13 @@ def test_check_takes_other_networks_than_the_scale_was_fitted_on(space: str) -> 
     assert not set(sizes[0]) & set(sizes[1])
 
 
-def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
-    build([space], recipe(), path, Silent())
+def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, other: str, path: Path) -> None:
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "version": "0.1"}))
     with pytest.raises(TableError, match=r"table\.json: version.*0\.1"):
-        show("dir_bhrnet_25", recipe(), path, Silent())
+        show(other, recipe(), path, Silent())
     allowed = recipe(allow_foreign=True)
-    shown = show("dir_bhrnet_25", allowed, path, Silent())
+    shown = show(other, allowed, path, Silent())
     assert shown.prediction.foreign == (f"version '0.1' for '{engine('onnxruntime').describe().version}'",)
     console = Console(record=True, width=160)
     print_shown(shown, console)
@@ -160,16 +180,14 @@ def test_accuracy_by_hand() -> None:
     assert (found.tau, found.worst, found.time_coverage) == pytest.approx((1, 0.5, 0.5))
 
 
-def test_on_the_command_line(space: str, tmp_path: Path) -> None:
-    table, small = (
-        str(tmp_path / "table.json"),
-        ["--set", "input_hw=[64,64]", "--set", "networks=2", "--set", "rounds=4"],
-    )
+def test_on_the_command_line(space: str, other: str, path: Path) -> None:
+    """Of a table that knows the space's kernels already."""
+    table, small = str(path), ["--set", "input_hw=[64,64]", "--set", "networks=2", "--set", "rounds=4"]
     done = CliRunner().invoke(app, ["latency", "build", space, "--table", table, "--json", "-q", *small])
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert (printed["job"], printed["result"]["table"]) == ("latency build", table)
-    done = CliRunner().invoke(app, ["latency", "show", "dir_bhrnet_25", "--table", table, "-q", *small])
+    done = CliRunner().invoke(app, ["latency", "show", other, "--table", table, "-q", *small])
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["latency", "check", "dir_bhrnet", "--table", table, "-q", *small])
     assert done.exit_code == 2
@@ -178,14 +196,40 @@ def test_on_the_command_line(space: str, tmp_path: Path) -> None:
 # --- Other devices ---------------------------------------------------------------------------------------------------
 
 
+Packed = Callable[[str], tuple[PackedFolder, Path]]
+
+
+@pytest.fixture(scope="module")
+def made(space: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PackedFolder]:
+    """The space packed for an engine, once."""
+
+    @cache
+    def packed(runtime: str) -> PackedFolder:
+        folder = tmp_path_factory.mktemp("made") / runtime
+        return pack([space], recipe(engine=runtime, networks=1), folder, Silent())
+
+    return packed
+
+
+@pytest.fixture
+def packed_copy(made: Callable[[str], PackedFolder], tmp_path: Path) -> Packed:
+    """What packing says, and a copy of the folder."""
+
+    def copied(runtime: str) -> tuple[PackedFolder, Path]:
+        packed = made(runtime)
+        return packed, shutil.copytree(packed.folder, tmp_path / "elsewhere")
+
+    return copied
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn", "mnn"])
-def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path) -> None:
+def test_a_packed_folder_gives_a_table(
+    runtime: str, space: str, built: BuiltTable, packed_copy: Packed, tmp_path: Path
+) -> None:
     """In a process of its own, in another place, where nothing of ours can be imported."""
     if runtime == "mnn":
         pytest.importorskip("MNN")
-    packed = pack([space], recipe(engine=runtime, networks=1), tmp_path / "packed", Silent())
-    shutil.move(packed.folder, tmp_path / "elsewhere")
-    folder = tmp_path / "elsewhere"
+    packed, folder = packed_copy(runtime)
     with pytest.raises(TableError, match=r"results\.json.*run"):
         unpack(folder, tmp_path / "none.json", None, Silent())
     done = subprocess.run(
@@ -196,14 +240,15 @@ def test_a_packed_folder_gives_a_table(runtime: str, space: str, tmp_path: Path)
     there = load_table(tmp_path / "there.json")
     assert there.identity.device == engine(runtime).describe().device
     assert len(there.kernels) == packed.kernels
-    if runtime != "mnn":  # whose exports take longest
+    if runtime == "onnxruntime":
+        assert there.kernels.keys() == load_table(Path(built.table)).kernels.keys()
+    if runtime == "ncnn":  # mnn's exports take longest
         build([space], recipe(engine=runtime, networks=1), tmp_path / "here.json", Silent())
         assert there.kernels.keys() == load_table(tmp_path / "here.json").kernels.keys()
 
 
-def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> None:
-    packed = pack([space], recipe(networks=1), tmp_path / "packed", Silent())
-    folder = Path(packed.folder)
+def test_results_of_something_else_are_refused(space: str, packed_copy: Packed, tmp_path: Path) -> None:
+    _, folder = packed_copy("onnxruntime")
     (folder / "results.json").write_text('{"engine": "onnxruntime"}')
     with pytest.raises(TableError, match=r"results\.json: version: field required.*the results of run\.py"):
         unpack(folder, tmp_path / "table.json", None, Silent())
@@ -216,9 +261,8 @@ def test_results_of_something_else_are_refused(space: str, tmp_path: Path) -> No
         pack([space], recipe(), folder, Silent())
 
 
-def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: Path) -> None:
-    packed = pack([space], recipe(engine="ncnn", networks=1), tmp_path / "packed", Silent())
-    folder = Path(packed.folder)
+def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, packed_copy: Packed, tmp_path: Path) -> None:
+    packed, folder = packed_copy("ncnn")
     rows = json.loads((folder / "manifest.json").read_text())["bench"]
     assert len(rows) == packed.kernels
     runtime, lines = engine("ncnn"), []
@@ -248,14 +292,14 @@ def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, tmp_path: 
     assert [u for u in profiler.finish().kernels if u.operator == "Convolution"] == [kernel] * 3
 
 
-def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Path) -> None:
+def test_a_packed_folder_runs_where_only_the_engine_is(packed_copy: Packed, tmp_path: Path) -> None:
     """A fresh environment with onnxruntime and numpy; skipped where it cannot be made, offline."""
-    packed = pack([space], recipe(networks=1), tmp_path / "packed", Silent())
-    venv.create(tmp_path / "env", with_pip=True)
+    packed, folder = packed_copy("onnxruntime")
+    venv.create(tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
     version = engine("onnxruntime").describe().version
     installed = subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--retries", "0", f"onnxruntime=={version}"],
+        [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--retries", "0", f"onnxruntime=={version}"],
         capture_output=True,
         text=True,
         check=False,
@@ -264,17 +308,14 @@ def test_a_packed_folder_runs_where_only_the_engine_is(space: str, tmp_path: Pat
         pytest.skip(f"onnxruntime cannot be installed here: {installed.stderr.strip().splitlines()[-1:]}")
     has = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
     assert has.returncode != 0
-    done = subprocess.run(
-        [python, "run.py", "--rounds", "4"], cwd=packed.folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([python, "run.py", "--rounds", "4"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    unpack(Path(packed.folder), tmp_path / "there.json", None, Silent())
+    unpack(folder, tmp_path / "there.json", None, Silent())
     assert len(load_table(tmp_path / "there.json").kernels) == packed.kernels
 
 
-def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
-    path, copy, out = tmp_path / "table.json", tmp_path / "copy.json", tmp_path / "merged.json"
-    build([space], recipe(), path, Silent())
+def test_tables_are_merged_and_compared(path: Path, tmp_path: Path) -> None:
+    copy, out = tmp_path / "copy.json", tmp_path / "merged.json"
     table = load_table(path)
     gone, changed = sorted(table.kernels)[:2]
     entry = table.kernels[changed]
@@ -295,9 +336,8 @@ def test_tables_are_merged_and_compared(space: str, tmp_path: Path) -> None:
         merge_files([copy, path], out)
 
 
-def test_again_times_all_of_what_was_asked_anew(space: str, tmp_path: Path) -> None:
-    settings, path, console = recipe(), tmp_path / "table.json", Console(record=True, width=160)
-    build([space], settings, path, Silent())
+def test_again_times_all_of_what_was_asked_anew(space: str, path: Path) -> None:
+    settings, console = recipe(), Console(record=True, width=160)
     table = load_table(path)
     for key, entry in table.kernels.items():  # timed in noise, all alike, so that nothing tells
         timing = replace(entry.timing, ratio=1.5 * entry.timing.ratio, uncertainty=0.0)

@@ -188,28 +188,36 @@ def trained(folder: Path, processes: int = 1) -> dict[str, Any]:
     return json.loads(done.stdout)["result"]  # type: ignore[no-any-return]
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run in one process, and what it prints; its parent holds own.py."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "own.py").write_text(OWN)
+    return folder / "one", trained(folder / "one")
+
+
+def test_two_processes_take_the_steps_of_one(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     """Without batch norm, whose statistics on CPUs are those of each process's part of the batch."""
-    (tmp_path / "own.py").write_text(OWN)
-    one, two = trained(tmp_path / "one"), trained(tmp_path / "two", processes=2)
+    folder, one = undisturbed
+    two = trained(folder.parent / "two", processes=2)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert two["score"] == one["score"]
-    weights = load_file(tmp_path / "two" / "weights.safetensors")
-    for name, value in load_file(tmp_path / "one" / "weights.safetensors").items():
+    weights = load_file(folder.parent / "two" / "weights.safetensors")
+    for name, value in load_file(folder / "weights.safetensors").items():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_killed_and_started_again_ends_like_an_undisturbed_run(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    whole = trained(tmp_path / "whole")
-    process = subprocess.Popen(command(tmp_path / "killed"), cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    checkpoint = tmp_path / "killed" / "training.pt"
+def test_killed_and_started_again_ends_like_an_undisturbed_run(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    folder, whole = undisturbed
+    killed = folder.parent / "killed"
+    process = subprocess.Popen(command(killed), cwd=folder.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    checkpoint = killed / "training.pt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL  # else it had ended, and nothing is resumed below
-    again = trained(tmp_path / "killed")
+    again = trained(killed)
     assert again["loss"] == whole["loss"]
     assert again["score"] == whole["score"]
-    ends = [load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")]
+    ends = [load_file(one / "weights.safetensors") for one in (folder, killed)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
