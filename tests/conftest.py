@@ -1,7 +1,19 @@
 """Every test starts from the same random state, so that none passes or fails by chance."""
 
+import os
+
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """Each of pytest-xdist's processes keeps to a core of its own and one thread: two that time networks beside each
+    other would else measure each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
