@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from torch import nn
 from typer.testing import CliRunner
 
 from compress.artefacts.records import from_plain, to_plain
@@ -35,6 +36,7 @@ from compress.jobs.latency.pack import DeviceTimes, NetworkTimes, pack, unpack
 from compress.measure import in_network
 from compress.measure.kernels import detect_kernels, kernels_of_engine
 from compress.measure.latency_table import Prediction, load_table
+from compress.networks import architecture_from_data
 from compress.progress import Silent
 from compress.recipe import LatencyRecipe
 from compress.report.latency import print_built, print_checked, print_compared, print_shown
@@ -53,12 +55,13 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network of which the space's table knows some kernels."""
-    path = tmp_path_factory.mktemp("other") / "other.yaml"
-    path.write_text(yaml.safe_dump({"family": "dir_bhrnet", **SPACE["fixed"], "width": 24}))
-    return str(path)
+def wider() -> nn.Module:
+    """For `module:function`: a network of which the space's table knows some kernels."""
+    fixed = architecture_from_data({"family": "dir_bhrnet", **SPACE["fixed"], "width": 24}, "test")  # type: ignore[dict-item]
+    return fixed.build()
+
+
+OTHER = f"{__name__}:wider"
 
 
 def recipe(**settings: object) -> LatencyRecipe:
@@ -77,7 +80,7 @@ def path(built: BuiltTable, tmp_path: Path) -> Path:
     return shutil.copy(built.table, tmp_path / "table.json")
 
 
-def test_build_show_check(built: BuiltTable, path: Path, space: str, other: str) -> None:
+def test_build_show_check(built: BuiltTable, path: Path, space: str) -> None:
     settings, console = recipe(), Console(record=True, width=160)
     table = load_table(path)
     assert built.kernels == built.measured == len(table.kernels) > 20
@@ -89,7 +92,7 @@ def test_build_show_check(built: BuiltTable, path: Path, space: str, other: str)
     assert again.measured == 0
     assert load_table(path).kernels == table.kernels
 
-    shown = show(other, settings, path, Silent())
+    shown = show(OTHER, settings, path, Silent())
     assert shown.prediction.ms == pytest.approx(sum(row.ms for row in shown.kernels))
     assert sum(row.share for row in shown.kernels) == pytest.approx(1) == pytest.approx(sum(shown.operators.values()))
     estimated = [row.kernel for row in shown.kernels if row.provenance == "estimated"]
@@ -153,13 +156,13 @@ def test_check_takes_other_networks_than_the_scale_was_fitted_on(space: str) -> 
     assert not set(sizes[0]) & set(sizes[1])
 
 
-def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, other: str, path: Path) -> None:
+def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, path: Path) -> None:
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "version": "0.1"}))
     with pytest.raises(TableError, match=r"table\.json: version.*0\.1"):
-        show(other, recipe(), path, Silent())
+        show(OTHER, recipe(), path, Silent())
     allowed = recipe(allow_foreign=True)
-    shown = show(other, allowed, path, Silent())
+    shown = show(OTHER, allowed, path, Silent())
     assert shown.prediction.foreign == (f"version '0.1' for '{engine('onnxruntime').describe().version}'",)
     console = Console(record=True, width=160)
     print_shown(shown, console)
@@ -180,14 +183,14 @@ def test_accuracy_by_hand() -> None:
     assert (found.tau, found.worst, found.time_coverage) == pytest.approx((1, 0.5, 0.5))
 
 
-def test_on_the_command_line(space: str, other: str, path: Path) -> None:
+def test_on_the_command_line(space: str, path: Path) -> None:
     """Of a table that knows the space's kernels already."""
     table, small = str(path), ["--set", "input_hw=[64,64]", "--set", "networks=2", "--set", "rounds=4"]
     done = CliRunner().invoke(app, ["latency", "build", space, "--table", table, "--json", "-q", *small])
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert (printed["job"], printed["result"]["table"]) == ("latency build", table)
-    done = CliRunner().invoke(app, ["latency", "show", other, "--table", table, "-q", *small])
+    done = CliRunner().invoke(app, ["latency", "show", OTHER, "--table", table, "-q", *small])
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["latency", "check", "dir_bhrnet", "--table", table, "-q", *small])
     assert done.exit_code == 2
