@@ -11,7 +11,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-EDGES = ("files.py", "recipe.py", "artefact.py", "artefacts/", "cli.py", "report/")
+EDGES = (
+    # command line, Python and recipes: keys by name
+    "cli.py",
+    "api.py",
+    "recipe.py",
+    "files.py",
+    "report/",
+    # JSON and YAML of runs and artefacts
+    "artefacts/records.py",
+    "artefacts/results.py",
+    "artefacts/artefact.py",
+    "artefacts/metadata.py",
+    "artefacts/run.py",
+    "artefacts/shown.py",
+    # JSON of latency tables, of engines' profiles, and of the folder that runs on another device
+    "measure/latency_table.py",
+    "engines/onnxruntime_kernels.py",
+    "engines/packed_run.py",
+    # label files: COCO's entries, and what is scored as such
+    "data/coco.py",
+    "data/mpii.py",
+    "data/detections.py",
+    "data/folder.py",
+    "data/picture.py",
+    "data/sizes.py",
+    "data/synthetic.py",
+    "pose/average_precision.py",
+    "pose/decode/poses.py",
+)
 """Where JSON, YAML and command lines come in and go out, so that plain mappings are meant."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -89,12 +117,12 @@ def public(modules: Modules) -> Iterator[Function | ast.ClassDef | ast.Module]:
         yield from inside(tree.body)
 
 
-def loose_mappings(modules: Modules) -> int:
+def loose_mappings(modules: Modules, edges: tuple[str, ...] = ()) -> int:
     """Places outside the edges where `dict[str, Any]` or `Mapping[str, Any]` stands."""
     return sum(
         ast.unparse(node) in ("dict[str, Any]", "Mapping[str, Any]")
         for file, tree in modules.values()
-        if not file.as_posix().startswith(EDGES)
+        if not file.as_posix().startswith(edges)
         for node in ast.walk(tree)
         if isinstance(node, ast.Subscript)
     )
@@ -133,7 +161,8 @@ def main(root: Path) -> None:
     top = [name for name, (file, _) in modules.items() if len(file.parts) == 1 and file.name != "__init__.py"]
     print(f"modules at the top of compress/                     {len(top)}")
     print(f"modules in all                                      {len(modules)}")
-    print(f"dict[str, Any], Mapping[str, Any] outside edges     {loose_mappings(modules)}")
+    print(f"dict[str, Any], Mapping[str, Any] everywhere        {loose_mappings(modules)}")
+    print(f"dict[str, Any], Mapping[str, Any] outside edges     {loose_mappings(modules, EDGES)}")
     print(f"reads by a literal string, everywhere               {string_reads(modules)}")
     print(f"reads by a literal string in report/                {string_reads(modules, 'report/')}")
     for job in ("search", "prune", "rewrite"):
