@@ -205,14 +205,16 @@ class PruneResult(Shown):
         return [f"{engine}: {why}" for engine, why in self.pruned.refused.items()]
 
     def _entries(self) -> Mapping[str, Any]:
-        """Both networks in one table."""
+        """All networks in one table, another pruner's too, or why it gave none."""
+        other = self.torch_pruning
         return {
             "network": self.network,
             "input_hw": self.input_hw,
             "goal": self.goal,
-            "networks": (self.given, self.pruned),
+            "networks": (self.given, self.pruned, *((other.network,) if other and other.network else ())),
             "speed_up": self.speed_up,
             "refused": self.pruned.refused,
+            **({other.pruner: other.failure} if other and other.failure else {}),
         }
 
 

@@ -132,6 +132,7 @@ def test_it_is_a_further_column(
     assert f"{result.torch_pruning.network.macs / result.given.macs:.3f} |" in row
     print_pruned(result)
     assert "torch-pruning" in capsys.readouterr().out
+    assert "torch_pruning" in str(result)
 
 
 @pytest.mark.parametrize(("name", "why"), [("sliced", "IndexError"), ("flipped", "outputs differ by")])
@@ -149,6 +150,7 @@ def test_where_it_fails_our_network_is_there_all_the_same(name: str, why: str, t
     assert "\n" not in (other.failure or "")
     assert result.pruned.macs < result.given.macs
     assert result.pruned.latency
+    assert why in str(result)
     page = (tmp_path / "run" / "report.md").read_text()
     assert "gives no network to compare with: " in page
     assert "torch-pruning/given" not in page
