@@ -1,6 +1,7 @@
 """`compress prune --compare torch-pruning`: networks that it prunes, and those on which it fails."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,3 +205,15 @@ def test_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_channels_can_be_compared() -> None:
     with pytest.raises(ValueError, match="belongs to scheme channel"):
         recipe(ratio=0.5, scheme="block")
+
+
+def test_a_goal_in_time_is_met_by_the_timings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock by which a network takes the root of its share of multiply-adds."""
+    given = count(plain(), HW).macs
+    monkeypatch.setattr(compare, "time_share", lambda task, network: (count(network, HW).macs / given) ** 0.5)
+    task = SimpleNamespace(
+        recipe=recipe(latency=0.7), original=SimpleNamespace(module=plain(), input_hw=HW), progress=Silent()
+    )
+    removals = compare.choose_removals(task, plain(), 1)  # type: ignore[arg-type]
+    share = (count(compare.replayed(plain(), removals, HW), HW).macs / given) ** 0.5
+    assert share == pytest.approx(0.7, abs=0.03)
