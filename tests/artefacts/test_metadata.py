@@ -50,7 +50,7 @@ def test_joints_that_nobody_named_are_cocos() -> None:
         ({"input_hw": "big"}, "input_hw: input should be a valid"),
         ({"input_hw": [0, 64]}, "input_hw must be a height and a width above 0, not"),
         ({"keypoints": "cats"}, "keypoints must be one of coco_person, .*, not cats"),
-        ({"data": {"kind": "cats"}}, "data.kind: input should be 'synthetic'"),
+        ({"data": {"workers": "many"}}, "data.workers: input should be a valid integer"),
         ({"seed": "abc"}, "seed: input should be a valid integer"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
         ({"codec": {"cells": "somewhere"}}, "codec.cells: input should be 'middle'"),

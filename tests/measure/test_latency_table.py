@@ -260,7 +260,7 @@ def test_a_foreign_table_is_used_only_if_allowed_and_marked(tmp_path: Path) -> N
         open_table(path, replace(HERE, version="2.0"))
     table = open_table(path, replace(HERE, version="2.0", threads=4), allow_foreign=True)
     assert predict(table, {relu(8): 1}).foreign == ("version '1.0' for '2.0'", "threads 1 for 4")
-    with pytest.raises(TableError, match="takes no times from here"):
+    with pytest.raises(TableError, match="do not belong into a table of something else"):
         fill(table, [relu(48)], measure=fake)
     with pytest.raises(TableError, match="only true for one engine"):
         open_table(path, replace(HERE, engine="ncnn"), allow_foreign=True)

@@ -276,7 +276,7 @@ def test_facts_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="input size"):
         input_size({"input_hw": "big"}, tmp_path)
     with pytest.raises(ArtefactError, match="data section"):
-        validation_data({"data": {"kind": "cats"}}, None, None)
+        validation_data({"data": {"workers": "many"}}, None, None)
     with pytest.raises(ArtefactError, match="seed"):
         validation_data({"seed": "abc"}, None, None)
     assert validation_data({}, None, None) == (Data(), 1)
