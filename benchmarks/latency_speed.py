@@ -31,6 +31,7 @@ from compress.networks import architecture_from_data
 from compress.recipe import LatencyRecipe
 from compress.report.progress import Terminal
 
+INPUT_HW = (128, 128)
 COMPARED = 100
 """Candidates that are also predicted one by one."""
 
@@ -57,7 +58,7 @@ def main() -> None:
 def built(space: str, name: str, path: Path) -> dict[str, Any]:
     """The table's size and the seconds it took."""
     start = time.perf_counter()
-    summary = build([space], LatencyRecipe(engine=name), path, Terminal())
+    summary = build([space], LatencyRecipe(engine=name, input_hw=INPUT_HW), path, Terminal())
     return {**asdict(summary), "table": path.name, "seconds": time.perf_counter() - start}
 
 
@@ -66,7 +67,7 @@ def batch(source: str, path: Path, count: int) -> dict[str, Any]:
     kernels of every candidate."""
     space = space_named(source)
     assert space is not None
-    table, input_hw = load_table(path), LatencyRecipe().input_hw
+    table, input_hw = load_table(path), INPUT_HW
     cuts = 0
 
     def network(pick: Pick) -> torch.nn.Module:

@@ -42,6 +42,8 @@ Named = Annotated[str, BeforeValidator(name_of)]
 EngineName = Named
 Side = Annotated[int, Field(ge=32, le=4096)]
 InputSize = tuple[Side, Side]
+DEFAULT_HW = (256, 256)
+"""Input size where neither the user, nor the network, nor a paper names one; a multiple of every network's stride."""
 
 
 def _on_this_machine(threads: int) -> int:
@@ -111,8 +113,11 @@ def changed(settings: Settings) -> set[str]:
 
 _SEED = "Seed of everything random: pictures, weights, sampling."
 _INPUT = "Height and width of the network's input in pixels, 32 to 4096 each."
+_OWN_SIZE = (
+    " Null takes what the artefact, the ONNX file or the own module says, else the first size in the paper of a known "
+    f"network, else {DEFAULT_HW[0]}x{DEFAULT_HW[1]}."
+)
 _CODEC = "How joints become maps and maps joints: a preset's name, or a section (see Codec)."
-_OWN_SIZE = " Null takes the artefact's or module's own, else the first in the network's paper, else 256x256."
 _AS_VALIDATED = " Null takes the one that the artefact was validated with."
 
 
@@ -477,7 +482,7 @@ class SearchRecipe(Settings):
 
     job: Literal["search"] = Field(description="The command that this recipe is for.")
     seed: Seed = Field(default=1, description=_SEED)
-    input_hw: InputSize = Field(default=(128, 128), description=_INPUT)
+    input_hw: InputSize = Field(default=DEFAULT_HW, description=_INPUT + " Without it, that of `search.start`.")
     data: Data = Field(default=Data(), description="The pictures.")
     measurement: Measurement = Field(default=Measurement(), description="Latency measurement and exports.")
     codec: CodecSetting = Field(default=Codec(), description=_CODEC)
@@ -524,7 +529,7 @@ class TrainRecipe(Settings):
 
     job: Literal["train"] = Field(default="train", description="The command that this recipe is for.")
     seed: Seed = Field(default=1, description=_SEED)
-    input_hw: InputSize = Field(default=(128, 128), description=_INPUT)
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     data: Data = Field(default=Data(), description="The pictures.")
     codec: CodecSetting = Field(default=Codec(), description=_CODEC)
     training: Training = Field(default=Training(), description="How the network is trained.")
@@ -607,7 +612,9 @@ class LatencyRecipe(Settings):
     seed: Seed = Field(default=1, description=_SEED)
     engine: EngineName = Field(default="onnxruntime", description="Engine that is measured.")
     threads: Positive = Field(default=1, description="Threads of the engine.")
-    input_hw: InputSize = Field(default=(128, 128), description=_INPUT)
+    input_hw: InputSize | None = Field(
+        default=None, description=_INPUT + _OWN_SIZE.removesuffix(".") + "; a search space takes that too."
+    )
     networks: Positive = Field(
         default=8,
         description="Whole networks of a space to fit the table's scale on, to check the table with, or to pack.",
@@ -798,7 +805,7 @@ class PredictRecipe(Settings):
     """`compress predict`: pictures in, pictures with skeletons or COCO results out."""
 
     job: Literal["predict"] = Field(default="predict", description="The command that this recipe is for.")
-    input_hw: InputSize | None = Field(default=None, description=_INPUT + " Null takes the artefact's.")
+    input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     format: Literal["drawn", "coco"] = Field(
         default="drawn",
         description="`drawn` draws skeletons and lists the people in `people.json`; `coco` writes `results.json`, a "

@@ -16,14 +16,14 @@ from compress.extensions import NETWORK_GROUP, offered
 from compress.files import read_yaml_mapping
 from compress.networks import NETWORKS, Architecture, architecture_from_data
 from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
-from compress.networks.published import DEFAULT_HW, published_hw
+from compress.networks.published import published_hw
 from compress.networks.weights import check_memory
 from compress.pose.approaches import check_joints, estimator_for, objective_for
 from compress.pose.codec import Codec
 from compress.pose.estimator import LabelledBoxes, PoseEstimator
 from compress.pose.objective import Objective
 from compress.pose.scoring import check_metric
-from compress.recipe import ChangeRecipe, Data
+from compress.recipe import DEFAULT_HW, ChangeRecipe, Data
 
 __all__ = [
     "Learning",

@@ -35,7 +35,7 @@ from compress.pose.estimator import LabelledBoxes, boxes_for
 from compress.pose.objective import Objective
 from compress.pose.scoring import check_metric
 from compress.progress import Progress
-from compress.recipe import TrainRecipe
+from compress.recipe import Distillation, TrainRecipe
 from compress.training.loop import (
     EpochLoss,
     LossStep,
@@ -56,19 +56,16 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
     and scores; the others return None.
     """
     check_names(recipe)
-    opened = open_network(named, seed=recipe.seed, weights=False)
+    opened = open_network(named, recipe.input_hw, seed=recipe.seed, weights=False)
+    input_hw = opened.input_hw
     fresh = opened.metadata.provenance in (RANDOM_WEIGHTS, OWN_WEIGHTS) and not opened.edits
-    only = getattr(opened.architecture, "input_hw", None)
-    if only and "input_hw" not in recipe.model_fields_set:
-        recipe = recipe.model_copy(update={"input_hw": only})
-    train_pictures, val_pictures = train_and_val(recipe.data, recipe.input_hw, recipe.seed)
+    train_pictures, val_pictures = train_and_val(recipe.data, input_hw, recipe.seed)
     for note in notes_of(train_pictures, val_pictures):
         progress.say(note)
     keypoints = train_pictures.keypoints
     architecture = with_joints(opened.architecture, keypoints) if fresh else opened.architecture
-    check_input(architecture, recipe.input_hw, "recipe: input_hw")
     check_metric(architecture, recipe.data)
-    objective = objective_for(architecture, keypoints, recipe.input_hw, recipe.training, recipe.codec)
+    objective = objective_for(architecture, keypoints, input_hw, recipe.training, recipe.codec)
     boxes = boxes_for(recipe.data, val_pictures)
     fabric = launch(recipe.training.precision)
     torch.manual_seed(recipe.seed)
@@ -76,11 +73,11 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
     network = architecture.build() if built else copy.deepcopy(opened.module)
     check_memory(network, opened.name)
     if architecture.family in OWN_FAMILIES:
-        check_learns(network, recipe.input_hw, opened.name)
+        check_learns(network, input_hw, opened.name)
     network = placed(network, fabric.device)
     learner = whole_batch_norm(network, fabric)
     samples = objective.samples(train_pictures)
-    step, features = learning_step(recipe, learner, objective, keypoints, fabric)
+    step, features = learning_step(recipe.distillation, learner, objective, keypoints, input_hw, fabric)
     trained = nn.ModuleDict({"network": learner, **({"features": features} if features else {})})
     parameters = {path.removeprefix("network."): parameter for path, parameter in trained.named_parameters()}
     check_training([parameters], samples, recipe.training, fabric)
@@ -111,7 +108,7 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
             estimator_for,
             architecture,
             keypoints,
-            recipe.input_hw,
+            input_hw,
             codec=recipe.codec,
             decoding=recipe.decoding,
         )
@@ -122,7 +119,7 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
             progress=progress,
             fabric=fabric,
             learning=learning,
-            input_hw=recipe.input_hw,
+            input_hw=input_hw,
             seed=recipe.seed,
             training=recipe.training,
             decoding=recipe.decoding,
@@ -138,7 +135,7 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
     return TrainResult(
         artefact=str(folder),
         network=opened.name,
-        input_hw=recipe.input_hw,
+        input_hw=input_hw,
         keypoints=keypoints.name,
         seed=recipe.seed,
         procedure=result.evaluations[0].procedure,
@@ -165,17 +162,21 @@ def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architect
 
 
 def learning_step(
-    recipe: TrainRecipe, network: nn.Module, objective: Objective, keypoints: KeypointSet, fabric: Fabric
+    settings: Distillation | None,
+    network: nn.Module,
+    objective: Objective,
+    keypoints: KeypointSet,
+    input_hw: tuple[int, int],
+    fabric: Fabric,
 ) -> tuple[LossStep, FeatureDistillation | None]:
     """What one step does: learn from the labels, and from the recipe's teacher if it names one.
 
     Raises DataError or NetworkError for a teacher that cannot teach this network.
     """
-    settings = recipe.distillation
     if settings is None:
         return label_step(network, objective, fabric), None
     loaded = load_artefact(settings.teacher)
-    check_input(loaded.architecture, recipe.input_hw, "recipe: input_hw, for the teacher")
+    check_input(loaded.architecture, input_hw, "recipe: input_hw, for the teacher")
     taught = loaded.keypoints
     if taught != keypoints:
         raise DataError(
@@ -186,11 +187,11 @@ def learning_step(
         )
     teacher = loaded.module.to(fabric.device)
     with torch.no_grad():
-        zeros = torch.zeros(1, 3, *recipe.input_hw, device=fabric.device)
+        zeros = torch.zeros(1, 3, *input_hw, device=fabric.device)
         objective.distillation_loss(network.eval()(zeros), teacher(zeros))  # fails now if their outputs differ
     features = None
     if settings.features:
-        features = FeatureDistillation(teacher, network, settings.features, recipe.input_hw)
+        features = FeatureDistillation(teacher, network, settings.features, input_hw)
     step = distilled_step([network], teacher, objective, settings.share, fabric, features, settings.feature_weight)
     return step, features
 

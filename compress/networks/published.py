@@ -10,9 +10,6 @@ from typing import Literal
 
 from compress.networks import NETWORKS, Architecture
 
-DEFAULT_HW = (256, 256)
-"""Input size where neither the user, nor the network, nor a paper names one; a multiple of every network's stride."""
-
 _HRNET = "HRNet, CVPR 2019"
 _HIGHER = "HigherHRNet, CVPR 2020"
 _BHRNET = "DIR-BHRNet"

@@ -15,8 +15,8 @@ from compress.errors import ArtefactError, DataError, NetworkError
 from compress.networks import NETWORKS, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.networks.own import PythonNetwork
-from compress.networks.published import DEFAULT_HW, PUBLISHED
-from compress.recipe import Data, PruneRecipe
+from compress.networks.published import PUBLISHED
+from compress.recipe import DEFAULT_HW, Data, PruneRecipe
 from compress.rewriting.sites import Rewrite
 
 RECORD = MobileOpenPose(blocks=(1, 1), width=4, features=8)

@@ -21,16 +21,15 @@ from compress.artefacts.network import open_network, read_architecture
 from compress.engines.export import export_and_check
 from compress.errors import ArtefactError, NetworkError
 from compress.jobs.export import export
-from compress.jobs.latency.latency import at_own_size
+from compress.jobs.latency.latency import candidates
 from compress.jobs.profile.profile import profile
 from compress.jobs.train import train_network
 from compress.measure.counting import count
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.networks.own import OnnxNetwork, PythonNetwork
-from compress.networks.published import DEFAULT_HW
 from compress.progress import Silent
-from compress.recipe import ExportRecipe, LatencyRecipe, ProfileRecipe, TrainRecipe
+from compress.recipe import DEFAULT_HW, ExportRecipe, LatencyRecipe, ProfileRecipe, TrainRecipe
 from compress.report.progress import Terminal
 
 K = 6
@@ -357,8 +356,10 @@ def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
     trained = TrainRecipe.model_validate({"data": data, "training": {"epochs": 1, "batch_size": 2, "warmup_steps": 0}})
     train_network(file, trained, tmp_path / "trained", Silent())
     assert load_artefact(tmp_path / "trained").facts["input_hw"] == [64, 64]
-    assert at_own_size(["hrnet_w32", file], LatencyRecipe()).input_hw == (64, 64)
-    assert at_own_size([file], LatencyRecipe(input_hw=(32, 32))).input_hw == (32, 32)
+    sizes = [one.input_hw for one in candidates(["hrnet_w32", file], LatencyRecipe(), 1, 1)]
+    assert sizes == [(256, 192), (64, 64)]
+    with pytest.raises(NetworkError, match="one input size only"):
+        candidates([file], LatencyRecipe(input_hw=(32, 32)), 1, 1)
     recipe = ExportRecipe.model_validate({"engines": ["onnxruntime"], "data": data, "parity_pictures": 1})
     assert export(file, recipe, tmp_path / "out", Silent()).input_hw == (64, 64)
     for refused in (
@@ -373,6 +374,7 @@ def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
 def test_a_network_without_a_size_of_its_own_is_exported_at_the_size_that_every_command_takes(tmp_path: Path) -> None:
     exported = export(f"{__name__}:two_maps", ExportRecipe(engines=("onnxruntime",)), tmp_path / "out", Silent())
     assert exported.input_hw == DEFAULT_HW
+    assert profile(f"{__name__}:two_maps", ProfileRecipe(), Silent()).input_hw == DEFAULT_HW
 
 
 def sized() -> nn.Module:

@@ -17,8 +17,8 @@ import numpy as np
 from scipy.stats import kendalltau
 from torch import nn
 
-from compress.artefacts.artefact import Artefact
-from compress.artefacts.network import artefact_or_network
+from compress.artefacts.metadata import RANDOM_WEIGHTS
+from compress.artefacts.network import open_network
 from compress.artefacts.results import (
     Accuracy,
     BuiltTable,
@@ -55,10 +55,8 @@ from compress.measure.timing import Timing, pinned, reference_convolution, time_
 from compress.nas.space import Pick, Space, expand, read_space
 from compress.nas.space_table import covering
 from compress.networks import architecture_from_data, architecture_to_data
-from compress.networks.architecture import check_input
-from compress.networks.own import is_own
 from compress.progress import Progress
-from compress.recipe import LatencyRecipe, check_threads, find, shipped_folder
+from compress.recipe import DEFAULT_HW, LatencyRecipe, check_threads, find, shipped_folder
 
 _WORST = 2  # networks that `check` looks into
 _ROWS = 12  # kernels that `check` lists
@@ -66,12 +64,10 @@ _ROWS = 12  # kernels that `check` lists
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network whose kernels are found, or that is exported or measured.
-
-    build: makes it, on the device that is torch's default then.
-    """
+    """A network whose kernels are found, or that is exported or measured. build: makes it."""
 
     name: str
+    input_hw: tuple[int, int]
     build: Callable[[], nn.Module]
 
 
@@ -86,7 +82,6 @@ def build(
     """
     check_names(recipe)
     check_threads(recipe.threads)
-    recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     check_writable(table.path.parent)
@@ -102,7 +97,7 @@ def build(
     before = dict(table.kernels)
     with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
         measured = measure_whole(wholes, recipe, runtime, Path(folder), progress)
-        files = {candidate.name: _exporting(candidate, runtime, recipe, Path(folder)) for candidate in covers}
+        files = {candidate.name: _exporting(candidate, runtime, Path(folder)) for candidate in covers}
         files |= {name: partial(_given, whole.file) for name, whole in measured.items()}
         with progress.phase("timing kernels in networks", len(files)) as phase:
             profile_in_networks(table, runtime, files, recipe.rounds, lambda name: phase.advance(1, name), again)
@@ -128,12 +123,11 @@ def build(
 def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> ShownNetwork:
     """Where a network's predicted time goes. path: of the table; this machine's kept one if not given."""
     check_names(recipe)
-    recipe = at_own_size([name], recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     (candidate,) = candidates([name], recipe, 1, recipe.seed)
     with progress.phase("finding kernels", 1) as phase:
-        kernels = detect_kernels(candidate.build(), recipe.input_hw, runtime)
+        kernels = detect_kernels(candidate.build(), candidate.input_hw, runtime)
         phase.advance(1)
     whole = predict(table, kernels)
     rows: list[KernelShare] = []
@@ -159,7 +153,7 @@ def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress
         operators[row.operator] = operators.get(row.operator, 0.0) + row.share
     return ShownNetwork(
         network=candidate.name,
-        input_hw=recipe.input_hw,
+        input_hw=candidate.input_hw,
         identity=table.identity,
         table=str(table.path),
         prediction=whole,
@@ -173,7 +167,6 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
     """Measures networks that the table's scale was not fitted on, whole, and compares. The table stays as it is."""
     check_names(recipe)
     check_threads(recipe.threads)
-    recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
     table = _open(recipe, runtime, path)
     # Another seed than that of the networks that the scale was fitted on.
@@ -256,17 +249,9 @@ def candidates(sources: Sequence[str], recipe: LatencyRecipe, count: int, seed: 
             found.append(_network(source, recipe))
             continue
         rng = random.Random(seed)
-        found += [_of_space(f"{Path(source).stem}-{n}", space, space.sample(rng)) for n in range(count)]
+        picks = [space.sample(rng) for _ in range(count)]
+        found += [_of_space(f"{Path(source).stem}-{n}", space, pick, recipe) for n, pick in enumerate(picks)]
     return found
-
-
-def at_own_size(sources: Sequence[str], recipe: LatencyRecipe) -> LatencyRecipe:
-    """The recipe, with the size of the first source that takes only one, if it gives none itself."""
-    if "input_hw" in recipe.model_fields_set:
-        return recipe
-    sizes = (getattr(artefact_or_network(source), "input_hw", None) for source in sources if is_own(source))
-    only = next((size for size in sizes if size), None)
-    return recipe.model_copy(update={"input_hw": only}) if only else recipe
 
 
 def space_named(source: str) -> Space | None:
@@ -284,25 +269,24 @@ def space_named(source: str) -> Space | None:
 def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
     """Of every space, few that together have its kernels several times."""
     return [
-        _of_space(f"{Path(source).stem}-cover-{number}", space, pick)
+        _of_space(f"{Path(source).stem}-cover-{number}", space, pick, recipe)
         for source in sources
         if (space := space_named(source)) is not None
-        for number, pick in enumerate(covering(space, recipe.input_hw, recipe.seed, progress))
+        for number, pick in enumerate(covering(space, recipe.input_hw or DEFAULT_HW, recipe.seed, progress))
     ]
 
 
-def _of_space(name: str, space: Space, pick: Pick) -> Candidate:
-    return Candidate(name, lambda: architecture_from_data(space.apply(pick), "search space").build())
+def _of_space(name: str, space: Space, pick: Pick, recipe: LatencyRecipe) -> Candidate:
+    architecture = architecture_from_data(space.apply(pick), "search space")
+    return Candidate(name, recipe.input_hw or DEFAULT_HW, architecture.build)
 
 
 def _network(source: str, recipe: LatencyRecipe) -> Candidate:
-    named = artefact_or_network(source)
+    """Random weights are made when they are needed: many networks fit no memory."""
+    opened = open_network(source, recipe.input_hw, seed=recipe.seed, weights=False)
+    random_weights = opened.metadata.provenance == RANDOM_WEIGHTS
     name = Path(source).stem.replace(":", "-")
-    architecture = named.architecture if isinstance(named, Artefact) else named
-    check_input(architecture, recipe.input_hw, "input_hw")
-    if isinstance(named, Artefact):
-        return Candidate(name, lambda: named.network)
-    return Candidate(name, named.build)
+    return Candidate(name, opened.input_hw, opened.architecture.build if random_weights else lambda: opened.module)
 
 
 # --- Measuring -------------------------------------------------------------------------------------------------------
@@ -322,21 +306,21 @@ def measure_whole(
 ) -> dict[str, Whole]:
     """Exports the networks, finds their kernels as the engine fuses them, and times them in one round robin."""
     files, kernels, calls = {}, {}, {}
-    image = np.random.default_rng(0).standard_normal((1, 3, *recipe.input_hw), dtype=np.float32)
     with progress.phase("exporting", len(chosen)) as phase:
         for number, candidate in enumerate(chosen):
-            files[candidate.name] = runtime.export(candidate.build(), recipe.input_hw, folder, f"whole{number}")[0]
+            files[candidate.name] = runtime.export(candidate.build(), candidate.input_hw, folder, f"whole{number}")[0]
             kernels[candidate.name] = kernels_of_file(runtime, files[candidate.name])
             runner = runtime.load(files[candidate.name], recipe.threads)
-            calls[candidate.name] = lambda runner=runner: runner.run(image)
+            image = np.random.default_rng(0).standard_normal((1, 3, *candidate.input_hw), dtype=np.float32)
+            calls[candidate.name] = partial(runner.run, image)
             phase.advance(1, candidate.name)
     with progress.phase("measuring networks", recipe.rounds) as phase:
         timings = time_interleaved(calls, reference_convolution(), recipe.rounds, progress=phase.advance)
     return {name: Whole(files[name], kernels[name], timings[name]) for name in files}
 
 
-def _exporting(candidate: Candidate, runtime: Engine, recipe: LatencyRecipe, folder: Path) -> Callable[[], Path]:
-    return lambda: runtime.export(candidate.build(), recipe.input_hw, folder, "network")[0]
+def _exporting(candidate: Candidate, runtime: Engine, folder: Path) -> Callable[[], Path]:
+    return lambda: runtime.export(candidate.build(), candidate.input_hw, folder, "network")[0]
 
 
 def _given(file: Path) -> Path:

@@ -23,7 +23,7 @@ from compress.engines.engine import Profile, description_of
 from compress.engines.onnxruntime_kernels import kernels_of_graph
 from compress.errors import TableError
 from compress.files import write_json
-from compress.jobs.latency.latency import at_own_size, candidates, covering_candidates
+from compress.jobs.latency.latency import candidates, covering_candidates
 from compress.jobs.names import check_names
 from compress.measure.in_network import kernels_of_file
 from compress.measure.kept_tables import table_path
@@ -102,7 +102,6 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
     check_names(recipe)
     if folder.exists() and any(folder.iterdir()):
         raise TableError("the folder must be new", place=str(folder), remedy="name another one")
-    recipe = at_own_size(sources, recipe)
     runtime = engine(recipe.engine)
     chosen = [
         *covering_candidates(sources, recipe, progress),
@@ -112,9 +111,9 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
     packed, kernels = [], set()
     with progress.phase("exporting", len(chosen)) as phase:
         for candidate in chosen:
-            file = runtime.export(candidate.build(), recipe.input_hw, folder, candidate.name)[0]
+            file = runtime.export(candidate.build(), candidate.input_hw, folder, candidate.name)[0]
             kernels |= set(kernels_of_file(runtime, file))
-            packed.append(PackedNetwork(candidate.name, file.name, recipe.input_hw))
+            packed.append(PackedNetwork(candidate.name, file.name, candidate.input_hw))
             phase.advance(1, candidate.name)
     first = runtime.export(reference, _REFERENCE_HW, folder, "reference")[0]
     bench = runtime.kernel_bench
