@@ -17,12 +17,13 @@ from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
 from compress.artefacts.artefact import save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.artefacts.records import from_plain
 from compress.artefacts.results import SCHEMA, NetworkRow, PredictResult, document, read_results
 from compress.cli import app, default_run, perform
 from compress.data.synthetic import SyntheticPeople, write_coco
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
-from compress.recipe import PruneRecipe, RewriteRecipe
+from compress.recipe import Data, PruneRecipe, RewriteRecipe
 
 ARCHITECTURE = DirBHRNet(width=8, blocks=equal_blocks(1), head="single")
 
@@ -55,7 +56,7 @@ def result_of(*arguments: object) -> Any:
 @pytest.fixture
 def artefact(tmp_path: Path) -> Path:
     folder = tmp_path / "artefact"
-    save_artefact(folder, ARCHITECTURE, ARCHITECTURE.build(), {"input_hw": [64, 64]})
+    save_artefact(folder, ARCHITECTURE, ARCHITECTURE.build(), Metadata((64, 64), data=Data()))
     return folder
 
 
@@ -407,7 +408,7 @@ def test_export_evaluate_predict(artefact: Path, coco: Path, tmp_path: Path) -> 
 def test_train_resumes_and_its_artefact_evaluates(coco: Path, tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     start = tmp_path / "start"
-    save_artefact(start, ARCHITECTURE, ARCHITECTURE.build(), {"input_hw": [64, 64]})
+    save_artefact(start, ARCHITECTURE, ARCHITECTURE.build(), Metadata((64, 64), data=Data()))
     data = f"data={{kind: coco, disk: {{folder: {coco}, search: 2}}}}"
     sets = ["--set", data, "--set", "input_hw=[64, 64]", "--set", "training={epochs: 2, batch_size: 2}"]
     first = result_of("train", start, "--run", run_folder, *sets)
@@ -507,7 +508,7 @@ def test_what_pck_cannot_score_is_said_before_training(tmp_path: Path, coco: Pat
         (coco / f"{split}.json").write_text(json.dumps(record))
     network = tmp_path / "a"
     architecture = DirBHRNet(width=8, blocks=equal_blocks(0), head="single", keypoints=14)
-    save_artefact(network, architecture, architecture.build(), {"input_hw": [64, 64]})
+    save_artefact(network, architecture, architecture.build(), Metadata((64, 64), data=Data()))
     data = ("--data", f"lsp:{coco}")
     assert "bottom-up AE" in fails("train", network, *data, "--run", tmp_path / "run", "--set", "input_hw=[64, 64]")
     assert "bottom-up AE" in fails("evaluate", network, *data)
@@ -566,7 +567,7 @@ real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pictures in {
 def top_down(folder: Path, keypoints: int) -> Path:
     """A small top-down artefact of that many joints."""
     architecture = DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps", keypoints=keypoints)
-    save_artefact(folder, architecture, architecture.build(), {"input_hw": [64, 64]})
+    save_artefact(folder, architecture, architecture.build(), Metadata((64, 64), data=Data()))
     return folder
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.artefacts.artefact import Artefact
-from compress.artefacts.network import artefact_or_network
+from compress.artefacts.network import read_architecture
 from compress.data.keypoints import KEYPOINT_SETS
 from compress.errors import RecipeError
 from compress.files import read_yaml_mapping
@@ -46,9 +45,9 @@ def test_a_training_recipe_fits_its_network(path: Path) -> None:
     joints = {"synthetic": "coco_person", "coco": "coco_person"}.get(recipe.data.kind, recipe.data.kind)
     keypoints = KEYPOINT_SETS[joints]
     written = Path(name).suffix == ".yaml"
-    architecture = artefact_or_network(str(RECIPES[0].parent.parent / name)) if written else NETWORKS[name]
-    assert not isinstance(architecture, Artefact)
+    architecture = read_architecture(str(RECIPES[0].parent.parent / name)) if written else NETWORKS[name]
     architecture = with_joints(architecture, keypoints)
+    assert recipe.input_hw is not None
     check_input(architecture, recipe.input_hw, path.stem)
     objective_for(architecture, keypoints, recipe.input_hw, recipe.training, recipe.codec)
     optimizer_for([dict(architecture.build().named_parameters())], recipe.training)

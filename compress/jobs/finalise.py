@@ -326,7 +326,7 @@ def time_decoding(tail: Tail, results: Sequence[NetworkResult], reference_ms: fl
         found = {}
         with tail.progress.phase("decoding", len(results)) as phase:
             for one in results:
-                network = load_artefact(tail.run.path(one.folder)).network
+                network = load_artefact(tail.run.path(one.folder)).module
                 found[one.name] = tuple(
                     decode_time(
                         network, learning.estimator, learning.sets.val, flip_test=flip, reference_ms=reference_ms

@@ -14,6 +14,7 @@ from compress.artefacts.artefact import (
     load_artefact,
     save_artefact,
 )
+from compress.artefacts.metadata import Metadata
 from compress.errors import ArtefactError
 from compress.networks.own import own_network
 from compress.rewriting.functions import as_modules
@@ -26,7 +27,7 @@ SITE = Rewrite("conv_to_3x3", "features.0.conv")
 
 def saved(folder: Path, edits: str) -> Path:
     """An artefact of the plain network whose file says this of its edits."""
-    save_artefact(folder, NETWORK, NETWORK.build(), {})
+    save_artefact(folder, NETWORK, NETWORK.build(), Metadata((64, 64)))
     path = folder / ARCHITECTURE
     path.write_text(f"{path.read_text()}edits: {edits}\n")
     return folder
@@ -35,14 +36,14 @@ def saved(folder: Path, edits: str) -> Path:
 def test_rewrites_are_kept_in_order_as_plain_data(tmp_path: Path) -> None:
     edits = (SITE, Rewrite("fold_batch_norm", "refinements.0.0.trunk.0"))
     network = rewritten(NETWORK.build().eval(), edits)
-    save_artefact(tmp_path, NETWORK, network, {}, edits)
+    save_artefact(tmp_path, NETWORK, network, Metadata((64, 64)), edits)
     text = (tmp_path / ARCHITECTURE).read_text()
     assert "- {rewrite: conv_to_3x3, at: features.0.conv}" in text
     loaded = load_artefact(tmp_path)
     assert loaded.edits == edits
-    assert isinstance(loaded.network.get_submodule("features.0.conv"), nn.Sequential)
+    assert isinstance(loaded.module.get_submodule("features.0.conv"), nn.Sequential)
     image = torch.randn(1, 3, 64, 64)
-    assert all(torch.equal(a, b) for a, b in zip(network(image), loaded.network(image), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(network(image), loaded.module(image), strict=True))
 
 
 class Functional(nn.Sequential):
@@ -60,17 +61,23 @@ def test_functions_are_modules_again_before_they_are_replaced(tmp_path: Path) ->
     architecture = own_network(f"{__name__}:functional")
     site = Rewrite("swish_to_relu", "network.silu")
     plain = architecture.build().eval()
-    save_artefact(tmp_path, architecture, rewritten(as_modules(plain)[0], [site]), {}, (FUNCTIONS_AS_MODULES, site))
+    save_artefact(
+        tmp_path,
+        architecture,
+        rewritten(as_modules(plain)[0], [site]),
+        Metadata((64, 64)),
+        (FUNCTIONS_AS_MODULES, site),
+    )
     assert "edits:\n- functions as modules\n- {rewrite: swish_to_relu" in (tmp_path / ARCHITECTURE).read_text()
     loaded = load_artefact(tmp_path)
     assert loaded.edits == (FUNCTIONS_AS_MODULES, site)
     image = torch.randn(1, 3, 64, 64)
     expected = F.relu(plain.get_submodule("network.0")(image))
-    assert torch.equal(loaded.network(image)[0], expected)
+    assert torch.equal(loaded.module(image)[0], expected)
 
 
 def test_an_artefact_without_edits_has_none(tmp_path: Path) -> None:
-    save_artefact(tmp_path, NETWORK, NETWORK.build(), {})
+    save_artefact(tmp_path, NETWORK, NETWORK.build(), Metadata((64, 64)))
     assert "edits" not in (tmp_path / ARCHITECTURE).read_text()
     assert load_artefact(tmp_path).edits == ()
 

@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, coco: Path) -> Path:
     """A top-down network that has learned next to nothing; it answers to every box."""
     folder = tmp_path_factory.mktemp("trained")
     architecture = DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps")
-    save_artefact(folder / "start", architecture, architecture.build(), {"input_hw": [64, 64]})
+    save_artefact(folder / "start", architecture, architecture.build(), Metadata((64, 64), data=Data()))
     overrides = ["input_hw=[64, 64]", "training={epochs: 1, batch_size: 4}", "data.kind=coco"]
     recipe = read_recipe(None, TrainRecipe, [*overrides, f"data.disk.folder={coco}"])
     train_network(str(folder / "start"), recipe, folder / "run", Silent())

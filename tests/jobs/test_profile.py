@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.results import LayerRow, Part, ProfileResult, Uncounted
 from compress.errors import EngineError, NetworkError
@@ -21,7 +22,7 @@ from compress.networks import Architecture
 from compress.networks.blocks import ChannelShuffle
 from compress.networks.dir_bhrnet import DirBHRNet, balanced_blocks, equal_blocks
 from compress.networks.hrnet import HRNet
-from compress.recipe import ProfileRecipe
+from compress.recipe import Data, ProfileRecipe
 from compress.report.progress import Terminal
 from compress.rewriting.rules import RULES
 from compress.rewriting.sites import rewritten, sites
@@ -32,7 +33,7 @@ def profiled(name: str, **settings: Any) -> ProfileResult:
 
 
 def of_architecture(architecture: Architecture, folder: Path, side: int) -> ProfileResult:
-    save_artefact(folder, architecture, architecture.build(), {"input_hw": [side, side]})
+    save_artefact(folder, architecture, architecture.build(), Metadata((side, side), data=Data()))
     return profiled(str(folder))
 
 

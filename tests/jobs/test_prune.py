@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.artefacts.results import PruneResult, SensitivityResult, read_results
 from compress.cli import app, latency_goal
 from compress.errors import ArtefactError, BudgetError, DataError, NetworkError, RecipeError
@@ -24,7 +25,7 @@ from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.progress import Silent
 from compress.pruning.layer_costs import Known
 from compress.pruning.sensitivity import Point
-from compress.recipe import EvaluateRecipe, PruneRecipe
+from compress.recipe import Data, EvaluateRecipe, PruneRecipe
 from compress.report.prune import print_analysed, print_pruned, write_analysed, write_pruned
 
 HW = (64, 64)
@@ -51,7 +52,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("prune") / "start"
     torch.manual_seed(0)
-    save_artefact(folder, NETWORK, NETWORK.build(), {"input_hw": list(HW), "seed": 1})
+    save_artefact(folder, NETWORK, NETWORK.build(), Metadata(HW, data=Data()))
     return str(folder)
 
 
@@ -60,7 +61,7 @@ def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_
     result = prune(artefact, recipe({"macs": 0.5}), tmp_path / "run", Silent())
     loaded = load_artefact(tmp_path / "run")
     assert loaded.edits == (CHANNELS_PRUNED,)
-    assert count(loaded.network, HW).macs == result.pruned.macs
+    assert count(loaded.module, HW).macs == result.pruned.macs
     assert result.pruned.macs / result.given.macs == pytest.approx(0.5, abs=0.03)
     assert result.choices[0].search.share == pytest.approx(result.pruned.macs / result.given.macs)
     assert result.pruned.export("onnxruntime").parity < 1e-4
@@ -133,7 +134,7 @@ def test_in_steps(artefact: str, tmp_path: Path) -> None:
     weights = load_file(tmp_path / "run" / "weights.safetensors")
     assert (
         weights["stem.0.conv.weight"].shape[0]
-        < load_artefact(Path(artefact)).network.state_dict()["stem.0.conv.weight"].shape[0]
+        < load_artefact(Path(artefact)).module.state_dict()["stem.0.conv.weight"].shape[0]
     )
 
 
@@ -165,7 +166,7 @@ def test_fine_grained_zeros_survive_tuning(artefact: str, tmp_path: Path, scheme
 
 def test_zeros_are_allocated_by_time(artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock by which zeros of 3x3 convolutions save their multiply-adds, those of others nothing."""
-    given = load_artefact(Path(artefact)).network
+    given = load_artefact(Path(artefact)).module
 
     def time_of(network: nn.Module) -> dict[str, float]:
         times: dict[str, float] = {}

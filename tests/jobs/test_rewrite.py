@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, FUNCTIONS_AS_MODULES, load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.artefacts.results import RewriteResult, read_results
 from compress.cli import app
 from compress.engines import check_parity, engine
@@ -29,7 +30,7 @@ from compress.measure.counting import count
 from compress.measure.timing import Timing
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
-from compress.recipe import EvaluateRecipe, PruneRecipe, RewriteRecipe
+from compress.recipe import Data, EvaluateRecipe, PruneRecipe, RewriteRecipe
 from compress.report.rewrite import print_rewritten, print_rules, write_rewritten
 from compress.rewriting import fitting as carry
 from compress.rewriting.depth import layers_of
@@ -108,7 +109,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("rewrite") / "start"
     torch.manual_seed(0)
-    save_artefact(folder, NETWORK, NETWORK.build(), {"input_hw": list(HW), "seed": 1})
+    save_artefact(folder, NETWORK, NETWORK.build(), Metadata(HW, data=Data()))
     return str(folder)
 
 
@@ -346,9 +347,9 @@ def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Pat
     loaded = load_artefact(tmp_path / "run")
     before = (CHANNELS_PRUNED,) if pruned_first else ()
     assert loaded.edits == (FUNCTIONS_AS_MODULES, *before, *(Rewrite("swish_to_hard_swish", at) for at in SWISHES))
-    assert not any(isinstance(part, nn.SiLU) for part in loaded.network.modules())
+    assert not any(isinstance(part, nn.SiLU) for part in loaded.module.modules())
     exported = engine("onnxruntime").load(tmp_path / "run" / "model.onnx", 1)
-    assert check_parity(loaded.network, exported, [torch.randn(1, 3, *HW).numpy()], 1e-4) < 1e-4
+    assert check_parity(loaded.module, exported, [torch.randn(1, 3, *HW).numpy()], 1e-4) < 1e-4
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
     assert scored.score.value == result.rewritten.score.value
     again = rewrite(str(tmp_path / "run"), recipe({"rules": ["bilinear_to_nearest"]}), tmp_path / "again", Silent())

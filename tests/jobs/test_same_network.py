@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.errors import RunError
 from compress.jobs import train
 from compress.jobs.prune import prune
@@ -18,7 +19,7 @@ from compress.jobs.rewrite import rewrite
 from compress.jobs.search import search
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
-from compress.recipe import PruneRecipe, RewriteRecipe, SearchRecipe, TrainRecipe
+from compress.recipe import Data, PruneRecipe, RewriteRecipe, SearchRecipe, TrainRecipe
 from compress.rewriting.sites import Rewrite, rewrite_in_place
 
 RECORD = MobileOpenPose(blocks=(1, 1), width=4, features=8, refinement="one_7x7")
@@ -55,7 +56,7 @@ def trained(start: Path, run: Path) -> None:
 
 def save(folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
-    save_artefact(folder, RECORD, RECORD.build(), {"input_hw": [64, 64], "seed": 1})
+    save_artefact(folder, RECORD, RECORD.build(), Metadata((64, 64), data=Data()))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,6 @@ def test_training_keeps_the_edits_of_what_it_starts_from(tmp_path: Path) -> None
     edits = [Rewrite("conv_to_3x3", "refinements.0.0.trunk.0.conv")]
     network = RECORD.build()
     rewrite_in_place(network, edits)
-    save_artefact(tmp_path / "start", RECORD, network, {"input_hw": [64, 64]}, edits)
+    save_artefact(tmp_path / "start", RECORD, network, Metadata((64, 64), data=Data()), edits)
     trained(tmp_path / "start", tmp_path / "run")
     assert load_artefact(tmp_path / "run").edits == tuple(edits)

@@ -15,14 +15,16 @@ import torch
 import yaml
 
 from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.artefacts.results import NetworkResult, SearchResult
 from compress.errors import ArtefactError, CompressError, DivergedError, RecipeError, SpaceError
 from compress.jobs.search import trials
 from compress.jobs.search.search import search
 from compress.jobs.search.task import read_baselines, read_search_space
 from compress.networks import architecture_from_data
+from compress.pose.codec import Codec
 from compress.progress import Silent
-from compress.recipe import SearchRecipe
+from compress.recipe import Data, SearchRecipe
 from compress.report.page import write_report
 from compress.rewriting.sites import Rewrite, rewritten
 
@@ -75,7 +77,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     edits = [Rewrite("conv_to_3x3", "refinements.0.0.trunk.0.conv")]
     network = rewritten(architecture.build().eval(), edits)
-    save_artefact(folder, architecture, network, {"input_hw": [64, 64], "codec": {"sigma": 1.0}}, edits)
+    save_artefact(folder, architecture, network, Metadata((64, 64), codec=Codec(sigma=1.0), data=Data()), edits)
     return folder
 
 

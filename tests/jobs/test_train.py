@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from compress.artefacts.artefact import save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.results import TrainResult
 from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
@@ -27,7 +28,7 @@ from compress.networks import NETWORKS, Architecture
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.progress import Silent
-from compress.recipe import EvaluateRecipe, PredictRecipe, TrainRecipe
+from compress.recipe import Data, EvaluateRecipe, PredictRecipe, TrainRecipe
 
 NARROW = {"width": 8, "blocks": equal_blocks(0)}
 SMALL: dict[str, Architecture] = {
@@ -47,9 +48,9 @@ def recipe(**changes: Any) -> TrainRecipe:
     return TrainRecipe.model_validate({**data, **changes})
 
 
-def start(architecture: Architecture, folder: Path, **facts: Any) -> str:
+def start(architecture: Architecture, folder: Path, **metadata: Any) -> str:
     torch.manual_seed(0)
-    save_artefact(folder, architecture, architecture.build(), {"input_hw": [64, 64], **facts})
+    save_artefact(folder, architecture, architecture.build(), Metadata((64, 64), data=Data(), **metadata))
     return str(folder)
 
 

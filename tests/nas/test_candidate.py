@@ -98,11 +98,11 @@ def test_structure_alone_and_artefact_are_the_candidate(pick: dict[str, Any], tm
     candidate = made.edited(pick, trained(), PICTURES, 2, 1)
     with torch.device("meta"):
         assert shapes(made.build(pick)) == shapes(candidate.network)
-    save_artefact(tmp_path, NETWORK, candidate.network, {"input_hw": list(HW)}, candidate.edits)
+    save_artefact(tmp_path, NETWORK, candidate.network, Metadata(HW), candidate.edits)
     loaded = load_artefact(tmp_path)
     image = torch.randn(1, 3, *HW)
     assert loaded.edits == candidate.edits
-    assert all(torch.equal(a, b) for a, b in zip(loaded.network(image), candidate.network(image), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.module(image), candidate.network(image), strict=True))
 
 
 def test_without_a_site_the_network_is_the_same() -> None:
@@ -131,7 +131,7 @@ def test_edits_of_a_given_network_come_after_its_own() -> None:
     head = EditChoice("head", "initial", "channels", (0.5, 1.0))
     made = candidates(KERNELS, head, start=start)
     assert shapes(made.build({"edits.kernels": KEEP, "edits.head": 1.0})) == shapes(pruned.network)
-    candidate = made.edited({"edits.kernels": "conv_to_3x3", "edits.head": 0.5}, start.network, PICTURES, 2, 1)
+    candidate = made.edited({"edits.kernels": "conv_to_3x3", "edits.head": 0.5}, start.module, PICTURES, 2, 1)
     assert candidate.edits == (CHANNELS_PRUNED, *(Rewrite("conv_to_3x3", at) for at in SEVENS))
     assert candidate.network.get_submodule("features.3.0.conv1.conv").out_channels == 8
     assert candidate.network.get_submodule("initial.0.conv").out_channels == 8  # of 16

@@ -10,6 +10,7 @@ from small import SMALL
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.engines import ENGINES, check_parity
 from compress.measure.counting import count
 from compress.networks import FAMILIES, NETWORKS, Architecture, architecture_from_data, architecture_to_data
@@ -140,11 +141,11 @@ def test_architecture_goes_to_plain_data_and_back(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_artefact_rebuilds_bit_equal(name: str, tmp_path: Path) -> None:
     network = awake(SMALL[name].build()).eval()
-    save_artefact(tmp_path, SMALL[name], network, {"input_hw": [64, 64]})
+    save_artefact(tmp_path, SMALL[name], network, Metadata((64, 64)))
     loaded = load_artefact(tmp_path)
     assert loaded.architecture == SMALL[name]
     x = torch.randn(1, 3, *input_hw(SMALL[name]))
-    assert all(torch.equal(a, b) for a, b in zip(network(x), loaded.network(x), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(network(x), loaded.module(x), strict=True))
     assert {path.name for path in tmp_path.iterdir()} == {"architecture.yaml", "weights.safetensors"}
 
 

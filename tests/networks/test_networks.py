@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.errors import ArtefactError, NetworkError
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
@@ -18,14 +19,14 @@ SINGLE = DirBHRNet(width=8, blocks=equal_blocks(1), head="single")
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    save_artefact(tmp_path, BHRNET, SINGLE.build(), {})
+    save_artefact(tmp_path, BHRNET, SINGLE.build(), Metadata((64, 64)))
     with pytest.raises(ArtefactError, match="weights must be of this architecture"):
         load_artefact(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x80\x04pickle"])
 def test_broken_weights_are_refused(tmp_path: Path, content: bytes) -> None:
-    save_artefact(tmp_path, BHRNET, BHRNET.build(), {})
+    save_artefact(tmp_path, BHRNET, BHRNET.build(), Metadata((64, 64)))
     (tmp_path / "weights.safetensors").write_bytes(content)
     with pytest.raises(ArtefactError, match="safetensors"):
         load_artefact(tmp_path)

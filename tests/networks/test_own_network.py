@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.artefacts.network import open_network, read_architecture
 from compress.engines.export import export_and_check
 from compress.errors import ArtefactError, NetworkError
@@ -219,11 +220,11 @@ def test_its_artefact_rebuilds(form: str, tmp_path: Path) -> None:
     network = record.build().eval()
     for parameter in network.parameters():
         parameter.data.mul_(1.5)
-    save_artefact(tmp_path / "artefact", record, network, {"input_hw": [64, 64]})
+    save_artefact(tmp_path / "artefact", record, network, Metadata((64, 64)))
     loaded = load_artefact(tmp_path / "artefact")
     assert loaded.architecture == record
     x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(loaded.network(x)[0], network(x)[0])
+    assert torch.equal(loaded.module(x)[0], network(x)[0])
 
 
 class Peculiar(nn.Module):
@@ -355,7 +356,7 @@ def test_every_command_takes_the_size_of_the_file(tmp_path: Path) -> None:
     assert open_network(file).input_hw == (64, 64)
     trained = TrainRecipe.model_validate({"data": data, "training": {"epochs": 1, "batch_size": 2, "warmup_steps": 0}})
     train_network(file, trained, tmp_path / "trained", Silent())
-    assert load_artefact(tmp_path / "trained").facts["input_hw"] == [64, 64]
+    assert load_artefact(tmp_path / "trained").input_hw == (64, 64)
     sizes = [one.input_hw for one in candidates(["hrnet_w32", file], LatencyRecipe(), 1, 1)]
     assert sizes == [(256, 192), (64, 64)]
     with pytest.raises(NetworkError, match="one input size only"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, WEIGHTS, load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.engines import check_parity, engine
 from compress.errors import ArtefactError, NetworkError
 from compress.measure.counting import count, trace
@@ -102,8 +103,8 @@ def test_ties_last_through_pruning_saving_and_loading(
     distinct = {id(tensor): tensor for tensor in pruned.parameters()}
     assert count(pruned, SIZE).params == sum(tensor.numel() for tensor in distinct.values())
 
-    save_artefact(tmp_path, record, pruned, {"input_hw": list(SIZE)}, (CHANNELS_PRUNED,))
-    loaded = load_artefact(tmp_path).network
+    save_artefact(tmp_path, record, pruned, Metadata(SIZE), (CHANNELS_PRUNED,))
+    loaded = load_artefact(tmp_path).module
     saved = load_file(tmp_path / WEIGHTS)
     assert sorted(saved) == sorted({names[0] for names in names_of_tied(pruned).values()})
     assert ties(loaded) == ties(pruned)
@@ -133,7 +134,7 @@ def test_a_file_in_which_tied_weights_differ_is_refused(tmp_path: Path, monkeypa
     record = own_network(f"{__name__}:drawn")
     network = record.build()
     first, other = sorted(ties(network))[0][:2]
-    save_artefact(tmp_path, record, network, {})
+    save_artefact(tmp_path, record, network, Metadata((64, 64)))
     tensors = load_file(tmp_path / WEIGHTS)
     save_file({**tensors, other: tensors[first].clone()}, tmp_path / WEIGHTS)
     load_artefact(tmp_path)  # as older versions wrote it
@@ -209,7 +210,7 @@ def test_a_network_with_nan_is_refused_where_it_is_opened(tmp_path: Path, monkey
     record = own_network(f"{__name__}:drawn")
     network = record.build()
     network.network.head.bias.data[0] = float("inf")
-    save_artefact(tmp_path, record, network, {})
+    save_artefact(tmp_path, record, network, Metadata((64, 64)))
     with pytest.raises(ArtefactError, match=r"network\.head\.bias"):
         load_artefact(tmp_path)
 
@@ -356,8 +357,8 @@ def test_buffers_that_repeat_memory_are_pruned_saved_and_loaded(tmp_path: Path) 
     image = torch.randn(2, 3, *SIZE)
     assert pruned.network.norm.num_features == pruned.network.a.out_channels == 5
     assert difference(masked(network, channels, gone).eval(), pruned, image) < SAME
-    save_artefact(tmp_path, record, pruned, {}, (CHANNELS_PRUNED,))
-    assert difference(load_artefact(tmp_path).network, pruned, image) == 0
+    save_artefact(tmp_path, record, pruned, Metadata((64, 64)), (CHANNELS_PRUNED,))
+    assert difference(load_artefact(tmp_path).module, pruned, image) == 0
 
 
 def test_elements_are_separated_where_they_share_memory_alone() -> None:

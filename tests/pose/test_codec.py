@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from compress.artefacts.metadata import Metadata, metadata_from_data
 from compress.data.boxes import box_region, crop_matrix
 from compress.data.keypoints import COCO_PERSON, KeypointSet
 from compress.data.synthetic import Difficulty, SyntheticPeople
@@ -27,7 +28,6 @@ from compress.recipe import (
     PredictRecipe,
     Training,
     TrainRecipe,
-    noted_codec,
     read_recipe,
     to_data,
 )
@@ -342,8 +342,8 @@ def test_a_recipe_names_a_codec_and_an_artefact_gives_it_back() -> None:
         assert recipe.codec == codec_named(name, sigma=3.0)
         written = to_data(recipe)
         assert TrainRecipe.model_validate(written) == recipe
-        assert noted_codec({"codec": written["codec"]}) == recipe.codec
-    assert noted_codec({}) == Codec()
+        assert metadata_from_data({"input_hw": [64, 64], "codec": written["codec"]}, "test").codec == recipe.codec
+    assert Metadata((64, 64)).codec == Codec()
     for model in (EvaluateRecipe, PredictRecipe, ChangeRecipe):
         assert read_recipe(None, model).codec is None
         assert read_recipe(None, model, ["codec=udp"]).codec == codec_named("udp")
@@ -359,4 +359,4 @@ def test_a_recipe_names_a_codec_and_an_artefact_gives_it_back() -> None:
         with pytest.raises(RecipeError, match=words):
             read_recipe(None, TrainRecipe, [override])
     with pytest.raises(ArtefactError, match="codec"):
-        noted_codec({"codec": {"cells": "somewhere"}})
+        metadata_from_data({"input_hw": [64, 64], "codec": {"cells": "somewhere"}}, "test")

@@ -1,7 +1,6 @@
 """Perfect answers are read as the people they were made from, in every approach, and scored by every metric."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.artefacts.metadata import input_size, noted_keypoints, validation_data
 from compress.artefacts.records import from_plain, to_plain
 from compress.data.detections import Detections
 from compress.data.keypoints import COCO_PERSON
 from compress.data.synthetic import Difficulty, SyntheticPeople
-from compress.errors import ArtefactError, DataError, RecipeError
+from compress.errors import DataError, RecipeError
 from compress.jobs.profile.decoding_costs import decode_table, perfect_answers
 from compress.measure.decoding import decode_time
 from compress.networks import Architecture
@@ -34,7 +32,7 @@ from compress.pose.estimator import (
     first_inputs,
 )
 from compress.pose.scoring import Score, score
-from compress.recipe import Data, Decoding, Training
+from compress.recipe import Decoding, Training
 
 NARROW: dict[str, Any] = {"width": 8, "blocks": equal_blocks(0)}
 NETWORKS: dict[str, Architecture] = {
@@ -267,20 +265,6 @@ def test_decoding_is_timed(name: str) -> None:
     assert (latency.provenance, latency.clock) == ("measured", "reference")
     twice = decode_time(NETWORKS[name].build(), estimator(NETWORKS[name]), PICTURES, flip_test=False, wanted=2)
     assert twice.latency.ms > 0  # on the clock of the reference beside it
-
-
-def test_facts_that_are_none(tmp_path: Path) -> None:
-    assert noted_keypoints({}, tmp_path).name == "coco_person"
-    with pytest.raises(ArtefactError, match="known set of joints"):
-        noted_keypoints({"keypoints": "cats"}, tmp_path)
-    with pytest.raises(ArtefactError, match="input size"):
-        input_size({"input_hw": "big"}, tmp_path)
-    with pytest.raises(ArtefactError, match="data section"):
-        validation_data({"data": {"workers": "many"}}, None, None)
-    with pytest.raises(ArtefactError, match="seed"):
-        validation_data({"seed": "abc"}, None, None)
-    assert validation_data({}, None, None) == (Data(), 1)
-    assert validation_data({"seed": 7}, Data(workers=2), 5) == (Data(workers=2), 5)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, Edit, load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.engines import ENGINES, check_parity
 from compress.networks import Architecture
 from compress.networks.own import own_network
@@ -46,11 +47,11 @@ def pruned(network: nn.Module) -> nn.Module:
 
 
 def assert_rebuilds(architecture: Architecture, network: nn.Module, edits: list[Edit], folder: Path) -> None:
-    save_artefact(folder, architecture, network, {}, edits)
+    save_artefact(folder, architecture, network, Metadata((64, 64)), edits)
     loaded = load_artefact(folder)
     image = torch.randn(1, 3, *HW)
     assert loaded.edits == tuple(edits)
-    for a, b in zip(maps(network.eval(), image), maps(loaded.network, image), strict=True):
+    for a, b in zip(maps(network.eval(), image), maps(loaded.module, image), strict=True):
         assert torch.equal(a, b)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefacts.artefact import load_artefact, save_artefact
+from compress.artefacts.metadata import Metadata
 from compress.errors import NetworkError, RecipeError
 from compress.networks.blocks import ChannelShuffle
 from compress.networks.own import own_network
@@ -130,10 +131,10 @@ def test_exact_rules_are_exact_where_a_module_is_used_again(rule: str, make: str
     assert found == [Rewrite(rule, at)]
     new = rewritten(network, found)
     assert sites(new, RULES[rule]) == []
-    save_artefact(tmp_path, architecture, new, {}, found)
+    save_artefact(tmp_path, architecture, new, Metadata((64, 64)), found)
     image = torch.randn(2, 3, 16, 20)
     with torch.no_grad():
-        (expected,), (after,), (loaded,) = (one(image) for one in (network, new, load_artefact(tmp_path).network))
+        (expected,), (after,), (loaded,) = (one(image) for one in (network, new, load_artefact(tmp_path).module))
     torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(loaded, after)
 
