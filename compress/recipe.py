@@ -20,12 +20,11 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
-from compress.errors import ArtefactError, CompressError, DataError, RecipeError, nearest
+from compress.errors import CompressError, DataError, RecipeError, nearest
 from compress.extensions import name_of
 from compress.files import read_yaml, read_yaml_mapping
 from compress.pose.codec import PRESETS, Codec
@@ -909,43 +908,6 @@ def data_folder(disk: DiskData) -> Path:
             remedy="correct the folder of --data or data.disk.folder",
         )
     return disk.folder
-
-
-def noted_data(noted: Any, place: str) -> Data:
-    """The data section that an artefact's facts note. Raises ArtefactError if it is none."""
-    try:
-        return Data.model_validate(noted)
-    except ValidationError as error:
-        raise ArtefactError(
-            "an artefact's facts must note a recipe's data section",
-            place=place,
-            value=".".join(str(part) for part in error.errors()[0]["loc"]),
-            remedy="say what to validate on with --set data={kind: ...}",
-        ) from None
-
-
-def noted_codec(facts: Mapping[str, Any]) -> Codec:
-    """The codec that an artefact's facts note, or `ours`. Raises ArtefactError if what they note is none.
-
-    Artefacts of the time before codecs note `exact` instead, and not all that a codec says: they are refused.
-    """
-    if "codec" not in facts and "exact" in facts:
-        raise ArtefactError(
-            "an artefact's facts must note a codec",
-            place="artefact: facts",
-            value="exact, of an earlier version",
-            remedy="say how its maps are read with --set codec=NAME",
-        )
-    try:
-        codec: Codec = TypeAdapter(CodecSetting).validate_python(facts.get("codec", {}))
-        return codec
-    except ValidationError as error:
-        raise ArtefactError(
-            "an artefact's facts must note a codec",
-            place=".".join(str(part) for part in ("artefact: facts.codec", *error.errors()[0]["loc"])),
-            value=facts["codec"],
-            remedy="say how its maps are read with --set codec=NAME",
-        ) from None
 
 
 def to_data(recipe: Settings) -> dict[str, Any]:

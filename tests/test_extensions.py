@@ -96,7 +96,7 @@ def test_a_criterion_and_an_engine_prune(tiny: str, tmp_path: Path) -> None:
     given = architecture_from_data(yaml.safe_load(Path(tiny).read_text()), tiny)
     torch.manual_seed(1)
     scores = given.build().first.weight.detach().abs().amax((1, 2, 3))
-    smaller = load_artefact(tmp_path / "run").network
+    smaller = load_artefact(tmp_path / "run").module
     # A quarter of 16 filters, in the engine's multiple of 2, those of the least largest weight.
     assert torch.equal(smaller.first.weight, given_weight(given)[scores.argsort()[4:].sort().values])
     assert found.pruned.export("eager").files == ("model.pt2",)

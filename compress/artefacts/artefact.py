@@ -24,9 +24,7 @@ from torch import Tensor, nn
 from compress.artefacts.metadata import (
     RANDOM_WEIGHTS,
     Metadata,
-    facts_of,
     metadata_from_data,
-    metadata_from_facts,
     metadata_to_data,
 )
 from compress.data.keypoints import KeypointSet
@@ -107,16 +105,6 @@ class Network:
         seeded = self.metadata.provenance == RANDOM_WEIGHTS
         return network_digest(self.architecture, self.module, self.edits, trained=not seeded)
 
-    @property
-    def network(self) -> nn.Module:
-        """The module, as jobs still call it."""
-        return self.module
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The metadata as plain data, as jobs still read it."""
-        return facts_of(self.metadata)
-
     def overridden(
         self, *, input_hw: tuple[int, int] | None = None, seed: int | None = None, codec: Codec | None = None
     ) -> "Network":
@@ -143,11 +131,10 @@ def save_artefact(
     folder: Path,
     architecture: Architecture,
     network: nn.Module,
-    metadata: Metadata | Mapping[str, Any],
+    metadata: Metadata,
     edits: Sequence[Edit] = (),
 ) -> None:
     """Writes the two files."""
-    metadata = metadata if isinstance(metadata, Metadata) else metadata_from_facts(metadata)
     folder.mkdir(parents=True, exist_ok=True)
     # tied weights once; clone: safetensors refuses tensors that share their memory, as an own network's may
     first = {names[0] for names in names_of_tied(network).values()}

@@ -110,7 +110,7 @@ def test_both_come_to_the_goal_and_are_scored_and_timed_together(compared: tuple
     )
     artefact = load_artefact(folder / "torch_pruning")
     assert artefact.edits == (CHANNELS_PRUNED,)
-    assert count(artefact.network, HW).macs == theirs.macs
+    assert count(artefact.module, HW).macs == theirs.macs
     assert read_results(folder / "results.json", "prune", PruneResult) == result
 
 

@@ -159,8 +159,8 @@ def test_finalists_rebuild_as_what_was_searched(undisturbed: tuple[Path, SearchR
     folder, result = undisturbed
     for network in result.networks:
         artefact = load_artefact(folder / "finalists" / network.name)
-        assert sum(p.numel() for p in artefact.network.parameters()) == network.params
-        assert artefact.network(torch.zeros(1, 3, 64, 64))[0].shape == (1, 34, 16, 16)
+        assert sum(p.numel() for p in artefact.module.parameters()) == network.params
+        assert artefact.module(torch.zeros(1, 3, 64, 64))[0].shape == (1, 34, 16, 16)
         trial = result.trial_of(network)
         assert (trial.cost.params, trial.cost.macs) == (network.params, network.macs)
 

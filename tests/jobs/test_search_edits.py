@@ -132,7 +132,7 @@ def test_every_network_rebuilds_with_its_edits(searched: tuple[Path, SearchResul
     assert result.space.choices["edits.trunk"] == (0.5, 1.0)
     for network in result.networks:
         artefact = load_artefact(run / "finalists" / network.name)
-        assert sum(p.numel() for p in artefact.network.parameters()) == network.params
+        assert sum(p.numel() for p in artefact.module.parameters()) == network.params
         edits = edits_of(result, network)
         rewrites = [edit for edit in artefact.edits if isinstance(edit, Rewrite)]
         assert len(rewrites) == (5 if edits.get("kernels") == "conv_to_3x3" else 0)
