@@ -5,8 +5,9 @@ are measured in situ in a few smaller networks of the same graph and interpolate
 (sums, resizing, pooling) is interpolated over the share of all layers' cost that stays.
 """
 
+import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,9 @@ from compress.engines import Engine
 from compress.measure.counting import trace
 from compress.measure.layer_shares import layer_shares
 from compress.measure.profiling import time_nodes
+from compress.measure.timing import pinned
 from compress.pruning.channels import Channels
 from compress.pruning.groups import layer_of
-
-TIMED_ROUNDS = 24
-"""Of timing a network layer by layer."""
 
 
 @dataclass(frozen=True)
@@ -85,32 +84,49 @@ def mac_costs(network: nn.Module, channels: Channels, input_hw: tuple[int, int])
     return LayerCosts(channels, [Known(frozenset(), layers, total)], proportional=True)
 
 
-def measured(
-    network: nn.Module,
-    weighted: Collection[str],
-    removed: frozenset[int],
-    input_hw: tuple[int, int],
-    runtime: Engine,
-    folder: Path,
-    threads: int,
-    rounds: int,
-    reference_ms: float | None,
-) -> tuple[Known, float]:
-    """Times of the network, which is already without `removed`; also the time of the reference of their clock.
+@dataclass(frozen=True)
+class LayerTiming:
+    """How layers are timed. weighted: paths of those that get a time each.
 
-    weighted: paths of the layers that get a time each; the others' times belong to the rest, and so does the time of a
-    node that is not known to be a layer's.
-
-    reference_ms: of the first of several networks, so that all are on one clock. Raises EngineError.
+    The others' times belong to the rest, and so does the time of a node that is not known to be a layer's.
     """
-    file = runtime.export(network, input_hw, folder, "known")[0]
-    profiled = time_nodes(runtime.profiler(file, threads), rounds)
+
+    weighted: Collection[str]
+    input_hw: tuple[int, int]
+    runtime: Engine
+    threads: int = 1
+    rounds: int = 24
+
+
+def measure_layers(
+    how: LayerTiming, networks: Iterable[tuple[frozenset[int], nn.Module]], done: Callable[[Known], None]
+) -> list[Known]:
+    """Times of networks that are already without these members, all on the clock of the first one's reference.
+
+    done: called after each. Raises EngineError.
+    """
+    found: list[Known] = []
+    clock = None
+    with tempfile.TemporaryDirectory() as folder, pinned(how.threads):
+        for removed, network in networks:
+            one, clock = measured(how, network, removed, Path(folder), clock)
+            found.append(one)
+            done(one)
+    return found
+
+
+def measured(
+    how: LayerTiming, network: nn.Module, removed: frozenset[int], folder: Path, reference_ms: float | None
+) -> tuple[Known, float]:
+    """Of one network; also the time of the reference of its clock. reference_ms: of the clock; None: as timed here."""
+    file = how.runtime.export(network, how.input_hw, folder, "known")[0]
+    profiled = time_nodes(how.runtime.profiler(file, how.threads), how.rounds)
     clock = reference_ms or profiled.reference_ms
     nodes_ms = sum(timing.ratio for timing in profiled.timings) * clock
-    traced = trace(network, input_hw).layers
+    traced = trace(network, how.input_hw).layers
     layers: dict[str, float] = defaultdict(float)
     for layer, share in zip(traced, layer_shares(network, traced, profiled).layers, strict=True):
-        if layer.macs and layer.path in weighted and share is not None:
+        if layer.macs and layer.path in how.weighted and share is not None:
             layers[layer.path] += share * nodes_ms
     return Known(removed, layers, profiled.whole.ratio * clock), clock
 

@@ -1,12 +1,13 @@
 """Which time is whose when an engine's nodes are told apart."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 from compress.engines import engine
-from compress.pruning.layer_costs import measured
+from compress.pruning.layer_costs import LayerTiming, measured
 
 
 def twins() -> nn.Module:
@@ -26,9 +27,10 @@ def twins() -> nn.Module:
 @pytest.mark.parametrize("name", ["onnxruntime", "ncnn"])
 def test_every_layer_with_weights_has_a_time_and_others_none(name: str, tmp_path: Path) -> None:
     layers = ["0", "2", "4", "6"]
-    known, clock = measured(twins(), layers, frozenset(), (32, 32), engine(name), tmp_path, 1, 5, None)
+    how = LayerTiming(layers, (32, 32), engine(name), rounds=5)
+    known, clock = measured(how, twins(), frozenset(), tmp_path, None)
     assert sorted(known.layers) == layers
     assert min(known.layers.values()) > 0
     assert clock > 0
-    fewer, same = measured(twins(), ["4"], frozenset({1}), (32, 32), engine(name), tmp_path, 1, 5, clock)
+    fewer, same = measured(replace(how, weighted=["4"]), twins(), frozenset({1}), tmp_path, clock)
     assert (list(fewer.layers), fewer.removed, same) == (["4"], frozenset({1}), clock)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,7 +20,6 @@ from compress.files import append_line, cache_folder, read_lines
 from compress.jobs.change import check_patterns
 from compress.jobs.prune.goal import Task, Try, Unit, meet, requested_share, time_share
 from compress.measure.counting import count
-from compress.measure.timing import pinned
 from compress.networks.weights import check_unparametrized
 from compress.pose.estimator import first_inputs
 from compress.pose.objective import Objective
@@ -36,7 +34,7 @@ from compress.pruning.allocation import (
 from compress.pruning.channels import Channels
 from compress.pruning.groups import PruningGroup, pruning_groups, whole
 from compress.pruning.importance import Batch, criterion_named, importance
-from compress.pruning.layer_costs import TIMED_ROUNDS, Known, LayerCosts, mac_costs, measured, weighted_layers
+from compress.pruning.layer_costs import Known, LayerCosts, LayerTiming, mac_costs, measure_layers, weighted_layers
 from compress.pruning.selection import Scores, global_, to_budget, uniform
 from compress.pruning.sensitivity import Curve, Point, curves, plan, sensitivity
 from compress.pruning.structured import prunable_channels, without_channels
@@ -182,31 +180,16 @@ def costs_of(task: Task, given: Prunable, number: int) -> tuple[LayerCosts, True
 
 def time_layers(task: Task, given: Prunable) -> list[Known]:
     """Times every layer in the network and in uniformly pruned ones."""
-    recipe, original = task.recipe, task.original
+    recipe = task.recipe
     ratios = sorted(recipe.pruning.ratios)
     removals = [frozenset[int](), *(uniform(given.groups, given.scores, ratio) for ratio in ratios)]
-    weighted = weighted_layers(given.channels)
-    found, clock = [], None
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        pinned(recipe.threads),
-        task.progress.phase("timing layers", len(removals)) as phase,
-    ):
-        for removed in dict.fromkeys(removals):
-            one, clock = measured(
-                given.without(removed),
-                weighted,
-                removed,
-                original.input_hw,
-                engine(recipe.engine),
-                Path(folder),
-                recipe.threads,
-                TIMED_ROUNDS,
-                clock,
-            )
-            found.append(one)
-            phase.advance(1, f"{one.attributed:.0%} of the time is of layers with weights")
-    return found
+    how = LayerTiming(weighted_layers(given.channels), task.original.input_hw, engine(recipe.engine), recipe.threads)
+    with task.progress.phase("timing layers", len(removals)) as phase:
+        return measure_layers(
+            how,
+            ((removed, given.without(removed)) for removed in dict.fromkeys(removals)),
+            lambda one: phase.advance(1, f"{one.attributed:.0%} of the time is of layers with weights"),
+        )
 
 
 def allocator(task: Task, given: Prunable, costs: LayerCosts) -> Callable[[float], frozenset[int]]:

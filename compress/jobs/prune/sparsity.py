@@ -1,22 +1,19 @@
 """Which share of every layer's weights becomes zero: one for all, or by each layer's own times dense and sparse."""
 
 import copy
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from torch import nn
 
 from compress.artefacts.results import SparsityChoice
 from compress.engines import engine
 from compress.jobs.prune.goal import Task, Try, for_engine, meet, requested_share, time_share
-from compress.measure.timing import pinned
 from compress.pruning import sparsity
 from compress.pruning.allocation import LayerChoice, allocate_ratios
 from compress.pruning.groups import layer_of
-from compress.pruning.layer_costs import TIMED_ROUNDS, measured
+from compress.pruning.layer_costs import LayerTiming, measure_layers
 
 _TIME_UNITS = 5000  # of the whole network's time, that the knapsack counts in
 
@@ -68,30 +65,19 @@ def choose_sparsity(task: Task, network: nn.Module) -> SparsityChoice:
 def time_sparsity(task: Task, network: nn.Module, names: list[str]) -> list[LayerTimes]:
     """Times of every layer, dense first, then with each of the recipe's ratios everywhere."""
     recipe, scheme = task.recipe, scheme_of(task)
-    weighted = {layer_of(name) for name in names}
-    found: list[LayerTimes] = []
-    clock = None
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        pinned(recipe.threads),
-        task.progress.phase("timing layers", 1 + len(recipe.pruning.ratios)) as phase,
-    ):
-        for ratio in (0.0, *sorted(recipe.pruning.ratios)):
-            smaller = for_engine(with_sparsity(network, scheme, dict.fromkeys(names, ratio)), recipe.engine, recipe)
-            one, clock = measured(
-                smaller,
-                weighted,
-                frozenset(),
-                task.original.input_hw,
-                engine(recipe.engine),
-                Path(folder),
-                recipe.threads,
-                TIMED_ROUNDS,
-                clock,
-            )
-            found.append(LayerTimes(ratio, {f"{path}.weight": ms for path, ms in one.layers.items()}, one.whole))
-            phase.advance(1)
-    return found
+    ratios = (0.0, *sorted(recipe.pruning.ratios))
+    how = LayerTiming({layer_of(name) for name in names}, task.original.input_hw, engine(recipe.engine), recipe.threads)
+
+    def sparse(ratio: float) -> nn.Module:
+        return for_engine(with_sparsity(network, scheme, dict.fromkeys(names, ratio)), recipe.engine, recipe)
+
+    with task.progress.phase("timing layers", len(ratios)) as phase:
+        networks = ((frozenset[int](), sparse(ratio)) for ratio in ratios)
+        known = measure_layers(how, networks, lambda one: phase.advance(1))
+    return [
+        LayerTimes(ratio, {f"{path}.weight": ms for path, ms in one.layers.items()}, one.whole)
+        for ratio, one in zip(ratios, known, strict=True)
+    ]
 
 
 def layer_choices(
