@@ -18,8 +18,7 @@ from compress.artefacts.run import Run
 from compress.engines.export import ForEngine, as_it_is
 from compress.errors import EngineError, RecipeError, nearest
 from compress.jobs.finalise import Finalist, Sparsify, Tail, finish, measure, tune
-from compress.measure.comparison import Measured, SpeedUp, speed_up
-from compress.measure.latency import Latency
+from compress.measure.comparison import SpeedUp, speed_up
 from compress.networks import Architecture
 from compress.progress import Progress
 from compress.recipe import ChangeRecipe
@@ -156,12 +155,5 @@ def speed_ups(given: NetworkResult, changed: NetworkResult) -> dict[str, SpeedUp
     """
     worthless = changed.score is not None and changed.score.worthless
     return {
-        name: speed_up(measured(given.latency[name]), measured(latency), worthless=worthless)
-        for name, latency in changed.latency.items()
+        name: speed_up(given.latency[name], latency, worthless=worthless) for name, latency in changed.latency.items()
     }
-
-
-def measured(latency: Latency) -> Measured:
-    """A measured latency as it is compared."""
-    assert latency.uncertainty is not None
-    return Measured(latency.ms, latency.uncertainty)

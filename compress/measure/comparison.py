@@ -1,25 +1,18 @@
 """The comparison of two times, and when it allows no claim.
 
 Every sentence about a speed-up comes from here, and from the same two figures that the table beside it shows: times of
-one interleaved run on one clock, with their uncertainties (see Timing).
+one interleaved run on one clock, with their uncertainties (see Latency).
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from compress.measure.timing import UNCERTAINTY_LIMIT
+from compress.measure.latency import Latency
 
 Verdict = Literal["faster", "slower", "no difference", "unsteady", "worthless"]
 """no difference: within the uncertainty of the two times. unsteady: one of them is unreliable. worthless:
 the changed network scores no better than a constant answer, however fast it is."""
-
-
-class Measured(NamedTuple):
-    """A time, and half its 95 % confidence interval as a share of it."""
-
-    ms: float
-    uncertainty: float
 
 
 @dataclass(frozen=True)
@@ -41,16 +34,13 @@ class SpeedUp:
         return (self.high - self.low) / 2 / self.factor
 
 
-def speed_up(given: Measured, changed: Measured, *, worthless: bool = False, steady: bool | None = None) -> SpeedUp:
-    """Compares two times of one run. worthless: see Verdict; it overrides the times.
-
-    steady: whether both are reliable; None: by their uncertainties, as timings of one callable are.
-    """
+def speed_up(given: Latency, changed: Latency, *, worthless: bool = False) -> SpeedUp:
+    """Compares two measured times of one run. worthless: see Verdict; it overrides the times."""
     factor = given.ms / changed.ms
-    share = math.hypot(given.uncertainty, changed.uncertainty)
+    share = math.hypot(given.uncertainty or 0.0, changed.uncertainty or 0.0)
     if worthless:
         verdict: Verdict = "worthless"
-    elif not (max(given.uncertainty, changed.uncertainty) <= UNCERTAINTY_LIMIT if steady is None else steady):
+    elif not (given.reliable and changed.reliable):
         verdict = "unsteady"
     elif not differ(given, changed):
         verdict = "no difference"
@@ -59,9 +49,10 @@ def speed_up(given: Measured, changed: Measured, *, worthless: bool = False, ste
     return SpeedUp(factor, factor * max(0.0, 1 - share), factor * (1 + share), verdict)
 
 
-def differ(one: Measured, other: Measured) -> bool:
+def differ(one: Latency, other: Latency) -> bool:
     """Whether two times differ by more than their uncertainties together."""
-    return abs(one.ms - other.ms) > math.hypot(one.ms * one.uncertainty, other.ms * other.uncertainty)
+    errors_ms = (latency.ms * (latency.uncertainty or 0.0) for latency in (one, other))
+    return abs(one.ms - other.ms) > math.hypot(*errors_ms)
 
 
 def met(share: float, goal: float, uncertainty: float, tolerance: float) -> bool:

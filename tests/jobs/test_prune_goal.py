@@ -9,7 +9,7 @@ from compress.artefacts.results import Goal, NetworkResult
 from compress.engines.export import Export
 from compress.errors import BudgetError
 from compress.jobs.prune.goal import CLOSE, TRIES, Try, meet, reached
-from compress.measure.comparison import Measured, speed_up
+from compress.measure.comparison import speed_up
 from compress.measure.latency import Latency
 from compress.progress import Silent
 from compress.recipe import PruneRecipe
@@ -63,7 +63,7 @@ def test_a_goal_is_met_missed_or_not_shown(
 ) -> None:
     """Beside a network of 2 ms, known to 2 %, and 100 multiply-adds."""
     given, changed = network("given", 2.0, 0.02, 100), network("pruned", *pruned)
-    faster = {"onnxruntime": speed_up(Measured(2.0, 0.02), Measured(*pruned[:2]))}
+    faster = {"onnxruntime": speed_up(given.latency["onnxruntime"], changed.latency["onnxruntime"])}
     found = reached(PruneRecipe.model_validate({"pruning": pruning}), given, changed, faster)
     if goal is None:
         assert found is None

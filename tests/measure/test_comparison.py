@@ -6,14 +6,21 @@ import random
 import numpy as np
 import pytest
 
-from compress.measure.comparison import Measured, met, speed_up
-from compress.measure.timing import summarise
+from compress.measure.comparison import met, speed_up
+from compress.measure.latency import Latency
+from compress.measure.timing import UNCERTAINTY_LIMIT, summarise
 
 STEADY = 0.01
 
 
-def drawn(rng: random.Random) -> tuple[Measured, Measured]:
-    return tuple(Measured(math.exp(rng.uniform(-3, 4)), rng.uniform(0, 0.06)) for _ in range(2))  # type: ignore[return-value]
+def timed(ms: float, uncertainty: float) -> Latency:
+    return Latency(
+        ms, "onnxruntime, 1 thread", "measured", uncertainty=uncertainty, reliable=uncertainty <= UNCERTAINTY_LIMIT
+    )
+
+
+def drawn(rng: random.Random) -> tuple[Latency, Latency]:
+    return tuple(timed(math.exp(rng.uniform(-3, 4)), rng.uniform(0, 0.06)) for _ in range(2))  # type: ignore[return-value]
 
 
 def test_a_factor_is_claimed_only_of_steady_times_that_differ_beyond_their_intervals() -> None:
@@ -21,7 +28,7 @@ def test_a_factor_is_claimed_only_of_steady_times_that_differ_beyond_their_inter
     for _ in range(3000):
         one, other = drawn(rng)
         if rng.random() < 0.5:  # close ones too
-            other = Measured(one.ms * rng.uniform(0.9, 1.1), other.uncertainty)
+            other = timed(one.ms * rng.uniform(0.9, 1.1), other.uncertainty)
         found = speed_up(one, other)
         seen.add(found.verdict)
         assert found.factor == pytest.approx(one.ms / other.ms)
@@ -45,12 +52,12 @@ def test_two_timings_of_the_same_speed_are_seldom_told_apart() -> None:
     """Of timings with noise and bursts, as `summarise` reads them, about one pair in twenty may be."""
     rng = np.random.default_rng(3)
 
-    def timed() -> Measured:
+    def noisy() -> Latency:
         times = rng.normal(1, 0.03, 100) + rng.exponential(0.5, 100) * (rng.random(100) < 0.1)
         one = summarise(times.tolist(), [], None)
-        return Measured(one.normalised_ms, one.uncertainty)
+        return timed(one.normalised_ms, one.uncertainty)
 
-    told = [speed_up(timed(), timed()).verdict in ("faster", "slower") for _ in range(400)]
+    told = [speed_up(noisy(), noisy()).verdict in ("faster", "slower") for _ in range(400)]
     assert np.mean(told) < 0.1
 
 

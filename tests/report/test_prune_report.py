@@ -17,7 +17,7 @@ from compress.artefacts.results import (
     Role,
     RunRecord,
 )
-from compress.measure.comparison import Measured, speed_up
+from compress.measure.comparison import speed_up
 from compress.measure.latency import Latency
 from compress.pose.scoring import Score
 from compress.report.prune import print_pruned, write_pruned
@@ -54,12 +54,13 @@ def result(
 ) -> PruneResult:
     """Of a run with these times, uncertainties and scores."""
     one, other = scores or (None, None)
+    before, after = network("given", given, one), network("pruned", pruned, other)
     return PruneResult(
         network="one",
         input_hw=(64, 64),
-        given=network("given", given, one),
-        pruned=network("pruned", pruned, other),
-        speed_up={"onnxruntime": speed_up(Measured(*given), Measured(*pruned), **known)},
+        given=before,
+        pruned=after,
+        speed_up={"onnxruntime": speed_up(before.latency["onnxruntime"], after.latency["onnxruntime"], **known)},
         goal=goal,
         choices=(PruningChoice({"stem": GroupShare(16, 0.5)}, {}, None),),
         run=RunRecord("runs/one", ("compress",), {}, {}),

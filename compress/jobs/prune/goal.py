@@ -18,7 +18,7 @@ from compress.artefacts.results import Goal, GoalSearch, NetworkResult
 from compress.engines import engine
 from compress.errors import BudgetError, RecipeError
 from compress.jobs import change
-from compress.measure.comparison import Measured, SpeedUp, met
+from compress.measure.comparison import SpeedUp, met
 from compress.measure.whole_networks import time_runners
 from compress.pruning.compact import compact, without_transposed
 from compress.recipe import PruneRecipe
@@ -162,11 +162,12 @@ def reached(
         return Goal("multiply-adds", pruning.macs, share, 0.0, met(share, pruning.macs, 0.0, CLOSE))
     if pruning.latency_ms is not None:
         of: Literal["ms", "time"] = "ms"
-        goal, time = pruning.latency_ms, change.measured(pruned.latency[name])
+        goal, latency = pruning.latency_ms, pruned.latency[name]
+        found, uncertainty = latency.ms, latency.uncertainty or 0.0
     elif pruning.latency is not None:
         of, faster = "time", speed_up[name]
-        goal, time = pruning.latency, Measured(1 / faster.factor, faster.high / faster.factor - 1)
+        goal, found, uncertainty = pruning.latency, 1 / faster.factor, faster.high / faster.factor - 1
     else:
         return None
     steady = given.latency[name].reliable and pruned.latency[name].reliable
-    return Goal(of, goal, time.ms, time.uncertainty, met(time.ms, goal, time.uncertainty, CLOSE) if steady else None)
+    return Goal(of, goal, found, uncertainty, met(found, goal, uncertainty, CLOSE) if steady else None)

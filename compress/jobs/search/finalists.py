@@ -13,7 +13,8 @@ from compress.errors import EngineError
 from compress.jobs.finalise import Finalist, Tail, finish, measure, time_decoding, tune
 from compress.jobs.search.task import Task
 from compress.jobs.search.trials import Weights, carried_over, cost_of
-from compress.measure.comparison import Measured, differ, speed_up
+from compress.measure.comparison import differ, speed_up
+from compress.measure.latency import Latency
 from compress.measure.latency_table import LatencyTable
 from compress.nas.pareto import front, spread
 from compress.nas.space import Pick, pick_key
@@ -152,12 +153,11 @@ def _tail(task: Task) -> Tail:
 # --- What it gained --------------------------------------------------------------------------------------------------
 
 
-def end_to_end_of(network: NetworkResult) -> Measured:
-    """The end-to-end time of the recipe's procedure, as it is compared."""
+def end_to_end_of(network: NetworkResult) -> Latency:
+    """The end-to-end time of the recipe's procedure."""
     latency = network.evaluations[0].end_to_end
     assert latency is not None
-    assert latency.uncertainty is not None
-    return Measured(latency.ms, latency.uncertainty)
+    return latency
 
 
 def ap_of(network: NetworkResult) -> float:
@@ -205,20 +205,15 @@ def gain_over(baseline: NetworkResult, finalist: NetworkResult) -> Gain:
         verdict = "worthless"
     times = [end_to_end_of(finalist), end_to_end_of(baseline)]
     faster = differ(*times) and times[0].ms < times[1].ms
-    return Gain(finalist.name, ap_of(finalist), ap_of(baseline), verdict, steady(baseline, finalist), faster)
+    steady = all(one.reliable for one in times)
+    return Gain(finalist.name, ap_of(finalist), ap_of(baseline), verdict, steady, faster)
 
 
 def speed_up_over(baseline: NetworkResult, finalist: NetworkResult) -> Faster:
     """How many times as fast a finalist is as a baseline, end to end, and whether that means anything."""
     assert finalist.score is not None
-    times = end_to_end_of(baseline), end_to_end_of(finalist)
-    found = speed_up(*times, steady=steady(baseline, finalist), worthless=finalist.score.worthless)
+    found = speed_up(end_to_end_of(baseline), end_to_end_of(finalist), worthless=finalist.score.worthless)
     return Faster(finalist.name, found)
-
-
-def steady(*networks: NetworkResult) -> bool:
-    """Whether all their timings are reliable."""
-    return all(one.evaluations[0].end_to_end is not None and one.evaluations[0].end_to_end.reliable for one in networks)
 
 
 def engine_record(task: Task) -> EngineRecord:
