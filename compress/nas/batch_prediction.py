@@ -1,7 +1,7 @@
-"""Predictions for many candidates of a space at once, equal to cutting each of them.
+"""Predictions for many candidates of a space at once, equal to detecting the kernels of each.
 
 An operation of a candidate depends on few of the space's choices: one in DIR-BHRNet's lowest branch on the width and
-on that branch's block kind, expansion and count. So its kernels are noted once for every combination of the choices it
+on that branch's block kind, expansion and count. So its kernels are kept once for every combination of the choices it
 depends on, and a candidate is the sum of its operations. Operations that depend on the same choices are one group.
 
 Which choices those are is learned by changing one choice of a candidate at a time: what changes, depends on it. Where
@@ -25,7 +25,7 @@ from compress.engines.kernel import Kernel
 from compress.measure.latency_table import LatencyTable, predict
 from compress.nas.space import Pick, Space
 
-CutPick = Callable[[Pick], Mapping[str, Mapping[Kernel, int]]]
+KernelsOf = Callable[[Pick], Mapping[str, Mapping[Kernel, int]]]
 """A candidate's kernels by operation: kernels_by_part on its network."""
 
 PROBED = 3
@@ -33,7 +33,7 @@ PROBED = 3
 CHECKED = 24
 """Random candidates in a row that must agree with what was learned."""
 MOST_COMBINATIONS = 2000
-"""Of a group, that are all noted beforehand; of larger groups those that are asked for."""
+"""Of a group, that are all looked at beforehand; of larger groups those that are needed."""
 
 _Values = tuple[int, ...]  # of a pick: every value's place in its choice's list
 _NOTHING = 0  # the row of an operation that a candidate does not have
@@ -42,15 +42,15 @@ _NOTHING = 0  # the row of an operation that a candidate does not have
 class PartTable:
     """What every operation of a space's candidates is made of."""
 
-    def __init__(self, space: Space, cut: CutPick, seed: int = 0) -> None:
-        """Learns the space: some hundred candidates are cut."""
-        self._space, self._cut = space, cut
+    def __init__(self, space: Space, kernels_of: KernelsOf, seed: int = 0) -> None:
+        """Learns the space from the kernels of some hundred candidates."""
+        self._space, self._kernels_of = space, kernels_of
         self._choices = [(name, values) for name, values in space.choices.items()]
         self._places = [{repr(value): place for place, value in enumerate(values)} for _, values in self._choices]
         self._rows: list[Counter[Kernel]] = [Counter()]
         self._row_numbers: dict[frozenset[tuple[Kernel, int]], int] = {frozenset(): _NOTHING}
         self._known: dict[_Values, dict[str, int]] = {}
-        self._noted: set[_Values] = set()
+        self._entered: set[_Values] = set()
         self._depends: dict[str, set[int]] = {}
         self._seen: dict[str, dict[_Values, tuple[int, _Values]]] = {}  # operation → its choices' values → row, whose
         self._families: dict[str, list[str]] = defaultdict(list)
@@ -59,7 +59,7 @@ class PartTable:
             self._learn(random.Random(seed))
 
     def kernels(self, pick: Pick) -> Counter[Kernel]:
-        """What cutting the candidate gives."""
+        """The candidate's kernels, as `kernels_of` gives them, over all operations."""
         total: Counter[Kernel] = Counter()
         for group, row in zip(self._groups, self._rows_of([pick])[0], strict=True):
             total.update(group.kernels[row])
@@ -93,31 +93,31 @@ class PartTable:
         self._fill(rng)
         agreed = 0
         while agreed < CHECKED:
-            agreed = agreed + 1 if self._note(self._values(self._space.sample(rng))) else 0
+            agreed = agreed + 1 if self._enter(self._values(self._space.sample(rng))) else 0
         self._group()
 
     def _probe(self, rng: random.Random) -> None:
         bases = [self._space.largest_of(rng) for _ in range(PROBED)] + [self._space.sample(rng) for _ in range(PROBED)]
         for base in map(self._values, bases):
-            before = self._cut_values(base)
+            before = self._rows_by_operation(base)
             for choice, (_, values) in enumerate(self._choices):
                 others = [place for place in range(len(values)) if place != base[choice]]
                 if not others:
                     continue
-                after = self._cut_values(_changed(base, choice, rng.choice(others)))
+                after = self._rows_by_operation(_changed(base, choice, rng.choice(others)))
                 for operation in before.keys() | after.keys():
                     if before.get(operation, _NOTHING) != after.get(operation, _NOTHING):
                         self._depends.setdefault(operation, set()).add(choice)
         for values in list(self._known):
-            self._note(values)
+            self._enter(values)
 
-    def _note(self, values: _Values) -> bool:
+    def _enter(self, values: _Values) -> bool:
         """Enters a candidate; whether it agrees with what is known. If not, what it contradicts is learned."""
-        found = self._cut_values(values)
-        self._noted.add(values)
+        found = self._rows_by_operation(values)
+        self._entered.add(values)
         for operation in found.keys() - self._seen.keys():  # all earlier candidates are without it
             self._families[_family(operation)].append(operation)
-            self._enter_again(operation)
+            self._reenter(operation)
         agrees = True
         for operation in self._seen:
             row = found.get(operation, _NOTHING)
@@ -141,20 +141,20 @@ class PartTable:
         theirs = set().union(*(self._depends.get(other, ()) for other in self._families[family]))
         guessed = (theirs - mine) & set(different)
         if not guessed:
-            row = self._cut_values(start).get(operation, _NOTHING)
+            row = self._rows_by_operation(start).get(operation, _NOTHING)
             first, last = 0, len(different)  # so many choices changed: as at the start, otherwise
             while last - first > 1:
                 middle = (first + last) // 2
                 there = list(start)
                 for choice in different[:middle]:
                     there[choice] = end[choice]
-                same = self._cut_values(tuple(there)).get(operation, _NOTHING) == row
+                same = self._rows_by_operation(tuple(there)).get(operation, _NOTHING) == row
                 first, last = (middle, last) if same else (first, middle)
             guessed = {different[first]}
         mine |= guessed
-        self._enter_again(operation)
+        self._reenter(operation)
 
-    def _enter_again(self, operation: str) -> None:
+    def _reenter(self, operation: str) -> None:
         """All known candidates, by the choices the operation is now known to depend on."""
         seen = self._seen[operation] = {}
         for values, found in list(self._known.items()):
@@ -165,7 +165,7 @@ class PartTable:
                 return
 
     def _fill(self, rng: random.Random) -> None:
-        """Cuts candidates until every combination of every group has been seen; each candidate shows one of each."""
+        """Looks at candidates until every combination of every group has been seen; each shows one of each."""
         while True:
             groups = {tuple(sorted(self._depends.get(operation, ()))) for operation in self._seen}
             wanted = {choices: missing for choices in groups if (missing := self._missing(choices))}
@@ -174,7 +174,7 @@ class PartTable:
             agrees = True
             while agrees and any(wanted.values()):
                 values = self._composed(wanted, rng)
-                agrees = self._note(values)  # if not, the groups are others now
+                agrees = self._enter(values)  # if not, the groups are others now
                 for choices, missing in wanted.items():
                     missing.discard(tuple(values[choice] for choice in choices))
 
@@ -194,10 +194,12 @@ class PartTable:
 
     # --- Candidates as numbers ---------------------------------------------------------------------------------------
 
-    def _cut_values(self, values: _Values) -> dict[str, int]:
+    def _rows_by_operation(self, values: _Values) -> dict[str, int]:
         if values not in self._known:
             pick = {name: choices[place] for (name, choices), place in zip(self._choices, values, strict=True)}
-            self._known[values] = {operation: self._row(kernels) for operation, kernels in self._cut(pick).items()}
+            self._known[values] = {
+                operation: self._row(kernels) for operation, kernels in self._kernels_of(pick).items()
+            }
         return self._known[values]
 
     def _row(self, kernels: Mapping[Kernel, int]) -> int:
@@ -216,9 +218,9 @@ class PartTable:
     # --- Groups ------------------------------------------------------------------------------------------------------
 
     def _group(self) -> None:
-        while self._noted != self._known.keys():  # a walk cuts candidates on its way
-            for values in self._known.keys() - self._noted:
-                self._note(values)
+        while self._entered != self._known.keys():  # a walk looks at candidates on its way
+            for values in self._known.keys() - self._entered:
+                self._enter(values)
         together: dict[_Values, list[str]] = {}
         for operation in self._seen:
             together.setdefault(tuple(sorted(self._depends.get(operation, ()))), []).append(operation)
@@ -235,7 +237,7 @@ class PartTable:
             self._groups.append(_Group(choices, sizes, combinations, kernels))
 
     def _rows_of(self, picks: Sequence[Pick]) -> NDArray[np.int64]:
-        """[pick, group] → which of the group's kernels. Candidates with combinations not seen before are cut."""
+        """[pick, group] → which of the group's kernels. Candidates with combinations not seen before are looked at."""
         values = np.array([self._values(pick) for pick in picks], dtype=np.int64).reshape(len(picks), -1)
         while True:
             rows = np.stack([group.rows(values) for group in self._groups], axis=1)
@@ -243,7 +245,7 @@ class PartTable:
             if not unseen:
                 return rows
             for number in unseen:
-                self._note(tuple(int(place) for place in values[number]))
+                self._enter(tuple(int(place) for place in values[number]))
             self._group()
 
 
@@ -261,9 +263,9 @@ class _Group:
 
     def rows(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """[pick, choice] → place in `kernels`, -1 where the combination has not been seen."""
-        asked = values[:, self.choices] @ self._strides
-        found = np.minimum(np.searchsorted(self._numbers, asked), len(self._numbers) - 1)
-        return np.where(self._numbers[found] == asked, self._order[found], -1)
+        wanted = values[:, self.choices] @ self._strides
+        found = np.minimum(np.searchsorted(self._numbers, wanted), len(self._numbers) - 1)
+        return np.where(self._numbers[found] == wanted, self._order[found], -1)
 
 
 def _family(operation: str) -> str:

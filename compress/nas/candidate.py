@@ -1,8 +1,8 @@
 """What the picks of a space stand for: an architecture, or a given network, and what is done to it.
 
 Edits come in a fixed order: the space's rewrites as the file lists them, each on what the ones before left, with the
-weights fitted to what the replaced modules did; then the channels of all groups go together, in every section those of
-least L2 norm.
+weights fitted to what the replaced modules did; then the channels of all groups are pruned together, in every pruning
+group those of least L2 norm.
 """
 
 import copy
@@ -40,8 +40,8 @@ class Candidate:
 class Candidates:
     """The networks of a space's picks. start: the given network that all of them are edits of; None: architectures.
 
-    Channels that stay divide by 8 where a section has more, on every machine: candidates are the same on all. Which
-    channels go together is followed once per structure, as it takes seconds.
+    Channels that stay divide by 8 where a pruning group has more, on every machine: candidates are the same on all.
+    Which channels must be pruned together is found once per structure, as it takes seconds.
     """
 
     def __init__(self, space: Space, input_hw: tuple[int, int], start: Network | None = None) -> None:
@@ -55,15 +55,15 @@ class Candidates:
     def build(self, pick: Pick) -> nn.Module:
         """A network of the candidate's structure; its weights mean nothing.
 
-        On meta where torch's default device is that, but not a given network, nor where channels go: the least
-        important are looked for.
+        On meta where torch's default device is that, but not a given network, nor where channels are pruned: the least
+        important ones depend on the weights.
         """
         with torch.device("cpu") if self._channels(pick) else nullcontext():
             network = self._unedited(pick)
         with torch.device("cpu"):  # some rules try what a module does; what they build comes to the module's device
             for edit, rule in self._rewrites(pick):
                 rewrite_in_place(network, _at(edit, sites(network, rule_named(rule))))
-            return without_channels(network, *lost) if (lost := self._lost(pick, network)) else network
+            return without_channels(network, *pruned) if (pruned := self._pruned(pick, network)) else network
 
     def is_edited(self, pick: Pick) -> bool:
         """Whether the pick asks for any edit, be there a site for it or not."""
@@ -73,18 +73,18 @@ class Candidates:
         """The candidate from the pick's unedited network, which is left as it is, in evaluation mode.
 
         images: batches [B,3,H,W], the first 32 pictures of which replacements are fitted on. steps: of reconstruction,
-        see compress.rewriting.fitting.fit. Raises NetworkError if without channels it does not do what the masked one
-        does.
+        see compress.rewriting.fitting.fit. Raises NetworkError if without its pruned channels it does not compute what
+        the masked network does.
         """
         network, edits = copy.deepcopy(network).eval(), self.start.edits if self.start else ()
         for edit, rule in self._rewrites(pick):
             found = _at(edit, sites(network, rule_named(rule)))
             network, _ = fit_sites(network, found, images, limit=_PICTURES, steps=steps, seed=seed)
             edits = (*edits, *found)
-        lost = self._lost(pick, network)
-        if lost is None:
+        pruned = self._pruned(pick, network)
+        if pruned is None:
             return Candidate(network, edits)
-        smaller = checked(network, *lost, self._input_hw)
+        smaller = checked(network, *pruned, self._input_hw)
         return Candidate(smaller, edits if CHANNELS_PRUNED in edits else (*edits, CHANNELS_PRUNED))
 
     def check(self, place: str) -> None:
@@ -109,7 +109,7 @@ class Candidates:
                     known = [site.at for network in built for site in sites(network, rule_named(rule))]
                     _check_sites(edit, known, f"no site of {rule}", place)
             else:
-                parts = [part for pick in ends for part in self._sections(pick)]
+                parts = [part for pick in ends for part in self._prunable(pick)]
                 _check_sites(edit, [part.name for part in parts], "no layer that can lose channels", place)
                 _check_shares(edit, [part for part in parts if _lies_in(part.name, edit.sites)], place)
 
@@ -126,10 +126,10 @@ class Candidates:
         channels = [edit for edit in self.space.edits if edit.kind == "channels"]
         return [(edit, pick[edit.path]) for edit in channels if pick[edit.path] != edit.nothing]
 
-    def _lost(self, pick: Pick, network: nn.Module) -> tuple[Channels, set[int]] | None:
-        """The rewritten network's channels and those that go; None if none.
+    def _pruned(self, pick: Pick, network: nn.Module) -> tuple[Channels, set[int]] | None:
+        """The rewritten network's channels and those that are removed; None if none.
 
-        Of two groups around one section the smaller share counts.
+        Of two groups of edits around one pruning group the smaller share counts.
         """
         groups = self._channels(pick)
         if not groups:
@@ -137,13 +137,13 @@ class Candidates:
         channels = self._follow(pick, network)
         parts = pruning_groups(channels)
         scores = importance("l2", network, channels, parts).scores
-        gone: set[int] = set()
+        removed: set[int] = set()
         for edit, share in groups:
-            gone |= uniform([part for part in parts if _lies_in(part.name, edit.sites)], scores, 1 - share)
-        return (channels, gone) if gone else None
+            removed |= uniform([part for part in parts if _lies_in(part.name, edit.sites)], scores, 1 - share)
+        return (channels, removed) if removed else None
 
-    def _sections(self, pick: Pick) -> list[PruningGroup]:
-        """Those of the unedited network that can lose something."""
+    def _prunable(self, pick: Pick) -> list[PruningGroup]:
+        """The pruning groups of the unedited network that can lose channels."""
         with torch.device("cpu"):
             parts = pruning_groups(self._follow(pick, self._unedited(pick)))
         untouched = whole(parts)
@@ -169,7 +169,7 @@ def _check_sites(edit: EditChoice, known: Sequence[str], lack: str, place: str) 
 
 
 def _check_shares(edit: EditChoice, parts: Sequence[PruningGroup], place: str) -> None:
-    """Raises SpaceError for a share that takes nothing from any of these sections."""
+    """Raises SpaceError for a share that removes nothing from any of these pruning groups."""
     scores = {member: 0.0 for part in parts for member in part.members}
     for share in edit.values:
         if share != edit.nothing and not uniform(parts, scores, 1 - float(share)):

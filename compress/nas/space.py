@@ -20,7 +20,7 @@ It may also name groups of edits, things that are done to a network once it is b
 
 They are choices like the others, with the paths `edits.large kernels` and `edits.trunk`; all sites of a group are
 edited alike. Every group offers the network as it is, `keep` or 1.0. Rewrites come first, in the order of the file,
-then channels go.
+then channels are pruned.
 """
 
 import random
@@ -279,7 +279,7 @@ def _edit(name: str, given: Any, place: str) -> EditChoice:
                 "shares of the channels that stay are above 0 and at most 1",
                 place=f"{place}.{kind}",
                 value=value,
-                remedy="write 0.75 where a quarter shall go",
+                remedy="write 0.75 to remove a quarter",
             )
     edit = EditChoice(name, given["sites"], kind, values if kind == "rewrite" else tuple(map(float, values)))
     if edit.nothing not in edit.values:

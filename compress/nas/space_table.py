@@ -56,7 +56,7 @@ def prepare_table(
 ) -> LatencyTable:
     """The table at `path` (a run's own), with every kernel the space can produce and a scale fitted on whole networks.
 
-    A run that goes on has its own table, kernels and scale. A new one starts from what this machine's kept table knows,
+    A resumed run has its own table, kernels and scale. A new one starts from what this machine's kept table knows,
     measures only what is missing or uncertain, in whole candidates, and adds it to the kept one. Raises TableError if
     whole networks and their kernels do not go together, see fit_scale.
     """
@@ -150,7 +150,7 @@ def covering(
 def _corner_picks(space: Space) -> Iterator[Pick]:
     """Choices that differ only in an index (the branches' block kinds, say) take the same place in their lists.
 
-    Every combination of places is met; of counts the first and the last. Edits come one at a time, at both ends.
+    Every combination of places is there; of counts the first and the last. Edits come one at a time, at both ends.
     """
     for pick in (space.smallest, space.largest):
         for edit in space.edits:

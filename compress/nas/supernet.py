@@ -9,7 +9,7 @@ every step trains the largest candidate on the labels, and the smallest and some
 largest one's outputs. Batch-norm statistics are not shared: they are recalibrated for a candidate before it is scored.
 
 A space's edits have no part in it: another operator has weights of another shape or meaning, which a slice cannot give.
-They are carried over from a candidate once it is cut.
+They are carried over from a candidate once it is extracted.
 """
 
 import random
@@ -62,7 +62,7 @@ class Supernet:
             skeleton.train(training)
         return functional_call(skeleton, self._slices(parts), (images,))  # type: ignore[no-any-return]
 
-    def cut(self, pick: Pick) -> nn.Module:
+    def extract(self, pick: Pick) -> nn.Module:
         """The candidate as a network of its own, with copies of its weights and of the shared statistics."""
         with torch.device("meta"):
             network = architecture_from_data(self.space.apply(pick), "search space").build()

@@ -31,14 +31,14 @@ def build_space(tmp_path: Path, head: str = "single") -> Space:
 
 @pytest.mark.parametrize("head", ["single", "higher"])
 @pytest.mark.parametrize("training", [True, False])
-def test_cut_candidate_answers_like_the_supernet(tmp_path: Path, head: str, training: bool) -> None:
+def test_an_extracted_candidate_has_the_supernet_s_outputs(tmp_path: Path, head: str, training: bool) -> None:
     torch.manual_seed(0)
     space = build_space(tmp_path, head)
     supernet = Supernet(space)
     rng = random.Random(0)
     images = torch.randn(2, 3, 32, 64)
     for pick in [space.smallest, space.largest, *(space.sample(rng) for _ in range(8))]:
-        network = supernet.cut(pick).train(training)  # copies the statistics before training mode changes them
+        network = supernet.extract(pick).train(training)  # copies the statistics before training mode changes them
         expected = supernet.forward(pick, images, training=training)
         for ours, theirs in zip(network(images), expected, strict=True):
             assert torch.equal(ours, theirs)
@@ -47,7 +47,7 @@ def test_cut_candidate_answers_like_the_supernet(tmp_path: Path, head: str, trai
 def test_candidates_parameters_are_the_leading_slices(tmp_path: Path) -> None:
     supernet = Supernet(build_space(tmp_path))
     pick = supernet.space.sample(random.Random(3))
-    for name, parameter in supernet.cut(pick).named_parameters():
+    for name, parameter in supernet.extract(pick).named_parameters():
         shared = supernet.parameters[name]
         index = tuple(slice(0, n) for n in parameter.shape)
         assert torch.equal(parameter, shared[index])
@@ -65,10 +65,10 @@ def test_gradients_reach_the_slice_and_nothing_else(tmp_path: Path) -> None:
     assert weight.grad[:, 2:].abs().sum() == 0
 
 
-def test_a_cut_candidate_is_independent(tmp_path: Path) -> None:
+def test_an_extracted_candidate_is_independent(tmp_path: Path) -> None:
     supernet = Supernet(build_space(tmp_path))
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
-    network = supernet.cut(supernet.space.smallest)
+    network = supernet.extract(supernet.space.smallest)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(1)

@@ -57,7 +57,7 @@ def space_table(task: Task) -> LatencyTable:
 
 
 def trained_weights(task: Task) -> tuple[Weights, list[float]]:
-    """The given network, or a supernet trained here, of which candidates are cut; its loss by epoch as well.
+    """The given network, or a supernet trained here, of which candidates are extracted; its loss by epoch as well.
 
     Edits have no part in the supernet: it holds the weights of the unedited operators, see carried_over.
     """
@@ -89,7 +89,7 @@ def trained_weights(task: Task) -> tuple[Weights, list[float]]:
                 checkpoint=task.run.path("steps", "supernet.pt"),
                 phase=phase,
             )
-    return supernet.cut, [entry.loss for entry in history]
+    return supernet.extract, [entry.loss for entry in history]
 
 
 def run_trials(task: Task, table: LatencyTable, weights: Weights, budget: Budget) -> list[Trial]:
