@@ -150,7 +150,7 @@ def test_mistakes_are_json_where_json_is_asked_for(artefact: Path, tmp_path: Pat
         (["--criterion", "l3"], ["error: --criterion: "]),
         (["--allocate", "all"], ["error: --allocate: "]),
         (["--engine", "tvm"], ["error: --engine: "]),
-        (["--data", "imagenet:x"], ["error: --data: ", "'crowdpose'"]),
+        (["--data", "imagenet:."], ["error: --data: ", "'crowdpose'"]),
         (["--data", "coco"], ["error: --data: ", "disk.folder"]),
         (["--set", "pruning.ration=0.5"], ["error: --set pruning.ration: ", "did you mean 'ratio'"]),
         (["--set", "pruning={ratio: 2}"], ["error: --set pruning: pruning.ratio: "]),
@@ -416,7 +416,7 @@ def test_train_resumes_and_its_artefact_evaluates(coco: Path, tmp_path: Path) ->
     again = result_of("train", start, "--run", run_folder, *sets)
     assert again == first
     evaluated = result_of("evaluate", run_folder, "--set", data)
-    assert evaluated["score"] == first["score"]
+    assert evaluated["score"] == first["trained"]["evaluations"][0]["score"]
     assert "belongs to one recipe" in fails("train", start, "--run", run_folder, *sets, "--set", "seed=5")
 
 

@@ -77,6 +77,7 @@ def test_a_family_an_approach_and_data_are_trained_and_evaluated(tiny: str, tmp_
     recipe = TrainRecipe.model_validate({"input_hw": HW, "data": {"kind": "few_people"}, "training": SHORT})
     trained = train_network(tiny, recipe, tmp_path / "run", Silent())
     assert trained is not None
+    assert trained.score is not None
     loaded = load_artefact(tmp_path / "run")
     assert type(loaded.architecture).__name__ == "Tiny"
     assert approach_of(loaded.architecture).name == "robust"

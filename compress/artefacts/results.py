@@ -346,22 +346,25 @@ class RuleInfo:
 
 @dataclass(frozen=True)
 class TrainResult(Shown):
-    """`compress train`. artefact: its folder. procedure: what the score is of, see Evaluation.
+    """`compress train`. trained: the network, scored on the validation set, without exports; the run folder holds it.
 
-    score: on the validation set. loss: the mean of every epoch. samples_per_s, data_share: of the last epoch, the
-    latter the part of its time that was spent waiting for data.
+    loss: the mean of every epoch. samples_per_s, data_share: of the last epoch, the latter the part of its time that
+    was spent waiting for data.
     """
 
-    artefact: str
     network: str
     input_hw: tuple[int, int]
     keypoints: str
-    seed: int
-    procedure: str
-    score: Score
+    trained: NetworkResult
     loss: tuple[float, ...]
     samples_per_s: float
     data_share: float
+    run: RunRecord
+
+    @property
+    def score(self) -> Score | None:
+        """In the recipe's procedure."""
+        return self.trained.score
 
 
 @dataclass(frozen=True)

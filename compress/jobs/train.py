@@ -18,12 +18,12 @@ from torch import nn
 from compress.artefacts.artefact import Network, load_artefact
 from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS
 from compress.artefacts.network import Learning, Named, network_digest, open_network
-from compress.artefacts.results import TrainResult
+from compress.artefacts.results import TrainResult, write_results
 from compress.artefacts.run import Run, open_run
 from compress.data.keypoints import KeypointSet
 from compress.data.sets import Sets, notes_of, train_and_val
 from compress.errors import DataError, NetworkError
-from compress.jobs.finalise import Finalist, Tail, finish, recalibrate_tuned
+from compress.jobs.finalise import Finalist, Tail, finish, recalibrate_tuned, run_record
 from compress.jobs.names import check_names
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
@@ -130,20 +130,18 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
         scoring = replace(tail, learning=replace(learning, estimator=estimator_with(boxes=boxes)))
         how = f"training of {recipe.training.epochs} epochs"
         finalist = Finalist("trained", "trained", network, architecture, opened.edits, ".", how, made_from=opened.name)
-        result = finish(scoring, finalist)
-    assert result.score is not None
-    return TrainResult(
-        artefact=str(folder),
-        network=opened.name,
-        input_hw=input_hw,
-        keypoints=keypoints.name,
-        seed=recipe.seed,
-        procedure=result.evaluations[0].procedure,
-        score=result.score,
-        loss=tuple(epoch.loss for epoch in history),
-        samples_per_s=history[-1].samples_per_s,
-        data_share=history[-1].data_share,
-    )
+        result = TrainResult(
+            network=opened.name,
+            input_hw=input_hw,
+            keypoints=keypoints.name,
+            trained=finish(scoring, finalist),
+            loss=tuple(epoch.loss for epoch in history),
+            samples_per_s=history[-1].samples_per_s,
+            data_share=history[-1].data_share,
+            run=run_record(run, recipe),
+        )
+        write_results(run.path("results.json"), "train", result)
+    return result
 
 
 def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architecture:

@@ -48,14 +48,16 @@ _MARKS = {"exact": "=", "reconstruction": "~", "reference only": "ref"}
 
 def print_trained(result: "TrainResult", console: Console | None = None) -> None:
     """Where the network lies, its score, and how the training went."""
+    score = result.trained.score
     print_mapping(
         "Trained",
         {
-            "artefact": result.artefact,
+            "artefact": result.run.folder,
             "network": result.network,
             "input": _size(result.input_hw),
             "keypoints": result.keypoints,
-            **_score_lines(result.score, result.procedure),
+            "size": f"{short(result.trained.params)} parameters, {short(result.trained.macs)} MACs",
+            **(_score_lines(score, result.trained.evaluations[0].procedure) if score else {}),
             "loss": f"{result.loss[0]:.4g} → {result.loss[-1]:.4g} in {_plural(len(result.loss), 'epoch')}",
             "speed": f"{result.samples_per_s:.4g} samples/s, {percent(result.data_share)} of the time waiting for data",
         },

@@ -357,7 +357,7 @@ def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Pat
     prune(str(tmp_path / "run"), pruning, tmp_path / "pruned", Silent())
     last = load_artefact(tmp_path / "pruned")
     assert last.edits == (loaded.edits if pruned_first else (*loaded.edits, CHANNELS_PRUNED))
-    assert last.network.get_submodule("network.layers.0.conv").weight.shape[0] < 16
+    assert last.module.get_submodule("network.layers.0.conv").weight.shape[0] < 16
 
 
 @pytest.mark.usefixtures("clock")

@@ -188,8 +188,8 @@ def test_a_given_network_is_the_baseline(started: tuple[Path, SearchResult], giv
     own = load_artefact(given)
     unedited = load_artefact(run / "finalists" / "given")
     assert unedited.edits == own.edits
-    assert {n: t.shape for n, t in unedited.network.state_dict().items()} == {
-        n: t.shape for n, t in own.network.state_dict().items()
+    assert {n: t.shape for n, t in unedited.module.state_dict().items()} == {
+        n: t.shape for n, t in own.module.state_dict().items()
     }
     for network in finalists:
         edits = load_artefact(run / "finalists" / network.name).edits

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compress.artefacts.artefact import save_artefact
+from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
 from compress.artefacts.records import from_plain, to_plain
-from compress.artefacts.results import TrainResult
+from compress.artefacts.results import TrainResult, read_results
 from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.data.synthetic import SyntheticPeople
 from compress.errors import CompressError, DataError, NetworkError, RecipeError
@@ -62,14 +62,19 @@ def test_every_approach_trains_evaluates_and_predicts(approach: str, tmp_path: P
     assert result is not None
     assert len(result.loss) == 2
     assert result.loss[1] < result.loss[0]
-    assert result.score.metric == "AP"
-    assert 0 <= (result.score.value or 0) <= 1
-    assert (result.score.provenance, result.score.pictures) == ("training of 2 epochs", 4)
+    trained = result.trained
+    assert trained.score is not None
+    assert 0 <= (trained.score.value or 0) <= 1
+    assert (trained.score.metric, trained.score.provenance, trained.score.pictures) == ("AP", "training of 2 epochs", 4)
+    assert (trained.exports, trained.latency) == ((), {})
+    assert trained.params == sum(one.numel() for one in SMALL[approach].build().parameters())
+    assert read_results(tmp_path / "run" / "results.json", "train", TrainResult) == result
+    assert load_artefact(tmp_path / "run").metadata.score == trained.score
     assert from_plain(TrainResult, to_plain(result), "a file") == result
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     scored = evaluate(tmp_path / "run", EvaluateRecipe(decoding=settings.decoding), Silent())
-    assert scored.score == result.score
-    assert scored.procedure == result.procedure == "two passes"
+    assert scored.score == trained.score
+    assert scored.procedure == trained.evaluations[0].procedure == "two passes"
     picture = tmp_path / "picture.png"
     draw(picture)
     found = predict(tmp_path / "run", [picture], PredictRecipe(min_score=0), tmp_path / "drawn", Silent())
@@ -202,7 +207,7 @@ def test_two_processes_take_the_steps_of_one(undisturbed: tuple[Path, dict[str, 
     folder, one = undisturbed
     two = trained(folder.parent / "two", processes=2)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    assert two["score"] == one["score"]
+    assert two["trained"]["evaluations"] == one["trained"]["evaluations"]
     weights = load_file(folder.parent / "two" / "weights.safetensors")
     for name, value in load_file(folder / "weights.safetensors").items():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6, msg=name)
@@ -219,6 +224,6 @@ def test_killed_and_started_again_ends_like_an_undisturbed_run(undisturbed: tupl
     assert process.wait() == -signal.SIGKILL  # else it had ended, and nothing is resumed below
     again = trained(killed)
     assert again["loss"] == whole["loss"]
-    assert again["score"] == whole["score"]
+    assert again["trained"]["evaluations"] == whole["trained"]["evaluations"]
     ends = [load_file(one / "weights.safetensors") for one in (folder, killed)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

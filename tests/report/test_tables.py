@@ -10,15 +10,18 @@ from compress.artefacts.results import (
     ConcernTime,
     DrawnPicture,
     EvaluateResult,
+    Evaluation,
     Export,
     ExportResult,
     LayerRow,
+    NetworkResult,
     NetworkRow,
     Part,
     PassTime,
     Person,
     PredictResult,
     ProfileResult,
+    RunRecord,
     SiteTime,
     TrainResult,
     Uncounted,
@@ -150,15 +153,17 @@ SCORE = Score("AP", 0.4321, 0.0123, "training of 3 epochs", "coco", 8, {"AP50": 
 
 
 def test_trained_and_evaluated_say_what_the_score_is_of():
-    trained = TrainResult(
-        "runs/a", "hrnet_w32", (64, 48), "coco_person", 1, "two passes", SCORE, (2.0, 1.0, 0.5), 12.5, 0.25
-    )
+    evaluations = (Evaluation("two passes", 2, SCORE),)
+    network = NetworkResult("trained", "trained", ".", {}, (), 12_345_678, 1234, (), evaluations, (), {})
+    run = RunRecord("runs/a", (), {}, {})
+    trained = TrainResult("hrnet_w32", (64, 48), "coco_person", network, (2.0, 1.0, 0.5), 12.5, 0.25, run)
     text = shown(print_trained, trained)
     for expected in (
         "runs/a",
         "64x48",
         "0.432 ± 0.012 (one standard error)",
         "8 pictures of coco, two passes, training of 3 epochs",
+        "12.3 M parameters, 1.23 k MACs",
         "2 → 0.5 in 3 epochs",
         "12.5 samples/s, 25.0 % of the time waiting for data",
     ):
