@@ -150,7 +150,7 @@ def test_mistakes_are_json_where_json_is_asked_for(artefact: Path, tmp_path: Pat
         (["--criterion", "l3"], ["error: --criterion: "]),
         (["--allocate", "all"], ["error: --allocate: "]),
         (["--engine", "tvm"], ["error: --engine: "]),
-        (["--data", "imagenet:."], ["error: --data: ", "'crowdpose'"]),
+        (["--data", "imagenet:."], ["error: --data: ", "known: coco, crowdpose"]),
         (["--data", "coco"], ["error: --data: ", "disk.folder"]),
         (["--set", "pruning.ration=0.5"], ["error: --set pruning.ration: ", "did you mean 'ratio'"]),
         (["--set", "pruning={ratio: 2}"], ["error: --set pruning: pruning.ratio: "]),

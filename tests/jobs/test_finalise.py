@@ -110,7 +110,7 @@ def test_what_is_finished_is_kept_and_says_how_it_came_about(
     monkeypatch.setattr(finalise, "evaluate", scored_again)
     assert finish(task.tail, one) == result
     with pytest.raises(AssertionError, match="not done again"):
-        finish(task.tail, replace(one, name="another"))
+        finish(task.tail, replace(one, name="another", folder="finalists/another"))
 
 
 def test_a_given_network_is_exported_and_not_saved(start: str, tmp_path: Path) -> None:

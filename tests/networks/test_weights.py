@@ -89,7 +89,7 @@ def test_ties_last_through_pruning_saving_and_loading(
     channels = prunable_channels(network, SIZE)
     dice = random.Random(seed)
     gone = channels.allowed(
-        one for group in channels.groups() for one in dice.sample(group.classes, len(group.classes) // 3)
+        one for group in channels.groups() for one in dice.sample(group.members, len(group.members) // 3)
     )
     pruned = without_channels(network, channels, gone)
     image = torch.randn(1, 3, *SIZE)
@@ -352,7 +352,7 @@ def test_buffers_that_repeat_memory_are_pruned_saved_and_loaded(tmp_path: Path) 
     record = own_network(f"{__name__}:grid")
     network = record.build()
     channels = prunable_channels(network, SIZE)
-    gone = channels.allowed(channels.groups()[0].classes[:3])
+    gone = channels.allowed(channels.groups()[0].members[:3])
     pruned = without_channels(network, channels, gone).eval()
     image = torch.randn(2, 3, *SIZE)
     assert pruned.network.norm.num_features == pruned.network.a.out_channels == 5

@@ -26,7 +26,7 @@ PRUNED = ("conv_to_3x3", "residual_to_dir", "remove_block", "se_to_hard_sigmoid"
 
 def sited(rule: str, name: str) -> tuple[Architecture, nn.Module, list[Rewrite]]:
     """An architecture, its network with weights that all have an effect, and the first and last site of the rule."""
-    architecture = SMALL[name] if name in SMALL else own_network("tests.rewrite.zoo:every_rule")
+    architecture = SMALL[name] if name in SMALL else own_network("tests.rewriting.zoo:every_rule")
     network = random_weights(architecture.build())
     found = sites(network, RULES[rule])
     return architecture, network, list(dict.fromkeys((found[0], found[-1])))
@@ -42,7 +42,7 @@ def pruned(network: nn.Module) -> nn.Module:
     """Without half of all channels that can go."""
     channels = prunable_channels(network, HW)
     return without_channels(
-        network, channels, channels.allowed(c for group in channels.groups() for c in group.classes[1::2])
+        network, channels, channels.allowed(c for group in channels.groups() for c in group.members[1::2])
     )
 
 

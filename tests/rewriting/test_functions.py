@@ -260,7 +260,7 @@ def test_rewriting_and_pruning_go_on_from_there() -> None:
         stem = F.hardswish(network.get_submodule("stem")(IMAGE))
         assert torch.equal(network.get_submodule("layers")(stem), _listened(network, "layers"))
     channels = prunable_channels(network, (16, 24))
-    smaller = without_channels(network, channels, set(channels.groups()[0].classes[:2]))
+    smaller = without_channels(network, channels, set(channels.groups()[0].members[:2]))
     assert smaller(IMAGE).shape == (2, 5, 8, 12)
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in network.parameters())
 
