@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ Image = NDArray[np.float32]
 
 PARITY_LIMIT = 1e-4
 """Relative error at which an exported network counts as another one: float32 sums in another order stay near 1e-6."""
+HALF_PARITY_LIMIT = 2e-2
+"""The same in float16. Rounding to its 11 bits is 2^-11 = 5e-4 a layer; over the 100 to 900 layers of a pose network
+these errors add up as a random walk, to 10 to 30 times that at the most."""
 CHANNEL_MULTIPLE = 8
 """Channels that engines compute at a time, where this is not known of the engine."""
 
@@ -42,6 +45,7 @@ class Description:
     """Which engine on which machine. device: fingerprint, equal only where timings may be compared.
 
     cpu: model name; cores: logical; isa: short hash of the CPU's instruction set flags; system: kernel and machine.
+    provider: what computes, where an engine has several and it is not the one that comes first.
     """
 
     engine: str
@@ -50,11 +54,13 @@ class Description:
     cores: int
     isa: str
     system: str
+    provider: str = ""
 
     @property
     def device(self) -> str:
-        """`model, n cores, isa hash, system`."""
-        return f"{self.cpu}, {self.cores} cores, isa {self.isa}, {self.system}"
+        """`model, n cores, isa hash, system`, and the provider if there is one to tell."""
+        machine = f"{self.cpu}, {self.cores} cores, isa {self.isa}, {self.system}"
+        return f"{machine}, on {self.provider}" if self.provider else machine
 
 
 class Runner(Protocol):
@@ -120,15 +126,54 @@ class Engine(Protocol):
         """Its key in ENGINES."""
         ...
 
+    install: ClassVar[str] = ""
+    """The command that installs what it needs; '' if that is not known."""
+
     @property
     def parity_limit(self) -> float:
         """Relative error of an output, over its largest value, up to which an exported network is the same one."""
-        return PARITY_LIMIT
+        return PARITY_LIMIT if self.precision == "float32" else HALF_PARITY_LIMIT
+
+    @property
+    def precision(self) -> str:
+        """The number format that `load` and `profiler` compute in."""
+        return "float32"
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Number formats that it computes in as it is set up here, the one of `export` and `load` first."""
+        """Number formats that it can compute in on this machine, float32 first."""
         return ("float32",)
+
+    @property
+    def provider(self) -> str:
+        """What computes, where the engine has several; else ''."""
+        return ""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What can compute as it is installed here, the usual one first; empty where there is no choice."""
+        return ()
+
+    def configured(self, precision: str = "float32", provider: str = "") -> "Engine":
+        """The engine that computes in this number format, on this provider ('': the usual one).
+
+        Raises EngineError naming those it has where it lacks one of the two.
+        """
+        if precision not in self.precisions:
+            raise EngineError(
+                f"{self.name} does not compute in this precision on this machine",
+                place="precision",
+                value=precision,
+                remedy=f"take {' or '.join(self.precisions)}",
+            )
+        if provider and not self.providers:
+            raise EngineError(
+                f"{self.name} has no providers to choose from",
+                place="provider",
+                value=provider,
+                remedy="leave it out, or use an engine that has",
+            )
+        return self
 
     @property
     def channel_multiple(self) -> int:
@@ -168,7 +213,7 @@ class Engine(Protocol):
         ...
 
     def load(self, path: Path, threads: int = 1) -> Runner:
-        """The exported model, ready to run in float32. Raises EngineError if it is missing or broken."""
+        """The exported model, ready to run in `precision`. Raises EngineError if it is missing or broken."""
         ...
 
     def kernels_by_rules(self, network: nn.Module, input_hw: tuple[int, int]) -> Sequence[Kernel] | None:
@@ -212,6 +257,16 @@ def describe_machine(engine: str, version: str) -> Description:
     return description_of(
         engine, version, cpuinfo, machine, os.cpu_count() or 1, f"{platform.system()} {platform.machine()}"
     )
+
+
+@cache
+def half_on_arm() -> bool:
+    """Whether this CPU is an ARM that computes in float16 (FEAT_FP16; Linux calls it asimdhp). macOS runs on no
+    other."""
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    source = Path("/proc/cpuinfo")
+    return source.exists() and "asimdhp" in source.read_text(errors="replace").split()
 
 
 @cache

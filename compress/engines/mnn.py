@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.engines.engine import (
+    HALF_PARITY_LIMIT,
     Description,
     Engine,
     Image,
@@ -30,6 +31,7 @@ from compress.engines.engine import (
     Runner,
     describe_machine,
     ended,
+    half_on_arm,
     missing_file,
     silent,
 )
@@ -39,6 +41,8 @@ from compress.errors import EngineError
 
 SPARSE_BLOCK = 4
 """Filters that share one mask, for MNN's sparse kernels (its SIMD_OC) to take the layer: over 30 % zeros then."""
+_PRECISIONS = {"float32": "high", "float16": "low"}
+"""MNN's names. Its default, "normal", is float16 in parts on a phone."""
 _CONVERT = "import MNN, _tools, sys; _tools.mnnconvert(sys.argv)"
 
 
@@ -47,6 +51,9 @@ class Mnn(Engine):
     """The engines `mnn` and, with sparse kernels where weights are pruned in blocks of SPARSE_BLOCK, `mnn_sparse`."""
 
     sparse: bool = False
+    precision: str = "float32"
+
+    install = "pip install 'compress-pose[mnn]'"
 
     @property
     def name(self) -> str:
@@ -57,7 +64,17 @@ class Mnn(Engine):
     def parity_limit(self) -> float:
         """Its Winograd convolutions of large tiles round more than others do: 1.6e-4 on OpenPose's maps with random
         weights, and 2e-6 on the same with its session hint WINOGRAD_MEMORY_LEVEL 0 (small tiles)."""
-        return 5e-4
+        return 5e-4 if self.precision == "float32" else HALF_PARITY_LIMIT
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """float16 on ARM alone: on an x86 its precision `low` changes not a bit of the outputs."""
+        return ("float32", "float16") if half_on_arm() else ("float32",)
+
+    def configured(self, precision: str = "float32", provider: str = "") -> Engine:
+        """In float32, or in float16 where the CPU has it."""
+        super().configured(precision, provider)
+        return replace(self, precision=precision)
 
     @property
     def skips_zeros(self) -> bool:
@@ -97,25 +114,24 @@ class Mnn(Engine):
 
     def load(self, path: Path, threads: int = 1) -> Runner:
         """The model on `threads` threads."""
-        return _Session(path, threads)
+        return _Session(path, threads, self.precision)
 
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
         """The model, operation by operation."""
-        return _MnnProfiler(_Session(path, threads), Path(path))
+        return _MnnProfiler(_Session(path, threads, self.precision), Path(path))
 
 
 class _Session:
     """A loaded model."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, precision: str) -> None:
         mnn = self.mnn = _mnn()
         if not Path(path).is_file():
             raise missing_file(path, "MNN", "no such file")
         try:
             with silent():
                 self.interpreter = mnn.Interpreter(str(path))  # must outlive the session
-                # "high": float32 everywhere; the default takes float16 on a phone.
-                config = {"backend": "CPU", "numThread": threads, "precision": "high"}
+                config = {"backend": "CPU", "numThread": threads, "precision": _PRECISIONS[precision]}
                 self.session = self.interpreter.createSession(config)
                 inputs = self.interpreter.getSessionInputAll(self.session)
         except Exception as error:  # the binding's own
@@ -279,7 +295,5 @@ def _mnn() -> ModuleType:
         with silent():
             import MNN
     except ImportError:
-        raise EngineError(
-            "MNN is not installed", place="engine", value="mnn", remedy="pip install 'compress-pose[mnn]'"
-        ) from None
+        raise EngineError("MNN is not installed", place="engine", value="mnn", remedy=Mnn.install) from None
     return MNN  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""ncnn: torch → TorchScript → pnnx → ncnn's .param and .bin, in float32.
+"""ncnn: torch → TorchScript → pnnx → ncnn's .param and .bin, whose weights are float32 whatever it computes in.
 
 pnnx is run as a program in a folder of its own, because it writes seven other files beside these two.
 """
@@ -8,7 +8,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ncnn
@@ -38,13 +38,30 @@ from compress.engines.tracing import check_traceable, remove_unused_calls, torch
 from compress.errors import EngineError
 
 
+@dataclass(frozen=True)
 class Ncnn(Engine):
-    """The engine `ncnn` on the CPU. Its kernels are its layers."""
+    """The engine `ncnn` on the CPU. Its kernels are its layers.
+
+    ncnn's own default is the lowest precision that a CPU computes in; here it is float32 unless float16 is asked for.
+    """
+
+    precision: str = "float32"
 
     name = "ncnn"
+    install = "pip install compress-pose"
     has_kernels = True
     assembles_kernels = True
     kernel_bench = Benchncnn()
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """float16 on ARM alone: on an x86 its switches for float16 change not a bit of the outputs."""
+        return ("float32", "float16") if ncnn.cpu_support_arm_asimdhp() else ("float32",)
+
+    def configured(self, precision: str = "float32", provider: str = "") -> Engine:
+        """In float32, or in float16 where the CPU has it."""
+        super().configured(precision, provider)
+        return replace(self, precision=precision)
 
     def describe(self) -> Description:
         """ncnn's version and this machine."""
@@ -117,7 +134,7 @@ class Ncnn(Engine):
         net.opt.use_vulkan_compute = False
         for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "bf16_packed"):
             if hasattr(net.opt, f"use_{option}"):
-                setattr(net.opt, f"use_{option}", False)
+                setattr(net.opt, f"use_{option}", self.precision == "float16" and option.startswith("fp16"))
         with silent():
             broken = net.load_param(str(path)) or net.load_model(str(weights))
         if broken:

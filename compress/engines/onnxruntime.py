@@ -45,6 +45,7 @@ class OnnxRuntime(Engine):
     """The engine `onnxruntime` on the CPU. Its kernels are the nodes of its optimised graph."""
 
     name = "onnxruntime"
+    install = "pip install compress-pose"
     has_kernels = True
     assembles_kernels = True
 

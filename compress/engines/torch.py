@@ -28,6 +28,7 @@ class Torch(Engine):
     """The engine `torch` on the CPU. It runs operators one by one, as they are written: it has no kernels."""
 
     name = "torch"
+    install = "pip install compress-pose"
 
     def describe(self) -> Description:
         """torch's version and this machine."""

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.engines import ENGINES, check_parity, engine
-from compress.engines.engine import Engine, Image, ended
+from compress.engines import ENGINES, available, check_parity, engine
+from compress.engines.engine import HALF_PARITY_LIMIT, PARITY_LIMIT, Engine, Image, ended, half_on_arm
 from compress.engines.mnn import SPARSE_BLOCK, Mnn
+from compress.engines.ncnn import Ncnn
 from compress.engines.onnxruntime_fusion import channel_block
 from compress.errors import EngineError, NetworkError, ParityError
 from compress.measure.kernels import kernels_of_engine
@@ -156,6 +157,86 @@ def test_an_engine_does_what_it_says_it_can(runtime: Engine, tmp_path: Path) -> 
     else:
         assert known is None
         assert not runtime.assembles_kernels
+
+
+def test_every_precision_gives_torchs_outputs_within_its_limit(runtime: Engine, tmp_path: Path) -> None:
+    network = with_statistics(NETWORKS["hrnet"].build())
+    path = runtime.export(network, HW, tmp_path, "net")[0]
+    for precision in runtime.precisions:
+        configured = runtime.configured(precision)
+        assert (configured.name, configured.precision) == (runtime.name, precision)
+        assert configured.parity_limit == (HALF_PARITY_LIMIT if precision == "float16" else runtime.parity_limit)
+        check_parity(network, configured.load(path), images(1), configured.parity_limit)
+
+
+def test_a_precision_or_provider_that_an_engine_lacks_is_refused(runtime: Engine) -> None:
+    with pytest.raises(EngineError, match=rf"{runtime.name} does not compute .*\(found 'float8'\); take float32"):
+        runtime.configured("float8")
+    with pytest.raises(EngineError, match=r"provider: .*\(found 'abacus'\)"):
+        runtime.configured(provider="abacus")
+    assert runtime.configured(provider=runtime.provider) == runtime
+
+
+def test_ncnn_computes_in_float16_only_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ncnn's own default is float16 where the CPU has it, so all its switches are set."""
+    path = ENGINES["ncnn"].export(nn.Conv2d(3, 8, 3), HW, tmp_path, "net")[0]
+    monkeypatch.setattr("ncnn.cpu_support_arm_asimdhp", lambda: 0)
+    assert Ncnn().precisions == ("float32",)
+    monkeypatch.setattr("ncnn.cpu_support_arm_asimdhp", lambda: 1)
+    assert Ncnn().precisions == ("float32", "float16")
+    for precision in Ncnn().precisions:
+        option: Any = Ncnn().configured(precision).load(path).net.opt  # type: ignore[attr-defined]
+        switches = [option.use_fp16_packed, option.use_fp16_storage, option.use_fp16_arithmetic]
+        assert switches == [precision == "float16"] * 3
+        assert not option.use_bf16_storage
+
+
+def test_mnn_computes_in_float16_only_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mnn = pytest.importorskip("MNN")
+    path = ENGINES["mnn"].export(nn.Conv2d(3, 8, 3), HW, tmp_path, "net")[0]
+    asked: list[str] = []
+
+    class Recorded(mnn.Interpreter):  # type: ignore[misc, name-defined]
+        def createSession(self, config: dict[str, Any]) -> Any:  # noqa: N802 (MNN's name)
+            asked.append(config["precision"])
+            return super().createSession(config)
+
+    monkeypatch.setattr("MNN.Interpreter", Recorded)
+    monkeypatch.setattr("compress.engines.mnn.half_on_arm", lambda: True)
+    for precision in Mnn().precisions:
+        Mnn().configured(precision).load(path)
+        Mnn().configured(precision).profiler(path)
+    assert asked == ["high", "high", "low", "low"]
+
+
+@pytest.mark.parametrize(("machine", "has"), [("arm64", True), ("x86_64", False)])
+def test_macs_with_arm_compute_in_float16(monkeypatch: pytest.MonkeyPatch, machine: str, has: bool) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert half_on_arm.__wrapped__() is has
+
+
+def test_float16_has_a_limit_of_its_own() -> None:
+    """Above thirty times what rounding to 11 bits does."""
+    assert PARITY_LIMIT < 30 * 2**-11 < HALF_PARITY_LIMIT
+    assert Ncnn("float16").parity_limit == Mnn(precision="float16").parity_limit == HALF_PARITY_LIMIT
+
+
+def test_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As told by each engine's own package; one that is missing says how to install it."""
+    monkeypatch.setitem(sys.modules, "MNN", None)
+    found = {one.engine: one for one in available()}
+    assert list(found)[: len(ENGINES)] == list(ENGINES)
+    for package in ("onnxruntime", "ncnn", "torch"):
+        one = found[package]
+        assert one.installed
+        assert (one.version, one.missing) == (sys.modules[package].__version__, "")
+        assert one.precisions == ENGINES[package].precisions
+        assert one.install == "pip install compress-pose"
+    for name in ("mnn", "mnn_sparse"):
+        assert not found[name].installed
+        assert (found[name].version, found[name].missing) == ("", "MNN is not installed")
+        assert found[name].install == "pip install 'compress-pose[mnn]'"
 
 
 def test_onnxruntime_pads_channels_to_its_block() -> None:
