@@ -33,7 +33,7 @@ from compress.artefacts.run import cpu_name
 from compress.errors import CompressError, DataError, RecipeError, RunError
 from compress.files import write_json, write_text
 from compress.pose.estimator import first_inputs
-from compress.pose.scoring import RESAMPLES, main_figure, score
+from compress.pose.scoring import RESAMPLES, score
 from compress.progress import Progress
 from compress.recipe import RewriteRecipe, find, read_recipe, to_data
 from compress.report.progress import Terminal
@@ -66,7 +66,7 @@ class Bench:
         """The given network's score, which the rules' rows are compared with."""
         learning = self.learning
         return {
-            "figure": main_figure(learning.data.kind),
+            "figure": learning.metric,
             "data": learning.data.kind,
             "pictures": len(learning.sets.val),
             "device": torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else cpu_name(),

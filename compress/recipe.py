@@ -187,6 +187,11 @@ class Data(Settings):
         "the share of time that the progress line reports as waiting for data.",
     )
 
+    @property
+    def detections(self) -> Path | None:
+        """File with a detector's boxes, of data on disk; None where the labelled boxes are used."""
+        return None if self.kind == "synthetic" else self.disk.detections
+
 
 class Augment(Settings):
     """Augmentation of whole pictures, for bottom-up networks. The defaults are DIR-BHRNet's (Sec. IV-A)."""

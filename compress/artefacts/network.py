@@ -22,7 +22,7 @@ from compress.pose.approaches import check_joints, estimator_for, objective_for
 from compress.pose.codec import Codec
 from compress.pose.estimator import LabelledBoxes, PoseEstimator
 from compress.pose.objective import Objective
-from compress.pose.scoring import check_metric
+from compress.pose.scoring import check_metric, main_figure
 from compress.recipe import DEFAULT_HW, ChangeRecipe, Data
 
 __all__ = [
@@ -47,6 +47,11 @@ class Learning:
     objective: Objective
     estimator: PoseEstimator
     codec: Codec
+
+    @property
+    def metric(self) -> str:
+        """What networks are compared by on this data: AP, PCKh or PCK."""
+        return main_figure(self.data.kind)
 
 
 Named = str | Path | nn.Module | Network | Architecture
@@ -164,7 +169,7 @@ def learning_of(
     sets = picture_sets(data.model_copy(update=parts), input_hw, network.metadata.seed, pictures_key)
     keypoints = sets.train.keypoints
     check_joints(architecture, keypoints, "data")
-    check_metric(architecture, data)
+    check_metric(architecture, data.kind, data.detections is not None)
     objective = objective_for(architecture, keypoints, input_hw, recipe.training, codec)
     estimator = estimator_for(
         architecture, keypoints, input_hw, codec=codec, decoding=recipe.decoding, boxes=LabelledBoxes()

@@ -27,14 +27,14 @@ def evaluate(named: Named, recipe: EvaluateRecipe, progress: Progress) -> Evalua
     for note in notes:
         progress.say(note)
     check_joints(network.architecture, pictures.keypoints, network.name)
-    check_metric(network.architecture, data)
+    check_metric(network.architecture, data.kind, data.detections is not None)
     estimator = estimator_for(
         network.architecture,
         pictures.keypoints,
         network.input_hw,
         codec=network.metadata.codec,
         decoding=recipe.decoding,
-        boxes=boxes_for(data, pictures),
+        boxes=boxes_for(data.detections, pictures),
     )
     with progress.phase("evaluate", len(pictures)) as phase:
         found = score(

@@ -52,7 +52,7 @@ def predict(
         opened.input_hw,
         codec=opened.metadata.codec,
         decoding=recipe.decoding,
-        boxes=WholePictures() if recipe.data is None else boxes_for(recipe.data, pictures),
+        boxes=WholePictures() if recipe.data is None else boxes_for(recipe.data.detections, pictures),
     )
     notes = [*_provenance(opened), *notes_of(pictures), *(f"left out: {error}" for error in skipped)]
     for note in notes:

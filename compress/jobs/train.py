@@ -64,9 +64,9 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
         progress.say(note)
     keypoints = train_pictures.keypoints
     architecture = with_joints(opened.architecture, keypoints) if fresh else opened.architecture
-    check_metric(architecture, recipe.data)
+    check_metric(architecture, recipe.data.kind, recipe.data.detections is not None)
     objective = objective_for(architecture, keypoints, input_hw, recipe.training, recipe.codec)
-    boxes = boxes_for(recipe.data, val_pictures)
+    boxes = boxes_for(recipe.data.detections, val_pictures)
     fabric = launch(recipe.training.precision)
     torch.manual_seed(recipe.seed)
     built = fresh and not (isinstance(named, Network) and architecture == opened.architecture)

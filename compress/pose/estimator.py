@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -22,7 +23,6 @@ from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.engines.engine import one_torch_thread
 from compress.errors import NetworkError
 from compress.pose.decode.poses import Poses
-from compress.recipe import Data
 
 Maps = Sequence[Tensor]
 """The outputs of a network, [N,C,h,w] each, on the CPU and in float32."""
@@ -88,11 +88,9 @@ class DetectedBoxes:
         return self.found[index].boxes_d4, self.found[index].scores_d
 
 
-def boxes_for(data: Data, pictures: PictureSet) -> Boxes:
-    """A detector's boxes if the recipe names them, else the labelled ones. Raises DataError."""
-    if data.kind == "synthetic" or data.disk.detections is None:
-        return LabelledBoxes()
-    return DetectedBoxes(read_detections(data.disk.detections, pictures))
+def boxes_for(detections: Path | None, pictures: PictureSet) -> Boxes:
+    """A detector's boxes if there is a file of them, else the labelled ones. Raises DataError."""
+    return LabelledBoxes() if detections is None else DetectedBoxes(read_detections(detections, pictures))
 
 
 def whole_picture(pictures: PictureSet, index: int, input_hw: tuple[int, int]) -> NetworkInputs:

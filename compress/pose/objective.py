@@ -13,9 +13,7 @@ from torch import Tensor
 from compress.data.loader import Batch
 from compress.data.picture import PictureSet
 from compress.data.samples import Samples
-from compress.data.transforms import Augmentation
 from compress.errors import DataError
-from compress.recipe import Augment, Loss
 
 
 class Objective(Protocol):
@@ -46,16 +44,6 @@ class PoseLoss:
     pull: float = 0.0
     push: float = 0.0
     paper_tags: bool = False
-
-
-def loss_weights(loss: Loss, outputs: int) -> PoseLoss:
-    """A recipe's loss for a network of so many outputs."""
-    return PoseLoss((loss.heatmap,) * outputs, loss.pull, loss.push, paper_tags=loss.tags == "dir_bhrnet")
-
-
-def picture_augmentation(augment: Augment) -> Augmentation:
-    """A recipe's augmentation of whole pictures."""
-    return Augmentation(augment.rotation_deg, augment.scale, augment.translate_px, augment.flip)
 
 
 class Targets(Protocol):

@@ -18,7 +18,6 @@ from compress.pose.decode.poses import coco_results
 from compress.pose.estimator import PicturePoses, PoseEstimator, estimate_all_poses
 from compress.pose.percent_correct import pck, pckh
 from compress.progress import Phase
-from compress.recipe import Data
 
 RESAMPLES = 50
 """Bootstrap samples behind a reported standard error: enough to know it to a tenth."""
@@ -121,14 +120,17 @@ def procedure(flip_test: bool) -> str:
     return "two passes" if flip_test else "one pass"
 
 
-def check_metric(architecture: Architecture, data: Data) -> None:
-    """Raises DataError unless the data's metric can score what the network finds; PCK compares person by person."""
-    if main_figure(data.kind) == "AP" or (approach_of(architecture).per_person and data.disk.detections is None):
+def check_metric(architecture: Architecture, kind: str, detected: bool) -> None:
+    """Raises DataError unless the metric of this kind of data can score what the network finds.
+
+    PCK compares person by person. detected: whether the boxes are a detector's.
+    """
+    if main_figure(kind) == "AP" or (approach_of(architecture).per_person and not detected):
         return
     raise DataError(
-        f"{main_figure(data.kind)} compares person by person, so every labelled box must give one pose",
-        place=f"data: kind {data.kind}",
-        value=f"a {architecture.approach} network" + (" and a detector's boxes" if data.disk.detections else ""),
+        f"{main_figure(kind)} compares person by person, so every labelled box must give one pose",
+        place=f"data: kind {kind}",
+        value=f"a {architecture.approach} network" + (" and a detector's boxes" if detected else ""),
         remedy="use a top-down network and labelled boxes for this data",
     )
 

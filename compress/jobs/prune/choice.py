@@ -23,7 +23,7 @@ from compress.measure.counting import count
 from compress.networks.weights import check_unparametrized
 from compress.pose.estimator import first_inputs
 from compress.pose.objective import Objective
-from compress.pose.scoring import main_figure, score
+from compress.pose.scoring import score
 from compress.pruning.allocation import (
     allocate_channels,
     first_gains,
@@ -229,7 +229,7 @@ def sensitivity_points(task: Task, given: Prunable, targets: Mapping[str, list[P
     planned = plan(targets, given.scores, task.recipe.pruning.ratios)
     wanted = {(one.target, one.ratio) for one in planned}
     points = [point for point in read_lines(file, lambda line: Point(**line)) if (point.target, point.ratio) in wanted]
-    metric = main_figure(learning.data.kind)
+    metric = learning.metric
 
     def scored(one: nn.Module) -> float:
         one.to(task.fabric.device)

@@ -23,7 +23,6 @@ from compress.jobs.names import check_names
 from compress.jobs.prune.choice import Removal, check_network, choose_channels, prunable, sensitivity_points
 from compress.jobs.prune.goal import Task, check_goal, for_engine, reached, requested_share
 from compress.jobs.prune.sparsity import choose_sparsity, scheme_of, with_sparsity
-from compress.pose.scoring import main_figure
 from compress.progress import Progress
 from compress.pruning.groups import PruningGroup, whole
 from compress.pruning.schedule import Sparsifier
@@ -116,7 +115,7 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
         points = sensitivity_points(task, given, {**blocks, **alone})
         result = SensitivityResult(
             network=original.name,
-            metric=main_figure(learning.data.kind),
+            metric=learning.metric,
             points=tuple(points),
             blocks=tuple(sorted(blocks)),
             channels={group.name: group.channels for group in given.groups},

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from compress.data.keypoints import KeypointSet
 from compress.data.picture import Floats
+from compress.data.transforms import Augmentation
 from compress.networks import Architecture
 from compress.pose.codec import Codec
 from compress.pose.estimator import Boxes, PoseEstimator
-from compress.pose.objective import Objective
-from compress.recipe import Decoding, Training
+from compress.pose.objective import Objective, PoseLoss
+from compress.recipe import Augment, Decoding, Loss, Training
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,13 @@ def limb_keys(codec: Codec) -> list[str]:
     """The codec's keys for part affinity fields that are not the default."""
     plain = Codec()
     return [key for key in ("limb_width", "upsample") if getattr(codec, key) != getattr(plain, key)]
+
+
+def loss_weights(loss: Loss, outputs: int) -> PoseLoss:
+    """A recipe's loss for a network of so many outputs."""
+    return PoseLoss((loss.heatmap,) * outputs, loss.pull, loss.push, paper_tags=loss.tags == "dir_bhrnet")
+
+
+def picture_augmentation(augment: Augment) -> Augmentation:
+    """A recipe's augmentation of whole pictures."""
+    return Augmentation(augment.rotation_deg, augment.scale, augment.translate_px, augment.flip)

@@ -18,7 +18,7 @@ from compress.data.samples import MAX_PEOPLE, Sample, Samples, looked_at, moved_
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Augmentation
 from compress.errors import DataError
-from compress.pose.approaches.approach import Approach, Setting, limb_keys
+from compress.pose.approaches.approach import Approach, Setting, limb_keys, loss_weights, picture_augmentation
 from compress.pose.codec import Codec
 from compress.pose.decode import associative_embedding
 from compress.pose.decode.associative_embedding import Grouping
@@ -30,8 +30,6 @@ from compress.pose.objective import (
     PoseLoss,
     Targets,
     check_scales,
-    loss_weights,
-    picture_augmentation,
     weighted_mse,
 )
 from compress.recipe import Decoding, Training

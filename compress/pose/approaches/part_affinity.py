@@ -19,14 +19,14 @@ from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples, looked_at, moved_picture
 from compress.data.transforms import Augmentation
 from compress.errors import DataError
-from compress.pose.approaches.approach import Approach, Setting
+from compress.pose.approaches.approach import Approach, Setting, picture_augmentation
 from compress.pose.codec import Codec
 from compress.pose.decode import part_affinity
 from compress.pose.decode.part_affinity import PartGrouping
 from compress.pose.decode.poses import Poses, to_image
 from compress.pose.distillation import map_distillation
 from compress.pose.estimator import Boxes, Maps, NetworkInputs, PoseEstimator, whole_picture
-from compress.pose.objective import Objective, Targets, picture_augmentation
+from compress.pose.objective import Objective, Targets
 from compress.recipe import Decoding, Training
 
 

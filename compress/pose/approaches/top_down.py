@@ -20,14 +20,14 @@ from compress.data.loader import Batch
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples, moved_joints
 from compress.data.transforms import warp
-from compress.pose.approaches.approach import Approach, Setting, limb_keys
+from compress.pose.approaches.approach import Approach, Setting, limb_keys, loss_weights
 from compress.pose.codec import Codec
 from compress.pose.decode import top_down
 from compress.pose.decode.pose_nms import hard_nms, parallel_nms, soft_nms
 from compress.pose.decode.poses import Poses
 from compress.pose.distillation import map_distillation
 from compress.pose.estimator import Boxes, DetectedBoxes, Maps, NetworkInputs, PoseEstimator
-from compress.pose.objective import Objective, PoseLoss, Targets, check_scales, loss_weights
+from compress.pose.objective import Objective, PoseLoss, Targets, check_scales
 from compress.recipe import Decoding, Training
 
 
