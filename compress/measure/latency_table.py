@@ -23,11 +23,11 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from compress.engines import engine
-from compress.engines.engine import Description
+from compress.engines.engine import CHANNEL_MULTIPLE, Description
 from compress.engines.kernel import Kernel
-from compress.errors import TableError
+from compress.errors import EngineError, TableError
 from compress.files import write_text
-from compress.measure.neighbours import Neighbour, estimate
+from compress.measure.neighbours import HALF_INTERVAL, Neighbour, Neighbours
 from compress.measure.profiling import ROUNDS, Profiled, time_nodes
 from compress.measure.timing import Timing
 
@@ -46,8 +46,8 @@ WORST_ERROR = 0.25
 """Mean relative error of a scale above which it is of no use: two candidates of a search seldom differ by so much."""
 WORST_FACTOR = 2.0
 """Whole networks over the sum of their kernels, or the reverse: kernels timed alone, the worst way, come to 1.5."""
-_INTERVAL = 2.06
-"""Half an interval that holds nine in ten networks, over their mean error, were errors normal: 1.645 · √(π/2)."""
+TOO_UNCERTAIN = 0.20
+"""Expected relative error of an estimate from which the kernel should be timed on the device."""
 
 Provenance = Literal["in situ", "in a model of kernels"]
 
@@ -118,6 +118,23 @@ class LatencyTable:
     scale: Scale | None = None
     kernels: dict[str, Entry] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
+    _estimates: tuple[dict[str, Entry], Neighbours] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def neighbours(self) -> Neighbours:
+        """The table's kernels, to estimate others from; made anew where they have changed.
+
+        Raises TableError if the table is empty.
+        """
+        if not self.kernels:
+            raise TableError(
+                "nothing can be predicted from an empty table", place=str(self.path), remedy="build it first"
+            )
+        if self._estimates is None or self._estimates[0] != self.kernels:
+            timed = [
+                Neighbour(key, e.kind, e.macs, e.timing.ratio, e.timing.uncertainty) for key, e in self.kernels.items()
+            ]
+            self._estimates = dict(self.kernels), Neighbours(timed, channel_multiple(self.identity))
+        return self._estimates[1]
 
     def missing(self, kernels: Iterable[Kernel]) -> list[Kernel]:
         """Those of the kernels that the table does not hold, each once, in a stable order."""
@@ -145,7 +162,8 @@ class Prediction:
     table has no scale, which takes several networks.
 
     coverage, time_coverage: share of the network's kernels, and of its time, that was measured. estimated: keys of the
-    other kernels. foreign: see LatencyTable; a report shows it.
+    other kernels. uncertain: of those, the ones whose time is known too badly to go without timing them (see
+    TOO_UNCERTAIN), the most doubtful milliseconds first. foreign: see LatencyTable; a report shows it.
     """
 
     ms: float
@@ -155,6 +173,7 @@ class Prediction:
     time_coverage: float
     estimated: tuple[str, ...]
     foreign: tuple[str, ...] = ()
+    uncertain: tuple[str, ...] = ()
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------
@@ -280,35 +299,56 @@ def difference(first: LatencyTable, second: LatencyTable) -> Difference:
 def predict(table: LatencyTable, kernels: Mapping[Kernel, int]) -> Prediction:
     """A whole network of these kernels: their sum times the fitted scale (1 before fit_scale).
 
-    Raises TableError if the table is empty.
+    The interval is the sum of what the scale, the noise of timings and the estimates leave open. Estimates of one kind
+    are off together, those of different kinds independently. Raises TableError if the table is empty.
     """
     factor = table.scale.factor if table.scale else 1.0
-    measured_ms = estimated_ms = doubt_ms = 0.0
-    estimated = []
-    timed: list[Neighbour] = []
+    measured_ms = estimated_ms = noise_ms = 0.0
+    doubts_ms: dict[str, float] = {}  # of estimated kernels, by their keys
+    by_kind_ms: dict[str, float] = {}
+    uncertain = []
     for kernel in sorted(kernels):
         entry = table.kernels.get(kernel.key)
         if entry is not None:
             ms = kernels[kernel] * entry.timing.normalised_ms * factor
-            measured_ms, doubt_ms = (
-                measured_ms + ms,
-                doubt_ms + (entry.timing.uncertainty * ms if entry.uncertain else 0),
-            )
+            measured_ms += ms
+            noise_ms += entry.timing.uncertainty * ms if entry.uncertain else 0.0
             continue
-        timed = timed or _neighbours(table)
-        ratio, off = estimate(kernel.kind, kernel.macs, kernel.bytes, timed)
+        ratio, error = table.neighbours().estimate(kernel)
         assert table.reference_ms is not None
         ms = kernels[kernel] * ratio * table.reference_ms * factor
-        estimated_ms, doubt_ms = estimated_ms + ms, doubt_ms + _INTERVAL * off * ms
-        estimated.append(kernel.key)
+        estimated_ms += ms
+        doubts_ms[kernel.key] = HALF_INTERVAL * error * ms
+        by_kind_ms[kernel.kind] = by_kind_ms.get(kernel.kind, 0.0) + HALF_INTERVAL * error * ms
+        if error > TOO_UNCERTAIN:
+            uncertain.append(kernel.key)
     ms = measured_ms + estimated_ms
-    half = _INTERVAL * table.scale.error * ms + doubt_ms if table.scale else None
+    low = high = None
+    if table.scale:
+        half = HALF_INTERVAL * table.scale.error * ms + noise_ms + sqrt(sum(d**2 for d in by_kind_ms.values()))
+        low, high = max(0.0, ms - half), ms + half
     total = sum(kernels.values())
     known = sum(times for kernel, times in kernels.items() if kernel.key in table.kernels)
-    low, high = (None, None) if half is None else (max(0.0, ms - half), ms + half)
     return Prediction(
-        ms, low, high, known / total if total else 1.0, measured_ms / ms if ms else 1.0, tuple(estimated), table.foreign
+        ms,
+        low,
+        high,
+        known / total if total else 1.0,
+        measured_ms / ms if ms else 1.0,
+        tuple(doubts_ms),
+        table.foreign,
+        tuple(sorted(uncertain, key=lambda key: -doubts_ms[key])),
     )
+
+
+def channel_multiple(identity: Identity) -> int:
+    """Channels that the engine computes at a time: as it says of this machine, else what most do."""
+    try:
+        runtime = engine(identity.engine)
+        here = runtime.describe().device == identity.device
+    except EngineError:  # not installed here, which a device's table need not be
+        return CHANNEL_MULTIPLE
+    return runtime.channel_multiple if here else CHANNEL_MULTIPLE
 
 
 def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Kernel, int], float]]) -> Scale:
@@ -341,12 +381,6 @@ def fit_scale(table: LatencyTable, samples: Sequence[tuple[Mapping[Kernel, int],
         )
     table.scale = scale
     return scale
-
-
-def _neighbours(table: LatencyTable) -> list[Neighbour]:
-    if not table.kernels:
-        raise TableError("nothing can be predicted from an empty table", place=str(table.path), remedy="build it first")
-    return [Neighbour(e.kind, e.macs, e.bytes, e.timing.ratio) for e in table.kernels.values()]
 
 
 # --- Filling ---------------------------------------------------------------------------------------------------------
@@ -463,8 +497,7 @@ def _pooled(timings: Sequence[Timing]) -> Timing:
     return Timing(**means, count=count)
 
 
-# --- One line per kernel
-# -----------------------------------------------------------------------------------------------
+# --- One line per kernel ---------------------------------------------------------------------------------------------
 
 
 def _entry_data(entry: Entry) -> dict[str, Any]:

@@ -167,10 +167,54 @@ def test_an_unknown_kernel_is_estimated_from_its_neighbours_and_marked(tmp_path:
     assert unknown.coverage == 0.75
     assert unknown.time_coverage == pytest.approx(3 * known.ms / unknown.ms)
     alone = predict(table, {relu(20): 1})
-    assert alone.ms == pytest.approx(3.0 * 20, rel=0.1)  # this fake's times are proportional to channels
+    # This fake's times are proportional to channels, of which the engine computes eight at a time.
+    assert alone.ms == pytest.approx(3.0 * 24, rel=0.02)
     assert alone.high_ms is not None
     assert known.high_ms is not None
     assert alone.high_ms / alone.ms - 1 > 1.5 * (known.high_ms / known.ms - 1)
+
+
+def test_what_is_too_uncertain_is_named_the_most_doubtful_first(tmp_path: Path) -> None:
+    """Relus are known well; of another operator nothing is, and its larger kernel is the more doubtful."""
+
+    def gelu(channels: int) -> Kernel:
+        return replace(relu(channels), operator="Gelu", kind="Gelu 1 in")
+
+    found = predict(filled(tmp_path), {relu(16): 1, relu(20): 1, gelu(8): 1, gelu(64): 1})
+    assert sorted(found.estimated) == sorted(kernel.key for kernel in (relu(20), gelu(8), gelu(64)))
+    assert found.uncertain == (gelu(64).key, gelu(8).key)
+
+
+def test_errors_of_one_kind_add_up_and_those_of_two_kinds_partly_cancel(tmp_path: Path) -> None:
+    """Two kinds of the same times, seven kernels of each known: n of one kind are off n times as much."""
+    table = LatencyTable(tmp_path / "table.json", HERE, reference_ms=2.0, scale=Scale(1.0, 2, 0.0))
+
+    def other(channels: int) -> Kernel:
+        return replace(relu(channels), operator="Neg", kind="Neg 1 in")
+
+    for number, channels in enumerate((8, 16, 24, 32, 48, 56, 64)):
+        for kernel in (relu(channels), other(channels)):
+            table.kernels[kernel.key] = Entry.of(kernel, timing(channels * (1.2, 0.8)[number % 2]), "in situ")
+
+    def half(kernels: dict[Kernel, int]) -> float:
+        found = predict(table, kernels)
+        assert found.high_ms is not None
+        return found.high_ms - found.ms
+
+    one = half({relu(40): 1})
+    assert one > 0
+    assert half({relu(40): 3}) == pytest.approx(3 * one)
+    assert half({relu(40): 1, other(40): 1}) == pytest.approx(math.sqrt(2) * one)
+
+
+def test_estimates_follow_a_table_that_changes(tmp_path: Path) -> None:
+    table = filled(tmp_path)
+    before = predict(table, {relu(56): 1}).ms
+    table.kernels = {
+        key: replace(entry, timing=replace(entry.timing, ratio=2 * entry.timing.ratio))
+        for key, entry in table.kernels.items()
+    }
+    assert predict(table, {relu(56): 1}).ms == pytest.approx(2 * before, rel=1e-6)
 
 
 def test_nothing_is_predicted_from_an_empty_table(tmp_path: Path) -> None:
