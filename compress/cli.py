@@ -380,7 +380,7 @@ def rewrite(
 
     def job(terminal: Terminal) -> Any:
         if list_rules:
-            from compress.jobs.rewrite.rewrite import list_rules as known_rules
+            from compress.jobs.rewrite.choice import list_rules as known_rules
 
             return known_rules()
         if network is None:

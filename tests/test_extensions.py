@@ -24,7 +24,8 @@ from compress.extensions import name_of
 from compress.jobs.evaluate import evaluate
 from compress.jobs.names import check_names
 from compress.jobs.prune.prune import prune
-from compress.jobs.rewrite.rewrite import list_rules, rewrite
+from compress.jobs.rewrite.choice import list_rules
+from compress.jobs.rewrite.rewrite import rewrite
 from compress.jobs.search.search import search
 from compress.jobs.train import train_network
 from compress.nas.sampler import sampler_named

@@ -4,7 +4,7 @@ The given network is the teacher and stays as it is.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Generic, TypeVar
 
@@ -22,6 +22,7 @@ from compress.measure.comparison import SpeedUp, speed_up
 from compress.networks import Architecture
 from compress.progress import Progress
 from compress.recipe import ChangeRecipe
+from compress.training.processes import launch
 
 AnyRecipe = TypeVar("AnyRecipe", bound=ChangeRecipe)
 
@@ -31,6 +32,7 @@ class Task(Generic[AnyRecipe]):
     """What every step of one run needs to know.
 
     original: the given network, which stays as it is. learning: what it learned from; None without trained weights.
+    fabric: of this process, which joins others if there are any.
     """
 
     recipe: AnyRecipe
@@ -38,7 +40,7 @@ class Task(Generic[AnyRecipe]):
     learning: Learning | None
     run: Run
     progress: Progress
-    fabric: Fabric
+    fabric: Fabric = field(default_factory=lambda: launch("auto"))
 
     @property
     def tail(self) -> Tail:

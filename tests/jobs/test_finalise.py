@@ -23,7 +23,6 @@ from compress.measure.timing import Timing
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import Data, PruneRecipe
-from compress.training.processes import launch
 
 HW = (64, 64)
 RECORD = MobileOpenPose(blocks=(1, 1), width=4, features=8, refinement="one_7x7")
@@ -48,7 +47,7 @@ def task_in(folder: Path, start: str) -> Task[PruneRecipe]:
     )
     (folder / "steps").mkdir(parents=True)
     network = open_network(start, recipe.input_hw, seed=recipe.seed, codec=recipe.codec)
-    return Task(recipe, network, learning_of(network, recipe, 2), Run(folder), Silent(), launch("auto"))
+    return Task(recipe, network, learning_of(network, recipe, 2), Run(folder), Silent())
 
 
 def finalist(name: str, task: Task[PruneRecipe]) -> Finalist:

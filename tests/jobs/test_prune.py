@@ -18,7 +18,6 @@ from compress.errors import ArtefactError, BudgetError, DataError, NetworkError,
 from compress.jobs.evaluate import evaluate
 from compress.jobs.prune import choice as pruning
 from compress.jobs.prune import prune as jobs_prune
-from compress.jobs.prune import sparsity
 from compress.jobs.prune.prune import analyse, prune
 from compress.measure.counting import count, trace
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
@@ -182,9 +181,9 @@ def test_zeros_are_allocated_by_time(artefact: str, tmp_path: Path, monkeypatch:
         return Known(frozenset(), {p: t for p, t in times.items() if p in how.weighted}, sum(times.values())), 1.0
 
     monkeypatch.setattr("compress.pruning.layer_costs.measured", measured)
-    monkeypatch.setattr(sparsity, "for_engine", lambda network, name, recipe: network)
+    monkeypatch.setattr(pruning, "for_engine", lambda network, name, recipe: network)
     monkeypatch.setattr(
-        sparsity, "time_share", lambda task, network: sum(time_of(network).values()) / sum(time_of(given).values())
+        pruning, "time_share", lambda task, network: sum(time_of(network).values()) / sum(time_of(given).values())
     )
     ratios = [0.5, 0.6, 0.7, 0.8, 0.9]
     settings = recipe({"latency": 0.9, "scheme": "block", "allocate": "latency", "ratios": ratios})

@@ -23,8 +23,8 @@ from compress.errors import NetworkError, RecipeError
 from compress.files import write_json
 from compress.jobs.evaluate import evaluate
 from compress.jobs.prune.prune import prune
-from compress.jobs.rewrite import effect as rewriting
-from compress.jobs.rewrite import rewrite as jobs_rewrite
+from compress.jobs.rewrite import decision as rewriting
+from compress.jobs.rewrite.choice import at_other_depth, list_rules
 from compress.jobs.rewrite.rewrite import rewrite
 from compress.measure.counting import count
 from compress.measure.timing import Timing
@@ -198,14 +198,14 @@ def test_depth_keeps_the_multiply_adds_of_the_network_as_it_is_given() -> None:
     """Of one that was pruned: those of what is left."""
     whole, left = replace(NETWORK, width=64), replace(NETWORK, width=40).build()
     original: Any = SimpleNamespace(architecture=whole, module=left, edits=(CHANNELS_PRUNED,), input_hw=HW)
-    found = jobs_rewrite.at_other_depth(original, 14)
+    found = at_other_depth(original, 14)
     wanted = count(left, HW).macs
     assert layers_of(found) > layers_of(whole)
     assert count(found.build(), HW).macs == pytest.approx(wanted, rel=0.3)  # widths are whole numbers
     assert count(whole.build(), HW).macs > 2 * wanted
     same: Any = SimpleNamespace(architecture=whole, module=left, edits=(), input_hw=HW)
     with pytest.raises(RecipeError, match="has that many layers"):
-        jobs_rewrite.at_other_depth(same, layers_of(whole))
+        at_other_depth(same, layers_of(whole))
 
 
 def test_an_engine_that_prices_nothing_is_refused_before_any_work(artefact: str, tmp_path: Path) -> None:
@@ -436,4 +436,4 @@ def test_unknown_rule_and_module_are_named(artefact: str, tmp_path: Path) -> Non
 def test_every_rule_is_listed() -> None:
     done = CliRunner().invoke(app, ["rewrite", "--list", "--json"])
     assert {row["rule"] for row in json.loads(done.stdout)["result"]} == set(RULES)
-    print_rules(jobs_rewrite.list_rules())
+    print_rules(list_rules())

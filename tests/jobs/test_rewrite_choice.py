@@ -14,8 +14,7 @@ from torch import nn
 from compress.artefacts.results import RewriteChoice
 from compress.jobs.rewrite import decision
 from compress.jobs.rewrite.choice import Task, choices_of, grouped, overlap
-from compress.jobs.rewrite.decision import decide, refusals, select
-from compress.jobs.rewrite.effect import together
+from compress.jobs.rewrite.decision import decide, refusals, select, together
 from compress.pose.scoring import Score
 
 PATHS = ["a.0.act", "a.1.act", "a.2.act", "b.0.x.act", "b.0.y.act", "head"]
@@ -163,7 +162,7 @@ def test_a_fitted_network_with_tied_weights_is_kept(tmp_path: Path, monkeypatch:
     network.append(network[0])
     wanted = copy.deepcopy(network)
     nn.init.constant_(wanted[0].weight, 0.5)
-    monkeypatch.setattr("compress.jobs.rewrite.effect.fitted", lambda task, taken: (wanted, []))
+    monkeypatch.setattr("compress.jobs.rewrite.decision.fitted", lambda task, taken: (wanted, []))
     run = SimpleNamespace(path=lambda *parts: tmp_path.joinpath(parts[-1]))
     task = SimpleNamespace(original=SimpleNamespace(module=network), learning=object(), run=run)
     for _ in range(2):  # written, and found

@@ -13,7 +13,7 @@ import yaml
 from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
 from compress.errors import RunError
-from compress.jobs import train
+from compress.jobs import change, train
 from compress.jobs.prune import prune
 from compress.jobs.rewrite import rewrite
 from compress.jobs.search import search
@@ -63,9 +63,9 @@ def save(folder: Path, seed: int) -> None:
     ("job", "module", "step"),
     [
         (searched, search, "space_table"),
-        (pruned, prune, "launch"),
-        (analysed, prune, "launch"),
-        (rewritten, rewrite, "launch"),
+        (pruned, change, "launch"),
+        (analysed, change, "launch"),
+        (rewritten, change, "launch"),
         (trained, train, "train"),
     ],
 )

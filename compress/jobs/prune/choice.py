@@ -1,5 +1,10 @@
-"""Which channels one step of pruning removes: from the goal to the pruning groups, and how much every group loses."""
+"""What one step of pruning removes: channels, or single weights that become zero.
 
+Channels: from the goal to the pruning groups, and how much every group loses. Single weights: which share of every
+layer's becomes zero, one for all, or by each layer's own times dense and sparse.
+"""
+
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -11,38 +16,43 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compress.artefacts.artefact import CHANNELS_PRUNED, Edit
 from compress.artefacts.network import Network
-from compress.artefacts.results import GroupShare, PruningChoice
+from compress.artefacts.results import GroupShare, PruningChoice, SparsityChoice
 from compress.data.loader import Batch as LabelledBatch
 from compress.data.loader import batches
 from compress.engines import engine
 from compress.files import append_line, cache_folder, read_lines
 from compress.jobs.change import check_patterns
-from compress.jobs.prune.goal import Task, Try, Unit, meet, requested_share, time_share
+from compress.jobs.prune.goal import Task, Try, Unit, for_engine, meet, requested_share, time_share
 from compress.measure.counting import count
 from compress.networks.weights import check_unparametrized
 from compress.pose.estimator import first_inputs
 from compress.pose.objective import Objective
 from compress.pose.scoring import score
+from compress.pruning import sparsity
 from compress.pruning.allocation import (
+    LayerChoice,
     allocate_channels,
+    allocate_ratios,
     first_gains,
     loss_by_curves,
     loss_by_importance,
     options,
 )
 from compress.pruning.channels import Channels
-from compress.pruning.groups import PruningGroup, pruning_groups, whole
+from compress.pruning.groups import PruningGroup, layer_of, pruning_groups, whole
 from compress.pruning.importance import Batch, criterion_named, importance
 from compress.pruning.layer_costs import Known, LayerCosts, LayerTiming, mac_costs, measure_layers, weighted_layers
 from compress.pruning.selection import Scores, global_, to_budget, uniform
-from compress.pruning.sensitivity import Curve, Point, curves, plan, sensitivity
-from compress.pruning.structured import prunable_channels, without_channels
+from compress.pruning.sensitivity import Curve, Point, curves, functional_blocks, plan, sensitivity
+from compress.pruning.structured import checked, prunable_channels, without_channels
 from compress.recipe import PruneRecipe
 from compress.training.recalibration import PICTURES, enough_pictures, recalibrate
 
 _CALIBRATION = 64  # training pictures, at least, that a point's batch norms are recalibrated on
 _DATA_BATCHES = 8  # of 8 pictures, for criteria that need data
+_TIME_UNITS = 5000  # of the whole network's time, that the knapsack counts in
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,20 @@ class Prunable:
     scores: Scores
 
     @property
+    def untouched(self) -> dict[str, str]:
+        """The groups that can lose nothing → why."""
+        return whole(self.groups)
+
+    @property
     def open(self) -> list[PruningGroup]:
         """The groups that can lose something."""
-        untouched = whole(self.groups)
+        untouched = self.untouched
         return [group for group in self.groups if group.name not in untouched]
+
+    @property
+    def blocks(self) -> dict[str, list[PruningGroup]]:
+        """The groups of every functional block, by its name."""
+        return {block: list(members) for block, members in functional_blocks(self.groups).items()}
 
     @property
     def most(self) -> frozenset[int]:
@@ -288,3 +308,144 @@ def points_file(task: Task, network: nn.Module) -> Path:
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return cache_folder() / "sensitivity" / f"{digest.hexdigest()[:24]}.jsonl"
+
+
+# --- Single weights ---------------------------------------------------------------------------------------------------
+
+
+Ratios = dict[str, float]
+"""Weight's name → share of it that is zero."""
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Milliseconds of a network with one ratio of zeros everywhere. layers: weight's name → its layer's time."""
+
+    ratio: float
+    layers: Mapping[str, float]
+    whole: float
+
+
+def choose_sparsity(task: Task, network: nn.Module) -> SparsityChoice:
+    """The ratio of every layer's zeros."""
+    pruning, scheme = task.recipe.pruning, scheme_of(task)
+    found = sparsity.prunable(network, scheme)
+    if pruning.allocate == "uniform":
+        assert pruning.ratio is not None
+        return SparsityChoice(dict.fromkeys(found.layers, pruning.ratio), found.refused, None)
+    work = partial(time_sparsity, task, network, list(found.layers))
+    dense, *sparse = task.run.once("times_of_sparsity", work, list[LayerTimes])
+    layers = layer_choices(network, scheme, dense, sparse)
+    rest = dense.whole - sum(choices[0].time_ms for choices in layers.values())
+    unit = dense.whole / _TIME_UNITS
+
+    def select(aim: float) -> Ratios:
+        return {name: one.ratio for name, one in allocate_ratios(layers, aim - rest, unit_ms=unit).items()}
+
+    def true_share(ratios: Ratios) -> float:
+        return time_share(task, with_sparsity(network, scheme, ratios))
+
+    nothing: Ratios = dict.fromkeys(layers, 0.0)
+    fastest = {name: min(choices, key=lambda one: one.time_ms).ratio for name, choices in layers.items()}
+    start = Try(nothing, dense.whole, true_share(nothing))
+    ratios, search = meet(task, requested_share(task), "time", start, select, fastest, true_share)
+    predicted = rest + sum(one.time_ms for n, choices in layers.items() for one in choices if one.ratio == ratios[n])
+    untimed = {name: "no time of its own is known" for name in found.layers if name not in layers}
+    return SparsityChoice(
+        ratios,
+        {**found.refused, **untimed},
+        replace(search, predicted_share=start.share * predicted / dense.whole),
+    )
+
+
+def time_sparsity(task: Task, network: nn.Module, names: list[str]) -> list[LayerTimes]:
+    """Times of every layer, dense first, then with each of the recipe's ratios everywhere."""
+    recipe, scheme = task.recipe, scheme_of(task)
+    ratios = (0.0, *sorted(recipe.pruning.ratios))
+    how = LayerTiming({layer_of(name) for name in names}, task.original.input_hw, engine(recipe.engine), recipe.threads)
+
+    def sparse(ratio: float) -> nn.Module:
+        return for_engine(with_sparsity(network, scheme, dict.fromkeys(names, ratio)), recipe.engine, recipe)
+
+    with task.progress.phase("timing layers", len(ratios)) as phase:
+        networks = ((frozenset[int](), sparse(ratio)) for ratio in ratios)
+        known = measure_layers(how, networks, lambda one: phase.advance(1))
+    return [
+        LayerTimes(ratio, {f"{path}.weight": ms for path, ms in one.layers.items()}, one.whole)
+        for ratio, one in zip(ratios, known, strict=True)
+    ]
+
+
+def layer_choices(
+    network: nn.Module, scheme: sparsity.Scheme, dense: LayerTimes, sparse: list[LayerTimes]
+) -> dict[str, list[LayerChoice]]:
+    """Of every layer of known times: dense, then each ratio; its loss is the share of squared weights set to zero."""
+    found = {}
+    for name in dense.layers:
+        if not all(name in one.layers for one in sparse):
+            continue
+        weight = network.get_parameter(name).detach()
+        choices = [LayerChoice(0.0, dense.layers[name], 0.0)]
+        for one in sparse:
+            mask = sparsity.masks(network, scheme, {name: one.ratio})[name]
+            lost = float(weight[~mask].square().sum() / weight.square().sum().clamp(min=1e-12))
+            choices.append(LayerChoice(one.ratio, one.layers[name], lost))
+        found[name] = choices
+    return found
+
+
+def with_sparsity(network: nn.Module, scheme: sparsity.Scheme, ratios: Mapping[str, float]) -> nn.Module:
+    """A copy of the network with these shares of its weights zero."""
+    smaller = copy.deepcopy(network)
+    given = {name: ratio for name, ratio in ratios.items() if ratio}
+    sparsity.apply_masks(smaller, sparsity.masks(smaller, scheme, given))
+    return smaller
+
+
+def scheme_of(task: Task) -> sparsity.Scheme:
+    """The fine-grained scheme the recipe names."""
+    match task.recipe.pruning.scheme:
+        case "block":
+            return sparsity.Block()
+        case "pattern":
+            return sparsity.common_patterns(task.original.module)
+        case "nm":
+            return sparsity.NOfM(4)
+        case _:
+            return sparsity.Unstructured()
+
+
+# --- One step, whatever it removes ------------------------------------------------------------------------------------
+
+
+Chosen = Removal | SparsityChoice
+"""Of one step."""
+
+
+def choose(task: Task, network: nn.Module, number: int) -> Chosen:
+    """What step `number` removes, or sets to zero; kept with the run."""
+    step = f"choice_{number}"
+    if task.recipe.pruning.scheme == "channel":
+        return task.run.once(step, partial(choose_channels, task, network, number), Removal)
+    return task.run.once(step, partial(choose_sparsity, task, network), SparsityChoice)
+
+
+def removes_nothing(chosen: Chosen) -> bool:
+    """Whether the network stays as it is."""
+    return not (chosen.channels if isinstance(chosen, Removal) else any(chosen.ratios.values()))
+
+
+def apply(task: Task, network: nn.Module, chosen: Chosen) -> nn.Module:
+    """A new network without what was chosen. Raises NetworkError unless it does what the masked one does."""
+    if isinstance(chosen, Removal):
+        channels = prunable_channels(network, task.original.input_hw)
+        return checked(network, channels, chosen.channels, task.original.input_hw)
+    if task.learning is not None:  # the tuning sets the weights to zero
+        return copy.deepcopy(network)
+    return with_sparsity(network, scheme_of(task), chosen.ratios)
+
+
+def edits_of(task: Task) -> tuple[Edit, ...]:
+    """What was done to the architecture, this pruning last."""
+    given = task.original.edits
+    return given if task.recipe.pruning.scheme != "channel" or CHANNELS_PRUNED in given else (*given, CHANNELS_PRUNED)

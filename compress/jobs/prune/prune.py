@@ -1,10 +1,9 @@
 """`compress prune`: a smaller network of the same kind; tuned, exported, compared with torch, and measured.
 
-Read `prune` from top to bottom: that is the order things happen in. What is removed is chosen in `choice` (channels)
-and `sparsity` (single weights), until it meets the goal, in `goal`.
+Read `prune` from top to bottom: that is the order things happen in. What is removed is chosen in `choice`, until it
+meets the goal, in `goal`.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,29 +11,31 @@ from pathlib import Path
 
 from torch import nn
 
-from compress.artefacts.artefact import CHANNELS_PRUNED, Edit
 from compress.artefacts.network import Named, learning_of, open_network
-from compress.artefacts.results import OtherPruner, PruneResult, SensitivityResult, SparsityChoice, write_results
+from compress.artefacts.results import OtherPruner, PruneResult, SensitivityResult, write_results
 from compress.artefacts.run import open_run
 from compress.errors import BudgetError, DataError
 from compress.jobs.change import finish_changed, finish_given, speed_ups, tune_changed
 from compress.jobs.finalise import measure, run_record
 from compress.jobs.names import check_names
-from compress.jobs.prune.choice import Removal, check_network, choose_channels, prunable, sensitivity_points
+from compress.jobs.prune.choice import (
+    Chosen,
+    Removal,
+    apply,
+    check_network,
+    choose,
+    edits_of,
+    prunable,
+    removes_nothing,
+    scheme_of,
+    sensitivity_points,
+)
 from compress.jobs.prune.goal import Task, check_goal, for_engine, reached, requested_share
-from compress.jobs.prune.sparsity import choose_sparsity, scheme_of, with_sparsity
 from compress.progress import Progress
-from compress.pruning.groups import PruningGroup, whole
 from compress.pruning.schedule import Sparsifier
-from compress.pruning.sensitivity import functional_blocks
-from compress.pruning.structured import checked, prunable_channels
 from compress.recipe import PruneRecipe
-from compress.training.processes import launch
 
 PROVENANCE = "pruned and fine-tuned"
-
-Chosen = Removal | SparsityChoice
-"""Of one step."""
 
 
 def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -> PruneResult:
@@ -49,7 +50,7 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
     check_goal(recipe)
     check_network(original, recipe)
     with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
-        task = Task(recipe, original, learning, run, progress, launch("auto"))
+        task = Task(recipe, original, learning, run, progress)
         if not learning:
             progress.say(
                 f"{original.name} has no trained weights, or no data: it is pruned and measured, not tuned, not scored"
@@ -108,18 +109,17 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
         )
     check_network(original, recipe)
     with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
-        task = Task(recipe, original, learning, run, progress, launch("auto"))
+        task = Task(recipe, original, learning, run, progress)
         given = prunable(task, original.module)
-        alone: dict[str, list[PruningGroup]] = {group.name: [group] for group in given.open}
-        blocks = {block: list(members) for block, members in functional_blocks(given.groups).items()}
-        points = sensitivity_points(task, given, {**blocks, **alone})
+        alone = {group.name: [group] for group in given.open}
+        points = sensitivity_points(task, given, {**given.blocks, **alone})
         result = SensitivityResult(
             network=original.name,
             metric=learning.metric,
             points=tuple(points),
-            blocks=tuple(sorted(blocks)),
+            blocks=tuple(sorted(given.blocks)),
             channels={group.name: group.channels for group in given.groups},
-            untouched=whole(given.groups),
+            untouched=given.untouched,
             run=run_record(run, recipe),
         )
         write_results(run.path("sensitivity.json"), "analyse", result)
@@ -127,29 +127,6 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
 
 
 # --- Steps -----------------------------------------------------------------------------------------------------------
-
-
-def choose(task: Task, network: nn.Module, number: int) -> Chosen:
-    """What step `number` removes, or sets to zero; kept with the run."""
-    step = f"choice_{number}"
-    if task.recipe.pruning.scheme == "channel":
-        return task.run.once(step, partial(choose_channels, task, network, number), Removal)
-    return task.run.once(step, partial(choose_sparsity, task, network), SparsityChoice)
-
-
-def removes_nothing(chosen: Chosen) -> bool:
-    """Whether the network stays as it is."""
-    return not (chosen.channels if isinstance(chosen, Removal) else any(chosen.ratios.values()))
-
-
-def apply(task: Task, network: nn.Module, chosen: Chosen) -> nn.Module:
-    """A new network without what was chosen. Raises NetworkError unless it does what the masked one does."""
-    if isinstance(chosen, Removal):
-        channels = prunable_channels(network, task.original.input_hw)
-        return checked(network, channels, chosen.channels, task.original.input_hw)
-    if task.learning is not None:  # the tuning sets the weights to zero
-        return copy.deepcopy(network)
-    return with_sparsity(network, scheme_of(task), chosen.ratios)
 
 
 def compared(task: Task) -> OtherPruner:
@@ -188,9 +165,3 @@ def check_removed(chosen: Sequence[Chosen]) -> None:
         place="compress prune",
         remedy="replace what keeps the channels, lower --set pruning.multiple, or request more",
     )
-
-
-def edits_of(task: Task) -> tuple[Edit, ...]:
-    """What was done to the architecture, this pruning last."""
-    given = task.original.edits
-    return given if task.recipe.pruning.scheme != "channel" or CHANNELS_PRUNED in given else (*given, CHANNELS_PRUNED)

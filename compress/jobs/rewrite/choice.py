@@ -12,15 +12,18 @@ from torch import nn
 
 from compress.artefacts.artefact import FUNCTIONS_AS_MODULES, edited, give_weights
 from compress.artefacts.network import Network
-from compress.artefacts.results import RewriteChoice
+from compress.artefacts.results import RewriteChoice, RuleInfo
 from compress.engines import ENGINES, engine
 from compress.errors import RecipeError
 from compress.jobs import change
+from compress.measure.counting import count
+from compress.networks import Architecture
 from compress.pruning.structured import difference
 from compress.recipe import RewriteRecipe
+from compress.rewriting.depth import at_depth, layers_of
 from compress.rewriting.functions import as_modules
 from compress.rewriting.rules import RULES
-from compress.rewriting.sites import Rewrite, rule_named, sites, tied_modules
+from compress.rewriting.sites import Rewrite, rule_named, rule_names, sites, tied_modules
 
 SAME = 1e-4
 """Relative difference of outputs that rounding explains: x·sigmoid(x) as one operator is rounded otherwise."""
@@ -135,3 +138,31 @@ def changed_by(original: Network, network: nn.Module) -> float:
 def _site_count(network: nn.Module, recipe: RewriteRecipe) -> int:
     """Modules that the requested rules replace, over all rules."""
     return sum(len(choice.at) for choice in choices_of(network, recipe))
+
+
+# --- Another depth, and the rules themselves -------------------------------------------------------------------------
+
+
+def at_other_depth(original: Network, layers: int) -> Architecture:
+    """The architecture of so many layers, and of the width that keeps the multiply-adds of the network as it is given.
+
+    Raises NetworkError for a family that has no depth to change, RecipeError where there is nothing to do.
+    """
+    if not original.edits and layers == layers_of(original.architecture):
+        raise RecipeError(
+            "the network has that many layers", place="--depth", value=layers, remedy="give another number"
+        )
+
+    def macs_of(architecture: Architecture) -> int:
+        with torch.device("meta"):
+            network = architecture.build()
+        return count(network, original.input_hw).macs
+
+    kept = count(original.module, original.input_hw).macs if original.edits else None
+    return at_depth(original.architecture, layers, macs_of, kept)
+
+
+def list_rules() -> list[RuleInfo]:
+    """Every rule, those that installed packages offer too."""
+    rules = [rule_named(name) for name in rule_names()]
+    return [RuleInfo(rule.name, rule.does, rule.source, rule.exact) for rule in rules]

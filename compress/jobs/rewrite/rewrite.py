@@ -1,7 +1,7 @@
 """`compress rewrite`: operators replaced where it pays; tuned, exported, compared with torch, and measured.
 
-Read `rewrite` from top to bottom: that is the order things happen in. What can be replaced is found in `choice`, its
-gain and loss in `effect`, what is replaced in `decision`.
+Read `rewrite` from top to bottom: that is the order things happen in. What can be replaced is found in `choice`,
+which of it is, by gain and loss, in `decision`.
 """
 
 from functools import partial
@@ -9,31 +9,27 @@ from pathlib import Path
 
 import torch
 
-from compress.artefacts.network import Named, Network, learning_of, open_network
-from compress.artefacts.results import Decision, DepthChange, RewriteResult, RuleInfo, write_results
+from compress.artefacts.network import Named, learning_of, open_network
+from compress.artefacts.results import Decision, DepthChange, RewriteResult, write_results
 from compress.artefacts.run import open_run
-from compress.errors import RecipeError
 from compress.jobs.change import finish_changed, finish_given, measure_both, tune_changed
 from compress.jobs.finalise import run_record
 from compress.jobs.names import check_names
 from compress.jobs.rewrite.choice import (
     Task,
+    at_other_depth,
     check_request,
     choices_of,
     functions_as_modules,
     rewrites_of,
     tied_sites,
 )
-from compress.jobs.rewrite.decision import decide
-from compress.jobs.rewrite.effect import Priced, price, together, weigh
+from compress.jobs.rewrite.decision import Priced, decide, price, together, weigh
 from compress.measure.comparison import SpeedUp
-from compress.measure.counting import count
 from compress.networks import Architecture
 from compress.progress import Progress
 from compress.recipe import RewriteRecipe
-from compress.rewriting.depth import at_depth, layers_of
-from compress.rewriting.sites import rule_named, rule_names
-from compress.training.processes import launch
+from compress.rewriting.depth import layers_of
 
 PROVENANCE = "rewritten and fine-tuned"
 
@@ -52,7 +48,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
     check_request(original, recipe)
     other_depth = None if recipe.rewriting.depth is None else at_other_depth(original, recipe.rewriting.depth)
     with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
-        task: Task = Task(recipe, original, learning, run, progress, launch("auto"))
+        task: Task = Task(recipe, original, learning, run, progress)
         if not learning:
             progress.say(f"{original.name} has no trained weights, or no data: replacements are judged by time alone")
         if other_depth:
@@ -94,25 +90,6 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
     return result
 
 
-def at_other_depth(original: Network, layers: int) -> Architecture:
-    """The architecture of so many layers, and of the width that keeps the multiply-adds of the network as it is given.
-
-    Raises NetworkError for a family that has no depth to change, RecipeError where there is nothing to do.
-    """
-    if not original.edits and layers == layers_of(original.architecture):
-        raise RecipeError(
-            "the network has that many layers", place="--depth", value=layers, remedy="give another number"
-        )
-
-    def macs_of(architecture: Architecture) -> int:
-        with torch.device("meta"):
-            network = architecture.build()
-        return count(network, original.input_hw).macs
-
-    kept = count(original.module, original.input_hw).macs if original.edits else None
-    return at_depth(original.architecture, layers, macs_of, kept)
-
-
 def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
     """That architecture from random weights, trained with the given network as teacher if that is trained."""
     original, recipe = task.original, task.recipe
@@ -140,9 +117,3 @@ def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
     )
     write_results(task.run.path("results.json"), "rewrite", result)
     return result
-
-
-def list_rules() -> list[RuleInfo]:
-    """Every rule, those that installed packages offer too."""
-    rules = [rule_named(name) for name in rule_names()]
-    return [RuleInfo(rule.name, rule.does, rule.source, rule.exact) for rule in rules]
