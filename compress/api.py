@@ -61,7 +61,6 @@ from compress.recipe import (
     SearchRecipe,
     Settings,
     TrainRecipe,
-    data_folder,
     find,
     shown_recipe,
     validated,
@@ -345,8 +344,10 @@ def _settings(
         _set(data, place, leaf)
     settings = validated(data, model, names, file)
     pictures = getattr(settings, "data", None)
-    if pictures is not None and pictures.kind != "synthetic" and pictures.disk.folder is not None:
-        data_folder(pictures.disk)
+    if pictures is not None:
+        from compress.data.sets import check_data
+
+        check_data(pictures, settings.place("data.kind"))
     return settings
 
 
@@ -388,14 +389,9 @@ def _data_section(given: Any) -> Any:
         return given
     if not isinstance(given, str):
         return {"kind": given}
-    kind, _, folder = given.partition(":")
-    if not kind or (kind == "synthetic" and folder):
-        raise RecipeError(
-            "it is KIND or KIND:FOLDER, and synthetic pictures have no folder",
-            place="data",
-            value=given,
-            remedy="name the kind of data in that folder: coco, crowdpose, mpii or lsp",
-        )
+    from compress.data.sets import kind_and_folder
+
+    kind, folder = kind_and_folder(given, "data")
     return {"kind": kind, **({"disk": {"folder": folder}} if folder else {})}
 
 

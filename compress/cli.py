@@ -121,7 +121,8 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="KIND[:FOLDER]",
-        help="synthetic, or coco, crowdpose, mpii, lsp with a folder: sets data.kind and data.disk.folder.",
+        help="synthetic; coco, crowdpose, mpii, lsp with a folder; or your own, package.module:attribute[:FOLDER]. "
+        "Sets data.kind and data.disk.folder.",
         show_default="the artefact's, else synthetic",
     ),
 ]
@@ -768,24 +769,23 @@ def settings_of(
     options: the overrides that each option stands for. Raises RecipeError, and DataError for a folder of data that is
     not there.
     """
-    from compress.recipe import data_folder, find, read_recipe
+    from compress.recipe import find, read_recipe
 
     path = find(recipe, "recipes", RecipeError) if recipe else None
-    kind, _, folder = (data or "").partition(":")
-    if data is not None and (not kind or (kind == "synthetic" and folder)):
-        raise RecipeError(
-            "it is KIND or KIND:FOLDER, and synthetic pictures have no folder",
-            place="--data",
-            value=data,
-            remedy="name the kind of data in that folder: coco, crowdpose, mpii or lsp",
-        )
-    chosen = [f"data.kind={kind}"] if kind else []
-    if folder:
-        chosen.append(f"data.disk.folder={json.dumps(folder)}")
+    chosen = []
+    if data is not None:
+        from compress.data.sets import kind_and_folder
+
+        kind, folder = kind_and_folder(data, "--data")
+        chosen = [f"data.kind={json.dumps(kind)}"]
+        if folder:
+            chosen.append(f"data.disk.folder={json.dumps(folder)}")
     settings = read_recipe(path, model, overrides or (), {**(options or {}), "--data": chosen})
     chosen_data = getattr(settings, "data", None)
-    if chosen_data is not None and chosen_data.kind != "synthetic" and chosen_data.disk.folder is not None:
-        data_folder(chosen_data.disk)
+    if chosen_data is not None:
+        from compress.data.sets import check_data
+
+        check_data(chosen_data, settings.place("data.kind"))
     return settings
 
 

@@ -15,6 +15,7 @@ there as the `package.module:attribute` that it can be imported by; one without 
 
 import copyreg
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -175,6 +176,16 @@ def imported(name: str, place: str, error: type[CompressError]) -> object:
     except Exception as failure:  # it may raise anything
         rule = f"{name} fails: {type(failure).__name__}: {failure}"
         raise error(rule, place=place, value=name, remedy="repair it, or give an object") from failure
+
+
+def is_module(name: str) -> bool:
+    """Whether the first part of a dotted name is a module that can be imported, from the current folder too."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    first = name.partition(".")[0]
+    return first.isidentifier() and (first in sys.modules or importlib.util.find_spec(first) is not None)
 
 
 def imported_module(name: str, place: str, error: type[CompressError]) -> ModuleType:

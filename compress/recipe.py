@@ -905,11 +905,10 @@ def shown_recipe(path: Path | None) -> str:
 
 def data_folder(disk: DiskData) -> Path:
     """Where the labelled pictures lie. Raises DataError if nothing lies there."""
-    assert disk.folder is not None  # see compress.jobs.names
-    if not disk.folder.is_dir():
+    if disk.folder is None or not disk.folder.is_dir():
         raise DataError(
             "the dataset folder must exist",
-            place=str(disk.folder),
+            place=str(disk.folder or "data.disk.folder"),
             remedy="correct the folder of --data or data.disk.folder",
         )
     return disk.folder

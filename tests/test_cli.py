@@ -152,6 +152,12 @@ def test_mistakes_are_json_where_json_is_asked_for(artefact: Path, tmp_path: Pat
         (["--engine", "tvm"], ["error: --engine: "]),
         (["--data", "imagenet:."], ["error: --data: ", "known: coco, crowdpose"]),
         (["--data", "coco"], ["error: --data: ", "disk.folder"]),
+        (["--data", "cocoa:/missing"], ["error: --data: ", "no such kind of data (found 'cocoa')", "mean 'coco'"]),
+        (["--data", "cocoa:missing"], ["error: --data: ", "no such kind of data (found 'cocoa')", "mean 'coco'"]),
+        (["--data", "sys:missing"], ["error: --data: ", "sys has no such attribute (found 'missing')"]),
+        (["--data", "sys:path:/missing"], ["error: --data: ", "no kind of data: it must be a DataKind"]),
+        (["--data", "coco:/missing"], ["/missing: the dataset folder must exist"]),
+        (["--set", "data={kind: cocoa, disk: {folder: /missing}}"], ["error: --set data", "mean 'coco'"]),
         (["--set", "pruning.ration=0.5"], ["error: --set pruning.ration: ", "did you mean 'ratio'"]),
         (["--set", "pruning={ratio: 2}"], ["error: --set pruning: pruning.ratio: "]),
         (["--recipe", "prune_bhrnet", "--ratio", "0"], ["error: --ratio: "]),
@@ -522,6 +528,41 @@ def test_data_that_would_not_be_read(artefact: Path, coco: Path) -> None:
     assert "--data" in fails("evaluate", artefact, "--data", f":{coco}")
     assert "no folder" in fails("evaluate", artefact, "--data", f"synthetic:{coco}")
     assert "--decode" in fails("profile", artefact, "--data", f"coco:{coco}")
+
+
+def test_data_of_the_users_own(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the current folder; what it is given is the recipe's data section, with a third part as its folder."""
+    (tmp_path / "my_pictures.py").write_text(
+        "from compress.data.synthetic import SyntheticPeople\n"
+        "def three(data, input_hw, seed):\n"
+        "    assert data.disk.folder is None\n"
+        "    return SyntheticPeople(3, input_hw, 1)\n"
+        "def counted(data, input_hw, seed):\n"
+        "    return SyntheticPeople(len(list(data.disk.folder.iterdir())), input_hw, 1)\n"
+    )
+    (tmp_path / "folder").mkdir()
+    for name in "ab":
+        (tmp_path / "folder" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert result_of("evaluate", artefact, "--data", "my_pictures:three")["score"]["pictures"] == 3
+    assert result_of("evaluate", artefact, "--data", "my_pictures:counted:folder")["score"]["pictures"] == 2
+
+
+def test_an_artefact_of_data_that_is_not_known_here(artefact: Path) -> None:
+    """Another machine may have the package that offers it; the network itself can be used."""
+    file = artefact / "metadata.yaml"
+    text = file.read_text()
+    assert "kind: synthetic" in text
+    file.write_text(text.replace("kind: synthetic", "kind: sinthetic"))
+    line = fails("evaluate", artefact)
+    assert line.startswith(f"error: {artefact}: metadata: data.kind: no such kind of data (found 'sinthetic')"), line
+    assert "did you mean 'synthetic'" in line
+    assert (
+        result_of("evaluate", artefact, "--data", "synthetic", "--set", "data.synthetic.val=2")["score"]["pictures"]
+        == 2
+    )
+    file.write_text(text.replace("kind: synthetic", "kind: coco"))
+    assert "data.disk.folder: the dataset folder must exist" in fails("evaluate", artefact)
 
 
 def test_every_process_tells_its_own_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from compress.artefacts.artefact import Network, is_artefact, load_artefact, network_digest
 from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS, Metadata
-from compress.data.sets import Sets, picture_sets
+from compress.data.sets import Sets, data_of, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
 from compress.extensions import NETWORK_GROUP, offered
 from compress.files import read_yaml_mapping
@@ -159,7 +159,7 @@ def learning_of(
             value=network.name,
             remedy="train it first (compress train) and give the run's folder",
         )
-    data = recipe.data or network.metadata.data
+    data = data_of(network.name, recipe.data, network.metadata.data)
     if data is None:
         return None
     if architecture.family in OWN_FAMILIES:

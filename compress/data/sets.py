@@ -1,5 +1,6 @@
 """The sets of pictures that a recipe names: to train on, to search with, to report on. They share no picture."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from compress.data.keypoints import COCO_PERSON, CROWDPOSE, LSP
 from compress.data.mpii import MpiiPeople
 from compress.data.picture import PictureSet, part_of
 from compress.data.synthetic import Difficulty, SyntheticPeople
-from compress.errors import DataError
-from compress.extensions import Extensible
+from compress.errors import DataError, RecipeError
+from compress.extensions import Extensible, is_module
 from compress.recipe import Data, DiskData, data_folder
 
 
@@ -48,6 +49,48 @@ class DataKind:
 def data_kind(named: str, place: str = "data.kind") -> DataKind:
     """The kind of that name, see compress.extensions. Raises DataError naming the nearest known one."""
     return _KINDS.find(named, place)
+
+
+def kind_and_folder(text: str, place: str) -> tuple[str, str | None]:
+    """What a user says of data in one text: KIND or KIND:FOLDER, where KIND may be `package.module:attribute`.
+
+    What stands before the first colon is the kind if such a kind is known. Else the first two parts are, if a module of
+    that name is found from the current folder; a folder may follow as a third. place: of the text, for errors. Raises
+    DataError for a kind that is neither, RecipeError for a text of another form.
+    """
+    kind, _, folder = text.partition(":")
+    attribute, _, rest = folder.partition(":")
+    if not kind or (kind == "synthetic" and folder):
+        raise RecipeError(
+            "it is KIND or KIND:FOLDER, and synthetic pictures have no folder",
+            place=place,
+            value=text,
+            remedy=f"name the kind of data in that folder: {', '.join(name for name in _KINDS.names if name != kind)}",
+        )
+    if kind not in _KINDS.names and _ATTRIBUTE.fullmatch(attribute) and is_module(kind):
+        kind, folder = f"{kind}:{attribute}", rest
+    data_kind(kind, place)
+    return kind, folder or None
+
+
+_ATTRIBUTE = re.compile(r"[A-Za-z_][\w.]*(\(\))?")
+
+
+def check_data(data: Data, place: str) -> None:
+    """Raises DataError for an unknown kind, then for a folder that is not there. place: of the kind."""
+    data_kind(data.kind, place)
+    if data.kind != "synthetic" and data.disk.folder is not None:
+        data_folder(data.disk)
+
+
+def data_of(network: str, given: Data | None, trained_on: Data | None) -> Data | None:
+    """The data that a user names, else what the network was trained on; None without either.
+
+    network: its name. Raises DataError for a kind in its metadata that is not known here.
+    """
+    if given is None and trained_on is not None:
+        data_kind(trained_on.kind, f"{network}: metadata: data.kind")
+    return given or trained_on
 
 
 def validation_set(data: Data, input_hw: tuple[int, int], seed: int) -> PictureSet:

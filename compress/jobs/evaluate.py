@@ -4,7 +4,7 @@ import copy
 
 from compress.artefacts.network import Named, trained_network
 from compress.artefacts.results import EvaluateResult
-from compress.data.sets import notes_of, validation_set
+from compress.data.sets import data_of, notes_of, validation_set
 from compress.jobs.names import check_names
 from compress.pose.approaches import check_joints, estimator_for
 from compress.pose.estimator import boxes_for
@@ -21,7 +21,7 @@ def evaluate(named: Named, recipe: EvaluateRecipe, progress: Progress) -> Evalua
     """
     check_names(recipe)
     network = trained_network(named, input_hw=recipe.input_hw, codec=recipe.codec)
-    data = recipe.data or network.metadata.data or Data()
+    data = data_of(network.name, recipe.data, network.metadata.data) or Data()
     pictures = validation_set(data, network.input_hw, network.metadata.seed if recipe.seed is None else recipe.seed)
     notes = notes_of(pictures)
     for note in notes:

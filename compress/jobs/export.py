@@ -4,7 +4,7 @@ from pathlib import Path
 
 from compress.artefacts.network import Named, open_network
 from compress.artefacts.results import ExportResult
-from compress.data.sets import validation_set
+from compress.data.sets import data_of, validation_set
 from compress.engines.export import Export, export_and_check, sample_images
 from compress.jobs.names import check_names
 from compress.progress import Progress
@@ -18,7 +18,7 @@ def export(named: Named, recipe: ExportRecipe, folder: Path, progress: Progress)
     """
     check_names(recipe)
     opened = open_network(named, recipe.input_hw, seed=recipe.seed)
-    data = recipe.data or opened.metadata.data or Data()
+    data = data_of(opened.name, recipe.data, opened.metadata.data) or Data()
     pictures = validation_set(data, opened.input_hw, opened.metadata.seed)
     images = sample_images(pictures, recipe.parity_pictures, opened.input_hw)
     exports: list[Export] = []

@@ -31,7 +31,7 @@ from compress.measure.neighbours import HALF_INTERVAL, Neighbour, Neighbours
 from compress.measure.profiling import ROUNDS, Profiled, time_nodes
 from compress.measure.timing import Timing
 
-FORMAT = 3
+FORMAT = 4
 BATCH = 32
 """Kernels per model; the table is saved after each."""
 UNCERTAIN = 0.10
@@ -209,8 +209,8 @@ def load_table(path: Path) -> LatencyTable:
     """The table in that file, wherever it was measured. Raises TableError if it cannot be read."""
     try:
         data = json.loads(path.read_text())
-        if data.pop("format") != FORMAT:
-            raise ValueError("another format")
+        if (found := data.pop("format")) != FORMAT:
+            raise ValueError(f"format {found!r} is of another version of compress")
         kernels = {key: _entry(value) for key, value in data.pop("kernels").items()}
         scale = data.pop("scale")
         return LatencyTable(

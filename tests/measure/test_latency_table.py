@@ -12,6 +12,7 @@ from compress.engines.kernel import Kernel, Operand
 from compress.errors import TableError
 from compress.measure.kernels import kernels_of_engine
 from compress.measure.latency_table import (
+    FORMAT,
     TRIES,
     UNCERTAIN,
     WORST_ERROR,
@@ -87,6 +88,23 @@ def test_a_broken_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "table.json").write_text(text)
     with pytest.raises(TableError, match="delete it and measure again"):
         open_table(tmp_path / "table.json", HERE)
+
+
+def test_a_table_of_an_older_version_is_one_line(tmp_path: Path) -> None:
+    """Format 3 was written with other keys under the same number: none of it is taken."""
+    table = filled(tmp_path)
+    table.save()
+    table.path.write_text(table.path.read_text().replace(f'"format": {FORMAT}', '"format": 3'))
+    with pytest.raises(TableError, match=rf"table\.json: .* {FORMAT}: format 3 is of another version") as caught:
+        load_table(table.path)
+    assert "\n" not in str(caught.value)
+    assert "delete it and measure again" in str(caught.value)
+
+
+def test_the_committed_table_is_of_this_format() -> None:
+    table = load_table(Path(__file__).parents[2] / "reports" / "bhrnet" / "latency_table.json")
+    assert table.kernels
+    assert table.scale
 
 
 def test_a_missing_table_cannot_be_loaded(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from compress.artefacts.results import (
     Uncounted,
 )
 from compress.data.picture import PictureSet
-from compress.data.sets import validation_set
+from compress.data.sets import data_of, validation_set
 from compress.errors import NetworkError
 from compress.jobs.names import check_names
 from compress.jobs.profile.decoding_costs import decode_table
@@ -70,7 +70,8 @@ def profile(named: Named, recipe: ProfileRecipe, progress: Progress) -> ProfileR
     architecture, network, input_hw = opened.architecture, opened.module, opened.input_hw
     pictures: PictureSet | None = None
     if recipe.decode:
-        pictures = validation_set(recipe.data or opened.metadata.data or Data(), input_hw, opened.metadata.seed)
+        data = data_of(opened.name, recipe.data, opened.metadata.data) or Data()
+        pictures = validation_set(data, input_hw, opened.metadata.seed)
         check_joints(architecture, pictures.keypoints, opened.name)
     with progress.phase("profile", 2 + recipe.decode + (recipe.engine is not None)) as phase:
         try:
