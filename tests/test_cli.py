@@ -531,7 +531,7 @@ def test_data_that_would_not_be_read(artefact: Path, coco: Path) -> None:
 
 
 def test_data_of_the_users_own(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module in the current folder; what it is given is the recipe's data section, with a third part as its folder."""
+    """A module in the current folder; it is given the recipe's data section, a third part as its folder."""
     (tmp_path / "my_pictures.py").write_text(
         "from compress.data.synthetic import SyntheticPeople\n"
         "def three(data, input_hw, seed):\n"

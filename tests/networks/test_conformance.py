@@ -52,7 +52,7 @@ def input_hw(architecture: Architecture) -> tuple[int, int]:
 
 
 def test_every_family_is_here() -> None:
-    # `python` and `onnx` are networks of the user's own: tests/test_own_network.py.
+    # `python` and `onnx` are networks of the user's own: tests/networks/test_own.py.
     assert {architecture.family for architecture in SMALL.values()} == set(FAMILIES) - {"python", "onnx"}
 
 
