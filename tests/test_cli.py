@@ -550,7 +550,7 @@ def test_data_of_the_users_own(artefact: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_an_artefact_of_data_that_is_not_known_here(artefact: Path) -> None:
     """Another machine may have the package that offers it; the network itself can be used."""
-    file = artefact / "metadata.yaml"
+    file = artefact / "architecture.yaml"
     text = file.read_text()
     assert "kind: synthetic" in text
     file.write_text(text.replace("kind: synthetic", "kind: sinthetic"))
