@@ -39,7 +39,6 @@ from compress.report.latency import (
     print_unpacked,
 )
 from compress.report.progress import Terminal
-from compress.report.search import print_search
 from compress.report.tables import (
     print_evaluated,
     print_exported,
@@ -170,7 +169,12 @@ def search(
     def code(result: "SearchResult") -> int:
         return 0 if any(network.role == "finalist" for network in result.networks) else MISSED
 
-    perform("search", job, print_search, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
+    def show(result: "SearchResult") -> None:
+        from compress.report.search import print_search
+
+        print_search(result)
+
+    perform("search", job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
 
 
 @app.command(epilog=example("networks --json"))

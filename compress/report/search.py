@@ -17,6 +17,7 @@ from compress.report.terminal import (
     short,
     stdout_console,
 )
+from compress.report.text import latency_text, score_text
 
 if TYPE_CHECKING:  # whose import takes seconds: it loads torch
     from compress.artefacts.results import Comparison, NetworkResult, SearchResult
@@ -52,9 +53,9 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
     console.print(
         Text(
             "* on the front of the measured networks by end-to-end time. AP val: after short training, ± one standard "
-            "error. All ms are on one clock. measured: ± half the 95 % interval; predicted: from the latency table; "
-            "decoding: from maps to people, measured; in all: ms of network and decoding; two passes: of the picture "
-            "and its mirror.",
+            "error. All ms are on one clock. measured: ± half the 95 % interval, (?) unreliable; predicted: from the "
+            "latency table; decoding: from maps to people, measured; in all: ms of network and decoding; two passes: "
+            "of the picture and its mirror.",
             style="dim",
         )
     )
@@ -88,17 +89,11 @@ def _print_procedures(networks: "list[NetworkResult]", console: Console) -> None
 def _cells(result: "SearchResult", network: "NetworkResult") -> dict[str, str]:
     """What the closing tables say of one network, by column."""
     first, measured = network.evaluations[0], result.latency_of(network)
-    error = error_of(first.score)
-    time = number(ms_of(measured, first.passes), ".2f")
-    if measured is not None:
-        if measured.uncertainty is not None:
-            time += f" ± {first.passes * measured.ms * measured.uncertainty:.2f}"
-        time += " unreliable" if measured.reliable is False else ""
     return {
         "role": network.role,
-        "AP val": number(value_of(first.score), ".3f") + ("" if error is None else f" ± {error:.3f}"),
+        "AP val": score_text(first.score),
         "AP supernet": number(value_of(result.trial_of(network).score), ".3f"),
-        "measured ms": time,
+        "measured ms": "–" if measured is None else latency_text(measured, first.passes),
         "predicted ms": number(ms_of(network.predicted, first.passes), ".2f"),
         "error": percent(result.prediction_error(network), sign=True),
         "decoding ms": number(ms_of(first.decoding), ".2f"),

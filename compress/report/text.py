@@ -26,8 +26,11 @@ def latency_text(latency: Latency, passes: int = 1) -> str:
 
 
 def score_text(score: Score | None) -> str:
-    """`0.532 ± 0.014`, one standard error."""
-    return "–" if score is None else f"{number(score.value, '.3f')} ± {number(score.standard_error, '.3f')}"
+    """`0.532 ± 0.014`, one standard error if one was drawn."""
+    if score is None:
+        return "–"
+    error = "" if score.standard_error is None else f" ± {score.standard_error:.3f}"
+    return f"{number(score.value, '.3f')}{error}"
 
 
 def speed_up_text(speed_up: SpeedUp) -> str:
