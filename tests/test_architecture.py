@@ -53,6 +53,7 @@ BEHIND = {
     "ncnn": ("compress.engines",),
     "MNN": ("compress.engines",),
     "_tools": ("compress.engines",),
+    "openvino": ("compress.engines",),
     "pnnx": ("compress.engines",),
     "altair": ("compress.report",),
     "jinja2": ("compress.report",),

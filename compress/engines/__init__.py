@@ -8,6 +8,7 @@ from compress.engines.kernel import Kernel
 from compress.engines.mnn import Mnn
 from compress.engines.ncnn import Ncnn
 from compress.engines.onnxruntime import OnnxRuntime
+from compress.engines.openvino import OpenVino
 from compress.engines.torch import Torch
 from compress.errors import EngineError
 from compress.extensions import Extensible
@@ -17,6 +18,7 @@ ENGINES: dict[str, Engine] = {
     "ncnn": Ncnn(),
     "mnn": Mnn(),
     "mnn_sparse": Mnn(sparse=True),
+    "openvino": OpenVino(),
     "torch": Torch(),
 }
 
