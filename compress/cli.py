@@ -83,8 +83,15 @@ app = typer.Typer(
 
 # --- Arguments and options of several commands -----------------------------------------------------------------------
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, without tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", metavar="", help="Print the result as JSON on stdout, without tables.", rich_help_panel="Output"
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", metavar="", help="No progress and no tables.", rich_help_panel="Output")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -92,6 +99,7 @@ Overrides = Annotated[
         metavar="KEY.SUB=VALUE",
         help="Override a key of the recipe; the value is YAML. Repeatable.",
         show_default="none",
+        rich_help_panel="Settings",
     ),
 ]
 RunFolder = Annotated[
@@ -101,12 +109,17 @@ RunFolder = Annotated[
         metavar="DIR",
         help="Run folder; the same command continues a run that was killed there.",
         show_default="runs/NAME-TIME",
+        rich_help_panel="Output",
     ),
 ]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
-        "--recipe", metavar="FILE", help="Recipe, by path or by its shipped name.", show_default="the defaults"
+        "--recipe",
+        metavar="FILE",
+        help="Recipe, by path or by its shipped name.",
+        show_default="the defaults",
+        rich_help_panel="Settings",
     ),
 ]
 NetworkArgument = Annotated[
@@ -123,6 +136,7 @@ DataOption = Annotated[
         help="synthetic; coco, crowdpose, mpii, lsp with a folder; or your own, package.module:attribute[:FOLDER]. "
         "Sets data.kind and data.disk.folder.",
         show_default="the artefact's, else synthetic",
+        rich_help_panel="Settings",
     ),
 ]
 EngineOption = Annotated[
@@ -132,6 +146,9 @@ EngineOption = Annotated[
 ArtefactArgument = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network.")]
 
 
+FASTER, LOOK, USE = "Make a network faster", "Look at networks and times", "Train and use a network"
+"""Groups of commands in the help."""
+
 # --- Commands --------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +157,7 @@ def example(arguments: str) -> str:
     return f"Example:  [bold]compress {arguments}[/bold]"
 
 
-@app.command(epilog=example("search bhrnet --set search.trials=50"))
+@app.command(rich_help_panel=FASTER, epilog=example("search bhrnet --set search.trials=50"))
 def search(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe by path, or by name such as 'bhrnet'.")],
     run: RunFolder = None,
@@ -177,7 +194,7 @@ def search(
     perform("search", job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
 
 
-@app.command(epilog=example("networks --json"))
+@app.command(rich_help_panel=LOOK, epilog=example("networks --json"))
 def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the known networks: parameters and multiply-adds, ours beside the papers'."""
 
@@ -192,7 +209,7 @@ def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet 
     perform("networks", job, print_networks, as_json=as_json, quiet=quiet)
 
 
-@app.command(epilog=example("profile hrnet_w32 --engine onnxruntime"))
+@app.command(rich_help_panel=LOOK, epilog=example("profile hrnet_w32 --engine onnxruntime"))
 def profile(
     network: NetworkArgument,
     engine: Annotated[
@@ -201,7 +218,9 @@ def profile(
             help="Time the layers that this engine handles badly: onnxruntime, ncnn or mnn.", show_default="only count"
         ),
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Time every way to decode the network's maps.")] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", metavar="", help="Time every way to decode the network's maps.")
+    ] = False,
     data: DataOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -223,7 +242,7 @@ def profile(
     perform("profile", job, print_profile, as_json=as_json, quiet=quiet)
 
 
-@app.command(epilog=example("train lite_hrnet_18 --data coco:/data/coco --recipe train_hrnet"))
+@app.command(rich_help_panel=USE, epilog=example("train lite_hrnet_18 --data coco:/data/coco --recipe train_hrnet"))
 def train(
     network: NetworkArgument,
     recipe: RecipeOption = None,
@@ -251,7 +270,7 @@ def train(
     perform("train", job, show, as_json=as_json, quiet=quiet)
 
 
-@app.command(epilog=example("prune runs/openpose --macs 0.5 --engine ncnn"))
+@app.command(rich_help_panel=FASTER, epilog=example("prune runs/openpose --macs 0.5 --engine ncnn"))
 def prune(
     network: NetworkArgument,
     ratio: Annotated[
@@ -290,7 +309,7 @@ def prune(
         ),
     ] = None,
     analyse: Annotated[
-        bool, typer.Option("--analyse", help="Measure each layer's sensitivity, and prune nothing.")
+        bool, typer.Option("--analyse", metavar="", help="Measure each layer's sensitivity, and prune nothing.")
     ] = False,
     recipe: RecipeOption = None,
     data: DataOption = None,
@@ -342,7 +361,7 @@ def prune(
     perform(command, job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
 
 
-@app.command(epilog=example("rewrite runs/openpose --engine ncnn --rule conv_to_3x3"))
+@app.command(rich_help_panel=FASTER, epilog=example("rewrite runs/openpose --engine ncnn --rule conv_to_3x3"))
 def rewrite(
     network: Annotated[
         str | None,
@@ -356,7 +375,9 @@ def rewrite(
         list[str] | None,
         typer.Option("--rule", metavar="NAME", help="Apply this rule only. Repeatable.", show_default="all rules"),
     ] = None,
-    list_rules: Annotated[bool, typer.Option("--list", help="List the rules, and rewrite nothing.")] = False,
+    list_rules: Annotated[
+        bool, typer.Option("--list", metavar="", help="List the rules, and rewrite nothing.")
+    ] = False,
     engine: EngineOption = None,
     min_gain: Annotated[
         float | None,
@@ -448,7 +469,7 @@ def latency_goal(text: str) -> str:
     return f"pruning.latency={value / 100}" if share else f"pruning.latency_ms={value}"
 
 
-@app.command(epilog=example("evaluate runs/openpose --data coco:/data/coco"))
+@app.command(rich_help_panel=USE, epilog=example("evaluate runs/openpose --data coco:/data/coco"))
 def evaluate(
     artefact: ArtefactArgument,
     recipe: RecipeOption = None,
@@ -471,7 +492,7 @@ def evaluate(
     perform("evaluate", job, print_evaluated, as_json=as_json, quiet=quiet)
 
 
-@app.command(epilog=example("export runs/openpose --out exports"))
+@app.command(rich_help_panel=USE, epilog=example("export runs/openpose --out exports"))
 def export(
     network: NetworkArgument,
     out: Annotated[
@@ -481,6 +502,7 @@ def export(
             metavar="DIR",
             help="Folder that the exports are written to.",
             show_default="an artefact's own, else runs/export-NAME-TIME",
+            rich_help_panel="Output",
         ),
     ] = None,
     recipe: RecipeOption = None,
@@ -504,7 +526,7 @@ def export(
     perform("export", job, print_exported, as_json=as_json, quiet=quiet, refused=failed_exports)
 
 
-@app.command(epilog=example("predict runs/openpose photos --out drawn"))
+@app.command(rich_help_panel=USE, epilog=example("predict runs/openpose photos --out drawn"))
 def predict(
     artefact: ArtefactArgument,
     pictures: Annotated[
@@ -545,6 +567,7 @@ def predict(
             metavar="DIR",
             help="Folder that the drawn pictures and people.json, or results.json, are written to.",
             show_default="runs/predict-TIME",
+            rich_help_panel="Output",
         ),
     ] = None,
     recipe: RecipeOption = None,
@@ -591,7 +614,7 @@ def predict(
 latency = typer.Typer(
     help="Tables of the latency of networks' kernels on a device, and predictions from them.", no_args_is_help=True
 )
-app.add_typer(latency, name="latency")
+app.add_typer(latency, name="latency", rich_help_panel=LOOK)
 
 Sources = Annotated[
     list[str],
@@ -612,7 +635,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The packed folder."
 def latency_build(
     sources: Sources,
     table: TableOption = None,
-    again: Annotated[bool, typer.Option("--again", help="Time all of the sources' kernels again.")] = False,
+    again: Annotated[bool, typer.Option("--again", metavar="", help="Time all of the sources' kernels again.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -948,7 +971,7 @@ def version(show: bool) -> None:
 @app.callback()
 def options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", metavar="", callback=version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Makes human-pose networks fast on the device they must run on."""
@@ -963,12 +986,14 @@ def main() -> None:
     # the user's is kept.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    if "--json" not in sys.argv:
-        app()
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which Typer does not export
-    try:  # a mistyped option is JSON too
+    try:
         sys.exit(app(standalone_mode=False))
-    except usage_error as error:
-        with contextlib.suppress(typer.Exit):
-            fail(error.format_message(), True, "UsageError")
+    except usage_error as error:  # a mistyped option is one line too, and JSON where that is asked for
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        if message:  # no command at all has shown the help
+            with contextlib.suppress(typer.Exit):
+                fail(f"{message}; see `{error.ctx.command_path} --help`", "--json" in sys.argv, "UsageError")
         sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)

@@ -708,12 +708,13 @@ class Pruning(Settings):
         return self
 
     @model_validator(mode="after")
-    def _zeros_have_a_ratio(self) -> "Pruning":
+    def _sparsity_has_a_ratio(self) -> "Pruning":
         if self.scheme != "channel":
             timed = self.latency is not None or self.latency_ms is not None
             if self.steps > 1 or self.macs is not None or self.allocate != ("latency" if timed else "uniform"):
                 raise ValueError(
-                    "zeros come in one step: a ratio with uniform allocation, or a latency with allocation by latency"
+                    "sparsity is applied in one step: a ratio with uniform allocation, or a latency with allocation by "
+                    "latency"
                 )
         if self.compare is not None and self.scheme != "channel":
             raise ValueError(f"{self.compare} removes channels: compare with it belongs to scheme channel")

@@ -137,6 +137,30 @@ def test_mistakes_are_json_where_json_is_asked_for(artefact: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("prune hrnet_w32 --macs 50%", ["'--macs'", "see `", "compress prune --help`"]),
+        ("prune hrnet_w32 --bogus", ["--bogus", "compress prune --help`"]),
+        ("prune", ["NETWORK", "compress prune --help`"]),
+        ("purne hrnet_w32", ["purne", "prune", "compress --help`"]),
+    ],
+)
+def test_mistyped_commands_and_options_are_one_line(line: str, parts: list[str]) -> None:
+    command = [sys.executable, "-m", "compress", *line.split()]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    (said,) = result.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert all(part in said for part in parts), said
+
+
+def test_no_command_shows_the_help() -> None:
+    result = subprocess.run([sys.executable, "-m", "compress"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Make a network faster" in result.stdout
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--ratio", "1.5"], ["error: --ratio: ", "1.5"]),
@@ -146,7 +170,7 @@ def test_mistakes_are_json_where_json_is_asked_for(artefact: Path, tmp_path: Pat
         (["--latency", "fast"], ["error: --latency: ", "50%"]),
         (["--scheme", "filters"], ["error: --scheme: ", "'unstructured'"]),
         (["--scheme", "[filters"], ["error: --scheme: ", "YAML"]),
-        (["--scheme", "nm", "--macs", "0.5"], ["error: ", "zeros come in one step"]),
+        (["--scheme", "nm", "--macs", "0.5"], ["error: ", "sparsity is applied in one step"]),
         (["--criterion", "l3"], ["error: --criterion: "]),
         (["--allocate", "all"], ["error: --allocate: "]),
         (["--engine", "tvm"], ["error: --engine: "]),

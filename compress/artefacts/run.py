@@ -74,10 +74,10 @@ def _digest(result: Any) -> str:
 
 
 @contextmanager
-def open_run(folder: Path, recipe: Settings, subject: str = "", digest: str = "") -> Iterator[Run]:
+def open_run(folder: Path, recipe: Settings, network: str = "", digest: str = "") -> Iterator[Run]:
     """Makes the folder or goes on in it, and keeps other processes out while it is open.
 
-    subject: what the recipe is applied to (a network's name), if the recipe does not say.
+    network: name of what the recipe is applied to, if the recipe does not say.
     digest: of the network that the run starts from, if it does; another network may come to lie where it lay.
 
     Ctrl-C leaves it as Stopped.
@@ -85,7 +85,7 @@ def open_run(folder: Path, recipe: Settings, subject: str = "", digest: str = ""
     Raises RunError if it cannot be written, belongs to another recipe or network, holds something else, or is in use.
     """
     existing = folder / RECIPE
-    first_line = f"# fingerprint {fingerprint(recipe)} {subject}".rstrip()
+    first_line = f"# fingerprint {fingerprint(recipe)} {network}".rstrip()
     resumed = existing.is_file()
     if not resumed and folder.exists() and not _untouched(folder):
         raise RunError(

@@ -83,7 +83,7 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
     check_training([parameters], samples, recipe.training, fabric)
 
     begun = network_digest(architecture, network, opened.edits, trained=not built)
-    recorded = open_run(folder, recipe, subject=opened.name, digest=begun) if is_first() else nullcontext(Run(folder))
+    recorded = open_run(folder, recipe, network=opened.name, digest=begun) if is_first() else nullcontext(Run(folder))
     with recorded as run:
         with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
             history = train(
@@ -128,7 +128,7 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
         )
         recalibrate_tuned(tail, network, "the network")
         scoring = replace(tail, learning=replace(learning, estimator=estimator_with(boxes=boxes)))
-        how = f"training of {recipe.training.epochs} epochs"
+        how = f"training of {recipe.training.epochs} epoch{'s' if recipe.training.epochs > 1 else ''}"
         finalist = Finalist("trained", "trained", network, architecture, opened.edits, ".", how, made_from=opened.name)
         result = TrainResult(
             network=opened.name,

@@ -12,14 +12,14 @@ from compress.recipe import PruneRecipe
 SETTINGS = PruneRecipe()
 
 
-def test_a_run_belongs_to_one_recipe_subject_and_network(tmp_path: Path) -> None:
+def test_a_run_belongs_to_one_recipe_name_and_network(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for _ in range(2):
-        with open_run(folder, SETTINGS, subject="a net", digest="0123"):
+        with open_run(folder, SETTINGS, network="a net", digest="0123"):
             pass
     with pytest.raises(RunError, match="belongs to one recipe"), open_run(folder, SETTINGS, "other", digest="0123"):
         pass
-    with pytest.raises(RunError) as caught, open_run(folder, SETTINGS, subject="a net", digest="4567"):
+    with pytest.raises(RunError) as caught, open_run(folder, SETTINGS, network="a net", digest="4567"):
         pass
     assert "the very network it began with" in caught.value.rule
     assert caught.value.place == str(folder / RECIPE)

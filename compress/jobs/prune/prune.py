@@ -49,7 +49,7 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
     learning = learning_of(original, recipe, recipe.pruning.pictures, "pruning.pictures")
     check_goal(recipe)
     check_network(original, recipe)
-    with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
+    with open_run(folder, recipe, network=original.name, digest=original.digest) as run:
         task = Task(recipe, original, learning, run, progress)
         if not learning:
             progress.say(
@@ -108,7 +108,7 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
             remedy="give an artefact, or your own network with --data",
         )
     check_network(original, recipe)
-    with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
+    with open_run(folder, recipe, network=original.name, digest=original.digest) as run:
         task = Task(recipe, original, learning, run, progress)
         given = prunable(task, original.module)
         alone = {group.name: [group] for group in given.open}

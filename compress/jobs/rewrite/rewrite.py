@@ -47,7 +47,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
     original, unread = functions_as_modules(original, recipe)
     check_request(original, recipe)
     other_depth = None if recipe.rewriting.depth is None else at_other_depth(original, recipe.rewriting.depth)
-    with open_run(folder, recipe, subject=original.name, digest=original.digest) as run:
+    with open_run(folder, recipe, network=original.name, digest=original.digest) as run:
         task: Task = Task(recipe, original, learning, run, progress)
         if not learning:
             progress.say(f"{original.name} has no trained weights, or no data: replacements are judged by time alone")
