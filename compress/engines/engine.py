@@ -216,6 +216,13 @@ class Engine(Protocol):
         """The exported model, ready to run in `precision`. Raises EngineError if it is missing or broken."""
         ...
 
+    def left_to_cpu(self, path: Path) -> tuple[str, ...]:
+        """Nodes of the exported model, operator and name, that the provider does not take and the CPU computes.
+
+        Raises EngineError as `load` does.
+        """
+        return ()
+
     def kernels_by_rules(self, network: nn.Module, input_hw: tuple[int, int]) -> Sequence[Kernel] | None:
         """The kernels of one pass of a [1,3,H,W] image, found without an export, which takes a hundredth of the time.
 

@@ -1,4 +1,4 @@
-"""onnxruntime: torch → ONNX → simplified → run.
+"""onnxruntime: torch → ONNX → simplified → run, on the CPU or on another of its execution providers.
 
 The TorchScript exporter (dynamo=False) is used: for a DIR-BHRNet of 274 convolutions it takes 0.5-1.1 s where the
 dynamo exporter takes 8-10 s, and both give the same optimised graph (torch 2.13, onnxruntime 1.31.1).
@@ -7,7 +7,8 @@ dynamo exporter takes 8-10 s, and both give the same optimised graph (torch 2.13
 import copy
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,28 +36,117 @@ from compress.engines.kernel import Kernel
 from compress.engines.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_rules
 from compress.engines.onnxruntime_kernels import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
 from compress.engines.tracing import check_traceable, torchscript
-from compress.errors import EngineError
+from compress.errors import EngineError, nearest
 from compress.files import write_bytes
 
 INPUT = "image"
+CPU = "cpu"
 
 
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider. name: onnxruntime's. source: what has it, for errors.
+
+    options: threads, precision → its settings; float32 is said where its own default is less. precisions: number
+    formats that it computes the float32 file in.
+    """
+
+    name: str
+    source: str
+    options: Callable[[int, str], dict[str, str]] = lambda threads, precision: {}
+    precisions: tuple[str, ...] = ("float32",)
+
+
+PROVIDERS = {
+    CPU: Provider("CPUExecutionProvider", "pip install onnxruntime"),
+    # TensorFloat-32, on by default, keeps 10 bits of a factor.
+    "cuda": Provider("CUDAExecutionProvider", "pip install onnxruntime-gpu", lambda *_: {"use_tf32": "0"}),
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider",
+        "pip install onnxruntime-gpu, and TensorRT",
+        lambda _, precision: {"trt_fp16_enable": str(int(precision == "float16"))},
+        ("float32", "float16"),
+    ),
+    # Its older format, still the default, computes in float16 on Apple's neural engine whatever the file has.
+    "coreml": Provider(
+        "CoreMLExecutionProvider", "pip install onnxruntime on macOS", lambda *_: {"ModelFormat": "MLProgram"}
+    ),
+    "nnapi": Provider("NnapiExecutionProvider", "an onnxruntime built for Android"),
+    "xnnpack": Provider(
+        "XnnpackExecutionProvider",
+        "an onnxruntime built with --use_xnnpack",
+        lambda threads, _: {"intra_op_num_threads": str(threads)},
+    ),
+    "openvino": Provider(
+        "OpenVINOExecutionProvider",
+        "pip install onnxruntime-openvino",
+        lambda threads, _: {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(threads)},
+    ),
+    "dml": Provider("DmlExecutionProvider", "pip install onnxruntime-directml on Windows"),
+}
+"""By the names that `configured` takes."""
+
+
+@dataclass(frozen=True)
 class OnnxRuntime(Engine):
-    """The engine `onnxruntime` on the CPU. Its kernels are the nodes of its optimised graph."""
+    """The engine `onnxruntime`. Its kernels are the nodes of its optimised graph; providers other than the CPU have
+    none, for they take whole parts of the graph at once, or go on before a node is done."""
+
+    provider: str = CPU
+    precision: str = "float32"
 
     name = "onnxruntime"
     install = "pip install compress-pose"
-    has_kernels = True
-    assembles_kernels = True
+
+    @property
+    def has_kernels(self) -> bool:
+        """On the CPU."""
+        return self.provider == CPU
+
+    @property
+    def assembles_kernels(self) -> bool:
+        """On the CPU."""
+        return self.provider == CPU
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Those that the installed onnxruntime was built with; whether they find their device shows when they run."""
+        there = onnxruntime.get_available_providers()
+        return tuple(name for name, one in PROVIDERS.items() if one.name in there)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """float16 where the provider computes float32 files in it."""
+        return PROVIDERS[self.provider].precisions
 
     @property
     def channel_multiple(self) -> int:
         """The block of its NCHWc layout."""
         return max(CHANNEL_MULTIPLE, channel_block())
 
+    def configured(self, precision: str = "float32", provider: str = "") -> Engine:
+        """On this provider. Raises EngineError for one that the installed onnxruntime has not."""
+        provider = provider or CPU
+        if provider not in PROVIDERS:
+            remedy = nearest(provider, PROVIDERS)
+            raise EngineError("onnxruntime has no such provider", place="provider", value=provider, remedy=remedy)
+        if provider not in self.providers:
+            raise EngineError(
+                f"the installed onnxruntime has only the providers {', '.join(self.providers)}",
+                place="provider",
+                value=provider,
+                remedy=f"it is in another package: {PROVIDERS[provider].source}",
+            )
+        chosen = replace(self, provider=provider, precision="float32")
+        Engine.configured(chosen, precision)
+        return replace(chosen, precision=precision)
+
     def describe(self) -> Description:
         """onnxruntime's version and this machine."""
-        return describe_machine(self.name, onnxruntime.__version__)
+        description = describe_machine(self.name, onnxruntime.__version__)
+        if self.provider == CPU:
+            return description
+        return replace(description, provider=", ".join([self.provider, *sorted(_nvidia_gpus())]))
 
     def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
         """Writes `stem.onnx`: input `image` [1,3,H,W]; outputs `output0`, `output1`, ... in the network's order."""
@@ -103,16 +193,28 @@ class OnnxRuntime(Engine):
         """The model on `threads` threads."""
         if not Path(path).is_file():
             raise missing_file(path, self.name, "no such file")
-        try:
-            session = onnxruntime.InferenceSession(
-                str(path), session_options(threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no narrower base
-            raise missing_file(path, self.name, str(error)) from error
-        return _Runner(session)
+        options = session_options(threads)
+        options.enable_mem_pattern = self.provider != "dml"  # which does not have it
+        return _Runner(self._session(path, options, threads))
+
+    def left_to_cpu(self, path: Path) -> tuple[str, ...]:
+        """Those of onnxruntime's own list of what its providers take."""
+        if self.provider == CPU:
+            return ()
+        options = session_options(1)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        parts = self._session(path, options, 1).get_provider_graph_assignment_info()
+        return tuple(
+            f"{node.op_type} {node.name}"
+            for part in parts
+            if part.ep_name != PROVIDERS[self.provider].name
+            for node in part.get_nodes()
+        )
 
     def kernels_by_rules(self, network: nn.Module, input_hw: tuple[int, int]) -> Sequence[Kernel] | None:
         """By its fusion, repeated; None for a network with an operation that has no rule there."""
+        if not self.has_kernels:
+            return None
         try:
             return kernels_by_rules(network, input_hw)
         except UnknownOperationError:
@@ -120,6 +222,13 @@ class OnnxRuntime(Engine):
 
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
         """The model, node by node. One that `assemble` wrote runs as it is; others are optimised as by `load`."""
+        if not self.has_kernels:
+            raise EngineError(
+                "nodes of this provider are not timed: it takes parts of a graph whole, or does not wait for a node",
+                place="provider",
+                value=self.provider,
+                remedy="time whole networks, or take the CPU",
+            )
         if not Path(path).is_file():
             raise missing_file(path, self.name, "no such file")
         options = [session_options(threads) for _ in range(2)]
@@ -128,8 +237,32 @@ class OnnxRuntime(Engine):
                 each.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return OnnxRuntimeProfiler(path, *options)
 
+    def _session(self, path: Path, options: onnxruntime.SessionOptions, threads: int) -> onnxruntime.InferenceSession:
+        """The model on the provider, and on no other: what that does not take, the CPU does."""
+        chosen = PROVIDERS[self.provider]
+        providers = [(chosen.name, chosen.options(threads, self.precision))]
+        if self.provider != CPU:
+            providers.append((PROVIDERS[CPU].name, {}))
+        try:
+            with silent():  # a provider prints why it does not start, and takes all the same
+                session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            if self.provider == CPU:
+                raise missing_file(path, self.name, reason_of(error)) from error
+            raise self._not_started(f"the model does not run on this provider: {reason_of(error)}") from error
+        session.disable_fallback()
+        if session.get_providers()[0] != chosen.name:
+            raise self._not_started("this provider did not start, and onnxruntime took the CPU in its place")
+        return session
+
+    def _not_started(self, rule: str) -> EngineError:
+        remedy = f"install what it needs ({PROVIDERS[self.provider].source}, and its device), or take another"
+        return EngineError(rule, place="provider", value=self.provider, remedy=remedy)
+
     def assemble(self, kernels: Sequence[Kernel], folder: Path, stem: str) -> tuple[Path, ...]:
         """Writes `stem.onnx`, a model of these kernels and of what makes their inputs."""
+        if not self.assembles_kernels:
+            return super().assemble(kernels, folder, stem)
         folder.mkdir(parents=True, exist_ok=True)
         assemble(kernels, folder / f"{stem}.onnx")
         return (folder / f"{stem}.onnx",)
@@ -151,6 +284,12 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return options
+
+
+def _nvidia_gpus() -> set[str]:
+    """Names of the GPUs of this machine, as NVIDIA's driver lists them on Linux."""
+    texts = [file.read_text(errors="replace") for file in Path("/proc/driver/nvidia/gpus").glob("*/information")]
+    return {line.partition(":")[2].strip() for text in texts for line in text.splitlines() if line.startswith("Model:")}
 
 
 def _is_optimised(path: Path) -> bool:
