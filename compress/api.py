@@ -3,7 +3,8 @@
     small = compress.prune("runs/openpose", macs=0.5, training={"epochs": 2})
 
 Every function takes as `network` a known network's name, an artefact's folder, an ONNX file, `package.module:function`,
-an `nn.Module`, an architecture record, or what another function has returned. None of them changes the given network.
+a public checkpoint's file or `NAME@FILE` of one, an `nn.Module`, an architecture record, or what another function has
+returned. None of them changes the given network.
 
 Settings are the keys of the job's recipe, as keyword arguments: those of its own section by their names alone
 (`macs=0.5` is `pruning.macs`), others by the section's name and a mapping (`training={"epochs": 2}`), whose keys are
@@ -34,7 +35,7 @@ from torch import nn
 
 from compress.artefacts.artefact import Network as Opened
 from compress.artefacts.artefact import load_artefact, save_artefact
-from compress.artefacts.network import Named, open_network
+from compress.artefacts.network import Named, imported, open_network
 from compress.artefacts.results import (
     EvaluateResult,
     ExportResult,
@@ -48,7 +49,8 @@ from compress.artefacts.results import (
 )
 from compress.artefacts.shown import Shown
 from compress.errors import CompressError, DataError, RecipeError, RunError, nearest
-from compress.files import check_writable, read_yaml_mapping, write_bytes
+from compress.files import NamedCheckpoint, check_writable, named_checkpoint, read_yaml_mapping, write_bytes
+from compress.networks.checkpoints import Found
 from compress.progress import Progress, Silent
 from compress.recipe import (
     AnyRecipe,
@@ -143,8 +145,19 @@ class SearchOutcome(Shown):
         return self.result._entries()
 
 
-def load(network: Named, *, input_hw: tuple[int, int] | None = None, module: nn.Module | None = None) -> Network[None]:
+def load(
+    source: Named,
+    *,
+    network: str | None = None,
+    input_hw: tuple[int, int] | None = None,
+    module: nn.Module | None = None,
+    backbone: bool = False,
+) -> "Network[Found | None]":
     """A network to work with: see the module's docstring for what may be given. An nn.Module is copied.
+
+    Of a public checkpoint's file (.pth, .safetensors), the result's `result` says what was found in it. network: the
+    known network that it is of; None recognises it. backbone: whether a file that has the backbone alone may leave the
+    head random.
 
     input_hw: None takes the artefact's, the module's attribute `input_hw`, the first size that its paper prints, or
     256x256. Of an nn.Module, the number of joints and how people are found are read from its attributes `keypoints`
@@ -156,8 +169,21 @@ def load(network: Named, *, input_hw: tuple[int, int] | None = None, module: nn.
     """
     with _in_python():
         if module is not None:
-            return _shown(load_artefact(Path(str(network)), module).overridden(input_hw=input_hw), None)
-        return _shown(open_network(network, input_hw), None)
+            return _shown(load_artefact(Path(str(source)), module).overridden(input_hw=input_hw), None)
+        named = named_checkpoint(str(source)) if isinstance(source, str | Path) else None
+        if named is None:
+            if network is not None or backbone:
+                raise RecipeError(
+                    "network and backbone are said of a public checkpoint's file",
+                    place="network" if network is not None else "backbone",
+                    value=str(source),
+                    remedy="leave them out, or give a .pth or .safetensors file",
+                )
+            return _shown(open_network(source, input_hw), None)
+        if network is not None:
+            named = NamedCheckpoint(f"{network}@{named.file}", network, named.file)
+        opened, found = imported(named, input_hw=input_hw, backbone=backbone)
+        return _shown(opened, found)
 
 
 def train(

@@ -28,7 +28,7 @@ from compress.errors import (
     unknown_network,
 )
 from compress.extensions import NETWORK_GROUP, offered
-from compress.files import check_writable
+from compress.files import check_writable, named_checkpoint
 from compress.report.latency import (
     print_built,
     print_checked,
@@ -42,6 +42,7 @@ from compress.report.progress import Terminal
 from compress.report.tables import (
     print_evaluated,
     print_exported,
+    print_imported,
     print_networks,
     print_predicted,
     print_profile,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         ComparedTables,
         EvaluateResult,
         ExportResult,
+        ImportResult,
         MergedTable,
         NetworkRow,
         PackedFolder,
@@ -125,7 +127,9 @@ RecipeOption = Annotated[
 NetworkArgument = Annotated[
     str,
     typer.Argument(
-        metavar="NETWORK", help="A network's name, an artefact's folder, package.module:function or a .onnx file."
+        metavar="NETWORK",
+        help="A network's name, an artefact's folder, package.module:function, a .onnx file, or NAME@FILE.pth of a "
+        "public checkpoint.",
     ),
 ]
 DataOption = Annotated[
@@ -143,7 +147,9 @@ EngineOption = Annotated[
     str | None,
     typer.Option(help="Engine that times are measured on: onnxruntime, ncnn, mnn, ...", show_default="onnxruntime"),
 ]
-ArtefactArgument = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network.")]
+ArtefactArgument = Annotated[
+    Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network, or NAME@FILE of a public checkpoint.")
+]
 
 
 FASTER, LOOK, USE = "Make a network faster", "Look at networks and times", "Train and use a network"
@@ -492,6 +498,66 @@ def evaluate(
     perform("evaluate", job, print_evaluated, as_json=as_json, quiet=quiet)
 
 
+@app.command("import", rich_help_panel=USE, epilog=example("import pose_hrnet_w32_256x192.pth --run runs/hrnet"))
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Public checkpoint: .pth, .pt, .tar or .safetensors.")],
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="NETWORK", help="Network that it is of.", show_default="recognised"),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="DIR",
+            help="Folder of the artefact.",
+            show_default="runs/import-NAME-TIME",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    input_hw: Annotated[
+        str | None,
+        typer.Option(
+            "--input-hw",
+            metavar="HxW",
+            help="Height and width of the input.",
+            show_default="as in the file's name, else the paper's first",
+        ),
+    ] = None,
+    backbone: Annotated[
+        bool,
+        typer.Option("--backbone", metavar="", help="Allow a file that has the backbone alone; the head is random."),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an artefact of a public checkpoint, to prune, rewrite, train, evaluate and export it.
+
+    Nothing in the file is run. Names that are not known and tensors that stay unfilled are listed.
+    """
+
+    def job(terminal: Terminal) -> "ImportResult":
+        size = None if input_hw is None else size_of(input_hw)
+        if network is not None:
+            check_network(network)
+        from compress.jobs import import_checkpoint as jobs_import
+
+        folder = output_folder(run, f"import-{file.stem}")
+        return jobs_import.import_checkpoint(file, folder, network=network, input_hw=size, backbone=backbone)
+
+    perform("import", job, print_imported, as_json=as_json, quiet=quiet)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """`256x192` as height and width. Raises RecipeError."""
+    found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
+    if found is None:
+        raise RecipeError(
+            "it is a height and a width in pixels", place="--input-hw", value=text, remedy="write such as 256x192"
+        )
+    return int(found[1]), int(found[2])
+
+
 @app.command(rich_help_panel=USE, epilog=example("export runs/openpose --out exports"))
 def export(
     network: NetworkArgument,
@@ -505,6 +571,15 @@ def export(
             rich_help_panel="Output",
         ),
     ] = None,
+    normalisation: Annotated[
+        str | None,
+        typer.Option(
+            "--normalisation",
+            metavar="WHERE",
+            help="inside: the exports take a picture's bytes, red first, and normalise them.",
+            show_default="outside",
+        ),
+    ] = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -516,7 +591,8 @@ def export(
         from compress.recipe import ExportRecipe
 
         check_network(network)
-        settings = settings_of(ExportRecipe, recipe, overrides)
+        options = {"--normalisation": [f"normalisation={json.dumps(normalisation)}"]} if normalisation else {}
+        settings = settings_of(ExportRecipe, recipe, overrides, options=options)
         from compress.jobs import export as jobs_export
 
         beside = out or (Path(network) if Path(network).is_dir() else None)
@@ -820,6 +896,10 @@ def check_network(name: str) -> None:
     """Raises ArtefactError or NetworkError for a NETWORK that cannot be one, before torch is imported to open it."""
     if Path(name).suffix == ".onnx" and not Path(name).is_file():
         raise NetworkError("no such file", place=name, remedy="give the path of an ONNX file")
+    if checkpoint := named_checkpoint(name):
+        if not checkpoint.file.exists():
+            raise NetworkError("no such file", place=str(checkpoint.file), remedy="give the path of a checkpoint")
+        return
     known = [*json.loads(_COUNTS.read_text(encoding="utf-8")), *offered(NETWORK_GROUP)]
     if name in known or ":" in name or Path(name).suffix in (".yaml", ".yml", ".onnx"):
         return
@@ -829,6 +909,8 @@ def check_network(name: str) -> None:
 
 def check_artefact(folder: Path) -> None:
     """Raises ArtefactError for a folder without an architecture, before torch is imported to open it."""
+    if named_checkpoint(str(folder)):
+        return
     if not (folder / "architecture.yaml").is_file():
         raise no_artefact(folder)
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +68,29 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Replaces the file as a whole or not at all. NaN is refused: it is not JSON."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".safetensors")
+"""Of the files that weights are published in."""
+
+
+@dataclass(frozen=True)
+class NamedCheckpoint:
+    """A public checkpoint as a user names it: FILE, or NETWORK@FILE. network: None where it is to be recognised."""
+
+    name: str
+    network: str | None
+    file: Path
+
+
+def named_checkpoint(name: str) -> NamedCheckpoint | None:
+    """What the name stands for if it ends like a checkpoint's file; else None. The file need not be there."""
+    if not name.endswith(CHECKPOINT_SUFFIXES):
+        return None
+    network, at, file = name.partition("@")
+    if not at or Path(name).exists():  # a file's own name may have an @
+        return NamedCheckpoint(name, None, Path(name))
+    return NamedCheckpoint(name, network, Path(file))
 
 
 _ASIDE = ".aside-"

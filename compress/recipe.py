@@ -346,6 +346,16 @@ class Training(Settings):
         return self
 
 
+class NetworkTraining(Training):
+    """Training of one network."""
+
+    backbone: Path | None = Field(
+        default=None,
+        description="Public checkpoint whose weights the network starts from, as the papers start from ImageNet: a "
+        "file that has its backbone (see docs/checkpoints.md). Null starts from random weights, or the artefact's.",
+    )
+
+
 class Decoding(Settings):
     """From a network's maps to people. Each approach reads the keys that concern it."""
 
@@ -536,7 +546,7 @@ class TrainRecipe(Settings):
     input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     data: Data = Field(default=Data(), description="The pictures.")
     codec: CodecSetting = Field(default=Codec(), description=_CODEC)
-    training: Training = Field(default=Training(), description="How the network is trained.")
+    training: NetworkTraining = Field(default=NetworkTraining(), description="How the network is trained.")
     distillation: Distillation | None = Field(
         default=None, description="Teacher to learn from besides the labels; null trains on the labels alone."
     )
@@ -566,6 +576,11 @@ class ExportRecipe(Settings):
     )
     parity_pictures: Positive = Field(
         default=4, description="Validation pictures on which an export's outputs are compared with torch's."
+    )
+    normalisation: Literal["outside", "inside"] = Field(
+        default="outside",
+        description="`outside`: whoever runs the export normalises its inputs as the network was trained; `inside`: "
+        "the exported graph does, and takes red, green and blue of 0 to 255.",
     )
 
 

@@ -28,12 +28,12 @@ import compress
 from compress.data.coco import CocoPeople
 from compress.data.limbs import layout_for
 from compress.data.sets import validation_set
-from compress.data.transforms import BORDER_RGB
 from compress.engines import engine
 from compress.files import write_json, write_text
 from compress.jobs.profile.decoding_costs import perfect_answers
 from compress.measure.counting import count
 from compress.networks import Architecture
+from compress.normalisation import IMAGENET
 from compress.pose.approaches import Setting, estimator_for
 from compress.pose.average_precision import oks_ap
 from compress.pose.decode.poses import coco_results
@@ -83,7 +83,7 @@ def pad(source: Path, target: Path) -> None:
             assert image is not None
             side = max(image.shape[:2])
             rest = (0, side - image.shape[0], 0, side - image.shape[1])
-            square = cv2.copyMakeBorder(image, *rest, cv2.BORDER_CONSTANT, value=BORDER_RGB[::-1])
+            square = cv2.copyMakeBorder(image, *rest, cv2.BORDER_CONSTANT, value=IMAGENET.border_rgb[::-1])
             entry.update(file_name=f"{Path(entry['file_name']).stem}.png", width=side, height=side)
             cv2.imwrite(str(target / split / entry["file_name"]), square)
         sides = {entry["id"]: entry["width"] for entry in record["images"]}

@@ -7,8 +7,8 @@ from pydantic import ConfigDict, with_config
 
 from compress.artefacts.records import from_plain, to_plain
 from compress.data.keypoints import COCO_PERSON, KEYPOINT_SETS, KeypointSet
-from compress.data.transforms import IMAGENET, Normalisation
 from compress.errors import ArtefactError
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec
 from compress.pose.scoring import Score
 from compress.recipe import Data
@@ -24,6 +24,17 @@ _OURS = Codec()
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
+class Imported:
+    """A public checkpoint that weights came from. source: the project. file: its name. backbone_only: the head was left
+    random."""
+
+    source: str
+    file: str
+    backbone_only: bool = False
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
 class Metadata:
     """What must be known of a network to use it as it was trained.
 
@@ -31,7 +42,7 @@ class Metadata:
     KEYPOINT_SETS; None where nobody said, which counts as COCO's. codec: that its maps are decoded with. normalisation:
     of its input. provenance: how its weights came about, such as `training of 10 epochs`. data: that it was trained
     and scored on; None without training. seed: of that run. score: on the validation pictures, the mirror image too
-    with flip_test.
+    with flip_test. imported: the public checkpoint that it started from.
     """
 
     input_hw: tuple[int, int]
@@ -44,13 +55,13 @@ class Metadata:
     seed: int = 1
     flip_test: bool = False
     score: Score | None = None
+    imported: Imported | None = None
 
     def __post_init__(self) -> None:
         known = ", ".join(KEYPOINT_SETS)
         for name, holds, rule in (
             ("input_hw", min(self.input_hw) > 0, "a height and a width above 0"),
             ("keypoints", self.keypoints is None or self.keypoints in KEYPOINT_SETS, f"one of {known}"),
-            ("normalisation", self.normalisation == IMAGENET, f"ImageNet's, {IMAGENET}"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not holds:

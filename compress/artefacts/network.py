@@ -9,15 +9,18 @@ import torch
 from torch import nn
 
 from compress.artefacts.artefact import Network, is_artefact, load_artefact, network_digest
+from compress.artefacts.checkpoint import open_checkpoint
 from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS, Metadata
 from compress.data.sets import Sets, data_of, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
 from compress.extensions import NETWORK_GROUP, offered
-from compress.files import read_yaml_mapping
+from compress.files import NamedCheckpoint, named_checkpoint, read_yaml_mapping
 from compress.networks import NETWORKS, Architecture, architecture_from_data
+from compress.networks.checkpoints import Found
 from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
 from compress.networks.published import published_hw
 from compress.networks.weights import check_memory
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches import check_joints, estimator_for, objective_for
 from compress.pose.codec import Codec
 from compress.pose.estimator import LabelledBoxes, PoseEstimator
@@ -47,6 +50,7 @@ class Learning:
     objective: Objective
     estimator: PoseEstimator
     codec: Codec
+    normalisation: Normalisation = IMAGENET
 
     @property
     def metric(self) -> str:
@@ -69,7 +73,8 @@ def open_network(
     """The network that a user names: what every command calls NETWORK, or an object.
 
     named: a known network's name, a YAML file with an architecture record, an artefact's folder,
-    `package.module:function` (imported with the current folder on the path; it returns an nn.Module), or an ONNX file;
+    `package.module:function` (imported with the current folder on the path; it returns an nn.Module), an ONNX file, or
+    a public checkpoint, as its file, whose network is recognised, or as NAME@FILE, with the network that it is of;
     in Python also an nn.Module, which is copied, an architecture record, or a network that is open, which is returned.
     A known network and a record have random weights.
     input_hw: None takes what the artefact, the ONNX file or the module's attribute `input_hw` says, else the first size
@@ -86,6 +91,8 @@ def open_network(
             network = replace(named, metadata=replace(known, provenance=f"{RANDOM_WEIGHTS} of seed {known.seed}"))
     elif isinstance(named, str | Path) and str(named) not in NETWORKS and is_artefact(Path(named)):
         network = load_artefact(Path(named))
+    elif isinstance(named, str | Path) and (checkpoint := named_checkpoint(str(named))):
+        network = imported(checkpoint, seed=1 if seed is None else seed)[0]
     else:
         network = _built(named, 1 if seed is None else seed, weights)
         return network.overridden(input_hw=input_hw or network.input_hw, codec=codec)
@@ -93,6 +100,34 @@ def open_network(
     torch.manual_seed(network.seed)
     check_memory(network.module, network.name)
     return network
+
+
+def imported(
+    checkpoint: NamedCheckpoint,
+    *,
+    input_hw: tuple[int, int] | None = None,
+    codec: Codec | None = None,
+    seed: int = 1,
+    backbone: bool = False,
+) -> tuple[Network, Found]:
+    """See open_checkpoint. Raises ArtefactError or NetworkError for a network of no such name."""
+    architecture = None if checkpoint.network is None else read_architecture(checkpoint.network)
+    if architecture is not None and architecture.family in OWN_FAMILIES:
+        raise NetworkError(
+            "a public checkpoint is imported into a known network",
+            place="NETWORK",
+            value=checkpoint.network,
+            remedy="let your own function load its weights itself",
+        )
+    return open_checkpoint(
+        checkpoint.file,
+        architecture,
+        name=checkpoint.name,
+        input_hw=input_hw,
+        codec=codec,
+        seed=seed,
+        backbone=backbone,
+    )
 
 
 def _built(named: str | Path | nn.Module | Architecture, seed: int, weights: bool) -> Network:
@@ -116,7 +151,8 @@ def _built(named: str | Path | nn.Module | Architecture, seed: int, weights: boo
 def trained_network(named: Named, *, input_hw: tuple[int, int] | None, codec: Codec | None) -> Network:
     """See open_network and Network.overridden. Raises DataError for random weights, which find nobody."""
     opened = open_network(named, input_hw, codec=codec)
-    if opened.metadata.provenance == RANDOM_WEIGHTS:
+    headless = opened.metadata.imported is not None and not opened.trained
+    if opened.metadata.provenance == RANDOM_WEIGHTS or headless:
         raise DataError(
             "a network with random weights finds nobody",
             place=opened.name,
@@ -126,8 +162,11 @@ def trained_network(named: Named, *, input_hw: tuple[int, int] | None, codec: Co
 
 
 def artefact_or_network(name: str) -> Network | Architecture:
-    """An artefact, or the record of another NETWORK."""
-    return load_artefact(Path(name)) if is_artefact(Path(name)) else read_architecture(name)
+    """An artefact or a public checkpoint's network, or the record of another NETWORK."""
+    if is_artefact(Path(name)):
+        return load_artefact(Path(name))
+    checkpoint = named_checkpoint(name)
+    return imported(checkpoint)[0] if checkpoint else read_architecture(name)
 
 
 def read_architecture(name: str) -> Architecture:
@@ -170,8 +209,15 @@ def learning_of(
     keypoints = sets.train.keypoints
     check_joints(architecture, keypoints, "data")
     check_metric(architecture, data.kind, data.detections is not None)
-    objective = objective_for(architecture, keypoints, input_hw, recipe.training, codec)
+    normalisation = network.normalisation
+    objective = objective_for(architecture, keypoints, input_hw, recipe.training, codec, normalisation)
     estimator = estimator_for(
-        architecture, keypoints, input_hw, codec=codec, decoding=recipe.decoding, boxes=LabelledBoxes()
+        architecture,
+        keypoints,
+        input_hw,
+        codec=codec,
+        decoding=recipe.decoding,
+        boxes=LabelledBoxes(),
+        normalisation=normalisation,
     )
-    return Learning(data, sets, objective, estimator, codec)
+    return Learning(data, sets, objective, estimator, codec, normalisation)

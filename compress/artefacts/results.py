@@ -20,6 +20,9 @@ from compress.measure.cost import Cost
 from compress.measure.cross_check import CrossCheck
 from compress.measure.latency import Latency
 from compress.measure.latency_table import Identity, Prediction, Scale
+from compress.networks.checkpoints import Found
+from compress.normalisation import IMAGENET, Normalisation
+from compress.pose.codec import Codec
 from compress.pose.scoring import Score
 from compress.pruning.sensitivity import Point
 from compress.rewriting.fitting import Fitted
@@ -379,14 +382,31 @@ class EvaluateResult(Shown):
 
 
 @dataclass(frozen=True)
+class ImportResult(Shown):
+    """`compress import`. found: in the file. folder: of the artefact. The others: what its metadata says."""
+
+    found: Found
+    folder: str
+    approach: str
+    keypoints: str
+    input_hw: tuple[int, int]
+    normalisation: Normalisation
+    codec: Codec
+    parameters: int
+
+
+@dataclass(frozen=True)
 class ExportResult(Shown):
-    """`compress export`. folder: of the exports' files. refused: engine → why it has no export."""
+    """`compress export`. folder: of the exports' files. refused: engine → why it has no export. inputs: how those of
+    the exports must be normalised.
+    """
 
     network: str
     folder: str
     input_hw: tuple[int, int]
     exports: tuple[Export, ...]
     refused: Mapping[str, str]
+    inputs: Normalisation = IMAGENET
 
     @property
     def failed_exports(self) -> list[str]:

@@ -17,6 +17,7 @@ from compress.data.picture import PictureSet
 from compress.data.samples import Samples
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.errors import DataError
+from compress.normalisation import IMAGENET, Normalisation
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _raising(items: "Iterator[Batch | DataError]") -> Iterator[Batch]:
 
 
 def eval_batches(
-    pictures: PictureSet, *, input_hw: tuple[int, int], batch_size: int
+    pictures: PictureSet, *, input_hw: tuple[int, int], batch_size: int, normalisation: Normalisation = IMAGENET
 ) -> Iterator[tuple[torch.Tensor, list[Matrix], list[int]]]:
     """Every picture once, in order: images as in Batch, matrices from picture to input pixels, indices in the set."""
     for start in range(0, len(pictures), batch_size):
@@ -123,9 +124,9 @@ def eval_batches(
         for row, index in enumerate(indices):
             image = pictures.image(index)
             matrix = fit_matrix((image.shape[0], image.shape[1]), input_hw)
-            images[row] = warp(image, matrix, input_hw)
+            images[row] = warp(image, matrix, input_hw, normalisation)
             matrices.append(matrix)
-        yield normalise(images), matrices, indices
+        yield normalise(images, normalisation), matrices, indices
 
 
 class _Batches(Dataset["Batch | DataError"]):
@@ -147,7 +148,7 @@ class _Batches(Dataset["Batch | DataError"]):
             return error
         joints = [sample.joints for sample in drawn if sample.joints is not None]
         return Batch(
-            images=normalise(np.stack([sample.image for sample in drawn])),
+            images=normalise(np.stack([sample.image for sample in drawn]), self.samples.normalisation),
             maps=_stacked([sample.maps for sample in drawn]),
             weights=_stacked([sample.weights for sample in drawn]),
             joints=torch.from_numpy(np.stack(joints)) if joints else None,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from compress.data.picture import Floats, Mask, Picture, PictureSet
 from compress.data.transforms import Augmentation, Matrix, augment_matrix, flip, mirrors, move_keypoints, warp
+from compress.normalisation import IMAGENET, Normalisation
 
 MAX_PEOPLE = 30  # HigherHRNet, cfg.DATASET.MAX_NUM_PEOPLE
 
@@ -31,6 +32,11 @@ class Sample:
 class Samples(Protocol):
     """Samples by number, drawn anew at every call from the generator given."""
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the inputs that their pictures become."""
+        return IMAGENET
+
     def __len__(self) -> int: ...
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
@@ -43,6 +49,7 @@ def moved_picture(
     index: int,
     input_hw: tuple[int, int],
     augmentation: Augmentation,
+    normalisation: Normalisation,
     rng: np.random.Generator,
 ) -> tuple[Picture, Matrix, Floats]:
     """A whole picture as an input, augmented; the matrix from picture to input pixels; its people's joints [P,K,3] in
@@ -50,7 +57,7 @@ def moved_picture(
     image = pictures.image(index)
     matrix = augment_matrix(rng, (image.shape[0], image.shape[1]), input_hw, augmentation)
     keypoints = moved_joints(pictures.people(index).keypoints_pk3, matrix, input_hw, pictures)
-    return warp(image, matrix, input_hw), matrix, keypoints
+    return warp(image, matrix, input_hw, normalisation), matrix, keypoints
 
 
 def moved_joints(keypoints_pk3: Floats, matrix: Matrix, input_hw: tuple[int, int], pictures: PictureSet) -> Floats:

@@ -6,7 +6,6 @@ Training follows HigherHRNet (arXiv:1908.10357, official code, lib/dataset/trans
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,29 +13,11 @@ import numpy.typing as npt
 import torch
 
 from compress.data.picture import Floats, Picture
+from compress.normalisation import IMAGENET, Normalisation
 
 Matrix = npt.NDArray[np.float64]
 
-# What lies outside the picture becomes the mean colour, that is about 0 after `normalise`.
-BORDER_RGB = (124, 116, 104)
 TRANSLATE_REFERENCE_PX = 512
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What a network's input values are: (value / 255 - mean) / std of each colour channel.
-
-    mean, std: per channel, of values in 0..1; ImageNet's, as every published pose network uses them. channels: their
-    order.
-    """
-
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    channels: Literal["RGB"] = "RGB"
-
-
-IMAGENET = Normalisation()
-"""That of every network so far."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +70,12 @@ def mirrors(matrix: Matrix) -> bool:
     return bool(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0] < 0)
 
 
-def warp(image: Picture, matrix: Matrix, input_hw: tuple[int, int]) -> Picture:
-    """The picture as the network sees it, uint8 [H, W, 3]; bilinear, BORDER_RGB outside the picture."""
+def warp(image: Picture, matrix: Matrix, input_hw: tuple[int, int], normalisation: Normalisation = IMAGENET) -> Picture:
+    """The picture as the network sees it, uint8 RGB [H, W, 3]; bilinear. What lies outside the picture becomes the mean
+    colour, that is about 0 after `normalise`."""
     height, width = input_hw
-    warped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=BORDER_RGB)
+    border = normalisation.border_rgb
+    warped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=border)
     return np.asarray(warped, np.uint8)
 
 
@@ -112,13 +95,29 @@ def flip(keypoints_pk3: Floats, flip_index: Sequence[int]) -> Floats:
     return keypoints_pk3[:, list(flip_index)]
 
 
-def normalise(images_bhwc: Picture) -> torch.Tensor:
-    """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W] with ImageNet mean and spread taken out, channels_last in
+def normalise(images_bhwc: Picture, normalisation: Normalisation = IMAGENET) -> torch.Tensor:
+    """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W] as a network of that normalisation gets it, channels_last in
     memory."""
     images = torch.from_numpy(images_bhwc).permute(0, 3, 1, 2).to(torch.float32)
-    mean = torch.tensor(IMAGENET.mean).view(1, 3, 1, 1) * 255
-    spread = torch.tensor(IMAGENET.std).view(1, 3, 1, 1) * 255
+    if normalisation.channels != "RGB":
+        images = images[:, list(normalisation.order)].contiguous(memory_format=torch.channels_last)
+    mean = torch.tensor(normalisation.mean).view(1, 3, 1, 1) * 255
+    spread = torch.tensor(normalisation.std).view(1, 3, 1, 1) * 255
     return images.sub_(mean).div_(spread)
+
+
+def renormalised(images_b3hw: torch.Tensor, given: Normalisation, wanted: Normalisation) -> torch.Tensor:
+    """Inputs of one normalisation as a network of another one gets them: the same pictures, [B, 3, H, W]."""
+    if given == wanted:
+        return images_b3hw
+    rgb = [given.order.index(colour) for colour in range(3)]  # red, green and blue among the given channels
+    taken = [rgb[colour] for colour in wanted.order]
+    scale = [given.std[source] / std for source, std in zip(taken, wanted.std, strict=True)]
+    shift = [
+        (given.mean[source] - mean) / std for source, mean, std in zip(taken, wanted.mean, wanted.std, strict=True)
+    ]
+    factors, terms = (images_b3hw.new_tensor(values).view(1, 3, 1, 1) for values in (scale, shift))
+    return images_b3hw[:, taken] * factors + terms
 
 
 def turned_about(

@@ -56,6 +56,7 @@ class Task(Generic[AnyRecipe]):
             training=recipe.training,
             decoding=recipe.decoding,
             measuring=recipe,
+            given=original.metadata,
         )
 
 

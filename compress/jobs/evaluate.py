@@ -35,6 +35,7 @@ def evaluate(named: Named, recipe: EvaluateRecipe, progress: Progress) -> Evalua
         codec=network.metadata.codec,
         decoding=recipe.decoding,
         boxes=boxes_for(data.detections, pictures),
+        normalisation=network.normalisation,
     )
     with progress.phase("evaluate", len(pictures)) as phase:
         found = score(

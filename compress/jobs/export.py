@@ -7,6 +7,7 @@ from compress.artefacts.results import ExportResult
 from compress.data.sets import data_of, validation_set
 from compress.engines.export import Export, export_and_check, sample_images
 from compress.jobs.names import check_names
+from compress.networks.picture_input import BYTES, PictureInput
 from compress.progress import Progress
 from compress.recipe import Data, ExportRecipe
 
@@ -20,13 +21,16 @@ def export(named: Named, recipe: ExportRecipe, folder: Path, progress: Progress)
     opened = open_network(named, recipe.input_hw, seed=recipe.seed)
     data = data_of(opened.name, recipe.data, opened.metadata.data) or Data()
     pictures = validation_set(data, opened.input_hw, opened.metadata.seed)
-    images = sample_images(pictures, recipe.parity_pictures, opened.input_hw)
+    inside = recipe.normalisation == "inside"
+    network = PictureInput(opened.module, opened.normalisation).eval() if inside else opened.module
+    inputs = BYTES if inside else opened.normalisation
+    images = sample_images(pictures, recipe.parity_pictures, opened.input_hw, inputs)
     exports: list[Export] = []
     refused: dict[str, str] = {}
     with progress.phase("export", len(recipe.engines)) as phase:
         for engine in recipe.engines:
-            made, failed = export_and_check(opened.module, [engine], images, opened.input_hw, folder)
+            made, failed = export_and_check(network, [engine], images, opened.input_hw, folder, inputs=inputs)
             exports += made
             refused |= failed
             phase.advance(1, engine)
-    return ExportResult(opened.name, str(folder), opened.input_hw, tuple(exports), refused)
+    return ExportResult(opened.name, str(folder), opened.input_hw, tuple(exports), refused, inputs)

@@ -63,7 +63,8 @@ class Tail:
 
     learning: None for random weights: then nothing is tuned or scored. training: of the fine-tuning; with a teacher its
     share of the loss too. decoding: its flip_test says which procedure is scored first. measuring: None where nothing
-    is exported. other_procedure: whether that is scored as well.
+    is exported. other_procedure: whether that is scored as well. given: of the network that all is made of, if one was
+    given.
     """
 
     run: Run
@@ -76,6 +77,7 @@ class Tail:
     decoding: Decoding
     measuring: Measuring | None
     other_procedure: bool = True
+    given: Metadata | None = None
 
     @property
     def flip_tests(self) -> tuple[bool, ...]:
@@ -271,8 +273,15 @@ def evaluate(tail: Tail, network: nn.Module, provenance: str) -> tuple[Evaluatio
 
 def metadata_of(tail: Tail, finalist: Finalist, score: Score | None) -> Metadata:
     """What the artefact says of its network. data, score: None without training."""
-    found = Metadata(
-        tail.input_hw, origin=finalist.made_from or "", provenance=finalist.provenance, seed=tail.seed, score=score
+    found = replace(
+        tail.given or Metadata(tail.input_hw),
+        input_hw=tail.input_hw,
+        origin=finalist.made_from or "",
+        provenance=finalist.provenance,
+        seed=tail.seed,
+        data=None,
+        flip_test=False,
+        score=score,
     )
     learning = tail.learning
     if learning is None:
@@ -281,6 +290,7 @@ def metadata_of(tail: Tail, finalist: Finalist, score: Score | None) -> Metadata
         found,
         keypoints=learning.sets.train.keypoints.name,
         codec=learning.codec,
+        normalisation=learning.normalisation,
         data=learning.data,
         flip_test=tail.decoding.flip_test,
     )
@@ -290,7 +300,8 @@ def parity_images(tail: Tail) -> list[Image]:
     """What exports are compared with torch on: validation pictures, or noise where there are none."""
     assert tail.measuring is not None
     if tail.learning:
-        return sample_images(tail.learning.sets.val, tail.measuring.parity_pictures, tail.input_hw)
+        learning = tail.learning
+        return sample_images(learning.sets.val, tail.measuring.parity_pictures, tail.input_hw, learning.normalisation)
     return [torch.randn(1, 3, *tail.input_hw, generator=torch.Generator().manual_seed(0)).numpy()]
 
 

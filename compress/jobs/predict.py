@@ -53,6 +53,7 @@ def predict(
         codec=opened.metadata.codec,
         decoding=recipe.decoding,
         boxes=WholePictures() if recipe.data is None else boxes_for(recipe.data.detections, pictures),
+        normalisation=opened.normalisation,
     )
     notes = [*_provenance(opened), *notes_of(pictures), *(f"left out: {error}" for error in skipped)]
     for note in notes:

@@ -22,20 +22,23 @@ from compress.artefacts.results import TrainResult, write_results
 from compress.artefacts.run import Run, open_run
 from compress.data.keypoints import KeypointSet
 from compress.data.sets import Sets, notes_of, train_and_val
-from compress.errors import DataError, NetworkError
+from compress.errors import DataError, NetworkError, RecipeError
 from compress.jobs.finalise import Finalist, Tail, finish, recalibrate_tuned, run_record
 from compress.jobs.names import check_names
 from compress.networks import Architecture
 from compress.networks.architecture import check_input
+from compress.networks.checkpoints import Checkpoint, read_checkpoint
 from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
+from compress.normalisation import Normalisation
 from compress.pose.approaches import approach_of, estimator_for, objective_for
-from compress.pose.distillation import FeatureDistillation
+from compress.pose.codec import Codec
+from compress.pose.distillation import FeatureDistillation, OtherInputs
 from compress.pose.estimator import LabelledBoxes, boxes_for
 from compress.pose.objective import Objective
 from compress.pose.scoring import check_metric
 from compress.progress import Progress
-from compress.recipe import Distillation, TrainRecipe
+from compress.recipe import Distillation, TrainRecipe, changed
 from compress.training.loop import (
     EpochLoss,
     LossStep,
@@ -65,24 +68,32 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
     keypoints = train_pictures.keypoints
     architecture = with_joints(opened.architecture, keypoints) if fresh else opened.architecture
     check_metric(architecture, recipe.data.kind, recipe.data.detections is not None)
-    objective = objective_for(architecture, keypoints, input_hw, recipe.training, recipe.codec)
+    start = None if recipe.training.backbone is None else start_of(recipe, architecture, fresh=fresh)
+    normalisation = start.facts.normalisation if start else opened.normalisation
+    codec = recipe.codec if fresh or "codec" in changed(recipe) else opened.metadata.codec
+    objective = objective_for(architecture, keypoints, input_hw, recipe.training, codec, normalisation)
     boxes = boxes_for(recipe.data.detections, val_pictures)
     fabric = launch(recipe.training.precision)
     torch.manual_seed(recipe.seed)
     built = fresh and not (isinstance(named, Network) and architecture == opened.architecture)
     network = architecture.build() if built else copy.deepcopy(opened.module)
+    if start:
+        network.load_state_dict(start.tensors, strict=False)  # the head stays random
+        progress.say(f"starts from {start.found.source}; {len(start.found.unfilled)} tensors stay random")
     check_memory(network, opened.name)
     if architecture.family in OWN_FAMILIES:
         check_learns(network, input_hw, opened.name)
     network = placed(network, fabric.device)
     learner = whole_batch_norm(network, fabric)
     samples = objective.samples(train_pictures)
-    step, features = learning_step(recipe.distillation, learner, objective, keypoints, input_hw, fabric)
+    step, features = learning_step(
+        recipe.distillation, learner, objective, keypoints, input_hw, fabric, codec, normalisation
+    )
     trained = nn.ModuleDict({"network": learner, **({"features": features} if features else {})})
     parameters = {path.removeprefix("network."): parameter for path, parameter in trained.named_parameters()}
     check_training([parameters], samples, recipe.training, fabric)
 
-    begun = network_digest(architecture, network, opened.edits, trained=not built)
+    begun = network_digest(architecture, network, opened.edits, trained=not built or start is not None)
     recorded = open_run(folder, recipe, network=opened.name, digest=begun) if is_first() else nullcontext(Run(folder))
     with recorded as run:
         with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
@@ -109,11 +120,13 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
             architecture,
             keypoints,
             input_hw,
-            codec=recipe.codec,
+            codec=codec,
             decoding=recipe.decoding,
+            normalisation=normalisation,
         )
         sets = Sets(train_pictures, val_pictures, val_pictures)  # no pictures to choose by: nothing is chosen here
-        learning = Learning(recipe.data, sets, objective, estimator_with(boxes=LabelledBoxes()), recipe.codec)
+        labelled = estimator_with(boxes=LabelledBoxes())
+        learning = Learning(recipe.data, sets, objective, labelled, codec, normalisation)
         tail = Tail(
             run=run,
             progress=progress,
@@ -125,6 +138,7 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
             decoding=recipe.decoding,
             measuring=None,
             other_procedure=False,
+            given=opened.metadata,
         )
         recalibrate_tuned(tail, network, "the network")
         scoring = replace(tail, learning=replace(learning, estimator=estimator_with(boxes=boxes)))
@@ -159,6 +173,23 @@ def with_joints(architecture: Architecture, keypoints: KeypointSet) -> Architect
     return replace(architecture, **wanted)  # type: ignore[type-var]
 
 
+def start_of(recipe: TrainRecipe, architecture: Architecture, *, fresh: bool) -> Checkpoint:
+    """The checkpoint that a network of random weights starts from.
+
+    Raises RecipeError for a network that has weights, NetworkError for a file that does not fit.
+    """
+    place = recipe.place("training.backbone")
+    assert recipe.training.backbone is not None
+    if not fresh or architecture.family in OWN_FAMILIES:
+        raise RecipeError(
+            "a backbone starts a known network of random weights",
+            place=place,
+            value=str(recipe.training.backbone),
+            remedy="leave it out, or give the network by its name",
+        )
+    return read_checkpoint(recipe.training.backbone, architecture, backbone=True)
+
+
 def learning_step(
     settings: Distillation | None,
     network: nn.Module,
@@ -166,8 +197,12 @@ def learning_step(
     keypoints: KeypointSet,
     input_hw: tuple[int, int],
     fabric: Fabric,
+    codec: Codec,
+    normalisation: Normalisation,
 ) -> tuple[LossStep, FeatureDistillation | None]:
     """What one step does: learn from the labels, and from the recipe's teacher if it names one.
+
+    codec, normalisation: of the network's maps and inputs. A teacher of another normalisation gets its own inputs.
 
     Raises DataError or NetworkError for a teacher that cannot teach this network.
     """
@@ -183,13 +218,22 @@ def learning_step(
             value=taught.name,
             remedy="choose a teacher trained on such data",
         )
-    teacher = loaded.module.to(fabric.device)
+    if loaded.metadata.codec.cells != codec.cells:
+        raise DataError(
+            "the teacher's maps must be for the same cells as the network's",
+            place=str(settings.teacher),
+            value=f"codec {loaded.metadata.codec.name}, the network's is {codec.name}",
+            remedy=f"set codec to {loaded.metadata.codec.name}, or choose another teacher",
+        )
+    teacher: nn.Module = loaded.module.to(fabric.device)
+    if loaded.normalisation != normalisation:
+        teacher = OtherInputs(teacher, normalisation, loaded.normalisation)
     with torch.no_grad():
         zeros = torch.zeros(1, 3, *input_hw, device=fabric.device)
         objective.distillation_loss(network.eval()(zeros), teacher(zeros))  # fails now if their outputs differ
     features = None
     if settings.features:
-        features = FeatureDistillation(teacher, network, settings.features, input_hw)
+        features = FeatureDistillation(loaded.module, network, settings.features, input_hw)
     step = distilled_step([network], teacher, objective, settings.share, fabric, features, settings.feature_weight)
     return step, features
 

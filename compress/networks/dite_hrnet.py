@@ -4,8 +4,9 @@ Lite-HRNet's layout with two other blocks: dynamic multi-scale context in the br
 Dynamic: a convolution mixes several kernels, with weights computed from its own input (dynamic kernel aggregation).
 
 What was ambiguous and what we chose
-- Dense context: the paper pools every branch over the cells of the lowest one. The authors' code cuts the tensor's
-  memory instead of its area, so that a cell's value comes from other channels. We follow the paper; counts are equal.
+- Dense context: the paper pools every branch over the cells of the lowest one (`cells: area`, the default). The
+  authors' code cuts the tensor's memory instead of its area, so that a cell's value comes from other channels and
+  places: only networks of `cells: memory` compute what their checkpoints were trained for. Counts are equal.
 - Fusion: branch 0 counts twice, as in the authors' code (see DoubledFusion), here after its ReLU.
 Our counts equal the published ones, convolution by convolution, but for parameters that have no effect in the authors'
 code: masks of the lowest branches, never used, and the masks' biases, which softmax cancels: together 0.1 %. The
@@ -17,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ from torch import Tensor, nn
 from compress.networks.architecture import check
 from compress.networks.blocks import ChannelShuffle, conv_bn, initialise, inputs_of
 from compress.networks.lite_hrnet import BRANCHES, LiteNetwork, Spread, check_lite_layout
+
+Cells = Literal["area", "memory"]
 
 _ATTENTION_REDUCTION = 4
 """Of the channels from which the mixture of kernels is computed (the authors' code; the paper gives none)."""
@@ -124,10 +127,15 @@ class GlobalContext(nn.Module):
 
 
 class DenseContext(nn.Module):
-    """Dense context modelling: the same over all branches, with one context per cell of the lowest branch."""
+    """Dense context modelling: the same over all branches, with one context per cell of the lowest branch.
 
-    def __init__(self, widths: Sequence[int], reduction: int) -> None:
+    cells: `area`, a branch's places that a cell of the lowest branch covers; `memory`, as in the authors' code: the
+    branch [C,H,W] is cut into as many equal runs as there are cells, each taken for [C,n]; its mask [H,W] likewise.
+    """
+
+    def __init__(self, widths: Sequence[int], reduction: int, cells: Cells = "area") -> None:
         super().__init__()
+        self.cells = cells
         self.sides = [2 ** (len(widths) - 1 - i) for i in range(len(widths) - 1)]
         self.masks = nn.ModuleList(SpatialSoftmax(width) for width in widths[:-1])
         self.pools = nn.ModuleList(nn.AvgPool2d(side) for side in self.sides)
@@ -140,7 +148,13 @@ class DenseContext(nn.Module):
         widths = [inputs_of(mask) for mask in self.masks]
         widths.append(inputs_of(self.weigh) - sum(widths))
         for side, mask, pool, x in zip(self.sides, self.masks, self.pools, features[:-1], strict=True):
-            batch, _, height, width = x.shape
+            batch, channels, height, width = x.shape
+            if self.cells == "memory":
+                lowest = features[-1].shape[2:]
+                runs = x.reshape(batch, lowest.numel(), channels, side**2)
+                weights = mask(x).reshape(batch, lowest.numel(), side**2, 1)
+                contexts.append(torch.matmul(runs, weights).transpose(1, 2).reshape(batch, channels, *lowest))
+                continue
             # side² turns the mean over a cell into the sum.
             contexts.append(pool(x * (side**2 * mask(x).reshape(batch, 1, height, width))))
         return self.spread(features, self.weigh(torch.cat([*contexts, features[-1]], 1)), widths)  # type: ignore[no-any-return]
@@ -175,11 +189,16 @@ class DynamicMultiScaleContext(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], splits: Sequence[nn.Module], reductions: Sequence[int], dense_reduction: int
+        self,
+        widths: Sequence[int],
+        splits: Sequence[nn.Module],
+        reductions: Sequence[int],
+        dense_reduction: int,
+        cells: Cells = "area",
     ) -> None:
         super().__init__()
         halves = [width // 2 for width in widths]
-        self.dense = DenseContext(halves, dense_reduction)
+        self.dense = DenseContext(halves, dense_reduction, cells)
         self.splits = nn.ModuleList(splits)
         self.contexts = nn.ModuleList(
             GlobalContext(half, reduction) for half, reduction in zip(halves, reductions, strict=False)
@@ -234,7 +253,8 @@ class DiteHRNet:
     """Dite-HRNet-18; -30 has modules (3, 8, 3). width: of branch 0; blocks: per module; modules: per stage 2, 3, 4.
 
     Per branch: groups and kernels of the split convolution, and the reduction of the global context. dense_reduction:
-    of the dense context. The stem has the first branch's kernels and reduction.
+    of the dense context; cells: how it cuts a branch, see DenseContext. The stem has the first branch's kernels and
+    reduction.
     """
 
     family: ClassVar[str] = "dite_hrnet"
@@ -251,6 +271,7 @@ class DiteHRNet:
     dense_reduction: int = 8
     stem_width: int = 32
     keypoints: int = 17
+    cells: Cells = "area"
 
     def __post_init__(self) -> None:
         """Raises ValueError for a choice outside the network's range."""
@@ -259,6 +280,7 @@ class DiteHRNet:
         check(min(self.kernels) >= 1, "kernels must be at least 1", self.kernels)
         reductions = (*self.reductions, self.dense_reduction)
         check(min(reductions) >= 1, "reductions must be at least 1", reductions)
+        check(self.cells in get_args(Cells), "cells must be area or memory", self.cells)
 
     def build(self) -> LiteNetwork:
         """The network with random weights."""
@@ -266,7 +288,7 @@ class DiteHRNet:
         def make_block(widths: Sequence[int]) -> nn.Module:
             choices = zip(widths, self.groups, self.kernels, strict=False)
             splits = [DynamicSplitConv(width // 2, groups, kernels) for width, groups, kernels in choices]
-            return DynamicMultiScaleContext(widths, splits, self.reductions, self.dense_reduction)
+            return DynamicMultiScaleContext(widths, splits, self.reductions, self.dense_reduction, self.cells)
 
         def depthwise(width: int, stride: int) -> nn.Module:
             return dynamic_conv_bn(width, width, 3, stride, groups=width, kernels=self.kernels[0])

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.data.transforms import renormalised
 from compress.errors import DataError, NetworkError
+from compress.normalisation import Normalisation
 
 
 def map_distillation(
@@ -36,6 +38,19 @@ def map_distillation(
         for p, t, weight in zip(student, teacher, weights, strict=True)
     ]
     return torch.stack(terms).sum()
+
+
+class OtherInputs(nn.Module):
+    """A network that gets inputs of another normalisation than its own, [B,3,H,W]; its module is `network`."""
+
+    def __init__(self, network: nn.Module, given: Normalisation, own: Normalisation) -> None:
+        super().__init__()
+        self.network, self.given, self.own = network, given, own
+
+    def forward(self, images: Tensor) -> Sequence[Tensor]:
+        """The network's outputs for the same pictures."""
+        outputs: Sequence[Tensor] = self.network(renormalised(images, self.given, self.own))
+        return outputs
 
 
 class FeatureDistillation(nn.Module):

@@ -22,6 +22,7 @@ from compress.data.picture import Floats, Picture, PictureSet
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.engines.engine import one_torch_thread
 from compress.errors import NetworkError
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.decode.poses import Poses
 
 Maps = Sequence[Tensor]
@@ -93,17 +94,24 @@ def boxes_for(detections: Path | None, pictures: PictureSet) -> Boxes:
     return LabelledBoxes() if detections is None else DetectedBoxes(read_detections(detections, pictures))
 
 
-def whole_picture(pictures: PictureSet, index: int, input_hw: tuple[int, int]) -> NetworkInputs:
+def whole_picture(
+    pictures: PictureSet, index: int, input_hw: tuple[int, int], normalisation: Normalisation = IMAGENET
+) -> NetworkInputs:
     """The whole picture in one input, as bottom-up networks get it."""
     image = pictures.image(index)
     height, width = image.shape[:2]
     matrix = fit_matrix((height, width), input_hw)
     box = np.array([[0, 0, width, height]], np.float32)
-    return NetworkInputs(warp(image, matrix, input_hw)[None], [matrix], box, np.ones(1, np.float32))
+    return NetworkInputs(warp(image, matrix, input_hw, normalisation)[None], [matrix], box, np.ones(1, np.float32))
 
 
 class PoseEstimator(Protocol):
     """How one approach finds people: how pictures go into a network, and how the maps that come out are decoded."""
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the network's inputs."""
+        return IMAGENET
 
     def inputs(self, pictures: PictureSet, index: int) -> NetworkInputs:
         """What goes into the network for a picture."""
@@ -133,8 +141,10 @@ def estimate_poses(
     device = next(network.parameters()).device
     for batch in _batches(estimator, pictures, range(len(pictures)) if indices is None else indices, batch_size):
         images = np.concatenate([inputs.images for _, inputs in batch])
-        outputs = _outputs(network, images, device, finite=finite)
-        mirrored = _outputs(network, images[:, :, ::-1], device, finite=finite) if flip_test else None
+        outputs = _outputs(network, images, estimator.normalisation, device, finite=finite)
+        mirrored = None
+        if flip_test:
+            mirrored = _outputs(network, images[:, :, ::-1], estimator.normalisation, device, finite=finite)
         start = 0
         for index, inputs in batch:
             rows = slice(start, start + len(inputs.images))
@@ -187,7 +197,7 @@ def first_inputs(estimator: PoseEstimator, pictures: PictureSet, wanted: int, de
     given = 0
     for batch in _batches(estimator, pictures, range(len(pictures)), 32):
         images = np.concatenate([inputs.images for _, inputs in batch])
-        yield normalise(images).to(device)
+        yield normalise(images, estimator.normalisation).to(device)
         given += len(images)
         if given >= wanted:
             break
@@ -208,7 +218,13 @@ def _batches(
 
 
 def _outputs(
-    network: nn.Module, images: Picture, device: torch.device, *, finite: bool, at_once: int = 64
+    network: nn.Module,
+    images: Picture,
+    normalisation: Normalisation,
+    device: torch.device,
+    *,
+    finite: bool,
+    at_once: int = 64,
 ) -> list[Tensor]:
     """The network's outputs for uint8 inputs [N,H,W,3]; none of them if there are no inputs.
 
@@ -217,7 +233,8 @@ def _outputs(
     parts = []
     with torch.no_grad():
         for start in range(0, len(images), at_once):
-            inputs = normalise(np.ascontiguousarray(images[start : start + at_once])).to(device)
+            part = np.ascontiguousarray(images[start : start + at_once])
+            inputs = normalise(part, normalisation).to(device)
             parts.append([output.float().cpu() for output in network(inputs)])
             if finite and not all(output.isfinite().all() for output in parts[-1]):
                 raise NetworkError(

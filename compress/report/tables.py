@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
         DecodingTable,
         EvaluateResult,
         ExportResult,
+        ImportResult,
         LayerRow,
         NetworkRow,
         Part,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
         TrainResult,
     )
     from compress.measure.cross_check import CrossCheck
+    from compress.normalisation import Normalisation
     from compress.pose.scoring import Figure, Score
 
 _FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest
@@ -80,6 +82,50 @@ def print_evaluated(result: "EvaluateResult", console: Console | None = None) ->
     )
 
 
+def print_imported(result: "ImportResult", console: Console | None = None) -> None:
+    """What was found in the file, and what the artefact says of it."""
+    found = result.found
+    print_mapping(
+        "Imported",
+        {
+            "artefact": result.folder,
+            "network": found.network,
+            "names of": found.source,
+            "size": f"{short(result.parameters)} parameters",
+            "approach": result.approach,
+            "keypoints": result.keypoints,
+            "input": _size(result.input_hw),
+            "normalisation": _inputs(result.normalisation),
+            "codec": f"{result.codec.name}, sigma {result.codec.sigma:g}",
+            "unknown names": _names(found.unknown),
+            "unfilled": _names(found.unfilled),
+            "without a place": _plural(len(found.dropped), "tensor"),
+            **({"made float32": ", ".join(found.converted)} if found.converted else {}),
+            **({"beside it": ", ".join(found.beside)} if found.beside else {}),
+        },
+        console,
+    )
+
+
+def _inputs(normalisation: "Normalisation") -> str:
+    """How a picture's bytes become inputs."""
+    mean, spread = ([round(255 * value, 3) for value in values] for values in (normalisation.mean, normalisation.std))
+    if mean == [0, 0, 0] and spread == [1, 1, 1]:
+        return f"{normalisation.channels} as it is"
+    if len(set(mean)) == len(set(spread)) == 1:
+        return f"{normalisation.channels}, (x - {mean[0]:g}) / {spread[0]:g}"
+    return f"{normalisation.channels}, (x - {_numbers(mean)}) / {_numbers(spread)}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in values)})"
+
+
+def _names(names: Sequence[str]) -> str:
+    """All of them: what a network was not given must be seen."""
+    return ", ".join(names) or "none"
+
+
 def print_exported(result: "ExportResult", console: Console | None = None) -> None:
     """One line per engine; nothing where every engine refused the network."""
     if not result.exports:
@@ -89,7 +135,11 @@ def print_exported(result: "ExportResult", console: Console | None = None) -> No
         f"{export.parity:.1e}"
         for export in result.exports
     }
-    network = {"network": result.network, "folder": result.folder, "input": _size(result.input_hw)}
+    network = {
+        "network": result.network,
+        "folder": result.folder,
+        "input": f"{_size(result.input_hw)}, {_inputs(result.inputs)}",
+    }
     print_mapping("Exported", network | lines, console)
 
 

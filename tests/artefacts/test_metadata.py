@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from compress.artefacts.artefact import ARCHITECTURE, load_artefact, save_artefact
-from compress.artefacts.metadata import Metadata, metadata_from_data, metadata_to_data
+from compress.artefacts.metadata import Imported, Metadata, metadata_from_data, metadata_to_data
 from compress.data.keypoints import COCO_PERSON, LSP
 from compress.errors import ArtefactError
 from compress.networks.mobile_openpose import MobileOpenPose
+from compress.normalisation import Normalisation
 from compress.pose.codec import codec_named
 from compress.pose.scoring import Score
 from compress.recipe import Data
@@ -27,17 +28,19 @@ FULL = Metadata(
     seed=7,
     flip_test=True,
     score=Score("PCK", 0.25, 0.01, "training of 2 epochs", "lsp", 40, {"area": 0.5, "curve": [0.1, 0.2]}),
+    normalisation=Normalisation((0.5, 0.4, 0.3), (1.0, 2.0, 3.0), "BGR"),
+    imported=Imported("OpenPose in PyTorch", "pose_model.pth"),
 )
 
 
 def test_every_field_comes_back(tmp_path: Path) -> None:
-    assert all(getattr(FULL, one.name) != one.default for one in fields(FULL) if one.name != "normalisation")
+    assert all(getattr(FULL, one.name) != one.default for one in fields(FULL))
     assert metadata_from_data(yaml.safe_load(yaml.safe_dump(metadata_to_data(FULL))), "test") == FULL
     save_artefact(tmp_path, NETWORK, NETWORK.build(), FULL)
     loaded = load_artefact(tmp_path)
     assert loaded.metadata == FULL
     assert (loaded.name, loaded.input_hw, loaded.keypoints, loaded.trained) == (str(tmp_path), (96, 64), LSP, True)
-    assert (loaded.approach, loaded.normalisation.channels) == ("PAF", "RGB")
+    assert (loaded.approach, loaded.normalisation.channels) == ("PAF", "BGR")
 
 
 def test_joints_that_nobody_named_are_cocos() -> None:
@@ -54,7 +57,8 @@ def test_joints_that_nobody_named_are_cocos() -> None:
         ({"seed": "abc"}, "seed: input should be a valid integer"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
         ({"codec": {"cells": "somewhere"}}, "codec.cells: input should be 'middle'"),
-        ({"normalisation": {"mean": [0.5, 0.5, 0.5]}}, "normalisation must be ImageNet's"),
+        ({"normalisation": {"std": [0.5, 0.0, 0.5]}}, "normalisation: std must be three numbers above 0, not"),
+        ({"normalisation": {"channels": "RBG"}}, "normalisation.channels: input should be 'RGB' or 'BGR'"),
         ({"size": 3}, "size: unexpected keyword argument"),
         (None, "input_hw: field required"),
     ],

@@ -4,7 +4,6 @@ import torch
 
 from compress.data.keypoints import COCO_PERSON
 from compress.data.transforms import (
-    BORDER_RGB,
     NO_AUGMENTATION,
     Augmentation,
     augment_matrix,
@@ -13,8 +12,10 @@ from compress.data.transforms import (
     mirrors,
     move_keypoints,
     normalise,
+    renormalised,
     warp,
 )
+from compress.normalisation import IMAGENET, Normalisation
 
 
 def apply(matrix, x, y):
@@ -69,7 +70,7 @@ def test_keypoints_follow_the_picture(seed):
         image[y - 2 : y + 3, x - 2 : x + 3, channel] = 255
     matrix = augment_matrix(np.random.default_rng(seed), (120, 160), (128, 128), Augmentation())
     warped = warp(image, matrix, (128, 128)).astype(float)
-    warped[(warped == BORDER_RGB).all(axis=2)] = 0
+    warped[(warped == IMAGENET.border_rgb).all(axis=2)] = 0
     moved = move_keypoints(keypoints, matrix, (128, 128))
     rows, columns = np.mgrid[:128, :128]
     for channel, (x, y, v) in enumerate(moved[0]):
@@ -96,6 +97,40 @@ def test_flip_swaps_partners_and_undoes_itself():
     assert np.array_equal(once[:, left], keypoints[:, right])
     assert np.array_equal(once[:, 0], keypoints[:, 0])
     assert np.array_equal(flip(once, COCO_PERSON.flip_index), keypoints)
+
+
+OPENPOSE = Normalisation((128 / 255,) * 3, (256 / 255,) * 3, "BGR")
+BLUE_FIRST = Normalisation(channels="BGR")
+
+
+def test_openposes_inputs_are_its_authors():
+    """Blue first, (x - 128) / 256."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3)).astype(np.uint8)
+    tensor = normalise(images, OPENPOSE)
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    expected = (images[1, 3, 2, ::-1].astype(float) - 128) / 256
+    assert tensor[1, :, 3, 2].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_constants_stand_in_the_order_of_the_channels():
+    """SimpleBaseline's authors subtract the mean of red from blue."""
+    images = np.random.default_rng(0).integers(0, 256, (1, 8, 6, 3)).astype(np.uint8)
+    expected = (images[0, 3, 2, ::-1] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    assert normalise(images, BLUE_FIRST)[0, :, 3, 2].numpy() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", [IMAGENET, OPENPOSE, BLUE_FIRST, Normalisation((0, 0, 0), (1, 1, 1))])
+def test_outside_the_picture_the_input_is_about_0(normalisation):
+    outside = warp(np.full((8, 8, 3), 255, np.uint8), np.array([[1.0, 0, 100], [0, 1, 0]]), (8, 8), normalisation)
+    assert normalise(outside[None], normalisation).abs().max() < 0.5 / 255 / min(normalisation.std)
+
+
+@pytest.mark.parametrize("given", [IMAGENET, OPENPOSE, BLUE_FIRST])
+@pytest.mark.parametrize("wanted", [IMAGENET, OPENPOSE, BLUE_FIRST])
+def test_renormalised_inputs_are_those_of_the_same_picture(given, wanted):
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3)).astype(np.uint8)
+    found = renormalised(normalise(images, given), given, wanted)
+    assert torch.allclose(found, normalise(images, wanted), atol=1e-5)
 
 
 def test_normalise_is_imagenets_and_channels_last():

@@ -20,6 +20,7 @@ from compress.engines.engine import one_torch_thread
 from compress.measure.decoding import TARGET
 from compress.measure.latency import Latency
 from compress.networks import Architecture
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches import Setting, approach_of, estimator_for
 from compress.pose.codec import Codec
 from compress.pose.estimator import Boxes, DetectedBoxes, LabelledBoxes, Maps, NetworkInputs
@@ -35,6 +36,7 @@ def decode_table(
     input_hw: tuple[int, int],
     *,
     codec: Codec,
+    normalisation: Normalisation = IMAGENET,
     wanted: int = 16,
 ) -> tuple[DecodingRow, ...]:
     """Times every way to decode the maps of the network's approach, on one thread.
@@ -42,13 +44,24 @@ def decode_table(
     network: trained; None takes perfect answers. wanted: pictures, at most, over which a time's quartiles are.
     """
     indices = np.linspace(0, len(pictures) - 1, min(wanted, len(pictures))).round().astype(int).tolist()
-    setting, approach = Setting(architecture, pictures.keypoints, input_hw, codec), approach_of(architecture)
+    setting, approach = (
+        Setting(architecture, pictures.keypoints, input_hw, codec, normalisation),
+        approach_of(architecture),
+    )
     labelled = estimator_for(
-        architecture, pictures.keypoints, input_hw, codec=codec, decoding=Decoding(), boxes=LabelledBoxes()
+        architecture,
+        pictures.keypoints,
+        input_hw,
+        codec=codec,
+        decoding=Decoding(),
+        boxes=LabelledBoxes(),
+        normalisation=normalisation,
     )
     inputs = [labelled.inputs(pictures, index) for index in indices]
     outputs = [
-        perfect_answers(setting, pictures, index, one) if network is None else _network_answers(network, one)
+        perfect_answers(setting, pictures, index, one)
+        if network is None
+        else _network_answers(network, one, normalisation)
         for index, one in zip(indices, inputs, strict=True)
     ]
     rows = []
@@ -94,11 +107,13 @@ def perfect_answers(setting: Setting, pictures: PictureSet, index: int, inputs: 
     return answers, mirrored_answers
 
 
-def _network_answers(network: nn.Module, inputs: NetworkInputs) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+def _network_answers(
+    network: nn.Module, inputs: NetworkInputs, normalisation: Normalisation
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     network.eval()
     passes = []
     with torch.no_grad():
         for images in (inputs.images, inputs.images[:, :, ::-1]):
-            batch = normalise(np.ascontiguousarray(images))
+            batch = normalise(np.ascontiguousarray(images), normalisation)
             passes.append([output.float() for output in network(batch)] if len(images) else [])
     return passes[0], passes[1]

@@ -169,7 +169,14 @@ def _decoding(opened: Network, pictures: PictureSet) -> DecodingTable:
     """How long every way to decode the network's maps takes; perfect maps where its weights have learned nothing."""
     learned = opened.metadata.provenance not in (RANDOM_WEIGHTS, OWN_WEIGHTS)
     trained = opened.module if learned else None
-    rows = decode_table(opened.architecture, trained, pictures, opened.input_hw, codec=opened.metadata.codec)
+    rows = decode_table(
+        opened.architecture,
+        trained,
+        pictures,
+        opened.input_hw,
+        codec=opened.metadata.codec,
+        normalisation=opened.normalisation,
+    )
     return DecodingTable("the network's" if learned else "perfect", pictures.keypoints.name, rows)
 
 

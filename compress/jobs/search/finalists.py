@@ -141,12 +141,15 @@ def _tail(task: Task) -> Tail:
         run=task.run,
         progress=task.progress,
         fabric=task.fabric,
-        learning=Learning(recipe.data, task.sets, task.objective(settings), task.estimator, recipe.codec),
+        learning=Learning(
+            recipe.data, task.sets, task.objective(settings), task.estimator, recipe.codec, task.normalisation
+        ),
         input_hw=recipe.input_hw,
         seed=recipe.seed,
         training=settings,
         decoding=recipe.decoding,
         measuring=recipe.measurement,
+        given=task.candidates.start.metadata if task.candidates.start else None,
     )
 
 

@@ -20,6 +20,7 @@ from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named
 from compress.networks.architecture import check_input
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches import approach_of, estimator_for, objective_for
 from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
 from compress.pose.objective import Objective
@@ -56,10 +57,16 @@ class Task:
         """Of the largest candidate; all have the same outputs."""
         return self.candidates.architecture(self.space.largest)
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the inputs: the given network's, if the search starts from one."""
+        start = self.candidates.start
+        return start.normalisation if start else IMAGENET
+
     def objective(self, settings: Training) -> Objective:
         """What candidates learn."""
-        keypoints = self.sets.train.keypoints
-        return objective_for(self.architecture, keypoints, self.recipe.input_hw, settings, self.recipe.codec)
+        keypoints, recipe = self.sets.train.keypoints, self.recipe
+        return objective_for(self.architecture, keypoints, recipe.input_hw, settings, recipe.codec, self.normalisation)
 
     @property
     def estimator(self) -> PoseEstimator:
@@ -72,6 +79,7 @@ class Task:
             codec=recipe.codec,
             decoding=recipe.decoding,
             boxes=LabelledBoxes(),
+            normalisation=self.normalisation,
         )
 
     def inputs(self, wanted: int) -> Iterator[Tensor]:

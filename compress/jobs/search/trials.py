@@ -36,6 +36,7 @@ from compress.nas.sampler import Costs, Sampler
 from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet, sandwich_step
+from compress.normalisation import Normalisation
 from compress.pose.scoring import Score, main_figure, score
 from compress.recipe import Budget
 from compress.training.loop import batch_count, distilled_step, train
@@ -325,6 +326,11 @@ class First:
 
     samples: Samples
     count: int
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """See Samples."""
+        return self.samples.normalisation
 
     def __len__(self) -> int:
         return min(self.count, len(self.samples))

@@ -6,6 +6,7 @@ from compress.data.keypoints import KeypointSet
 from compress.errors import NetworkError, RecipeError
 from compress.extensions import Extensible
 from compress.networks import Architecture
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting
 from compress.pose.approaches.associative_embedding import AssociativeEmbedding
 from compress.pose.approaches.part_affinity import PartAffinity
@@ -40,9 +41,14 @@ _APPROACHES = Extensible(
 
 
 def objective_for(
-    architecture: Architecture, keypoints: KeypointSet, input_hw: tuple[int, int], training: Training, codec: Codec
+    architecture: Architecture,
+    keypoints: KeypointSet,
+    input_hw: tuple[int, int],
+    training: Training,
+    codec: Codec,
+    normalisation: Normalisation = IMAGENET,
 ) -> Objective:
-    """What a network of this architecture learns from.
+    """What a network of this architecture learns from. normalisation: of its inputs.
 
     Raises NetworkError unless the network has the data's joints, RecipeError for settings of another approach.
     """
@@ -56,7 +62,7 @@ def objective_for(
             remedy="leave it out",
         )
     _check_codec(approach, codec)
-    return approach.objective(Setting(architecture, keypoints, input_hw, codec), training)
+    return approach.objective(Setting(architecture, keypoints, input_hw, codec, normalisation), training)
 
 
 def estimator_for(
@@ -67,14 +73,15 @@ def estimator_for(
     codec: Codec,
     decoding: Decoding,
     boxes: Boxes,
+    normalisation: Normalisation = IMAGENET,
 ) -> PoseEstimator:
-    """How people are found with a network of this architecture. codec: that it was trained with.
+    """How people are found with a network of this architecture. codec, normalisation: that it was trained with.
 
     Raises RecipeError for a codec of another approach.
     """
     approach = approach_of(architecture)
     _check_codec(approach, codec)
-    return approach.estimator(Setting(architecture, keypoints, input_hw, codec), decoding, boxes)
+    return approach.estimator(Setting(architecture, keypoints, input_hw, codec, normalisation), decoding, boxes)
 
 
 def check_joints(architecture: Architecture, keypoints: KeypointSet, place: str) -> None:

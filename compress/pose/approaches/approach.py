@@ -11,6 +11,7 @@ from compress.data.keypoints import KeypointSet
 from compress.data.picture import Floats
 from compress.data.transforms import Augmentation
 from compress.networks import Architecture
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec
 from compress.pose.estimator import Boxes, PoseEstimator
 from compress.pose.objective import Objective, PoseLoss
@@ -19,12 +20,13 @@ from compress.recipe import Augment, Decoding, Loss, Training
 
 @dataclass(frozen=True)
 class Setting:
-    """What objective and estimator of a network go by. input_hw: of the network's input. codec: of its maps."""
+    """What objective and estimator of a network go by. input_hw, normalisation: of its input. codec: of its maps."""
 
     architecture: Architecture
     keypoints: KeypointSet
     input_hw: tuple[int, int]
     codec: Codec
+    normalisation: Normalisation = IMAGENET
 
 
 class Approach(Protocol):

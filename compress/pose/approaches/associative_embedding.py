@@ -18,6 +18,7 @@ from compress.data.samples import MAX_PEOPLE, Sample, Samples, looked_at, moved_
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Augmentation
 from compress.errors import DataError
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, limb_keys, loss_weights, picture_augmentation
 from compress.pose.codec import Codec
 from compress.pose.decode import associative_embedding
@@ -58,7 +59,9 @@ class AssociativeEmbedding(Approach):
     def estimator(self, setting: Setting, decoding: Decoding, boxes: Boxes) -> PoseEstimator:
         """The whole picture."""
         grouping = Grouping(locate=setting.codec.locate or "quarter", refine=decoding.refine)
-        return AssociativeEmbeddingEstimator(setting.keypoints, setting.input_hw, grouping, setting.codec)
+        return AssociativeEmbeddingEstimator(
+            setting.keypoints, setting.input_hw, grouping, setting.codec, setting.normalisation
+        )
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
         """Each cell has the tag of the person whose joint is nearest."""
@@ -107,13 +110,16 @@ class TaggedPictures:
     strides: tuple[int, ...]
     codec: Codec
     augmentation: Augmentation
+    normalisation: Normalisation = IMAGENET
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """One picture."""
-        image, matrix, keypoints = moved_picture(self.pictures, index, self.input_hw, self.augmentation, rng)
+        image, matrix, keypoints = moved_picture(
+            self.pictures, index, self.input_hw, self.augmentation, self.normalisation, rng
+        )
         heatmaps = tuple(gaussian_heatmaps(keypoints, self.input_hw, stride, self.codec) for stride in self.strides)
         weights = tuple(looked_at(self.pictures, index, matrix, self.input_hw, stride) for stride in self.strides)
         joints = joint_locations(keypoints, self.input_hw, self.strides[0], self.codec, MAX_PEOPLE)
@@ -136,6 +142,7 @@ class AssociativeEmbeddingObjective:
             setting.architecture.output_strides,
             setting.codec,
             picture_augmentation(self.training.augment),
+            setting.normalisation,
         )
 
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -249,10 +256,11 @@ class AssociativeEmbeddingEstimator:
     input_hw: tuple[int, int]
     grouping: Grouping
     codec: Codec
+    normalisation: Normalisation = IMAGENET
 
     def inputs(self, pictures: PictureSet, index: int) -> NetworkInputs:
         """The whole picture."""
-        return whole_picture(pictures, index, self.input_hw)
+        return whole_picture(pictures, index, self.input_hw, self.normalisation)
 
     def decode(self, inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
         """Joints that are the largest around them, put together by their tags."""

@@ -19,6 +19,7 @@ from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples, looked_at, moved_picture
 from compress.data.transforms import Augmentation
 from compress.errors import DataError
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, picture_augmentation
 from compress.pose.codec import Codec
 from compress.pose.decode import part_affinity
@@ -68,7 +69,7 @@ class PartAffinity(Approach):
         """The whole picture. A part lies at the peak of its upsampled pixel, unless the codec says otherwise."""
         grouping = PartGrouping(upsample=setting.codec.upsample, locate=setting.codec.locate or "peak")
         stride = setting.architecture.output_strides[-1]
-        return PartAffinityEstimator(setting.keypoints, setting.input_hw, grouping, stride)
+        return PartAffinityEstimator(setting.keypoints, setting.input_hw, grouping, stride, setting.normalisation)
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
         """The same at every stage."""
@@ -101,13 +102,16 @@ class PartPictures:
     layout: PartLayout
     codec: Codec
     augmentation: Augmentation
+    normalisation: Normalisation = IMAGENET
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """One picture."""
-        image, matrix, keypoints = moved_picture(self.pictures, index, self.input_hw, self.augmentation, rng)
+        image, matrix, keypoints = moved_picture(
+            self.pictures, index, self.input_hw, self.augmentation, self.normalisation, rng
+        )
         sigma_px = self.codec.sigma * self.stride
         maps = part_maps(keypoints, self.layout, self.input_hw, self.stride, sigma_px, self.codec.limb_width)
         return Sample(image, (maps,), (looked_at(self.pictures, index, matrix, self.input_hw, self.stride),))
@@ -130,6 +134,7 @@ class PartAffinityObjective:
             layout_for(setting.keypoints),
             setting.codec,
             picture_augmentation(self.training.augment),
+            setting.normalisation,
         )
 
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -173,10 +178,11 @@ class PartAffinityEstimator:
     input_hw: tuple[int, int]
     grouping: PartGrouping
     stride: int
+    normalisation: Normalisation = IMAGENET
 
     def inputs(self, pictures: PictureSet, index: int) -> NetworkInputs:
         """The whole picture."""
-        return whole_picture(pictures, index, self.input_hw)
+        return whole_picture(pictures, index, self.input_hw, self.normalisation)
 
     def decode(self, inputs: NetworkInputs, outputs: Maps, mirrored: Maps | None) -> Poses:
         """Parts that are the largest around them, put together along the fields between them."""

@@ -20,6 +20,7 @@ from compress.data.loader import Batch
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples, moved_joints
 from compress.data.transforms import warp
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, limb_keys, loss_weights
 from compress.pose.codec import Codec
 from compress.pose.decode import top_down
@@ -51,7 +52,9 @@ class TopDown(Approach):
         """A detector may find one person twice: of its poses the less certain ones are suppressed. Other people's
         labels are no detector's boxes."""
         suppressed = decoding if isinstance(boxes, DetectedBoxes) else None
-        return TopDownEstimator(setting.keypoints, setting.input_hw, setting.codec, boxes, suppressed)
+        return TopDownEstimator(
+            setting.keypoints, setting.input_hw, setting.codec, boxes, suppressed, setting.normalisation
+        )
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
         """Of the first person, who is the input's."""
@@ -85,6 +88,7 @@ class CutOutPersons:
     strides: tuple[int, ...]
     codec: Codec
     augmentation: PersonAugmentation
+    normalisation: Normalisation = IMAGENET
 
     @cached_property
     def persons(self) -> list[tuple[int, int]]:
@@ -105,7 +109,7 @@ class CutOutPersons:
         moved = moved_joints(joints_k3[None], matrix, self.input_hw, self.pictures)[0]
         targets = [person_targets(moved, self.input_hw, stride, self.codec) for stride in self.strides]
         return Sample(
-            warp(self.pictures.image(picture), matrix, self.input_hw),
+            warp(self.pictures.image(picture), matrix, self.input_hw, self.normalisation),
             tuple(maps for maps, _ in targets),
             tuple(weight[:, None, None] for _, weight in targets),
         )
@@ -127,6 +131,7 @@ class TopDownObjective:
             setting.architecture.output_strides,
             setting.codec,
             PersonAugmentation(augment.rotation_deg, augment.scale, augment.flip, augment.half_body),
+            setting.normalisation,
         )
 
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -168,6 +173,7 @@ class TopDownEstimator:
     codec: Codec
     boxes: Boxes
     suppressed: Decoding | None
+    normalisation: Normalisation = IMAGENET
 
     def inputs(self, pictures: PictureSet, index: int) -> NetworkInputs:
         """One input per box."""
@@ -175,7 +181,7 @@ class TopDownEstimator:
         image = pictures.image(index)
         crop = self.codec.crop
         matrices = [crop_matrix(box_region(box, self.input_hw, crop=crop), self.input_hw, crop=crop) for box in boxes]
-        inputs = [warp(image, matrix, self.input_hw) for matrix in matrices]
+        inputs = [warp(image, matrix, self.input_hw, self.normalisation) for matrix in matrices]
         images = np.stack(inputs) if inputs else np.zeros((0, *self.input_hw, 3), np.uint8)
         return NetworkInputs(images, matrices, boxes, scores)
 
