@@ -769,12 +769,14 @@ class PackedFolder(Shown):
 
 @dataclass(frozen=True)
 class UnpackedTable(Shown):
-    """`compress latency unpack`. scale: None where the folder had too few networks for one."""
+    """`compress latency unpack`. scale: None where the folder had too few networks for one. others: files of tables of
+    more numbers of threads."""
 
     identity: Identity
     table: str
     kernels: int
     scale: Scale | None
+    others: tuple[str, ...] = ()
 
 
 # --- compress search -------------------------------------------------------------------------------------------------

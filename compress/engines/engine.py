@@ -96,6 +96,15 @@ class Profiler(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class BenchTimes:
+    """What an engine's own program found on so many threads in this precision. times_ms: by a kernel's key."""
+
+    threads: int
+    precision: str
+    times_ms: Mapping[str, float]
+
+
 class KernelBench(Protocol):
     """The engine's own program for a device without Python, which times models of one kernel each."""
 
@@ -108,12 +117,14 @@ class KernelBench(Protocol):
         """Writes the models and a script that times them all into a new folder; what `read` needs, as plain data."""
         ...
 
-    def read(self, output: Path, rows: Sequence[Mapping[str, Any]], kernels: Mapping[str, Kernel]) -> dict[str, float]:
-        """Milliseconds of each kernel, by its key, from what the script printed.
+    def read(
+        self, output: Path, rows: Sequence[Mapping[str, Any]], kernels: Mapping[str, Kernel]
+    ) -> tuple[BenchTimes, ...]:
+        """Milliseconds of each kernel from what the script printed, of every number of threads.
 
         rows: what `write` gave. kernels: by their keys.
 
-        Raises TableError if it was not run, or not on every model.
+        Raises TableError if it was not run, or not on every model, or does not say in which precision.
         """
         ...
 

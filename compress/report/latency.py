@@ -141,6 +141,8 @@ def print_packed(result: "PackedFolder", console: Console | None = None) -> None
 def print_unpacked(result: "UnpackedTable", console: Console | None = None) -> None:
     """Where the device's table is, and how well its scale fits."""
     lines = {"table": result.table, "kernels": result.kernels, "scale": _scale(result.scale)}
+    if result.others:
+        lines["other numbers of threads"] = ", ".join(result.others)
     print_mapping(f"Latency table of {result.identity}", lines, console)
 
 

@@ -264,11 +264,13 @@ def test_results_of_something_else_are_refused(space: str, packed_copy: Packed, 
         pack([space], recipe(), folder, Silent())
 
 
-def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, packed_copy: Packed, tmp_path: Path) -> None:
+def test_benchncnns_results_are_the_time_of_one_copy_more(
+    space: str, packed_copy: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packed, folder = packed_copy("ncnn")
     rows = json.loads((folder / "manifest.json").read_text())["bench"]
     assert len(rows) == packed.kernels
-    runtime, lines = engine("ncnn"), []
+    runtime, lines = engine("ncnn"), ["loop_count = 20", "num_threads = 1", "powersave = 0", "gpu_device = -1"]
     for number, row in enumerate(rows):
         for copies in row["copies"]:
             # As benchncnn prints it; every copy takes 0.02 ms more than the last kernel's, the rest of a model 0.5 ms.
@@ -276,15 +278,30 @@ def test_benchncnns_results_are_the_time_of_one_copy_more(space: str, packed_cop
             lines.append(f"{row['model']}x{copies}.param  min = {ms:7.2f}  max = {ms + 1:7.2f}  avg = {ms + 0.3:7.2f}")
     with pytest.raises(TableError, match="has not been run"):
         unpack(folder, tmp_path / "table.json", "a phone", Silent())
-    (folder / "benchncnn" / "benchncnn.txt").write_text("\n".join(lines))
+    printed = folder / "benchncnn" / "benchncnn.txt"
+    printed.write_text("\n".join(lines))
+    with pytest.raises(TableError, match="must say what benchncnn computed in"):
+        unpack(folder, tmp_path / "table.json", "a phone", Silent())
+    assert not (tmp_path / "table.json").exists()
+    lines.insert(0, "precision = float16")
+    printed.write_text("\n".join(lines))
     unpack(folder, tmp_path / "table.json", "a phone", Silent())
     table = load_table(tmp_path / "table.json")
     assert table.identity.device == "a phone"
+    assert (table.identity.threads, table.identity.precision) == (1, "float16")
     last = max(n for n, row in enumerate(rows) if not row["kernel"].startswith("Split"))
     assert table.kernels[rows[last]["kernel"]].timing.ratio == pytest.approx(0.02 * (last + 1), rel=0.01)
-    (folder / "benchncnn" / "benchncnn.txt").write_text("\n".join(lines[1:]))
+    printed.write_text("\n".join(lines[:-1]))
     with pytest.raises(TableError, match="did not time every model"):
         unpack(folder, tmp_path / "table.json", "a phone", Silent())
+    # On two numbers of threads: a table of each, where such tables are kept.
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    printed.write_text("\n".join([*lines, *lines]).replace("num_threads = 1", "num_threads = 4", 1))
+    with pytest.raises(TableError, match=r"one number of threads \(found '4, 1'\)"):
+        unpack(folder, tmp_path / "table.json", "a phone", Silent())
+    result = unpack(folder, None, "a phone", Silent())
+    tables = [load_table(Path(file)) for file in (result.table, *result.others)]
+    assert [(one.identity.threads, one.identity.precision) for one in tables] == [(4, "float16"), (1, "float16")]
     # The models themselves are ncnn's: with weights of zeros, as benchncnn makes them, they load and run.
     (candidate,) = candidates([space], recipe(), 1, 1)
     kernel = next(u for u in kernels_of_engine(candidate.build(), (64, 64), runtime) if u.operator == "Convolution")

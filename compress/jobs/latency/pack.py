@@ -140,16 +140,18 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
 def unpack(folder: Path, path: Path | None, device: str | None, progress: Progress) -> UnpackedTable:
     """The table of the device that the folder was run on; written to `path`, else where such tables are kept.
 
-    device: its name, for results of the engine's own program, which do not name it. Raises TableError if the
-    folder was not run or its results do not fit it.
+    device: its name, for results of the engine's own program, which do not name it; there is a table of every number
+    of threads that this ran with. Raises TableError if the folder was not run or its results do not fit it.
     """
     manifest = _read(folder / MANIFEST, Manifest, "a packed folder")
     if device is not None:
-        table = _from_bench(folder, manifest, device, path)
+        tables = _from_bench(folder, manifest, device, path)
     else:
-        table = _from_results(folder, manifest, path, progress)
-    table.save()
-    return UnpackedTable(table.identity, str(table.path), len(table.kernels), table.scale)
+        tables = [_from_results(folder, manifest, path, progress)]
+    for table in tables:
+        table.save()
+    first, others = tables[0], tuple(str(table.path) for table in tables[1:])
+    return UnpackedTable(first.identity, str(first.path), len(first.kernels), first.scale, others)
 
 
 # --- What run.py found -----------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ def _profiled(runtime: Engine, folder: Path, file: Path, found: NetworkTimes) ->
 # --- What the engine's own program found -----------------------------------------------------------------------------
 
 
-def _from_bench(folder: Path, manifest: Manifest, device: str, path: Path | None) -> LatencyTable:
+def _from_bench(folder: Path, manifest: Manifest, device: str, path: Path | None) -> list[LatencyTable]:
     runtime = engine(manifest.engine)
     bench = runtime.kernel_bench
     if bench is None or manifest.bench is None:
@@ -210,13 +212,23 @@ def _from_bench(folder: Path, manifest: Manifest, device: str, path: Path | None
         )
     kernels = {u.key: u for one in manifest.networks for u in kernels_of_file(runtime, folder / one.file)}
     source = folder / bench.program / f"{bench.program}.txt"
-    times_ms = bench.read(source, manifest.bench, kernels)
-    identity = Identity(manifest.engine, manifest.version, device)
-    table = LatencyTable(path or table_path(identity), identity, reference_ms=1.0)
-    for key, ms in times_ms.items():
-        timing = summarise([max(LEAST_RATIO, ms)], [1.0], 1.0)
-        table.kernels[key] = Entry.of(kernels[key], timing, "in a model of kernels")
-    return table
+    found = bench.read(source, manifest.bench, kernels)
+    if path is not None and len(found) > 1:
+        raise TableError(
+            "a file holds the table of one number of threads",
+            place=str(source),
+            value=", ".join(str(times.threads) for times in found),
+            remedy="leave --table out, or run it with one",
+        )
+    tables = []
+    for times in found:
+        identity = Identity(manifest.engine, manifest.version, device, times.threads, times.precision)
+        table = LatencyTable(path or table_path(identity), identity, reference_ms=1.0)
+        for key, ms in times.times_ms.items():
+            timing = summarise([max(LEAST_RATIO, ms)], [1.0], 1.0)
+            table.kernels[key] = Entry.of(kernels[key], timing, "in a model of kernels")
+        tables.append(table)
+    return tables
 
 
 def _read(path: Path, kind: type[T], what: str) -> T:
