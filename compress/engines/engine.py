@@ -234,10 +234,13 @@ class Engine(Protocol):
         """
         return ()
 
-    def kernels_by_rules(self, network: nn.Module, input_hw: tuple[int, int]) -> Sequence[Kernel] | None:
+    def kernels_by_part(
+        self, network: nn.Module, input_hw: tuple[int, int]
+    ) -> Mapping[str, Mapping[Kernel, int]] | None:
         """The kernels of one pass of a [1,3,H,W] image, found without an export, which takes a hundredth of the time.
 
-        None where that is not known, for the engine or for an operation of this network.
+        By the operation that they come from: `stem.0.conv:0` is the first one of that module. None where the kernels
+        are not known, for the engine or for an operation of this network.
         """
         return None
 

@@ -7,7 +7,7 @@ import copy
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from compress.engines.engine import (
 from compress.engines.kernel import Kernel
 from compress.engines.ncnn_bench import Benchncnn
 from compress.engines.ncnn_kernels import NcnnProfiler, assemble, input_parameters, read_param, write_param
+from compress.engines.ncnn_rules import kernels_by_part
+from compress.engines.operations import UnknownOperationError
 from compress.engines.tracing import check_traceable, remove_unused_calls, torchscript
 from compress.errors import EngineError
 
@@ -112,6 +114,15 @@ class Ncnn(Engine):
     def load(self, path: Path, threads: int = 1) -> Runner:
         """The model of `stem.ncnn.param` and the .bin beside it, on `threads` threads."""
         return _Runner(self._net(path, threads))
+
+    def kernels_by_part(
+        self, network: nn.Module, input_hw: tuple[int, int]
+    ) -> Mapping[str, Mapping[Kernel, int]] | None:
+        """By what pnnx makes of operations, repeated; None for a network with one that has no rule there."""
+        try:
+            return kernels_by_part(network, input_hw)
+        except UnknownOperationError:
+            return None
 
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
         """The model, layer by layer."""

@@ -7,7 +7,7 @@ dynamo exporter takes 8-10 s, and both give the same optimised graph (torch 2.13
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,8 +33,9 @@ from compress.engines.engine import (
     silent,
 )
 from compress.engines.kernel import Kernel
-from compress.engines.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_rules
+from compress.engines.onnxruntime_fusion import channel_block, kernels_by_part
 from compress.engines.onnxruntime_kernels import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
+from compress.engines.operations import UnknownOperationError
 from compress.engines.tracing import check_traceable, torchscript
 from compress.errors import EngineError, nearest
 from compress.files import write_bytes
@@ -211,12 +212,14 @@ class OnnxRuntime(Engine):
             for node in part.get_nodes()
         )
 
-    def kernels_by_rules(self, network: nn.Module, input_hw: tuple[int, int]) -> Sequence[Kernel] | None:
+    def kernels_by_part(
+        self, network: nn.Module, input_hw: tuple[int, int]
+    ) -> Mapping[str, Mapping[Kernel, int]] | None:
         """By its fusion, repeated; None for a network with an operation that has no rule there."""
         if not self.has_kernels:
             return None
         try:
-            return kernels_by_rules(network, input_hw)
+            return kernels_by_part(network, input_hw)
         except UnknownOperationError:
             return None
 

@@ -28,11 +28,7 @@ from torch import fx, nn
 
 from compress.engines.kernel import Kernel, Operand, Value
 from compress.engines.onnxruntime_kernels import onnx_kernel
-from compress.errors import EngineError
-
-
-class UnknownOperationError(EngineError):
-    """An operation that has no rule here."""
+from compress.engines.operations import UnknownOperationError
 
 
 def kernels_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int | None = None) -> list[Kernel]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from compress.engines import engine
 from compress.files import cache_folder
 from compress.measure.kernels import Kernel
 from compress.measure.latency_table import FORMAT, Identity, LatencyTable, fill, open_table
@@ -20,8 +21,8 @@ def table_path(identity: Identity) -> Path:
 
 def complete_table(table: LatencyTable, kernels: Iterable[Kernel]) -> None:
     """Measures kernels that the covering networks lack, in models of kernels; adds them to the run's table and to the
-    cached one."""
-    if table.missing(kernels):
+    cached one. Of an engine that makes no such models they stay missing, and are estimated."""
+    if table.missing(kernels) and engine(table.identity.engine).assembles_kernels:
         with pinned(table.identity.threads):
             fill(table, kernels)
         keep(table)

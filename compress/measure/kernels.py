@@ -2,7 +2,7 @@
 
 `kernels_of_engine` works for every network and every engine that has kernels: it exports the network and reads the
 engine's own optimised graph. An engine may know the same without an export, in hundredths of a second, which a search
-needs for thousands of candidates (`Engine.kernels_by_rules`). `detect_kernels` takes the faster way where there is one.
+needs for thousands of candidates (`Engine.kernels_by_part`). `detect_kernels` takes the faster way where there is one.
 """
 
 import copy
@@ -25,8 +25,13 @@ def detect_kernels(
 
     Raises EngineError if the engine cannot take the network.
     """
-    known = runtime.kernels_by_rules(network, input_hw)
-    return Counter(kernels_of_engine(network, input_hw, runtime) if known is None else known)
+    parts = runtime.kernels_by_part(network, input_hw)
+    if parts is None:
+        return Counter(kernels_of_engine(network, input_hw, runtime))
+    found: Counter[Kernel] = Counter()
+    for kernels in parts.values():
+        found.update(kernels)
+    return found
 
 
 def kernels_of_engine(network: nn.Module, input_hw: tuple[int, int], runtime: Engine) -> tuple[Kernel, ...]:

@@ -26,7 +26,7 @@ from compress.measure.latency_table import LatencyTable, predict
 from compress.nas.space import Pick, Space
 
 KernelsOf = Callable[[Pick], Mapping[str, Mapping[Kernel, int]]]
-"""A candidate's kernels by operation: kernels_by_part on its network."""
+"""A candidate's kernels by operation: Engine.kernels_by_part on its network."""
 
 PROBED = 3
 """Large candidates and random ones, as many of each, from which every choice is changed once."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from compress.engines import engine
+from compress.engines import Engine, engine
 from compress.errors import TableError
 from compress.files import write_json
 from compress.measure.in_network import cover, profile_in_networks
@@ -105,7 +105,8 @@ def _measure_kernels(
     again: bool,
 ) -> None:
     """Times the space's kernels that the table does not know, or all of them anew."""
-    chosen = covering(space, input_hw, seed, progress, () if again else table.known(), build)
+    runtime = engine(settings.engine)
+    chosen = covering(space, input_hw, seed, progress, runtime, () if again else table.known(), build)
     with (
         progress.phase("latency table", len(chosen)) as phase,
         pinned(settings.threads),
@@ -115,7 +116,6 @@ def _measure_kernels(
             f"candidate {number} of {len(chosen)}": _exporting(partial(build, pick), settings, input_hw, Path(exports))
             for number, pick in enumerate(chosen, 1)
         }
-        runtime = engine(settings.engine)
         profile_in_networks(table, runtime, files, progress=lambda name: phase.advance(1, name), again=again)
 
 
@@ -124,25 +124,30 @@ def covering(
     input_hw: tuple[int, int],
     seed: int,
     progress: Progress,
+    runtime: Engine,
     known: Collection[str] = (),
     build: BuildPick | None = None,
 ) -> list[Pick]:
     """Few candidates that together have almost every kernel the space can produce, several times each.
 
-    known: keys of kernels that need not be among them. Kernels are those that onnxruntime runs; other engines' follow
-    the same layers. Kernels that only combinations of different branches produce may be missing. build: None takes the
-    pick's architecture as it is, without edits.
+    runtime: whose kernels; of an engine that cannot tell them without an export of every pick, those of onnxruntime
+    stand for them, as they follow the same layers. known: keys of kernels that need not be among them. Kernels that
+    only combinations of different branches produce may be missing. build: None takes the pick's architecture as it is,
+    without edits.
     """
     build = build or (lambda pick: architecture_from_data(space.apply(pick), "search space").build())
     rng = random.Random(seed)
     drawn = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
     picks = list({pick_key(pick): pick for pick in drawn}.values())
+    with torch.device("meta"):
+        told = runtime.kernels_by_part(build(picks[0]), input_hw) is not None
+    detect = partial(detect_kernels, runtime=runtime) if told else detect_kernels
     kernels: dict[int, set[Kernel]] = {}
     with progress.phase("choosing candidates to time", len(picks)) as phase:
         for number, pick in enumerate(picks):
             with torch.device("meta"):
                 network = build(pick)
-            kernels[number] = {kernel for kernel in detect_kernels(network, input_hw) if kernel.key not in known}
+            kernels[number] = {kernel for kernel in detect(network, input_hw) if kernel.key not in known}
             phase.advance(1)
     return [picks[number] for number in cover(kernels)]
 
@@ -188,16 +193,16 @@ def _fit(
     progress: Progress,
 ) -> set[str]:
     """Fits the scale on a few whole candidates; returns their kernels' keys. Raises TableError if it is beyond use."""
-    rng = random.Random(seed)
+    runtime, rng = engine(settings.engine), random.Random(seed)
     picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
     samples: list[tuple[Mapping[Kernel, int], float]] = []
     with progress.phase("latency scale", len(picks)) as phase, tempfile.TemporaryDirectory() as folder:
         runners, kernels = {}, {}
         for number, pick in enumerate(picks):
             network = build(pick)
-            files = engine(settings.engine).export(network, input_hw, Path(folder), f"scale{number}")
-            runners[str(number)] = engine(settings.engine).load(files[0], settings.threads)
-            kernels[str(number)] = detect_kernels(network, input_hw)
+            files = runtime.export(network, input_hw, Path(folder), f"scale{number}")
+            runners[str(number)] = runtime.load(files[0], settings.threads)
+            kernels[str(number)] = detect_kernels(network, input_hw, runtime)
             complete_table(table, kernels[str(number)])
             phase.advance(1)
         timings = time_runners(runners, input_hw, settings)

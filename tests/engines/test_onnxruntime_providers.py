@@ -165,7 +165,7 @@ def test_a_provider_is_another_device_and_has_no_kernels(session: type[Session],
     assert runtime.describe().device.startswith(f"{OnnxRuntime().describe().device}, on cuda")
     assert not runtime.has_kernels
     assert not runtime.assembles_kernels
-    assert runtime.kernels_by_rules(nn.Conv2d(3, 8, 3), HW) is None
+    assert runtime.kernels_by_part(nn.Conv2d(3, 8, 3), HW) is None
     with pytest.raises(EngineError, match=r"not timed: .*\(found 'cuda'\)"):
         runtime.profiler(path)
     with pytest.raises(EngineError, match="inside whole networks"):

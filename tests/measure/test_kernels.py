@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from compress.engines import ENGINES, engine
 from compress.engines.kernel import Operand
-from compress.engines.onnxruntime_fusion import UnknownOperationError, channel_block, kernels_by_part, kernels_by_rules
+from compress.engines.onnxruntime_fusion import channel_block, kernels_by_part, kernels_by_rules
+from compress.engines.operations import UnknownOperationError
 from compress.errors import EngineError
 from compress.measure.counting import count
 from compress.measure.kernels import detect_kernels, kernels_of_engine

@@ -268,11 +268,12 @@ def space_named(source: str) -> Space | None:
 
 def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
     """Of every space, few that together have its kernels several times."""
+    runtime = engine(recipe.engine)
     return [
         _of_space(f"{Path(source).stem}-cover-{number}", space, pick, recipe)
         for source in sources
         if (space := space_named(source)) is not None
-        for number, pick in enumerate(covering(space, recipe.input_hw or DEFAULT_HW, recipe.seed, progress))
+        for number, pick in enumerate(covering(space, recipe.input_hw or DEFAULT_HW, recipe.seed, progress, runtime))
     ]
 
 

@@ -17,7 +17,7 @@ from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.results import Trial
 from compress.artefacts.run import Run
 from compress.data.samples import Sample, Samples
-from compress.engines.onnxruntime_fusion import UnknownOperationError, kernels_by_part
+from compress.engines import engine
 from compress.errors import BudgetError, DivergedError
 from compress.files import append_line
 from compress.jobs.search.task import Task
@@ -163,7 +163,7 @@ def structure_of(task: Task, pick: Pick) -> nn.Module:
 def cost_of(network: nn.Module, input_hw: tuple[int, int], table: LatencyTable) -> Cost:
     """Counted parameters and multiply-adds, and the latency predicted by the table, which gets kernels it lacks."""
     counted = count(network, input_hw)
-    kernels = detect_kernels(network, input_hw)
+    kernels = detect_kernels(network, input_hw, engine(table.identity.engine))
     complete_table(table, kernels)
     target = target_text(table.identity.engine, table.identity.threads)
     predicted = Latency(predict(table, kernels).ms, target, "predicted")
@@ -174,15 +174,17 @@ def all_costs(task: Task, table: LatencyTable) -> Costs | None:
     """Predicts the latency of many candidates at once; None for a space of edits or of unknown operators."""
     input_hw = task.recipe.input_hw
 
-    def kernels_of(pick: Pick) -> Mapping[str, Mapping[Kernel, int]]:
-        return kernels_by_part(structure_of(task, pick), input_hw)
-
+    runtime = engine(table.identity.engine)
     if task.space.edits:  # channels are pruned through the whole network, not part by part
         return None
-    try:
-        kernels_of(task.space.largest)
-    except UnknownOperationError:
+    if runtime.kernels_by_part(structure_of(task, task.space.largest), input_hw) is None:
         return None
+
+    def kernels_of(pick: Pick) -> Mapping[str, Mapping[Kernel, int]]:
+        parts = runtime.kernels_by_part(structure_of(task, pick), input_hw)
+        assert parts is not None  # candidates of one space consist of the same operations
+        return parts
+
     return PartTable(task.space, kernels_of, task.recipe.seed).predictor(table)
 
 
