@@ -113,7 +113,8 @@ def unknown_network(name: str, known: Iterable[str]) -> ArtefactError:
         return ArtefactError("a run folder is not a network", place="NETWORK", value=name, remedy=below)
     close = get_close_matches(name, known, n=1)
     return ArtefactError(
-        "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function or an ONNX file",
+        "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function, an ONNX file "
+        "or NAME@FILE of a public checkpoint",
         place="NETWORK",
         value=name,
         remedy=(f"did you mean {close[0]!r}? " if close else "") + "`compress networks` lists the names",

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from compress import recipe
@@ -26,6 +27,7 @@ from compress.data.synthetic import SyntheticPeople
 from compress.engines import ENGINES
 from compress.nas.sampler import SAMPLERS
 from compress.pruning.importance import CRITERIA
+from tests.networks.checkpoints.small_file import small_file
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -42,6 +44,8 @@ SMALL_REWRITING = ("rewriting.calibration=4", "rewriting.steps=1", "rewriting.pi
 SMALL_TABLE = ("networks=1", "rounds=4", "input_hw=[64,64]")
 
 AS_SHOWN = (
+    "compress import pose_hrnet_w32_256x192.pth --run runs/hrnet",
+    "compress export runs/hrnet --normalisation inside",
     "compress rewrite --list",
     "compress networks",
     "compress profile dir_bhrnet_32",
@@ -111,6 +115,10 @@ NOT_RUN: dict[str, str] = {
     "compress search bhrnet_coco --set data.disk.folder=/path/to/coco": "COCO, and a GPU",
     "compress predict runs/openpose --data coco:/path/to/coco --format coco --out results": "COCO",
     "compress latency unpack packed": "the results of another device",
+    "compress prune hrnet_w32@pose_hrnet_w32_256x192.pth --macs 50%": "a public checkpoint",
+    "compress train simple_baseline_r50 --recipe train_simple_baseline --set training.backbone=resnet50.pth": (
+        "a public checkpoint"
+    ),
 }
 """Command → what it needs that is not here."""
 
@@ -191,6 +199,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "my_package" / "my_net.py").write_text(MY_NET)
     onnx.save(my_net_onnx(), folder / "my_net.onnx")
     (folder / "small.yaml").write_text(SMALL_SPACE)
+    torch.save(small_file(), folder / "pose_hrnet_w32_256x192.pth")  # of a small network, whatever the name says
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     before = Path.cwd(), os.environ.get("COMPRESS_CACHE")
     os.chdir(folder)

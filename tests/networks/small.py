@@ -58,6 +58,7 @@ SMALL: dict[str, Architecture] = {
     "lite_hrnet": LiteHRNet(width=16, modules=(1, 1, 1), blocks=1, stem_width=16),
     "lite_hrnet_shuffle": LiteHRNet(width=8, modules=(1, 1, 1), blocks=1, block="shuffle", stem_width=8),
     "dite_hrnet": DiteHRNet(width=8, modules=(1, 1, 1), blocks=1, stem_width=16),
+    "dite_hrnet_memory": DiteHRNet(width=8, modules=(1, 1, 1), blocks=1, stem_width=16, cells="memory"),
     "edite_hrnet": EDiteHRNet(width=8, modules=(1, 1, 1), blocks=1, stem_width=16),
     "edite_hrnet_dense": EDiteHRNet(
         width=8,

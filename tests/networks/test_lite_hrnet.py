@@ -184,6 +184,29 @@ def test_dense_context_has_one_context_per_cell_of_the_lowest_branch() -> None:
     torch.testing.assert_close(found[1], low * weights[:, 4:])
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_dense_context_of_the_authors_code_cuts_the_memory(channels_last: bool) -> None:
+    """Their views, number by number: run m of the C·H·W numbers, taken for C rows of n."""
+    context = with_statistics(DenseContext([4, 8], 4, "memory"))
+    assert isinstance(context, DenseContext)
+    high, low = torch.randn(2, 4, 8, 4), torch.randn(2, 8, 4, 2)
+    contexts = torch.empty(2, 4, 4, 2)
+    for image in range(2):
+        numbers = high[image].reshape(-1)
+        looked = torch.softmax(context.masks[0].conv(high[image : image + 1]).reshape(-1), 0)  # type: ignore[operator, union-attr]
+        n = 4  # of the 32 places, per cell
+        for cell in range(8):
+            for channel in range(4):
+                row = numbers[cell * 4 * n + channel * n :][:n]
+                contexts[image, channel, cell // 2, cell % 2] = (row * looked[cell * n :][:n]).sum()
+    weights = context.weigh(torch.cat((contexts, low), 1))
+    given = high.to(memory_format=torch.channels_last) if channels_last else high
+    found = context([given, low])
+    torch.testing.assert_close(found[0], high * weights[:, :4].repeat_interleave(2, 2).repeat_interleave(2, 3))
+    torch.testing.assert_close(found[1], low * weights[:, 4:])
+    assert not torch.allclose(DenseContext([4, 8], 4)([high, low])[0], found[0])
+
+
 @pytest.mark.parametrize("hw", [(8, 6), (9, 5), (1, 1)])
 def test_attention_rounds_odd_sides_up(hw: tuple[int, int]) -> None:
     attention = with_statistics(LongRangeAttention(4, 4, enlarged=True))

@@ -39,6 +39,19 @@ UNMATCHED = (
         "backbone.layer#.(?:se|expand_conv|depthwise_conv|linear_conv).<any>",
         "MMPose's MobileNetV3 has another gate, (x+1)/2 cut to 0..1, than the paper and ours, (x+3)/6",
     ),
+    (
+        "hg.#.hg.<any>",
+        "this stacked hourglass (Bearpaw's pytorch-pose) is wide one residual earlier in its stem than ours and "
+        "princeton-vl's",
+    ),
+    (
+        "backbone.hourglass_modules.<any>",
+        "MMPose's hourglass has basic blocks of two 3x3 convolutions, ours the paper's bottlenecks",
+    ),
+    (
+        "(?:backbone.)?_(?:conv_stem|blocks).<any>",
+        "EfficientHRNet's authors pad stride-2 convolutions more at the right and the bottom, ours pads alike",
+    ),
 )
 """Names that tell a network that ours cannot compute, and why. Patterns as in table.py."""
 

@@ -18,6 +18,7 @@ from compress.networks import checkpoints as room
 from compress.networks.checkpoints import SOURCES, Checkpoint, name_of, read_checkpoint
 from compress.networks.checkpoints.container import read_container
 from compress.networks.checkpoints.recognise import FAMILIES
+from compress.networks.dite_hrnet import DiteHRNet
 from compress.networks.openpose import OpenPose
 from compress.networks.shufflenet_v2 import ShuffleNetV2
 from compress.networks.simple_baseline import SimpleBaseline
@@ -342,6 +343,76 @@ def test_openpose_reads_its_maps_in_our_order(form: str, tmp_path: Path) -> None
             assert torch.allclose(mine, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
 
 
+DITE = DiteHRNet(modules=(1, 1, 1))
+
+
+def dites_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors by the names of Dite-HRNet's authors, and the tensors that theirs has besides."""
+    separable = {"0.conv": 0, "0.bn": 1, "1.conv": 2, "1.bn": 3}
+    inside = (  # of a block, from the end of our name to theirs
+        (r"dense\.masks\.(\d)\.conv", r"dcm.conv_mask.\1"),
+        (r"dense\.weigh\.0\.conv", "dcm.channel_attention.0"),
+        (r"dense\.weigh\.0\.bn", "dcm.channel_attention.1"),
+        (r"dense\.weigh\.1", "dcm.channel_attention.3"),
+        (r"splits\.(\d)\.convolutions\.(\d)\.", r"conv.\1.conv.\2."),
+        (r"contexts\.(\d)\.", r"gcm.\1."),
+        (r"mask\.conv", "conv_mask"),
+        (r"weigh\.0\.conv", "channel_attention.0"),
+        (r"weigh\.0\.bn", "channel_attention.1"),
+        (r"weigh\.1", "channel_attention.3"),
+        (r"conv\.mixture\.1\.conv", "conv.attention.conv1"),
+        (r"conv\.mixture\.1\.bn", "conv.attention.bn"),
+        (r"conv\.mixture\.2", "conv.attention.conv2"),
+        (r"conv\.conv\.weight", "conv.aggregation.weight"),
+    )
+    found = {}
+    for name, tensor in tensors.items():
+        place, _, leaf = name.rpartition(".")
+        if name.startswith("head.maps"):
+            theirs = f"keypoint_head.final_layer.{leaf}"
+        elif match := re.match(r"head\.lower\.(\d)\.(\d)\.(conv|bn)", name):
+            kind = ("depthwise_conv", "pointwise_conv")[int(match[2])]
+            theirs = f"backbone.head_layer.projects.{match[1]}.{kind}.{match[3]}.{leaf}"
+        elif match := re.match(r"head\.highest\.(\d)\.(conv|bn)", name):
+            kind = ("depthwise_conv", "pointwise_conv")[int(match[1])]
+            theirs = f"backbone.head_layer.projects.3.{kind}.{match[2]}.{leaf}"
+        elif name.startswith("first_branch."):
+            theirs = f"backbone.transition0.0.{separable[place.removeprefix('first_branch.')]}.{leaf}"
+        elif match := re.match(r"new_branches\.(\d)\.(\d\.\w+)\.", name):
+            theirs = f"backbone.transition{match[1]}.{int(match[1]) + 1}.0.{separable[match[2]]}.{leaf}"
+        elif match := re.match(r"stages\.(\d)\.2\.paths\.(\d)\.(\d)\.(conv|bn)\.", name):
+            theirs = f"backbone.stage{match[1]}.0.fuse_layers.{match[2]}.{match[3]}.{int(match[4] == 'bn')}.{leaf}"
+        elif match := re.match(r"stages\.(\d)\.2\.paths\.(\d)\.(\d)\.(\d)\.(\d\.\w+)\.", name):
+            path = f"{match[2]}.{match[3]}.{match[4]}.{separable[match[5]]}"
+            theirs = f"backbone.stage{match[1]}.0.fuse_layers.{path}.{leaf}"
+        else:
+            theirs = re.sub(r"^stem\.conv\.", "stem.conv1.", name)
+            theirs = re.sub(r"^stem\.first\.", "stem.branch1.", theirs)
+            theirs = re.sub(r"^stem\.second\.", "stem.branch2.", theirs)
+            theirs = "backbone." + re.sub(r"^stages\.(\d)\.([01])\.", r"stage\1.0.layers.\2.", theirs)
+            for pattern, instead in inside:
+                theirs = re.sub(rf"(?<=\.){pattern}", instead, theirs)
+            if "conv_mask" in theirs:
+                found[theirs.replace(".weight", ".bias")] = torch.randn(1)
+        found[theirs] = tensor
+    for stage in range(3):
+        for block in range(2):
+            mask = f"backbone.stage{stage}.0.layers.{block}.dcm.conv_mask.{stage + 1}"
+            found |= {f"{mask}.weight": torch.randn(1, 20 << (stage + 1), 1, 1), f"{mask}.bias": torch.randn(1)}
+    return found
+
+
+def test_dite_hrnets_names_are_known(tmp_path: Path) -> None:
+    ours = random_state(DITE.build())
+    torch.save({"state_dict": dites_names(ours), "meta": {}}, tmp_path / "file.pth")
+    checkpoint = read_checkpoint(tmp_path / "file.pth")
+    assert checkpoint.architecture == replace(DITE, cells="memory")  # what the published weights were trained for
+    assert checkpoint.found.unknown == checkpoint.found.unfilled == ()
+    assert checkpoint.tensors.keys() == ours.keys()
+    assert all(torch.equal(tensor, checkpoint.tensors[name]) for name, tensor in ours.items())
+    assert all("conv_mask" in name for name in checkpoint.found.dropped)
+
+
 # --- Files -----------------------------------------------------------------------------------------------------------
 
 
@@ -518,13 +589,18 @@ def test_unknown_names_are_listed(tmp_path: Path) -> None:
     assert found.unknown == ("ema.decay",)
 
 
-def test_mobilenet_v3_of_mmpose_says_why_it_cannot_be(tmp_path: Path) -> None:
-    state = {
-        "backbone.conv1.conv.weight": torch.zeros(16, 3, 3, 3),
-        "backbone.layer1.depthwise_conv.conv.weight": torch.zeros(16, 1, 3, 3),
-        "backbone.layer1.linear_conv.conv.weight": torch.zeros(16, 16, 1, 1),
-    }
-    with pytest.raises(NetworkError, match=r"MobileNetV3 has another gate"):
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (("backbone.conv1.conv", "backbone.layer1.depthwise_conv.conv", "backbone.layer1.linear_conv.conv"), "gate"),
+        (("conv1", "layer1.0.conv1", "hg.0.hg.0.0.0.conv1", "score.0", "fc.0.0"), "one residual earlier in its stem"),
+        (("backbone.stem.0.conv", "backbone.hourglass_modules.0.up1.0.conv1"), "basic blocks"),
+        (("_conv_stem", "_blocks.0._depthwise_conv", "stage2.0.branches.0.0.conv1"), "pad stride-2 convolutions"),
+    ],
+)
+def test_networks_that_ours_cannot_compute_say_why(names: tuple[str, ...], why: str, tmp_path: Path) -> None:
+    state = {f"{name}.weight": torch.zeros(16, 16, 3, 3) for name in names}
+    with pytest.raises(NetworkError, match=f"cannot be imported: .*{why}"):
         read_checkpoint(saved(tmp_path, state))
 
 
