@@ -367,14 +367,15 @@ def test_help_names_every_command() -> None:
 
 
 def test_networks_json() -> None:
-    names = "names=[hrnet_w32, dir_bhrnet_32, RTMPose-s, MultiPoseNet]"
+    names = "names=[hrnet_w32, rtmpose_s, dir_bhrnet_32, UDP HRNet-W32, MultiPoseNet]"
     rows = result_of("networks", "--set", names)
     assert all({"name", "approach", "params", "macs", "input_hw", "paper", "mark"} <= set(row) for row in rows)
     by_name = {(row["name"], (row["input_hw"] or [None])[0]): row for row in rows}
     assert by_name["dir_bhrnet_32", 256]["flops_g"] == pytest.approx(2.81, rel=0.005)
     assert (by_name["hrnet_w32", 256]["mark"], by_name["hrnet_w32", 256]["approach"]) == ("exact", "top-down")
-    reference = by_name["RTMPose-s", 256]
-    assert (reference["params"], reference["macs"], reference["published_flops_g"]) == (None, None, 0.68)
+    assert by_name["rtmpose_s", 256]["approach"] == "SimCC"
+    reference = by_name["UDP HRNet-W32", 256]
+    assert (reference["params"], reference["macs"], reference["published_flops_g"]) == (None, None, 7.1)
     assert reference["mark"] == "reference only"
     assert by_name["MultiPoseNet", None]["input_hw"] is None
     approaches = [row["approach"] for row in rows]

@@ -15,7 +15,7 @@ from compress.data.sets import Sets, data_of, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
 from compress.extensions import NETWORK_GROUP, offered
 from compress.files import NamedCheckpoint, named_checkpoint, read_yaml_mapping
-from compress.networks import NETWORKS, Architecture, architecture_from_data
+from compress.networks import NETWORKS, Architecture, architecture_from_data, made_for
 from compress.networks.checkpoints import Found
 from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
 from compress.networks.published import published_hw
@@ -94,7 +94,7 @@ def open_network(
     elif isinstance(named, str | Path) and (checkpoint := named_checkpoint(str(named))):
         network = imported(checkpoint, seed=1 if seed is None else seed)[0]
     else:
-        network = _built(named, 1 if seed is None else seed, weights)
+        network = _built(named, input_hw, 1 if seed is None else seed, weights)
         return network.overridden(input_hw=input_hw or network.input_hw, codec=codec)
     network = network.overridden(input_hw=input_hw, seed=seed, codec=codec)
     torch.manual_seed(network.seed)
@@ -130,7 +130,9 @@ def imported(
     )
 
 
-def _built(named: str | Path | nn.Module | Architecture, seed: int, weights: bool) -> Network:
+def _built(
+    named: str | Path | nn.Module | Architecture, input_hw: tuple[int, int] | None, seed: int, weights: bool
+) -> Network:
     """A network that no artefact keeps. Torch's random state is as building it left it."""
     if isinstance(named, nn.Module):
         name, architecture = type(named).__name__, cast(Architecture, given_module(named))
@@ -139,11 +141,13 @@ def _built(named: str | Path | nn.Module | Architecture, seed: int, weights: boo
     else:
         name, architecture = named.family, named
     own = architecture.family in OWN_FAMILIES
+    architecture = made_for(architecture, input_hw) if input_hw else architecture
     torch.manual_seed(seed)  # random weights are the same in every run, and criteria go by weights
     with torch.device("meta") if not (weights or own) else nullcontext():
         module = architecture.build()
     check_memory(module, name)
-    size = getattr(module, "input_hw", None) or published_hw(architecture) or DEFAULT_HW
+    only = getattr(architecture, "input_hw", None) or getattr(module, "input_hw", None)
+    size = only or published_hw(architecture) or DEFAULT_HW
     provenance = OWN_WEIGHTS if own else RANDOM_WEIGHTS
     return Network(name, architecture, module.eval(), Metadata(size, name, provenance=provenance, seed=seed))
 

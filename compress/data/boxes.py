@@ -11,6 +11,7 @@ gives the middle of `pixels` again; a detector's have not.
 `ends`: UDP's: x + w / 2 lands on (W - 1) / 2, and f is (W - 1) / w instead of W / w.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.data.keypoints import KeypointSet
-from compress.data.picture import Floats
+from compress.data.picture import Floats, Picture, PictureSet
 from compress.data.targets import gaussian_heatmaps, joint_locations
-from compress.data.transforms import Matrix, turned_about
+from compress.data.transforms import Matrix, flip, mirrors, move_all_keypoints, turned_about, warp
 from compress.errors import DataError
+from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec, Crop
 
 Box = Sequence[float] | npt.NDArray[np.floating]
@@ -157,6 +159,32 @@ def augment_person(
     )
 
 
+def labelled_persons(pictures: PictureSet) -> list[tuple[int, int]]:
+    """(picture, person in it) of every labelled person, in the pictures' order."""
+    return [(index, person) for index in range(len(pictures)) for person in range(len(pictures.people(index)))]
+
+
+def cut_out(
+    pictures: PictureSet,
+    person: tuple[int, int],
+    input_hw: tuple[int, int],
+    augmentation: PersonAugmentation,
+    crop: Crop,
+    rng: np.random.Generator,
+    normalisation: Normalisation = IMAGENET,
+) -> tuple[Picture, Floats]:
+    """One of labelled_persons as an input uint8 [H,W,3], augmented, and the person's joints [K,3] in input pixels,
+    those outside too. In a mirrored input a left joint is a right one. normalisation: says the colour of what lies
+    outside the picture."""
+    picture, number = person
+    people = pictures.people(picture)
+    joints_k3, box = people.keypoints_pk3[number], people.boxes_p4[number]
+    matrix = augment_person(rng, joints_k3, box, pictures.keypoints, input_hw, augmentation, crop)
+    moved = move_all_keypoints(joints_k3[None], matrix)
+    seen = flip(moved, pictures.keypoints.flip_index) if mirrors(matrix) else moved
+    return warp(pictures.image(picture), matrix, input_hw, normalisation), seen[0]
+
+
 def person_targets(keypoints_k3: Floats, input_hw: tuple[int, int], stride: int, codec: Codec) -> tuple[Floats, Floats]:
     """Heatmaps [K,h,w] of one person and weights [K]: 1 where the joint is labelled and in the maps, else 0.
 
@@ -166,6 +194,38 @@ def person_targets(keypoints_k3: Floats, input_hw: tuple[int, int], stride: int,
     maps_khw = gaussian_heatmaps(keypoints_k3[None], input_hw, stride, codec)
     located_1k2 = joint_locations(keypoints_k3[None], input_hw, stride, codec, max_people=1)
     return maps_khw, located_1k2[0, :, 1].astype(np.float32)
+
+
+def person_bins(
+    keypoints_k3: Floats, input_hw: tuple[int, int], bins_xy: tuple[int, int], codec: Codec
+) -> tuple[Floats, Floats, Floats]:
+    """Vectors along x [K,X] and along y [K,Y] of one person, and weights [K]: SimCC's targets, as mmpose has them.
+
+    keypoints_k3: in input pixels, those outside the input too. A vector is exp(-(i - µ)²/2σ²) over all bins i, with the
+    joint at bin µ, the nearest one where the codec's targets are cells (of two as near ones the even), and σ as
+    sigma_of_bins gives it. Weight 1: the joint is labelled, and the bins reach into µ ± 3σ along both axes: one that is
+    slightly outside still teaches. Vectors of weight 0 are zeros.
+    """
+    strides_xy = codec.strides_xy(input_hw, (bins_xy[1], bins_xy[0]))
+    weights_k = keypoints_k3[:, 2] > 0
+    vectors = []
+    for axis, bins in enumerate(bins_xy):
+        centre_k = codec.to_cells(keypoints_k3[:, axis], strides_xy[axis])
+        if codec.targets == "cell":
+            centre_k = np.rint(centre_k)
+        sigma = sigma_of_bins(bins)
+        weights_k = weights_k & (centre_k + 3 * sigma + 1 >= 0) & (centre_k - 3 * sigma < bins)
+        vectors.append(np.exp(-((np.arange(bins) - centre_k[:, None]) ** 2) / (2 * sigma**2)))
+    x_kn, y_kn = ((vector * weights_k[:, None]).astype(np.float32) for vector in vectors)
+    return x_kn, y_kn, weights_k.astype(np.float32)
+
+
+def sigma_of_bins(bins: int) -> float:
+    """Standard deviation of SimCC's targets in bins, of an axis of so many: √(bins/16), to two decimals.
+
+    RTMPose's configurations have 4.9 and 5.66 for 384 and 512 bins, 6 and 6.93 for 576 and 768.
+    """
+    return round(math.sqrt(bins / 16), 2)
 
 
 def _upper_body(keypoints: KeypointSet) -> npt.NDArray[np.bool_]:

@@ -81,13 +81,23 @@ def warp(image: Picture, matrix: Matrix, input_hw: tuple[int, int], normalisatio
 
 def move_keypoints(keypoints_pk3: Floats, matrix: Matrix, input_hw: tuple[int, int]) -> Floats:
     """The joints in input pixels, [P, K, 3]. Joints that leave the input, like unlabelled ones, become (0, 0, 0)."""
+    return without_joints_outside(move_all_keypoints(keypoints_pk3, matrix), input_hw)
+
+
+def move_all_keypoints(keypoints_pk3: Floats, matrix: Matrix) -> Floats:
+    """The joints in input pixels, [P, K, 3], those outside the input too. Unlabelled ones become (0, 0, 0)."""
     moved = np.empty_like(keypoints_pk3)
     moved[..., :2] = keypoints_pk3[..., :2] @ matrix[:, :2].T + matrix[:, 2]
     moved[..., 2] = keypoints_pk3[..., 2]
-    x, y = moved[..., 0], moved[..., 1]
-    inside = (moved[..., 2] > 0) & (x >= 0) & (y >= 0) & (x < input_hw[1]) & (y < input_hw[0])
-    moved[~inside] = 0
+    moved[~(moved[..., 2] > 0)] = 0
     return moved
+
+
+def without_joints_outside(keypoints: Floats, input_hw: tuple[int, int]) -> Floats:
+    """Joints [..., 3] in input pixels; those outside the input become (0, 0, 0)."""
+    x, y = keypoints[..., 0], keypoints[..., 1]
+    inside = (keypoints[..., 2] > 0) & (x >= 0) & (y >= 0) & (x < input_hw[1]) & (y < input_hw[0])
+    return np.where(inside[..., None], keypoints, np.zeros_like(keypoints))
 
 
 def flip(keypoints_pk3: Floats, flip_index: Sequence[int]) -> Floats:

@@ -15,7 +15,7 @@ import torch
 from compress.artefacts.results import NetworkRow
 from compress.files import write_text
 from compress.measure.counting import Count, count
-from compress.networks import NETWORKS, network_named
+from compress.networks import NETWORKS, made_for, network_named
 from compress.networks.published import PUBLISHED, Published
 
 
@@ -55,8 +55,8 @@ def size_key(row: Published) -> str:
 
 def counted_anew(row: Published) -> Count:
     """The count of the row's network, which is built for it."""
-    architecture = network_named(row.network)
     assert row.input_hw is not None
+    architecture = made_for(network_named(row.network), row.input_hw)
     assert is_dataclass(architecture)
     with torch.device("meta"):
         network = replace(architecture, keypoints=row.keypoints).build()

@@ -1,13 +1,13 @@
 """All networks by name, and their architectures to plain data and back."""
 
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from compress.errors import NetworkError, nearest
 from compress.extensions import Extensible
-from compress.networks.architecture import Architecture
+from compress.networks.architecture import Architecture, check_strides
 from compress.networks.dir_bhrnet import DirBHRNet, DirHRNet
 from compress.networks.dite_hrnet import DiteHRNet
 from compress.networks.edite_hrnet import EDiteHRNet
@@ -24,6 +24,7 @@ from compress.networks.mobilenet_v3 import MobileNetV3
 from compress.networks.mobileposenet import MobilePoseNet, mobileposenet_v1, mobileposenet_v2
 from compress.networks.openpose import OpenPose
 from compress.networks.own import OWN_FAMILIES, GivenModule
+from compress.networks.rtmpose import RTMPose
 from compress.networks.shufflenet_v2 import ShuffleNetV2
 from compress.networks.simple_baseline import SimpleBaseline
 
@@ -43,6 +44,7 @@ FAMILIES: dict[str, type[Any]] = {
     "mobilenet_v3": MobileNetV3,
     "shufflenet_v2": ShuffleNetV2,
     "hourglass": StackedHourglass,
+    "rtmpose": RTMPose,
     "openpose": OpenPose,
     "lightweight_openpose": LightweightOpenPose,
     "mobile_openpose": MobileOpenPose,
@@ -93,6 +95,10 @@ NETWORKS: dict[str, Architecture] = {
     "mobilenet_v3_large": MobileNetV3(),
     "shufflenet_v2": ShuffleNetV2(),
     "hourglass_8": StackedHourglass(),
+    "rtmpose_t": RTMPose(depth=0.167, width=0.375),
+    "rtmpose_s": RTMPose(),
+    "rtmpose_m": RTMPose(depth=0.67, width=0.75),
+    "rtmpose_l": RTMPose(depth=1.0, width=1.0),
     "openpose": OpenPose(),
     "lightweight_openpose_0": LightweightOpenPose(refinements=0),
     "lightweight_openpose_1": LightweightOpenPose(refinements=1),
@@ -111,6 +117,17 @@ def network_named(name: str) -> Architecture:
     if name not in NETWORKS:
         raise NetworkError("no such network", place="NETWORK", value=name, remedy=nearest(name, NETWORKS))
     return NETWORKS[name]
+
+
+def made_for(architecture: Architecture, input_hw: tuple[int, int], place: str = "input_hw") -> Architecture:
+    """The architecture for this input size: another record where a network is made for one size, else the same.
+
+    A user's own network is as it is. Raises NetworkError for a size that such a network's strides do not allow.
+    """
+    if architecture.family in OWN_FAMILIES or not hasattr(architecture, "input_hw"):
+        return architecture
+    check_strides(architecture, input_hw, place)
+    return replace(architecture, input_hw=tuple(input_hw))  # type: ignore[type-var]
 
 
 def architecture_to_data(architecture: Architecture) -> dict[str, Any]:
@@ -191,5 +208,6 @@ __all__ = [
     "architecture_from_data",
     "architecture_to_data",
     "family_named",
+    "made_for",
     "network_named",
 ]

@@ -21,7 +21,8 @@ class Architecture(Protocol):
 
         `bottom-up AE`: K heatmaps and K tags of all people at 1/4; further outputs are heatmaps. `PAF`: at every stage
         K+1 heatmaps (the last is the background) and then the part affinity fields, x and y of each limb; the last
-        stage is decoded. `top-down`: K heatmaps of one person; of several outputs the last is decoded.
+        stage is decoded. `top-down`: K heatmaps of one person; of several outputs the last is decoded. `SimCC`: of one
+        person, K vectors of bins along x, and K along y.
         """
         ...
 
@@ -36,18 +37,21 @@ class Architecture(Protocol):
         ...
 
     @property
-    def output_strides(self) -> tuple[int, ...]:
-        """Input pixels per cell of each output map."""
+    def output_strides(self) -> tuple[float, ...]:
+        """Input pixels per cell of each output map, a whole number; per bin of an output of vectors."""
         ...
 
     def build(self) -> nn.Module:
-        """The network with random weights: [B,3,H,W] → tuple of [B,C,H/s,W/s], one per output stride."""
+        """The network with random weights: [B,3,H,W] → tuple of [B,C,H/s,W/s], one per output stride.
+
+        Vectors of bins are [B,K,bins]. A network for one input size has it as its record's `input_hw`.
+        """
         ...
 
 
 def check_input(architecture: Architecture, input_hw: tuple[int, int], place: str) -> None:
-    """Raises NetworkError unless the network's strides allow this input size."""
-    only = getattr(architecture, "input_hw", None)  # of an own network that takes one size
+    """Raises NetworkError unless the network takes this input size: that it is made for, or its strides allow."""
+    only = getattr(architecture, "input_hw", None)
     if only and tuple(input_hw) != tuple(only):
         raise NetworkError(
             "the network takes one input size only",
@@ -55,6 +59,11 @@ def check_input(architecture: Architecture, input_hw: tuple[int, int], place: st
             value=tuple(input_hw),
             remedy=f"use {only[0]}x{only[1]}",
         )
+    check_strides(architecture, input_hw, place)
+
+
+def check_strides(architecture: Architecture, input_hw: tuple[int, int], place: str) -> None:
+    """Raises NetworkError unless the strides of networks of this kind allow this input size."""
     stride = architecture.stride
     if any(side <= 0 or side % stride for side in input_hw):
         nearest = tuple(max(stride, round(side / stride) * stride) for side in input_hw)

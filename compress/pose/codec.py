@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-Name = Literal["ours", "exact", "hrnet", "mmpose", "dark", "udp"]
+Name = Literal["ours", "exact", "hrnet", "mmpose", "dark", "udp", "simcc"]
 Locate = Literal["middle", "quarter", "peak", "dark", "udp"]
 Cells = Literal["middle", "index", "ends"]
 Crop = Literal["pixels", "corners", "ends"]
@@ -25,6 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "hrnet": _HRNET,
     "mmpose": _HRNET,
     "dark": {**_HRNET, "targets": "joint", "locate": "dark"},
+    "simcc": {"cells": "index", "mirrored_px": 0.0, "crop": "corners"},
     "udp": {"cells": "ends", "targets": "joint", "locate": "udp", "mirrored_px": 0.0, "crop": "ends"},
 }
 
@@ -36,11 +37,18 @@ class Codec:
     The presets: `ours`: HigherHRNet's rule, with s the stride cell int(x/s), read at its middle and a quarter of a cell
     aside. `exact`: Gaussians around the joints themselves, read at their peak. `hrnet`: Sun et al. 2019; Lite-HRNet,
     Dite-HRNet and SimpleBaseline are the same. `mmpose`: its MSRAHeatmap, the same rule. `dark`: Zhang et al. 2020,
-    arXiv:1910.06278. `udp`: Huang et al. 2020, arXiv:1911.07524, with Gaussian targets, as in MMPose.
+    arXiv:1910.06278. `udp`: Huang et al. 2020, arXiv:1911.07524, with Gaussian targets, as in MMPose. `simcc`: vectors
+    of bins, as MMPose trains RTMPose; a cell is a bin of half a pixel, and is never looked into.
     """
 
     name: Annotated[Name, Field(description="Preset that the values come from that are not given.")] = "ours"
-    sigma: Annotated[float, Field(description="Standard deviation of the heatmaps' Gaussians, in cells.")] = 2.0
+    sigma: Annotated[
+        float,
+        Field(
+            description="Standard deviation of the heatmaps' Gaussians, in cells. Those of vectors of bins go by the "
+            "number of bins."
+        ),
+    ] = 2.0
     cells: Annotated[
         Cells,
         Field(

@@ -26,6 +26,16 @@ def map_distillation(
     student, teacher: outputs [B,C,h,w]. weights: one per output. channels: only the first so many are compared; None:
     all. Raises DataError if the two networks' outputs differ in shape.
     """
+    check_same_shapes(student, teacher)
+    terms = [
+        weight * (p[:, :channels] - t[:, :channels].detach()).square().mean()
+        for p, t, weight in zip(student, teacher, weights, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def check_same_shapes(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    """Raises DataError if the two networks' outputs differ in shape."""
     if [o.shape for o in student] != [o.shape for o in teacher]:
         raise DataError(
             "teacher and student must have outputs of the same shapes",
@@ -33,11 +43,6 @@ def map_distillation(
             value=([tuple(o.shape) for o in teacher], [tuple(o.shape) for o in student]),
             remedy="choose a teacher with the same head, joints and input size",
         )
-    terms = [
-        weight * (p[:, :channels] - t[:, :channels].detach()).square().mean()
-        for p, t, weight in zip(student, teacher, weights, strict=True)
-    ]
-    return torch.stack(terms).sum()
 
 
 class OtherInputs(nn.Module):

@@ -18,6 +18,7 @@ from compress.networks.mobilenet_v2 import MobileNetV2
 from compress.networks.mobilenet_v3 import MobileNetV3
 from compress.networks.mobileposenet import MobilePoseNet
 from compress.networks.openpose import OpenPose
+from compress.networks.rtmpose import RTMPose
 from compress.networks.shufflenet_v2 import ShuffleNetV2
 from compress.networks.simple_baseline import SimpleBaseline
 
@@ -43,6 +44,21 @@ SMALL: dict[str, Architecture] = {
     "mobilenet_v3": MobileNetV3(width=0.2, filters=(8, 8, 8)),
     "shufflenet_v2": ShuffleNetV2(width=0.1, filters=(8, 8, 8)),
     "hourglass": StackedHourglass(stacks=2, depth=2, width=16),
+    "rtmpose": RTMPose(
+        width=0.0625, widths=(128, 192, 256, 256), tokens=24, gate=32, key=16, kernels=(3, 5, 5, 7), input_hw=(64, 96)
+    ),
+    "rtmpose_deep": RTMPose(
+        depth=0.5,
+        width=0.0625,
+        widths=(128, 128, 128, 192),
+        expansions=(0.5, 1, 1.5, 1),
+        act="relu",
+        tokens=16,
+        gate=8,
+        key=8,
+        split=3,
+        input_hw=(64, 96),
+    ),
     "openpose": OpenPose(width=8, features=16, stages=2, limbs=4),
     "openpose_one_stage": OpenPose(width=8, features=16, stages=1),
     "lightweight_openpose": LightweightOpenPose(width=0.25, features=16, head=32, blocks=2, limbs=4),

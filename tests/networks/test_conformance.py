@@ -13,7 +13,7 @@ from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
 from compress.engines import ENGINES, check_parity
 from compress.measure.counting import count
-from compress.networks import FAMILIES, NETWORKS, Architecture, architecture_from_data, architecture_to_data
+from compress.networks import FAMILIES, NETWORKS, Architecture, architecture_from_data, architecture_to_data, made_for
 
 
 def channels(architecture: Architecture) -> list[int]:
@@ -21,6 +21,8 @@ def channels(architecture: Architecture) -> list[int]:
     joints, outputs = architecture.keypoints, len(architecture.output_strides)
     if architecture.approach == "bottom-up AE":
         return [2 * joints, *[joints] * (outputs - 1)]
+    if architecture.approach == "SimCC":
+        return [joints, joints]
     if architecture.approach == "PAF":
         return [joints + 1 + 2 * architecture.limbs] * outputs
     return [joints] * outputs
@@ -28,6 +30,9 @@ def channels(architecture: Architecture) -> list[int]:
 
 def shapes(architecture: Architecture, batch: int, height: int, width: int) -> list[tuple[int, ...]]:
     strides = architecture.output_strides
+    if architecture.approach == "SimCC":
+        sides = zip((width, height), strides, strict=True)
+        return [(batch, architecture.keypoints, round(side / stride)) for side, stride in sides]
     return [(batch, c, height // s, width // s) for c, s in zip(channels(architecture), strides, strict=True)]
 
 
@@ -68,20 +73,18 @@ def test_outputs_have_the_promised_shapes(name: str, batch: int) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_full_size_networks_have_the_promised_shapes(name: str) -> None:
-    architecture = NETWORKS[name]
+    height, width = 4 * NETWORKS[name].stride, 6 * NETWORKS[name].stride
+    architecture = made_for(NETWORKS[name], (height, width))
     with torch.device("meta"):
-        outputs = architecture.build().eval()(torch.empty(1, 3, 4 * architecture.stride, 6 * architecture.stride))
-    assert [tuple(o.shape) for o in outputs] == shapes(
-        architecture, 1, 4 * architecture.stride, 6 * architecture.stride
-    )
+        outputs = architecture.build().eval()(torch.empty(1, 3, height, width))
+    assert [tuple(o.shape) for o in outputs] == shapes(architecture, 1, height, width)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_smallest_and_square_inputs_work(name: str) -> None:
-    architecture = SMALL[name]
-    network = architecture.build().eval()
-    for side in (architecture.stride, 2 * architecture.stride):
-        outputs = network(torch.randn(1, 3, side, side))
+    for side in (SMALL[name].stride, 2 * SMALL[name].stride):
+        architecture = made_for(SMALL[name], (side, side))
+        outputs = architecture.build().eval()(torch.randn(1, 3, side, side))
         assert [tuple(output.shape) for output in outputs] == shapes(architecture, 1, side, side)
 
 

@@ -1,6 +1,7 @@
 """Perfect answers are read as the people they were made from, in every approach, and scored by every metric."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from compress.data.synthetic import Difficulty, SyntheticPeople
 from compress.errors import DataError, RecipeError
 from compress.jobs.profile.decoding_costs import decode_table, perfect_answers
 from compress.measure.decoding import decode_time
-from compress.networks import Architecture
+from compress.networks import Architecture, made_for
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.networks.lightweight_openpose import LightweightOpenPose
-from compress.pose.approaches import Setting, estimator_for, objective_for
+from compress.networks.rtmpose import RTMPose
+from compress.pose.approaches import Setting, approach_of, estimator_for, objective_for
 from compress.pose.average_precision import oks_ap
 from compress.pose.codec import Codec, codec_named
 from compress.pose.decode.poses import coco_results
@@ -35,11 +37,13 @@ from compress.pose.scoring import Score, score
 from compress.recipe import Decoding, Training
 
 NARROW: dict[str, Any] = {"width": 8, "blocks": equal_blocks(0)}
+SIM_CC = RTMPose(width=0.0625, tokens=16, gate=16, key=8)
 NETWORKS: dict[str, Architecture] = {
     "one scale": DirBHRNet(**NARROW, head="single"),
     "two scales": DirBHRNet(**NARROW, head="higher", head_filters=8),
     "PAF": LightweightOpenPose(width=0.25, features=16, head=16),
     "top-down": DirBHRNet(**NARROW, head="heatmaps"),
+    "SimCC": SIM_CC,
 }
 HW = (256, 192)
 EXACT = codec_named("exact", sigma=1.5)
@@ -47,14 +51,24 @@ PICTURES = SyntheticPeople(6, (240, 200), 2, difficulty=Difficulty(people=(1, 2)
 
 
 def estimator(architecture: Architecture, boxes: Any = None, upsample: int = 2, **decoding: Any) -> PoseEstimator:
-    codec = Codec(sigma=1.5, upsample=upsample) if architecture.approach == "PAF" else EXACT
+    codec = replace(codec_for(architecture), upsample=upsample) if architecture.approach == "PAF" else None
     return estimator_for(
-        architecture, COCO_PERSON, HW, codec=codec, decoding=Decoding(**decoding), boxes=boxes or LabelledBoxes()
+        architecture,
+        COCO_PERSON,
+        HW,
+        codec=codec or codec_for(architecture),
+        decoding=Decoding(**decoding),
+        boxes=boxes or LabelledBoxes(),
     )
 
 
+def codec_for(architecture: Architecture) -> Codec:
+    """Exact, as far as the approach goes."""
+    return {"PAF": Codec(sigma=1.5), "SimCC": Codec(targets="joint")}.get(architecture.approach, EXACT)
+
+
 def setting(architecture: Architecture) -> Setting:
-    return Setting(architecture, COCO_PERSON, HW, EXACT)
+    return Setting(architecture, COCO_PERSON, HW, codec_for(architecture))
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -102,8 +116,8 @@ def test_perfect_answers_have_no_loss_but_tags(name: str) -> None:
     """The targets of training and the maps that decoding understands are the same."""
     architecture = NETWORKS[name]
     still: dict[str, Any] = {}
-    codec = Codec(sigma=1.5) if architecture.approach == "PAF" else EXACT
-    if architecture.approach == "top-down":
+    architecture, codec = made_for(architecture, (192, 192)), codec_for(architecture)
+    if approach_of(architecture).per_person:
         still["person_augment"] = {"rotation_deg": 0, "scale": 0, "flip": 0, "half_body": 0}
     else:
         still["augment"] = {"rotation_deg": 0, "scale": [1, 1], "translate_px": 0, "flip": 0}
@@ -274,6 +288,8 @@ def test_decoding_is_timed(name: str) -> None:
         ("one scale", {"loss": {"hard_joints": 8}}, "training.loss.hard_joints"),
         ("PAF", {"loss": {"push": 1}}, "training.loss.push"),
         ("top-down", {"augment": {"flip": 0}}, "training.augment"),
+        ("SimCC", {"augment": {"flip": 0}}, "training.augment"),
+        ("SimCC", {"loss": {"hard_joints": 8}}, "training.loss.hard_joints"),
     ],
 )
 def test_a_key_of_another_approach_is_refused(name: str, settings: dict[str, Any], key: str) -> None:

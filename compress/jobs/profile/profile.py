@@ -253,7 +253,7 @@ def _concerns(layers: Sequence[Layer], head_channels: set[int]) -> dict[str, lis
 
 def _head_channels(architecture: Architecture, outputs: Iterable[tuple[int, ...]]) -> set[int]:
     """Channels of the outputs, and of the parts that an output is made of."""
-    channels, approach = {shape[1] for shape in outputs if len(shape) == 4}, approach_of(architecture)
+    channels, approach = {shape[1] for shape in outputs if len(shape) >= 3}, approach_of(architecture)
     return channels.union(*(approach.parts_of_output(n, architecture.keypoints) for n in channels))
 
 

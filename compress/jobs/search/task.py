@@ -182,7 +182,7 @@ def read_search_space(recipe: SearchRecipe, start: Network | None = None) -> Spa
     return space
 
 
-def outputs_of(architecture: Architecture) -> tuple[int, tuple[int, ...]]:
+def outputs_of(architecture: Architecture) -> tuple[int, tuple[float, ...]]:
     """Joints, and the strides of the maps; where outputs are stages of one map, of the last."""
     strides = architecture.output_strides
     return architecture.keypoints, strides[-1:] if approach_of(architecture).in_stages else strides

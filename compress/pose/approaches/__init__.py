@@ -10,13 +10,16 @@ from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting
 from compress.pose.approaches.associative_embedding import AssociativeEmbedding
 from compress.pose.approaches.part_affinity import PartAffinity
+from compress.pose.approaches.sim_cc import SimCC
 from compress.pose.approaches.top_down import TopDown
 from compress.pose.codec import Codec
 from compress.pose.estimator import Boxes, PoseEstimator
 from compress.pose.objective import Objective
 from compress.recipe import Decoding, Training, changed
 
-APPROACHES: dict[str, Approach] = {one.name: one for one in (TopDown(), AssociativeEmbedding(), PartAffinity())}
+APPROACHES: dict[str, Approach] = {
+    one.name: one for one in (TopDown(), SimCC(), AssociativeEmbedding(), PartAffinity())
+}
 
 
 def approach_of(architecture: Architecture) -> Approach:

@@ -28,6 +28,11 @@ class Setting:
     codec: Codec
     normalisation: Normalisation = IMAGENET
 
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each output, where all outputs are maps."""
+        return tuple(int(stride) for stride in self.architecture.output_strides)
+
 
 class Approach(Protocol):
     """One way to find people with a network that gives maps."""

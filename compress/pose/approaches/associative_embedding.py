@@ -65,7 +65,7 @@ class AssociativeEmbedding(Approach):
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
         """Each cell has the tag of the person whose joint is nearest."""
-        strides = setting.architecture.output_strides
+        strides = setting.map_strides
         heatmaps = [gaussian_heatmaps(joints_pk3, setting.input_hw, stride, setting.codec) for stride in strides]
         return [np.concatenate([heatmaps[0], _tags(joints_pk3, heatmaps[0].shape, strides[0])]), *heatmaps[1:]]
 
@@ -139,7 +139,7 @@ class AssociativeEmbeddingObjective:
         return TaggedPictures(
             pictures,
             setting.input_hw,
-            setting.architecture.output_strides,
+            setting.map_strides,
             setting.codec,
             picture_augmentation(self.training.augment),
             setting.normalisation,

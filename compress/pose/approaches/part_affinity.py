@@ -68,7 +68,7 @@ class PartAffinity(Approach):
     def estimator(self, setting: Setting, decoding: Decoding, boxes: Boxes) -> PoseEstimator:
         """The whole picture. A part lies at the peak of its upsampled pixel, unless the codec says otherwise."""
         grouping = PartGrouping(upsample=setting.codec.upsample, locate=setting.codec.locate or "peak")
-        stride = setting.architecture.output_strides[-1]
+        stride = setting.map_strides[-1]
         return PartAffinityEstimator(setting.keypoints, setting.input_hw, grouping, stride, setting.normalisation)
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
@@ -76,7 +76,7 @@ class PartAffinity(Approach):
         layout, codec = layout_for(setting.keypoints), setting.codec
         return [
             part_maps(joints_pk3, layout, setting.input_hw, stride, codec.sigma * stride, codec.limb_width)
-            for stride in setting.architecture.output_strides
+            for stride in setting.map_strides
         ]
 
     def decodings(self, codec: Codec, plain: Decoding) -> list[tuple[str, Codec, Decoding]]:
@@ -130,7 +130,7 @@ class PartAffinityObjective:
         return PartPictures(
             pictures,
             setting.input_hw,
-            setting.architecture.output_strides[-1],
+            setting.map_strides[-1],
             layout_for(setting.keypoints),
             setting.codec,
             picture_augmentation(self.training.augment),

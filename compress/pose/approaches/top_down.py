@@ -14,12 +14,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from compress.data.boxes import PersonAugmentation, augment_person, box_region, crop_matrix, person_targets
+from compress.data.boxes import (
+    PersonAugmentation,
+    box_region,
+    crop_matrix,
+    cut_out,
+    labelled_persons,
+    person_targets,
+)
 from compress.data.keypoints import KeypointSet
 from compress.data.loader import Batch
 from compress.data.picture import Floats, PictureSet
-from compress.data.samples import Sample, Samples, moved_joints
-from compress.data.transforms import warp
+from compress.data.samples import Sample, Samples
+from compress.data.transforms import warp, without_joints_outside
 from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, limb_keys, loss_weights
 from compress.pose.codec import Codec
@@ -39,10 +46,11 @@ class TopDown(Approach):
     does = "one person at a time, cut out by a box; a heatmap per joint"
     per_person = True
     unread = frozenset({"augment", "loss.pull", "loss.push", "loss.tags"})
+    codecs = "use a codec of heatmaps, without the keys for part affinity fields"
 
     def unfit_codec(self, codec: Codec) -> list[str]:
-        """There are no limbs."""
-        return limb_keys(codec)
+        """There are no limbs, and a cell is no bin."""
+        return [*(["name"] if codec.name == "simcc" else []), *limb_keys(codec)]
 
     def objective(self, setting: Setting, training: Training) -> Objective:
         """Squared error of the heatmaps of labelled people."""
@@ -58,7 +66,7 @@ class TopDown(Approach):
 
     def perfect_maps(self, setting: Setting, joints_pk3: Floats) -> list[Floats]:
         """Of the first person, who is the input's."""
-        strides = setting.architecture.output_strides
+        strides = setting.map_strides
         return [person_targets(joints_pk3[0], setting.input_hw, stride, setting.codec)[0] for stride in strides]
 
     def decodings(self, codec: Codec, plain: Decoding) -> list[tuple[str, Codec, Decoding]]:
@@ -92,24 +100,27 @@ class CutOutPersons:
 
     @cached_property
     def persons(self) -> list[tuple[int, int]]:
-        """(picture, person in it), in the pictures' order."""
-        return [(i, person) for i in range(len(self.pictures)) for person in range(len(self.pictures.people(i)))]
+        """See labelled_persons."""
+        return labelled_persons(self.pictures)
 
     def __len__(self) -> int:
         return len(self.persons)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """One person."""
-        picture, person = self.persons[index]
-        people = self.pictures.people(picture)
-        joints_k3, box = people.keypoints_pk3[person], people.boxes_p4[person]
-        matrix = augment_person(
-            rng, joints_k3, box, self.pictures.keypoints, self.input_hw, self.augmentation, self.codec.crop
+        image, joints_k3 = cut_out(
+            self.pictures,
+            self.persons[index],
+            self.input_hw,
+            self.augmentation,
+            self.codec.crop,
+            rng,
+            self.normalisation,
         )
-        moved = moved_joints(joints_k3[None], matrix, self.input_hw, self.pictures)[0]
-        targets = [person_targets(moved, self.input_hw, stride, self.codec) for stride in self.strides]
+        joints_k3 = without_joints_outside(joints_k3, self.input_hw)
+        targets = [person_targets(joints_k3, self.input_hw, stride, self.codec) for stride in self.strides]
         return Sample(
-            warp(self.pictures.image(picture), matrix, self.input_hw, self.normalisation),
+            image,
             tuple(maps for maps, _ in targets),
             tuple(weight[:, None, None] for _, weight in targets),
         )
@@ -124,14 +135,9 @@ class TopDownObjective:
 
     def samples(self, pictures: PictureSet) -> Samples:
         """Every labelled person."""
-        setting, augment = self.setting, self.training.person_augment
+        setting, augmentation = self.setting, person_augmentation(self.training)
         return CutOutPersons(
-            pictures,
-            setting.input_hw,
-            setting.architecture.output_strides,
-            setting.codec,
-            PersonAugmentation(augment.rotation_deg, augment.scale, augment.flip, augment.half_body),
-            setting.normalisation,
+            pictures, setting.input_hw, setting.map_strides, setting.codec, augmentation, setting.normalisation
         )
 
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -142,6 +148,12 @@ class TopDownObjective:
     def distillation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Of all heatmaps."""
         return map_distillation(student, teacher, (self.training.loss.heatmap,) * len(student))
+
+
+def person_augmentation(training: Training) -> PersonAugmentation:
+    """A recipe's augmentation of persons."""
+    augment = training.person_augment
+    return PersonAugmentation(augment.rotation_deg, augment.scale, augment.flip, augment.half_body)
 
 
 def top_down_loss(outputs: Sequence[Tensor], batch: Targets, weights: PoseLoss, hard_joints: int = 0) -> Tensor:
@@ -189,16 +201,21 @@ class TopDownEstimator:
         """One pose per box, less those that are suppressed."""
         if not len(inputs.images):
             return Poses(np.zeros((0, len(self.keypoints), 3), np.float32), np.zeros(0, np.float32))
-        last = None if mirrored is None else mirrored[-1]
-        maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, shift=self.codec.shift_mirrored)
-        cells = top_down.decode(maps, self.codec.locate or "quarter", self.codec.blur)
-        strides = self.codec.strides_xy(self.input_hw, (maps.shape[2], maps.shape[3]))
+        cells, map_hw = self.located(outputs, mirrored)
+        strides = self.codec.strides_xy(self.input_hw, map_hw)
         offset = self.codec.offset_xy(strides, mirrored=mirrored is not None)
         joints = top_down.to_picture(cells, np.stack(inputs.matrices), strides, offset)
         # Least score of a joint that counts in its person's: MobilePoseNet's for parallel suppression, or HRNet's.
         counted = 0.1 if self.suppressed and self.suppressed.suppression == "parallel" else 0.2
         poses = Poses(joints, top_down.person_scores(cells, inputs.scores_n, counted))
         return poses if self.suppressed is None else _suppressed(poses, inputs, self.keypoints, self.suppressed)
+
+    def located(self, outputs: Maps, mirrored: Maps | None) -> tuple[Floats, tuple[int, int]]:
+        """x, y and score [N,K,3] of every joint, in cells, and how many cells there are, in y and x."""
+        last = None if mirrored is None else mirrored[-1]
+        maps = top_down.merge_outputs(outputs[-1], last, self.keypoints, shift=self.codec.shift_mirrored)
+        cells = top_down.decode(maps, self.codec.locate or "quarter", self.codec.blur)
+        return cells, (maps.shape[2], maps.shape[3])
 
 
 def _suppressed(poses: Poses, inputs: NetworkInputs, keypoints: KeypointSet, decoding: Decoding) -> Poses:
