@@ -8,11 +8,10 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +36,7 @@ from compress.engines.engine import (
 from compress.engines.kernel import Kernel, Operand, Value
 from compress.engines.onnxruntime import OnnxRuntime
 from compress.engines.onnxruntime_fusion import channel_block
+from compress.engines.packed_run import PASSES, passes_ms
 from compress.errors import EngineError
 
 _HINTS = {"float32": "f32", "float16": "f16"}
@@ -120,18 +120,12 @@ class _Runner:
         return tuple(np.array(self.request.get_output_tensor(i).data) for i in range(len(self.model.outputs)))
 
 
-_PASSES = 6
-"""Timed passes on one set of counters."""
-_STARTING = 2
-"""The first of these, which are told from the others: after something else has run, they take longer."""
-
-
 class _OpenVinoProfiler:
     """See Profiler.
 
     OpenVINO's counters hold the mean time of a node since the model was loaded, cut off to whole microseconds: after n
-    passes, their sum is known to n microseconds. So the model is loaded again every _PASSES passes, which takes some
-    tenths of a second, and the passes after the first _STARTING all get their mean, known to about one microsecond.
+    passes, their sum is known to n microseconds. So the model is loaded again every PASSES passes, which takes some
+    tenths of a second, and the passes after the first STARTING all get their mean, known to about one microsecond.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -153,7 +147,7 @@ class _OpenVinoProfiler:
 
     def run_timed(self) -> None:
         """One pass with counters."""
-        if len(self._counters) == _PASSES:
+        if len(self._counters) == PASSES:
             self._renew()
         self._timed.run(self._image)
         if not self._names:
@@ -175,24 +169,6 @@ class _OpenVinoProfiler:
             self._blob = self._first.export_model()  # a third of the time of loading the file
         with silent():
             self._timed = _Runner(_core().import_model(self._blob, "CPU", self._profiled))
-
-
-def passes_ms(counters: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Milliseconds [pass][node] from what the counters were after each pass: of every node, the mean over the passes
-    so far, in whole microseconds. After the first _STARTING passes all have their mean.
-
-    A pass is cut off to microseconds and so is the mean, each by half of one on the average.
-    """
-
-    def total(count: int) -> NDArray[np.float64]:
-        return count * (np.array(counters[count - 1], np.float64) + 1) - 0.5
-
-    totals = [total(count) for count in range(1, min(len(counters), _STARTING) + 1)]
-    passes = [now - before for before, now in pairwise([np.zeros_like(totals[0]), *totals])] if totals else []
-    later = len(counters) - _STARTING
-    if later > 0:
-        passes += [(total(len(counters)) - totals[-1]) / later] * later
-    return [(np.maximum(one, 0.0) / 1000).tolist() for one in passes]
 
 
 def _executed(model: Any) -> list[Any]:

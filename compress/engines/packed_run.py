@@ -10,13 +10,17 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 FOLDER = Path(__file__).resolve().parent
 PRIMING, GROUP, REFERENCES = 6, 4, 4  # as in compress/measure/timing.py
@@ -139,7 +143,77 @@ def open_mnn(entry: dict[str, Any], threads: int) -> Passes:
     return run, run_timed, lambda: {"names": names, "times_ms": rows}
 
 
-OPEN = {"onnxruntime": open_onnxruntime, "ncnn": open_ncnn, "mnn": open_mnn, "mnn_sparse": open_mnn}
+def open_openvino(entry: dict[str, Any], threads: int) -> Passes:
+    """Its counters hold the mean of all passes since the model was loaded, which is done again every PASSES passes."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to its makers
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(str(FOLDER / entry["file"]))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    settings |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+    pixels = [image(entry)]
+    names: list[str] = []
+    kept: list[list[float]] = []
+    counters: list[list[int]] = []
+
+    def opened(counts: bool) -> Any:
+        loaded = core.compile_model(model, "CPU", {**settings, "PERF_COUNT": counts})
+        if loaded.get_property("INFERENCE_NUM_THREADS") != threads:
+            raise SystemExit(f"OpenVINO starts no {threads} threads here: run it with fewer")
+        return loaded.create_infer_request()
+
+    plain, timed = opened(False), opened(True)
+
+    def run_timed() -> None:
+        nonlocal timed
+        if len(counters) == PASSES:
+            kept.extend(passes_ms(counters))
+            counters.clear()
+            timed = opened(True)
+        timed.infer(pixels, share_inputs=True)
+        found = {info.node_name: info for info in timed.profiling_info}
+        if not names:
+            names.extend(name for name, info in found.items() if info.status == type(info).Status.EXECUTED)
+        counters.append([found[name].real_time // timedelta(microseconds=1) for name in names])
+
+    def finish() -> dict[str, Any]:
+        return {"names": names, "times_ms": kept + passes_ms(counters)}
+
+    return lambda: plain.infer(pixels, share_inputs=True), run_timed, finish
+
+
+PASSES = 6
+"""Of OpenVINO, timed on one set of counters."""
+STARTING = 2
+"""The first of these, which are told from the others: after something else has run, they take longer."""
+
+
+def passes_ms(counters: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Milliseconds [pass][node] from what the counters were after each pass: of every node, the mean over the passes
+    so far, in whole microseconds. After the first STARTING passes all have their mean.
+
+    A pass is cut off to microseconds and so is the mean, each by half of one on the average.
+    """
+
+    def total(count: int) -> NDArray[np.float64]:
+        return count * (np.array(counters[count - 1], np.float64) + 1) - 0.5
+
+    totals = [total(count) for count in range(1, min(len(counters), STARTING) + 1)]
+    passes = [now - before for before, now in pairwise([np.zeros_like(totals[0]), *totals])] if totals else []
+    later = len(counters) - STARTING
+    if later > 0:
+        passes += [(total(len(counters)) - totals[-1]) / later] * later
+    return [(np.maximum(one, 0.0) / 1000).tolist() for one in passes]
+
+
+OPEN = {
+    "onnxruntime": open_onnxruntime,
+    "ncnn": open_ncnn,
+    "mnn": open_mnn,
+    "mnn_sparse": open_mnn,
+    "openvino": open_openvino,
+}
 
 
 def image(entry: dict[str, Any]) -> Any:
@@ -153,6 +227,10 @@ def version_of(engine: str) -> str:
         import MNN
 
         return str(MNN.version())
+    if engine == "openvino":
+        import openvino
+
+        return str(openvino.get_version()).partition("-")[0]
     return str(__import__(engine).__version__)
 
 

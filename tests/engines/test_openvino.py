@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.engines.openvino import OpenVino, passes_ms
+from compress.engines.openvino import OpenVino
+from compress.engines.packed_run import passes_ms
 from compress.errors import EngineError
 
 HW = (32, 48)

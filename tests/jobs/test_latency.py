@@ -8,6 +8,7 @@ import venv
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -225,18 +226,22 @@ def packed_copy(made: Callable[[str], PackedFolder], tmp_path: Path) -> Packed:
     return copied
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn", "mnn"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn", "mnn", "openvino"])
 def test_a_packed_folder_gives_a_table(
     runtime: str, space: str, built: BuiltTable, packed_copy: Packed, tmp_path: Path
 ) -> None:
     """In a process of its own, in another place, where nothing of ours can be imported."""
     if runtime == "mnn":
         pytest.importorskip("MNN")
+    if runtime == "openvino" and find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
     packed, folder = packed_copy(runtime)
     with pytest.raises(TableError, match=r"results\.json.*run"):
         unpack(folder, tmp_path / "none.json", None, Silent())
+    # OpenVINO tells the mean of every few passes: what took the core away meanwhile is left out of several of these.
+    rounds = "28" if runtime == "openvino" else "4"
     done = subprocess.run(
-        [sys.executable, "-I", "run.py", "--rounds", "4"], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "run.py", "--rounds", rounds], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     unpack(folder, tmp_path / "there.json", None, Silent())
