@@ -203,6 +203,9 @@ def _fit(
             files = runtime.export(network, input_hw, Path(folder), f"scale{number}")
             runners[str(number)] = runtime.load(files[0], settings.threads)
             kernels[str(number)] = detect_kernels(network, input_hw, runtime)
+            if not runtime.assembles_kernels:  # what the covering candidates lack can be timed in this network only
+                with pinned(settings.threads):
+                    profile_in_networks(table, runtime, {f"scale {number}": partial(Path, files[0])})
             complete_table(table, kernels[str(number)])
             phase.advance(1)
         timings = time_runners(runners, input_hw, settings)

@@ -10,6 +10,7 @@ import pytest
 from compress.engines import engine
 from compress.engines.kernel import Kernel, Operand
 from compress.errors import TableError
+from compress.measure.kept_tables import complete_table
 from compress.measure.kernels import kernels_of_engine
 from compress.measure.latency_table import (
     FORMAT,
@@ -404,3 +405,12 @@ def test_kernels_in_models_of_kernels(name: str, tmp_path: Path) -> None:
     assert len(table.kernels) == 6
     assert all(entry.timing.count == 2 for entry in table.kernels.values())
     assert len(table.kernels) == 6
+
+
+def test_kernels_of_an_engine_that_makes_no_models_of_them_stay_to_be_estimated(tmp_path: Path) -> None:
+    kernel = relu(20)
+    table = LatencyTable(tmp_path / "table.json", replace(HERE, engine="mnn"), reference_ms=2.0)
+    table.kernels[relu(8).key] = Entry.of(relu(8), timing(8), "in situ")
+    complete_table(table, [relu(8), kernel])
+    assert table.missing([relu(8), kernel]) == [kernel]
+    assert predict(table, {kernel: 1}).estimated == (kernel.key,)
