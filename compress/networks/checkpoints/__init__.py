@@ -284,11 +284,14 @@ def _facts(fit: _Fit, path: Path) -> Facts:
     if size is not None and any(side % fit.architecture.stride for side in size):
         size = None
     codec = fit.source.codec
-    for name in ("udp", "dark"):
-        if codec.name != "ours" and re.search(rf"(?<![a-z]){name}(?![a-z])", path.name):
-            codec = codec_named("udp" if name == "udp" else "dark")
-    if codec.name != "ours" and size is not None and size[0] >= 384:  # HRNet's configurations; MMPose's, too
-        codec = replace(codec, sigma=3.0, blur=17)
+    if codec.name in ("hrnet", "mmpose"):
+        if marked := re.search(r"(?<![a-z])(udp|dark)(?![a-z])", path.name):
+            codec = codec_named("udp" if marked[1] == "udp" else "dark")
+        if size is not None and size[0] >= 384:  # HRNet's configurations; MMPose's, too
+            codec = replace(codec, sigma=3.0, blur=17)
+    only = getattr(fit.architecture, "input_hw", None)  # of a network that takes one size
+    if only is not None:
+        return Facts(fit.source.normalisation, codec, only, False)
     known: Any = fit.architecture
     published = published_hw(fit.architecture) or published_hw(replace(known, keypoints=_usual(fit.architecture)))
     return Facts(fit.source.normalisation, codec, size or published, size is not None)

@@ -2,7 +2,8 @@
 
 Sources of the names: leoxiaobin/deep-high-resolution-net.pytorch (pose_resnet.py), open-mmlab/mmpose (backbones/
 resnet.py, mobilenet_v2.py, shufflenet_v2.py, heads), and of backbones alone torchvision (resnet.py, mobilenetv2.py,
-shufflenetv2.py) and timm (resnet.py, whose names are torchvision's, and efficientnet.py for MobileNetV2).
+shufflenetv2.py), MMPretrain, whose names are MMPose's, and timm (resnet.py, whose names are torchvision's, and
+efficientnet.py for MobileNetV2).
 """
 
 from compress.networks.checkpoints.table import CONV_BN, Rename, Source, within
@@ -125,6 +126,21 @@ SOURCES = (
         ("classifier.<any>",),
         backbone=True,
         codec=_MMPOSE,
+    ),
+    *(
+        Source(
+            "MMPretrain",
+            family,
+            renames,
+            (*_PREPROCESSOR, "(?:neck|head).<any>"),
+            backbone=True,
+            codec=_MMPOSE,
+        )
+        for family, renames in (
+            ("simple_baseline", within("backbone.", _RESNET)),
+            ("mobilenet_v2", _MMPOSE_MOBILENET),
+            ("shufflenet_v2", _MMPOSE_SHUFFLENET),
+        )
     ),
     Source("timm MobileNetV2", "mobilenet_v2", _TIMM_MOBILENET, ("classifier.<any>",), backbone=True, codec=_MMPOSE),
     Source("MMPose", "shufflenet_v2", (*_MMPOSE_SHUFFLENET, *_MMPOSE_HEAD), _PREPROCESSOR, codec=_MMPOSE),

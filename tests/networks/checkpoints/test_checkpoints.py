@@ -584,6 +584,20 @@ def test_a_network_that_is_filled_in_part_is_refused_and_lists_what_lacks(tmp_pa
         read_checkpoint(saved(tmp_path, state))
 
 
+@pytest.mark.parametrize("project", ["ImageNet ResNet", "MMPretrain"])
+def test_a_backbone_alone_is_told_from_the_network_around_it(project: str, tmp_path: Path) -> None:
+    state = {name: one for name, one in small_file().items() if not name.startswith(("deconv", "final"))}
+    if project == "MMPretrain":
+        state = {f"backbone.{name}": one for name, one in state.items()} | {"head.fc.weight": torch.zeros(9, 128)}
+    path = saved(tmp_path, state)
+    with pytest.raises(NetworkError, match=rf"\({project}\) fills only the backbone of simple_baseline.*--backbone"):
+        read_checkpoint(path)
+    checkpoint = read_checkpoint(path, backbone=True)
+    assert checkpoint.found.unknown == ()
+    assert all(name.startswith("head.") for name in checkpoint.found.unfilled)
+    assert torch.equal(checkpoint.tensors["backbone.0.conv.weight"], small_file()["conv1.weight"])
+
+
 def test_unknown_names_are_listed(tmp_path: Path) -> None:
     found = read_checkpoint(saved(tmp_path, {**small_file(), "ema.decay": torch.zeros(1)})).found
     assert found.unknown == ("ema.decay",)
