@@ -17,6 +17,7 @@ from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.networks.lite_hrnet import LiteHRNet
 from compress.networks.mobilenet_v2 import MobileNetV2
 from compress.networks.openpose import OpenPose
+from compress.networks.rtmpose import RTMPose
 from compress.networks.shufflenet_v2 import ShuffleNetV2
 from compress.networks.simple_baseline import SimpleBaseline
 
@@ -139,6 +140,18 @@ def _hourglass(shapes: Shapes) -> StackedHourglass:
     )
 
 
+def _rtmpose(shapes: Shapes) -> RTMPose:
+    """Its factor on the depth is the published one of as many blocks; its input's size follows from the bins."""
+    depth = {1: 0.167, 2: 0.33, 4: 0.67, 6: 1.0}[_count(shapes, "backbone.stage2.1.blocks.#.")]
+    bins = [_first(shapes, f"head.cls_{axis}.weight", default) for axis, default in (("y", 512), ("x", 384))]
+    return RTMPose(
+        depth=depth,
+        width=shapes["backbone.stage1.0.conv.weight"][0] / 128,
+        keypoints=_first(shapes, "head.final_layer.weight", _COCO),
+        input_hw=(bins[0] // 2, bins[1] // 2),
+    )
+
+
 FAMILIES: dict[str, Callable[[Shapes], Architecture]] = {
     "hrnet": _hrnet,
     "higher_hrnet": _higher_hrnet,
@@ -150,6 +163,7 @@ FAMILIES: dict[str, Callable[[Shapes], Architecture]] = {
     "lightweight_openpose": _lightweight_openpose,
     "openpose": _openpose,
     "hourglass": _hourglass,
+    "rtmpose": _rtmpose,
 }
 
 
