@@ -70,7 +70,10 @@ def test_public_networks_compute_here_what_they_compute_there(name: str, tmp_pat
 @pytest.mark.skipif(not WHOLE_NAMES, reason="COMPRESS_CHECKPOINTS names no folder of more fixtures")
 @pytest.mark.parametrize("name", WHOLE_NAMES)
 def test_all_public_networks_compute_here_what_they_compute_there(name: str, tmp_path: Path) -> None:
-    check_fixture(whole(name), tmp_path)
+    fixture = whole(name)
+    if fixture.facts["ours"]["network"] not in NETWORKS:
+        pytest.skip(f"{fixture.facts['ours']['network']} is none of our networks")
+    check_fixture(fixture, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["official_higher_hrnet_w32_512", "mmpose0_higher_hrnet_w32_512"])
