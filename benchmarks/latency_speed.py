@@ -24,6 +24,7 @@ from compress.files import write_json
 from compress.jobs.latency.latency import build, space_named
 from compress.measure.kernels import detect_kernels
 from compress.measure.latency_table import load_table, predict
+from compress.measure.target import Target
 from compress.measure.timing import pinned
 from compress.nas.batch_prediction import PartTable
 from compress.nas.space import Pick
@@ -58,7 +59,7 @@ def main() -> None:
 def built(space: str, name: str, path: Path) -> dict[str, Any]:
     """The table's size and the seconds it took."""
     start = time.perf_counter()
-    summary = build([space], LatencyRecipe(engine=name, input_hw=INPUT_HW), path, Terminal())
+    summary = build([space], LatencyRecipe(target=Target(name), input_hw=INPUT_HW), path, Terminal())
     return {**asdict(summary), "table": path.name, "seconds": time.perf_counter() - start}
 
 

@@ -35,7 +35,7 @@ from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
 from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
-from compress.recipe import Decoding, Measurement
+from compress.recipe import Decoding
 
 ENGINES = ("onnxruntime", "ncnn")
 DECODINGS: dict[str, dict[str, Any]] = {"code": {"upsample": 8, "locate": "middle"}, "default": {}}
@@ -137,7 +137,7 @@ def measured(steps: list[tuple[str, Network, str]]) -> list[Row]:
             for number, (_, network, _) in enumerate(steps):
                 exported = runtime.export(network.module, network.input_hw, Path(files), f"n{number}")
                 runners[str(number)] = runtime.load(exported[0])
-            timings = time_runners(runners, steps[0][1].input_hw, Measurement())
+            timings = time_runners(runners, steps[0][1].input_hw, 1, 100)
         for number, row in enumerate(rows):
             row["network_ms"][name] = asdict(timings[str(number)])
     return rows

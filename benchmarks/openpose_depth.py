@@ -28,7 +28,6 @@ from compress.measure.whole_networks import time_runners
 from compress.networks import NETWORKS, Architecture
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.networks.published import PUBLISHED, Published
-from compress.recipe import Measurement
 from compress.rewriting.depth import at_depth
 
 LAYERS = (24, 36, 72, 147)
@@ -65,7 +64,7 @@ def measure(architectures: Mapping[str, Architecture], input_hw: tuple[int, int]
             counted = count(network, input_hw)
             rows[title] = {"macs": counted.macs, "params": counted.params, **_structure(architecture), **_paper(title)}
             runners[title] = runtime.load(runtime.export(network, input_hw, Path(folder), title)[0])
-        timings = time_runners(runners, input_hw, Measurement(rounds=rounds))
+        timings = time_runners(runners, input_hw, 1, rounds)
     for title, timing in timings.items():
         rows[title] |= {
             "ms": timing.median_ms,

@@ -30,7 +30,6 @@ from compress.measure.counting import count
 from compress.measure.whole_networks import time_runners
 from compress.networks import Architecture, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
-from compress.recipe import Measurement
 from compress.report.plots import png
 from compress.rewriting.depth import at_depth
 
@@ -121,7 +120,7 @@ def time_all(tables: Mapping[str, list[Row]]) -> None:
         for number, run in enumerate(dict.fromkeys(row["run"] for row in rows)):
             files = runtime.export(compress.load(run).module, INPUT_HW, Path(folder), f"n{number}")
             runners[run] = runtime.load(files[0])
-        timings = time_runners(runners, INPUT_HW, Measurement())
+        timings = time_runners(runners, INPUT_HW, 1, 100)
     for row in rows:
         row["network_ms"] = asdict(timings[row["run"]])
 

@@ -66,7 +66,7 @@ def one(arguments: argparse.Namespace, seed: int, budget: float, allocation: str
         latency=budget,
         allocate=allocation,
         seed=seed,
-        exports=["onnxruntime"],
+        targets=["onnxruntime"],
         training={"epochs": arguments.epochs},
     )
     result = small.result

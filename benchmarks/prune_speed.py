@@ -30,7 +30,6 @@ from compress.jobs.prune.compare import removals_of, replayed
 from compress.measure.counting import count
 from compress.measure.whole_networks import time_runners
 from compress.networks import network_named
-from compress.recipe import Measurement
 
 NETWORKS: dict[str, tuple[int, int]] = {
     "mobileposenet": (256, 192),
@@ -72,7 +71,7 @@ def compare(name: str, engine_name: str, folder: Path) -> dict[str, Row]:
             continue
         runners[title] = engine(engine_name).load(file)
         rows[title] = {"macs": count(network, input_hw).macs, "params": count(network, input_hw).params}
-    timings = time_runners(runners, input_hw, Measurement())
+    timings = time_runners(runners, input_hw, 1, 100)
     for title, timing in timings.items():
         rows[title] |= {
             "ms": timing.median_ms,
@@ -89,8 +88,7 @@ def ours(name: str, engine_name: str, settings: Mapping[str, Any], input_hw: tup
     small = compress.prune(
         name,
         input_hw=input_hw,
-        engine=engine_name,
-        exports=[engine_name],
+        target=engine_name,
         seed=1,
         rounds=24,
         progress=False,

@@ -36,7 +36,6 @@ from compress.networks.efficient_hrnet import scaled_efficient_hrnet
 from compress.networks.lightweight_openpose import RefinementBlock as DilatedBlock
 from compress.networks.mobile_openpose import MobileOpenPose, RefinementBlock
 from compress.networks.openpose import OpenPose
-from compress.recipe import Measurement
 from compress.rewriting.sites import rewritten, rule_named, sites
 
 Row = dict[str, Any]
@@ -112,7 +111,7 @@ def compare(group: Group, input_hw: tuple[int, int], engine_name: str, rounds: i
             runners[title] = runtime.load(runtime.export(network, input_hw, folder, f"net{number}")[0])
         except EngineError as error:
             rows[title]["failure"] = str(error)
-    timings = time_runners(runners, input_hw, Measurement(rounds=rounds))
+    timings = time_runners(runners, input_hw, 1, rounds)
     first = timings.get(next(iter(group.variants)))
     for title, timing in timings.items():
         rows[title] |= {

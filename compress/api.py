@@ -70,6 +70,9 @@ from compress.recipe import (
 
 if TYPE_CHECKING:
     from compress.engines import Engine
+    from compress.measure.target import Target
+
+    Targets = str | Target | Engine | Sequence[str | Target | Engine] | None
 
 R = TypeVar("R")
 Recipe = str | Path | Mapping[str, Any] | Settings
@@ -212,7 +215,7 @@ def train(
 def prune(
     network: Named,
     *,
-    target: "str | Engine | None" = None,
+    target: "Targets" = None,
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
     progress: bool | Progress | None = None,
@@ -222,8 +225,8 @@ def prune(
 
     keys: of PruneRecipe, those of its section `pruning` by their names. One goal: `macs` or `latency`, the share of the
     multiply-adds or of the measured time that stays; `latency_ms`; or `ratio`, the share of the channels that is
-    removed. It replaces the recipe's goal. target: the engine that milliseconds are of. The result says whether the
-    goal was met.
+    removed. It replaces the recipe's goal. target: what milliseconds are of, such as `"ncnn:threads=4"`; of several the
+    first decides. The result says whether the goal was met.
     """
     with _in_python(), _run(folder) as run:
         settings = _settings(PruneRecipe, recipe, {**_target(target, keys), **keys}, "pruning")
@@ -240,7 +243,7 @@ def prune(
 def rewrite(
     network: Named,
     *,
-    target: "str | Engine | None" = None,
+    target: "Targets" = None,
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
     progress: bool | Progress | None = None,
@@ -248,8 +251,9 @@ def rewrite(
 ) -> Network[RewriteResult]:
     """The network with operators replaced where that saves time, fine-tuned with the given one as teacher.
 
-    keys: of RewriteRecipe, those of its section `rewriting` by their names, such as `min_gain=0.02`. target: the engine
-    that milliseconds are of. Where no replacement pays, it is the given network, and the result's `rewritten` is None.
+    keys: of RewriteRecipe, those of its section `rewriting` by their names, such as `min_gain=0.02`. target: what
+    milliseconds are of; of several the first decides. Where no replacement pays, it is the given network, and the
+    result's `rewritten` is None.
     """
     with _in_python(), _run(folder) as run:
         settings = _settings(RewriteRecipe, recipe, {**_target(target, keys), **keys}, "rewriting")
@@ -268,6 +272,7 @@ def rewrite(
 def search(
     space: str | Path | None = None,
     *,
+    target: "Targets" = None,
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
     progress: bool | Progress | None = None,
@@ -276,10 +281,13 @@ def search(
     """The networks of a search space with the best trade of accuracy against latency, tuned and measured.
 
     space: a search space's name or path; None takes the recipe's. keys: of SearchRecipe, those of its section `search`
-    by their names, such as `trials=200`.
+    by their names, such as `trials=200`. target: what milliseconds are of; of several the first decides.
     """
     with _in_python(), _run(folder) as run:
         named = {} if space is None else {"space": str(space)}
+        targets = _target(target, keys.get("measurement", {}))
+        if targets:
+            keys["measurement"] = {**keys.get("measurement", {}), **targets}
         settings = _settings(SearchRecipe, recipe, {**named, **keys}, "search")
         from compress.jobs.search.search import search as search_space
         from compress.report.page import write_report
@@ -296,7 +304,7 @@ def profile(
 ) -> ProfileResult:
     """Where parameters, multiply-adds and memory of one pass go, and which operators mobile engines handle badly.
 
-    keys: of ProfileRecipe: `engine="ncnn"` times these operators there, `decode=True` times decoding.
+    keys: of ProfileRecipe: `target="ncnn"` times these operators there, `decode=True` times decoding.
     """
     with _in_python():
         settings = _settings(ProfileRecipe, recipe, keys)
@@ -422,13 +430,14 @@ def _data_section(given: Any) -> Any:
 
 
 def _target(target: object, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that milliseconds of this engine need, which is exported to beside the usual ones."""
+    """The recipe's key for it."""
     if target is None:
         return {}
-    if "engine" in keys:
-        raise RecipeError("target is short for engine", place="engine", value=keys["engine"], remedy="give one of them")
-    usual = PruneRecipe.model_fields["exports"].default
-    return {"engine": target, **({} if target in usual else {"exports": (*usual, target)})}
+    if "targets" in keys:
+        raise RecipeError(
+            "target stands for targets", place="targets", value=keys["targets"], remedy="give one of them"
+        )
+    return {"targets": target}
 
 
 # --- Runs ------------------------------------------------------------------------------------------------------------

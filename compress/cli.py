@@ -33,6 +33,7 @@ from compress.report.latency import (
     print_built,
     print_checked,
     print_compared,
+    print_measured,
     print_merged,
     print_packed,
     print_shown,
@@ -46,6 +47,7 @@ from compress.report.tables import (
     print_networks,
     print_predicted,
     print_profile,
+    print_targets,
     print_trained,
 )
 from compress.report.terminal import print_error, print_note
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         EvaluateResult,
         ExportResult,
         ImportResult,
+        MeasuredRun,
         MergedTable,
         NetworkRow,
         PackedFolder,
@@ -65,10 +68,11 @@ if TYPE_CHECKING:
         ProfileResult,
         SearchResult,
         ShownNetwork,
+        TargetsResult,
         TrainResult,
         UnpackedTable,
     )
-    from compress.recipe import AnyRecipe
+    from compress.recipe import AnyRecipe, LatencyRecipe
 
 T = TypeVar("T")
 
@@ -143,9 +147,14 @@ DataOption = Annotated[
         rich_help_panel="Settings",
     ),
 ]
-EngineOption = Annotated[
-    str | None,
-    typer.Option(help="Engine that times are measured on: onnxruntime, ncnn, mnn, ...", show_default="onnxruntime"),
+TargetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="ENGINE[:threads=N][@TABLE]",
+        help="What times are of; may be repeated, the first decides. See `compress targets`.",
+        show_default="onnxruntime, ncnn",
+    ),
 ]
 ArtefactArgument = Annotated[
     Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network, or NAME@FILE of a public checkpoint.")
@@ -167,6 +176,7 @@ def example(arguments: str) -> str:
 def search(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe by path, or by name such as 'bhrnet'.")],
     run: RunFolder = None,
+    target: TargetsOption = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -180,7 +190,8 @@ def search(
         from compress.recipe import SearchRecipe, find, read_recipe
 
         path = find(recipe, "recipes", RecipeError)
-        settings = read_recipe(path, SearchRecipe, overrides or ())
+        options = {"--target": targets_settings(target, "measurement.targets")}
+        settings = read_recipe(path, SearchRecipe, overrides or (), options)
         from compress.jobs.search import search as jobs_search
         from compress.report.page import write_report
 
@@ -215,13 +226,27 @@ def networks(overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet 
     perform("networks", job, print_networks, as_json=as_json, quiet=quiet)
 
 
-@app.command(rich_help_panel=LOOK, epilog=example("profile hrnet_w32 --engine onnxruntime"))
+@app.command(rich_help_panel=LOOK, epilog=example("targets"))
+def targets(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List the engines of this machine, what is missing and how to install it, and the known latency tables."""
+
+    def job(terminal: Terminal) -> "TargetsResult":
+        from compress.jobs.targets import list_targets
+
+        return list_targets()
+
+    perform("targets", job, print_targets, as_json=as_json, quiet=quiet)
+
+
+@app.command(rich_help_panel=LOOK, epilog=example("profile hrnet_w32 --target onnxruntime"))
 def profile(
     network: NetworkArgument,
-    engine: Annotated[
+    target: Annotated[
         str | None,
         typer.Option(
-            help="Time the layers that this engine handles badly: onnxruntime, ncnn or mnn.", show_default="only count"
+            metavar="ENGINE[:threads=N][@TABLE]",
+            help="Time the layers that mobile engines handle badly, on this target.",
+            show_default="only count",
         ),
     ] = None,
     decode: Annotated[
@@ -238,7 +263,7 @@ def profile(
         from compress.recipe import ProfileRecipe
 
         options = {"--decode": ["decode=true"] if decode else []}
-        options["--engine"] = [] if engine is None else [f"engine={engine}"]
+        options["--target"] = [] if target is None else [f"target={json.dumps(target)}"]
         check_network(network)
         settings = settings_of(ProfileRecipe, None, overrides, data, options)
         from compress.jobs.profile import profile as jobs_profile
@@ -276,7 +301,7 @@ def train(
     perform("train", job, show, as_json=as_json, quiet=quiet)
 
 
-@app.command(rich_help_panel=FASTER, epilog=example("prune runs/openpose --macs 0.5 --engine ncnn"))
+@app.command(rich_help_panel=FASTER, epilog=example("prune runs/openpose --macs 0.5 --target ncnn"))
 def prune(
     network: NetworkArgument,
     ratio: Annotated[
@@ -305,7 +330,7 @@ def prune(
         str | None,
         typer.Option(help="Ratios of the layers: uniform, global, sensitivity or latency.", show_default="uniform"),
     ] = None,
-    engine: EngineOption = None,
+    target: TargetsOption = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -341,7 +366,7 @@ def prune(
         given |= {"compare": compare}
         options |= {f"--{key}": [f"pruning.{key}={value}"] for key, value in given.items() if value is not None}
         options |= {} if latency is None else {"--latency": [latency_goal(latency)]}
-        options |= {"--engine": engine_settings(engine)}
+        options |= {"--target": targets_settings(target)}
         settings = settings_of(PruneRecipe, recipe, overrides, data, options)
         from compress.jobs.prune import prune as jobs_prune
         from compress.report.prune import write_analysed, write_pruned
@@ -367,7 +392,7 @@ def prune(
     perform(command, job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
 
 
-@app.command(rich_help_panel=FASTER, epilog=example("rewrite runs/openpose --engine ncnn --rule conv_to_3x3"))
+@app.command(rich_help_panel=FASTER, epilog=example("rewrite runs/openpose --target ncnn --rule conv_to_3x3"))
 def rewrite(
     network: Annotated[
         str | None,
@@ -384,7 +409,7 @@ def rewrite(
     list_rules: Annotated[
         bool, typer.Option("--list", metavar="", help="List the rules, and rewrite nothing.")
     ] = False,
-    engine: EngineOption = None,
+    target: TargetsOption = None,
     min_gain: Annotated[
         float | None,
         typer.Option(help="Share of the measured time that a replacement must save, 0..1.", show_default="0.01"),
@@ -427,7 +452,7 @@ def rewrite(
             if value is not None
         }
         options |= {"--rule": [f"rewriting.rules={json.dumps(rule)}"]} if rule else {}
-        options |= {"--engine": engine_settings(engine)}
+        options |= {"--target": targets_settings(target)}
         settings = settings_of(RewriteRecipe, recipe, overrides, data, options)
         from compress.jobs.rewrite import rewrite as jobs_rewrite
         from compress.report.rewrite import write_rewritten
@@ -452,15 +477,9 @@ def failed_exports(result: Any) -> Sequence[str]:
     return lines
 
 
-def engine_settings(name: str | None) -> list[str]:
-    """Overrides that measure on this engine, and export to it beside the usual ones."""
-    if name is None:
-        return []
-    from compress.recipe import ChangeRecipe
-
-    usual = ChangeRecipe.model_fields["exports"].default
-    exports = [] if name in usual else [f"exports=[{','.join((*usual, name))}]"]
-    return [f"engine={name}", *exports]
+def targets_settings(targets: Sequence[str] | None, key: str = "targets") -> list[str]:
+    """Overrides of the recipe's targets."""
+    return [f"{key}={json.dumps(list(targets))}"] if targets else []
 
 
 def latency_goal(text: str) -> str:
@@ -704,6 +723,12 @@ TableOption = Annotated[
         "--table", metavar="FILE", help="The latency table.", show_default="the cached one of this engine and machine"
     ),
 ]
+LatencyTarget = Annotated[
+    str | None,
+    typer.Option(
+        "--target", metavar="ENGINE[:threads=N][@TABLE]", help="What times are of.", show_default="onnxruntime"
+    ),
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The packed folder.")]
 
 
@@ -712,6 +737,7 @@ def latency_build(
     sources: Sources,
     table: TableOption = None,
     again: Annotated[bool, typer.Option("--again", metavar="", help="Time all of the sources' kernels again.")] = False,
+    target: LatencyTarget = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -722,9 +748,7 @@ def latency_build(
     """
 
     def job(terminal: Terminal) -> "BuiltTable":
-        from compress.recipe import LatencyRecipe
-
-        settings = settings_of(LatencyRecipe, None, overrides)
+        settings = latency_settings(target, overrides)
         from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.build(sources, settings, table, terminal, again)
@@ -732,10 +756,11 @@ def latency_build(
     perform("latency build", job, print_built, as_json=as_json, quiet=quiet)
 
 
-@latency.command("show", epilog=example("latency show hrnet_w32 --set engine=ncnn"))
+@latency.command("show", epilog=example("latency show hrnet_w32 --target ncnn"))
 def latency_show(
     network: NetworkArgument,
     table: TableOption = None,
+    target: LatencyTarget = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -743,9 +768,7 @@ def latency_show(
     """Predict a network's latency, and list what its kernels take of it."""
 
     def job(terminal: Terminal) -> "ShownNetwork":
-        from compress.recipe import LatencyRecipe
-
-        settings = settings_of(LatencyRecipe, None, overrides)
+        settings = latency_settings(target, overrides)
         from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.show(network, settings, table, terminal)
@@ -757,6 +780,7 @@ def latency_show(
 def latency_check(
     sources: Sources,
     table: TableOption = None,
+    target: LatencyTarget = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -764,9 +788,7 @@ def latency_check(
     """Measure networks that the table was not fitted on, and compare with its predictions."""
 
     def job(terminal: Terminal) -> "CheckedTable":
-        from compress.recipe import LatencyRecipe
-
-        settings = settings_of(LatencyRecipe, None, overrides)
+        settings = latency_settings(target, overrides)
         from compress.jobs.latency import latency as jobs_latency
 
         return jobs_latency.check(sources, settings, table, terminal)
@@ -809,10 +831,15 @@ def latency_diff(
     perform("latency diff", job, print_compared, as_json=as_json, quiet=quiet)
 
 
-@latency.command("pack", epilog=example("latency pack bhrnet_small --out phone --set engine=ncnn"))
+@latency.command("pack", epilog=example("latency pack bhrnet_small --out phone --target ncnn"))
 def latency_pack(
     sources: Sources,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
+    target: LatencyTarget = None,
+    purpose: Annotated[
+        str | None,
+        typer.Option("--for", metavar="JOB", help="What it is for: search, prune or rewrite.", show_default="search"),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -820,9 +847,7 @@ def latency_pack(
     """Write a folder that times the sources' kernels on another device, where `python run.py` needs only the engine."""
 
     def job(terminal: Terminal) -> "PackedFolder":
-        from compress.recipe import LatencyRecipe
-
-        settings = settings_of(LatencyRecipe, None, overrides)
+        settings = latency_settings(target, overrides, purpose)
         check_writable(out)
         from compress.jobs.latency import pack as jobs_pack
 
@@ -855,6 +880,72 @@ def latency_unpack(
         return jobs_pack.unpack(folder, table, device, terminal)
 
     perform("latency unpack", job, print_unpacked, as_json=as_json, quiet=quiet)
+
+
+def latency_settings(target: str | None, overrides: list[str] | None, purpose: str | None = None) -> "LatencyRecipe":
+    """The settings of a `latency` command."""
+    from compress.recipe import LatencyRecipe
+
+    options = {"--target": [] if target is None else [f"target={json.dumps(target)}"]}
+    options["--for"] = [] if purpose is None else [f"purpose={json.dumps(purpose)}"]
+    return settings_of(LatencyRecipe, None, overrides, options=options)
+
+
+measure = typer.Typer(help="Networks of a run, measured on the device it was made for.", no_args_is_help=True)
+app.add_typer(measure, name="measure", rich_help_panel=LOOK)
+FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished search, pruning or rewriting.")]
+
+
+@measure.command("pack", epilog=example("measure pack runs/small --out packed"))
+def measure_pack(
+    run: FinishedRun,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", metavar="NAME", help="Which of the run's targets.", show_default="the only foreign one"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a folder that measures the networks of a run on another device."""
+
+    def job(terminal: Terminal) -> "PackedFolder":
+        check_writable(out)
+        from compress.jobs import measure as jobs_measure
+
+        return jobs_measure.pack_run(run, out, target)
+
+    perform("measure pack", job, print_packed, as_json=as_json, quiet=quiet)
+
+
+@measure.command("unpack", epilog=example("measure unpack runs/small packed"))
+def measure_unpack(run: FinishedRun, folder: Folder, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Put what was measured on the device into the run's results and report, beside what was predicted."""
+
+    def job(terminal: Terminal) -> "MeasuredRun":
+        from compress.jobs import measure as jobs_measure
+
+        name, result, found = jobs_measure.unpack_run(run, folder)
+        write_again(name, result, run)
+        return found
+
+    perform("measure unpack", job, print_measured, as_json=as_json, quiet=quiet)
+
+
+def write_again(name: str, result: Any, run: Path) -> None:
+    """Renders the report of a run anew."""
+    from compress.report.page import write_report
+    from compress.report.prune import write_pruned
+    from compress.report.rewrite import write_rewritten
+
+    writers: dict[str, Callable[[Any, Path], object]] = {
+        "search": write_report,
+        "prune": write_pruned,
+        "rewrite": write_rewritten,
+    }
+    writers[name](result, run)
 
 
 # --- Reading and running ---------------------------------------------------------------------------------------------

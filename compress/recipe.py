@@ -6,7 +6,6 @@ command line with `--set key.sub=value`, where the value is YAML; a mapping repl
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PrivateAttr,
     ValidationError,
     model_validator,
@@ -27,6 +26,9 @@ from pydantic import (
 from compress.errors import CompressError, DataError, RecipeError, nearest
 from compress.extensions import name_of
 from compress.files import read_yaml, read_yaml_mapping
+from compress.measure.limit import Limit, Quantity
+from compress.measure.limit import parse as parse_limit
+from compress.measure.target import Target, parse
 from compress.pose.codec import PRESETS, Codec
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -45,22 +47,23 @@ DEFAULT_HW = (256, 256)
 """Input size where neither the user, nor the network, nor a paper names one; a multiple of every network's stride."""
 
 
-def _on_this_machine(threads: int) -> int:
-    if threads > (cores := len(os.sched_getaffinity(0))):
-        raise ValueError(f"this machine gives {cores} cores: times of {threads} threads would be of their waiting")
-    return threads
+TargetSetting = Annotated[Target, BeforeValidator(parse), PlainSerializer(str)]
 
 
-def check_threads(threads: int) -> None:
-    """Raises RecipeError for more threads than this machine has cores."""
-    try:
-        _on_this_machine(threads)
-    except ValueError as error:
-        raise RecipeError(str(error), place="threads", value=threads, remedy="correct the value") from None
+def _several(given: Any) -> Any:
+    """One target, or several; no two of one name."""
+    listed = list(given) if isinstance(given, list | tuple) else [given]
+    targets = tuple(map(parse, listed))
+    names = [target.name for target in targets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"each target stands once, and {twice} stands twice")
+    if not targets:
+        raise ValueError("there must be a target")
+    return targets
 
 
-Threads = Annotated[Positive, AfterValidator(_on_this_machine)]
-"""That something is timed on here."""
+Targets = Annotated[tuple[TargetSetting, ...], BeforeValidator(_several)]
 
 
 def _from_preset(given: Any) -> Any:
@@ -117,6 +120,12 @@ _OWN_SIZE = (
     f"network, else {DEFAULT_HW[0]}x{DEFAULT_HW[1]}."
 )
 _CODEC = "How joints become maps and maps joints: a preset's name, or a section (see Codec)."
+DEFAULT_TARGETS = (Target("onnxruntime"), Target("ncnn"))
+_TARGETS = (
+    "What the networks are exported to and timed on, each a column of every table; the first decides. "
+    "ENGINE[:threads=N,precision=float16][@TABLE], where TABLE is the latency table of another device, from which "
+    "times are predicted then (see docs/latency.md)."
+)
 _AS_VALIDATED = " Null takes the one that the artefact was validated with."
 
 
@@ -406,29 +415,43 @@ class FineTuning(Training):
     distillation: Share = Field(default=0.5, description="Weight of the distillation loss; the labels have the rest.")
 
 
-def _from_percent(value: Any) -> Any:
-    """`150%` as 1.5."""
-    text = value.removesuffix("%") if isinstance(value, str) and value.endswith("%") else None
-    try:
-        return value if text is None else float(text) / 100
-    except ValueError:
-        raise ValueError("it is a share of the slowest baseline's latency, such as 150% or 1.5") from None
+def _limit(quantity: Quantity) -> BeforeValidator:
+    return BeforeValidator(lambda given: parse_limit(given, quantity))
+
+
+def _in_ms(limit: Limit) -> str:
+    return str(limit) if limit.relative else f"{limit} ms"
+
+
+LatencyLimit = Annotated[Limit, _limit("latency"), PlainSerializer(_in_ms)]
+MacsLimit = Annotated[Limit, _limit("macs"), PlainSerializer(str)]
+ParamsLimit = Annotated[Limit, _limit("params"), PlainSerializer(str)]
+SizeLimit = Annotated[Limit, _limit("size"), PlainSerializer(str)]
+
+
+def _by_target(given: Any) -> Any:
+    """Latency limits by target's name; one alone is of the first target."""
+    if given is None or isinstance(given, dict):
+        return given
+    return {"": given}
+
+
+_OF = "as a share of the costliest baseline's (`120%`) or of a named one's (`120% of hand_balance`), or"
 
 
 class Budget(Settings):
     """Upper limits for a candidate; null is no limit. Baselines are scored whatever they cost."""
 
-    latency: Annotated[float, Field(gt=0), BeforeValidator(_from_percent)] | None = Field(
+    latency: Annotated[dict[str, LatencyLimit], BeforeValidator(_by_target)] | None = Field(
         default=None,
-        description="Largest predicted latency, as a share of the slowest baseline's, such as 150% or 1.5: the same "
-        "value suits any machine.",
+        description=f"Largest predicted latency of one pass, {_OF} absolute (`2.5 ms`). One value is for the first "
+        "target; a mapping has one for each target by its name, such as `{onnxruntime: 120%, ncnn: 3 ms}`.",
     )
-    latency_ms: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="Largest predicted latency in milliseconds, for one pass of the network on the recipe's engine.",
+    macs: MacsLimit | None = Field(default=None, description=f"Most multiply-adds, {_OF} absolute (`300M`).")
+    params: ParamsLimit | None = Field(default=None, description=f"Most parameters, {_OF} absolute (`1.2M`).")
+    size: SizeLimit | None = Field(
+        default=None, description=f"Most bytes of weights in float32, {_OF} absolute (`1.5 MB`)."
     )
-    macs: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Most multiply-adds.")
-    params: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Most parameters.")
 
 
 class Search(Settings):
@@ -464,24 +487,16 @@ class Search(Settings):
 class Measurement(Settings):
     """What latency is measured on, and what finalists are exported to."""
 
-    engine: Literal["onnxruntime"] = Field(
-        default="onnxruntime", description="Engine whose latency table prices the candidates."
+    targets: Targets = Field(default=DEFAULT_TARGETS, description=_TARGETS)
+    predict_all: bool = Field(
+        default=False,
+        description="Predict candidates on every target, which takes the time of measuring each one's latency table. "
+        "Without it they are predicted on the first and on those that `search.budget.latency` names.",
     )
-    threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
     rounds: Positive = Field(default=100, description="Timings of each network, interleaved with the others'.")
-    exports: tuple[EngineName, ...] = Field(
-        default=("onnxruntime", "ncnn"),
-        description="Engines that finalists are exported to and timed on; `engine` must be among them.",
-    )
     parity_pictures: Positive = Field(
         default=4, description="Validation pictures on which an export's outputs are compared with torch's."
     )
-
-    @model_validator(mode="after")
-    def _engine_is_exported_to(self) -> "Measurement":
-        if self.engine not in self.exports:
-            raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
-        return self
 
 
 class Finalists(Settings):
@@ -596,12 +611,12 @@ class ProfileRecipe(Settings):
 
     job: Literal["profile"] = Field(default="profile", description="The command that this recipe is for.")
     input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
-    engine: EngineName | None = Field(
+    target: TargetSetting | None = Field(
         default=None,
-        description="Engine on which the layers that mobile engines handle badly are timed; null times nothing.",
+        description="Target on which the layers that mobile engines handle badly are timed, such as `ncnn:threads=4`; "
+        "null times nothing.",
     )
-    threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
-    rounds: Positive = Field(default=40, description="Timings on the engine.")
+    rounds: Positive = Field(default=40, description="Timings on the target.")
     decode: bool = Field(default=False, description="Time the ways to decode the network's maps.")
     data: Data | None = Field(
         default=None,
@@ -617,10 +632,9 @@ class ProfileRecipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _timing_has_an_engine(self) -> "ProfileRecipe":
-        unread = sorted({"threads", "rounds"} & changed(self))
-        if unread and self.engine is None:
-            raise ValueError(f"{unread[0]} is of the timing on an engine: name one with --engine, or leave it out")
+    def _timing_has_a_target(self) -> "ProfileRecipe":
+        if "rounds" in changed(self) and self.target is None:
+            raise ValueError("rounds is of the timing on a target: name one with --target, or leave it out")
         return self
 
 
@@ -629,14 +643,20 @@ class LatencyRecipe(Settings):
 
     job: Literal["latency"] = Field(default="latency", description="The command that this recipe is for.")
     seed: Seed = Field(default=1, description=_SEED)
-    engine: EngineName = Field(default="onnxruntime", description="Engine that is measured.")
-    threads: Positive = Field(default=1, description="Threads of the engine.")
+    target: TargetSetting = Field(
+        default=Target("onnxruntime"), description="What the table's times are of, such as `ncnn:threads=4`."
+    )
     input_hw: InputSize | None = Field(
         default=None, description=_INPUT + _OWN_SIZE.removesuffix(".") + "; a search space takes that too."
     )
     networks: Positive = Field(
         default=8,
         description="Whole networks of a space to fit the table's scale on, to check the table with, or to pack.",
+    )
+    purpose: Literal["search", "prune", "rewrite"] = Field(
+        default="search",
+        description="Decisions that a packed folder is for: `search` packs the kernels of spaces and networks, `prune` "
+        "networks at pruned widths and with sparsity where the engine skips zeros, `rewrite` networks with each rule.",
     )
     rounds: Positive = Field(default=40, description="Timings of each of them.")
     allow_foreign: bool = Field(
@@ -749,25 +769,14 @@ class ChangeRecipe(Settings):
     seed: Seed | None = Field(default=None, description=_SEED + _AS_VALIDATED)
     input_hw: InputSize | None = Field(default=None, description=_INPUT + _OWN_SIZE)
     data: Data | None = Field(default=None, description="The pictures." + _AS_VALIDATED)
-    engine: EngineName = Field(default="onnxruntime", description="Engine that the decision's latencies are of.")
-    threads: Threads = Field(default=1, description="Threads of the engine, at most the cores of this machine.")
+    targets: Targets = Field(default=DEFAULT_TARGETS, description=_TARGETS)
     rounds: Positive = Field(default=60, description="Timings of each network, interleaved with the others'.")
-    exports: tuple[EngineName, ...] = Field(
-        default=("onnxruntime", "ncnn"),
-        description="Engines that the result is exported to and timed on; `engine` must be among them.",
-    )
     parity_pictures: Positive = Field(
         default=4, description="Validation pictures on which an export's outputs are compared with torch's."
     )
     codec: CodecSetting | None = Field(default=None, description=_CODEC + _AS_VALIDATED)
     training: FineTuning = Field(default=FineTuning(), description="Fine-tuning of the changed network.")
     decoding: Decoding = Field(default=Decoding(), description="Decoding for the scores.")
-
-    @model_validator(mode="after")
-    def _engine_is_exported_to(self) -> "ChangeRecipe":
-        if self.engine not in self.exports:
-            raise ValueError(f"exports must contain the engine that latency is measured on, {self.engine}")
-        return self
 
 
 class PruneRecipe(ChangeRecipe):

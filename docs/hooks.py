@@ -34,9 +34,7 @@ RECIPES: tuple[type[BaseModel], ...] = (
 )
 NAMES = {
     "criterion": CRITERIA,
-    "engine": ENGINES,
     "engines": ENGINES,
-    "exports": ENGINES,
     "kind": DATA_KINDS,
     "sampler": SAMPLERS,
 }

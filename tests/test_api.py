@@ -18,6 +18,7 @@ from compress import api
 from compress.artefacts.results import SearchResult, read_results
 from compress.errors import ArtefactError, DataError, NetworkError, RecipeError, RunError
 from compress.jobs.search import search as search_job
+from compress.measure.target import Target
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.pruning.importance import criterion_named
 from compress.recipe import EvaluateRecipe, PruneRecipe, SearchRecipe, TrainRecipe
@@ -27,7 +28,7 @@ TOP_DOWN = DirBHRNet(width=8, blocks=equal_blocks(0), head="heatmaps")
 QUICK: dict[str, Any] = {
     "data": {"synthetic": {"train": 8, "val": 4}},
     "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
-    "exports": ["onnxruntime"],
+    "targets": ["onnxruntime"],
     "rounds": 4,
 }
 HEAVY = ("torch", "numpy", "pydantic", "rich", "yaml", "cv2", "typer")
@@ -103,7 +104,7 @@ def test_a_module_is_pruned_rewritten_exported_saved_and_read_again(tmp_path: Pa
     before = copy.deepcopy(module.state_dict())
 
     network = compress.load(module, input_hw=HW)
-    small = compress.prune(network, macs=0.6, multiple=2, exports=["onnxruntime"], rounds=4)
+    small = compress.prune(network, macs=0.6, multiple=2, targets=["onnxruntime"], rounds=4)
     fast = compress.rewrite(small, target="onnxruntime", rules=["conv_to_3x3"], min_gain=0, rounds=4)
 
     assert module.training
@@ -131,7 +132,7 @@ def test_a_module_is_pruned_rewritten_exported_saved_and_read_again(tmp_path: Pa
 
 def test_the_given_network_comes_back_where_no_replacement_pays() -> None:
     network = compress.load(nn.Conv2d(3, 17, 3, 2, 1), input_hw=HW)
-    same = compress.rewrite(network, exports=["onnxruntime"], rounds=4)
+    same = compress.rewrite(network, targets=["onnxruntime"], rounds=4)
     assert same.result is not None
     assert same.result.rewritten is None
     assert torch.equal(same.module(images())[0], network.module(images())[0])
@@ -245,11 +246,12 @@ def test_data_is_written_as_on_the_command_line(tmp_path: Path) -> None:
         settings(TrainRecipe, None, "training", data="coco:nowhere")
 
 
-def test_the_target_is_an_engine_that_is_exported_to() -> None:
-    assert api._target("ncnn", {}) == {"engine": "ncnn"}
-    assert api._target("mnn", {}) == {"engine": "mnn", "exports": ("onnxruntime", "ncnn", "mnn")}
-    with pytest.raises(RecipeError, match=r"^engine: target is short for engine"):
-        api._target("ncnn", {"engine": "mnn"})
+def test_a_target_or_several_stand_for_the_recipes() -> None:
+    assert settings(PruneRecipe, None, "pruning", **api._target("ncnn", {})).targets == (Target("ncnn"),)
+    both = ["ncnn:threads=1", Target("mnn")]
+    assert settings(PruneRecipe, None, "pruning", **api._target(both, {})).targets == (Target("ncnn"), Target("mnn"))
+    with pytest.raises(RecipeError, match=r"^targets: target stands for targets"):
+        api._target("ncnn", {"targets": "mnn"})
 
 
 def mine(scored: Any) -> dict[int, float]:

@@ -19,6 +19,8 @@ FLOORS = {
     "compress.files": 0,
     "compress.progress": 0,
     "compress.pose.codec": 1,  # a record that recipes name; it imports nothing of the rest of compress.pose
+    "compress.measure.limit": 1,  # likewise: records that recipes name
+    "compress.measure.target": 1,
     "compress.recipe": 2,
     "compress.networks": 3,
     "compress.data": 4,

@@ -92,7 +92,6 @@ MISTAKEN = (
     "train hrnet_w32 --bogus",
     "profile nothing",
     "profile nothing.onnx",
-    "train hrnet_w32 --data coco:/nonexistent",
     "export nothing",
     "evaluate /nonexistent",
     "predict /nonexistent a.png",
@@ -173,7 +172,12 @@ def test_no_command_shows_the_help() -> None:
         (["--scheme", "nm", "--macs", "0.5"], ["error: ", "sparsity is applied in one step"]),
         (["--criterion", "l3"], ["error: --criterion: "]),
         (["--allocate", "all"], ["error: --allocate: "]),
-        (["--engine", "tvm"], ["error: --engine: "]),
+        (["--target", "tvm"], ["error: --target: "]),
+        (["--target", "ncnn:treads=2"], ["error: --target: ", "did you mean 'threads'"]),
+        (["--target", "ncnn:threads=1000"], ["error: --target: ", "cores"]),
+        (["--target", "ncnn:precision=float64"], ["error: --target: ", "did you mean 'float16'"]),
+        (["--target", "ncnn@nowhere.json"], ["error: nowhere.json: ", "no such latency table"]),
+        (["--target", "ncnn", "--target", "ncnn"], ["error: --target: ", "stands twice"]),
         (["--data", "imagenet:."], ["error: --data: ", "known: coco, crowdpose"]),
         (["--data", "coco"], ["error: --data: ", "disk.folder"]),
         (["--data", "cocoa:/missing"], ["error: --data: ", "no such kind of data (found 'cocoa')", "mean 'coco'"]),
@@ -187,7 +191,6 @@ def test_no_command_shows_the_help() -> None:
         (["--recipe", "prune_bhrnet", "--ratio", "0"], ["error: --ratio: "]),
         (["--recipe", "prune_bhrnet", "--set", "seed=-1"], ["error: --set seed: "]),
         (["--recipe", "train_hrnet"], ["error: recipe train_hrnet: ", "job"]),
-        (["--set", "threads=1000000"], ["error: --set threads: ", "cores"]),
         (["--set", "input_hw=[100000000, 100000000]"], ["error: --set input_hw: ", "4096"]),
         (["--set", "data={synthetic: {train: 10000000000}}"], ["error: --set data: ", "data.synthetic.train"]),
         (["--set", "training.batch_size=100000000"], ["error: --set training.batch_size: "]),
@@ -218,7 +221,7 @@ def test_a_goal_in_milliseconds_that_was_meant_as_a_share(artefact: Path, tmp_pa
         "--set",
         "rounds=3",
         "--set",
-        "exports=[onnxruntime]",
+        "targets=[onnxruntime]",
         "--set",
         "data.synthetic={train: 8, val: 2}",
         "--set",
@@ -235,7 +238,8 @@ def test_defaults_shown_in_the_help_are_the_recipes() -> None:
         ("prune", PruneRecipe(), PruneRecipe().pruning, ("scheme", "criterion", "allocate")),
         ("rewrite", RewriteRecipe(), RewriteRecipe().rewriting, ("min_gain", "max_loss")),
     ):
-        assert f"[default: ({recipe.engine})]" in help_of[command]
+        targets = ", ".join(target.name for target in recipe.targets)
+        assert f"[default: ({targets})]" in help_of[command]
         for name in names:
             assert f"[default: ({getattr(section, name)})]" in help_of[command], name
     assert "[default: (runs/NAME-TIME)]" in help_of["train"]
@@ -245,7 +249,9 @@ def commands() -> dict[str, Any]:
     """Every command by what is typed, such as `latency build`."""
     group: Any = typer.main.get_command(app)
     found = {name: one for name, one in group.commands.items() if not hasattr(one, "commands")}
-    return found | {f"latency {name}": one for name, one in group.commands["latency"].commands.items()}
+    for group_name in ("latency", "measure"):
+        found |= {f"{group_name} {name}": one for name, one in group.commands[group_name].commands.items()}
+    return found
 
 
 @pytest.mark.parametrize("name", commands())
@@ -394,9 +400,9 @@ def test_profile(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "multiples of 32" in fails("profile", artefact, "--set", "input_hw=[100, 64]")
     assert "unknown key" in fails("profile", artefact, "--set", "size=[64, 64]")
     assert "compress networks" in fails("profile", "nothing")
-    timed = result_of("profile", artefact, "--engine", "onnxruntime", "--set", "rounds=4")
+    timed = result_of("profile", artefact, "--target", "onnxruntime", "--set", "rounds=4")
     assert timed["timing"]["engine"]["engine"] == "onnxruntime"
-    assert "--engine: no such engine (found 'onnx'); known: mnn," in fails("profile", artefact, "--engine", "onnx")
+    assert "--target: no such engine (found 'onnx'); known: mnn," in fails("profile", artefact, "--target", "onnx")
     monkeypatch.chdir(tmp_path)
     Path("my_net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 17, 3, 4, 1)\n")
     own = result_of("profile", "my_net:build")
@@ -467,7 +473,7 @@ def test_quiet_prints_nothing(artefact: Path, tmp_path: Path) -> None:
         (["data={kind: cocoo}"], ["--set data: data.kind", "did you mean 'coco'"]),
         (["search.sampler=nsga3"], ["--set search.sampler", "did you mean 'nsga2'"]),
         (["search.sampler=os:path"], ["--set search.sampler", "no sampler: it must be", "os:path"]),
-        (["measurement.exports=[onnxruntime, no.such:engine]"], ["--set measurement.exports", "no such module"]),
+        (["measurement.targets=[onnxruntime, no.such:engine]"], ["--set measurement.targets", "no such module"]),
         (["data.kind=coco", "data.disk.folder=/nonexistent"], ["/nonexistent", "must exist"]),
         (["baselines={mine: {width: 9}}"], ["baselines.mine", "must be one of"]),
         (["baselines={mine: {widht: 9}}"], ["baselines.mine", "did you mean 'width'"]),

@@ -37,7 +37,7 @@ TRAIN = "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --r
 
 SMALL_DATA = "data={kind: synthetic, synthetic: {train: 16, search: 4, val: 4}}"
 SMALL_TRAINING = ("training.epochs=1", "training.batch_size=8", "training.warmup_steps=0")
-ONE_EXPORT = ("exports=[onnxruntime]", "rounds=4", "parity_pictures=1")
+ONE_EXPORT = ("targets=[onnxruntime]", "rounds=4", "parity_pictures=1")
 SMALL_TRAIN = ("input_hw=[64,64]", SMALL_DATA, *SMALL_TRAINING)
 SMALL_PRUNING = ("pruning.pictures=4", "pruning.ratios=[0.5]", "pruning.multiple=8", *SMALL_TRAINING, *ONE_EXPORT)
 SMALL_REWRITING = ("rewriting.calibration=4", "rewriting.steps=1", "rewriting.pictures=4", *SMALL_TRAINING, *ONE_EXPORT)
@@ -77,7 +77,7 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "--set distillation.teacher=runs/openpose --set 'distillation.features={features.5: features.5}'": SMALL_TRAIN,
     "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --run runs/short "
     "--set training.epochs=2 --set 'data={kind: synthetic, synthetic: {train: 2048}}'": SMALL_TRAIN,
-    "compress profile runs/openpose --engine onnxruntime": ("rounds=4",),
+    "compress profile runs/openpose --target onnxruntime": ("rounds=4",),
     "compress profile runs/openpose --decode": (),
     "compress prune runs/openpose --macs 0.5 --compare torch-pruning --run runs/compared": SMALL_PRUNING,
     "compress prune runs/openpose --analyse --run runs/sensitivity": (
@@ -88,15 +88,15 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "compress search bhrnet --run runs/bhrnet": (
         SMALL_DATA,
         "input_hw=[64,64]",
-        "measurement={exports: [onnxruntime], rounds: 4, parity_pictures: 1}",
+        "measurement={targets: [onnxruntime], rounds: 4, parity_pictures: 1}",
         "supernet={epochs: 1, batch_size: 8, pool: 2, randoms: 0}",
         "search={space: small.yaml, sampler: guided, trials: 2, calibration_pictures: 8, population: 2}",
         "finalists={count: 1, training: {epochs: 1, batch_size: 8}}",
         "baselines={hand: {width: 8}}",
     ),
-    "compress latency build runs/openpose --set engine=ncnn": SMALL_TABLE,
-    "compress latency show runs/openpose --set engine=ncnn": SMALL_TABLE,
-    "compress latency check runs/openpose --set engine=ncnn": SMALL_TABLE,
+    "compress latency build runs/openpose --target ncnn": SMALL_TABLE,
+    "compress latency show runs/openpose --target ncnn": SMALL_TABLE,
+    "compress latency check runs/openpose --target ncnn": SMALL_TABLE,
     "compress latency pack runs/openpose --out packed": SMALL_TABLE,
 }
 """Command → `--set`s that make it small."""
@@ -124,7 +124,7 @@ NOT_RUN: dict[str, str] = {
 
 
 SMALL_PYTHON = {
-    "macs=0.5": "macs=0.5, exports=['onnxruntime'], **few",
+    "macs=0.5": "macs=0.5, target='onnxruntime', **few",
     'target="ncnn"': 'target="ncnn", rules=["conv_to_3x3"], sites=["refinements.0.0.*"], steps=1, calibration=4, **few',
 }
 """What stands in the Python blocks → what makes it small."""

@@ -91,7 +91,7 @@ def test_a_family_an_approach_and_data_are_trained_and_evaluated(tiny: str, tmp_
 
 
 def test_a_criterion_and_an_engine_prune(tiny: str, tmp_path: Path) -> None:
-    measured = {"engine": "eager", "exports": ["eager"], "rounds": 4}
+    measured = {"targets": ["eager"], "rounds": 4}
     pruning = {"ratio": 0.25, "criterion": "largest"}
     recipe = PruneRecipe.model_validate({"input_hw": HW, "pruning": pruning, **measured})
     found = prune(tiny, recipe, tmp_path / "run", Silent())
@@ -113,7 +113,7 @@ def given_weight(architecture: Any) -> torch.Tensor:
 
 def test_a_rule_rewrites(tiny: str, tmp_path: Path) -> None:
     rules = {"rules": ["relu_to_leaky"], "min_gain": 0.0}
-    recipe = RewriteRecipe.model_validate({"input_hw": HW, "exports": ["onnxruntime"], "rounds": 4, "rewriting": rules})
+    recipe = RewriteRecipe.model_validate({"input_hw": HW, "targets": ["onnxruntime"], "rounds": 4, "rewriting": rules})
     found = rewrite(tiny, recipe, tmp_path / "run", Silent())
     assert [(row.rule, row.at) for row in found.choices] == [("relu_to_leaky", ("act",))]
 
@@ -133,7 +133,7 @@ def test_a_sampler_searches(tiny: str, tmp_path: Path) -> None:
             "job": "search",
             "input_hw": HW,
             "data": {"kind": "few_people"},
-            "measurement": {"rounds": 2, "exports": ["onnxruntime"], "parity_pictures": 1},
+            "measurement": {"rounds": 2, "targets": ["onnxruntime"], "parity_pictures": 1},
             "search": {"space": str(space), "start": tmp_path / "start", "sampler": "quick_tpe", "trials": 2},
             "finalists": {"count": 1, "training": SHORT},
         }
@@ -146,10 +146,10 @@ def test_the_api_takes_objects(tmp_path: Path) -> None:
     from outside_pose import LEAKY, Eager, Tiny, largest
 
     given = compress.load(Tiny().build(), input_hw=(64, 64))
-    small = compress.prune(given, ratio=0.25, criterion=largest, target=Eager(), exports=[Eager()], rounds=4)
+    small = compress.prune(given, ratio=0.25, criterion=largest, target=Eager(), rounds=4)
     assert small.module.network.first.out_channels == 12
     assert small.result.pruned.exports[0].engine == "outside_pose:Eager()"
-    fast = compress.rewrite(small, rules=[LEAKY], min_gain=0, rounds=4, exports=["onnxruntime"])
+    fast = compress.rewrite(small, rules=[LEAKY], min_gain=0, rounds=4, targets=["onnxruntime"])
     assert [row.rule for row in fast.result.choices] == ["outside_pose:LEAKY"]
     trained = compress.train(Tiny(), data=Sets(*(SyntheticPeople(8, (64, 64), n) for n in range(3))), **SHORT)
     assert compress.evaluate(trained, data=SyntheticPeople(4, (64, 64), 5)).score.pictures == 4

@@ -36,7 +36,7 @@ from compress.measure.whole_networks import time_runners
 from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
 from compress.pose.percent_correct import THRESHOLDS
-from compress.recipe import Decoding, Measurement
+from compress.recipe import Decoding
 from compress.report.plots import png
 from compress.report.progress import Terminal
 
@@ -147,7 +147,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
                 "left_out": scores[0]["left_out"],
                 "decode_ms": decode_time(first.module, estimator, pictures, flip_test=False).latency.ms,
             }
-        for name, timing in time_runners(runners, INPUT_HW, Measurement()).items():
+        for name, timing in time_runners(runners, INPUT_HW, 1, 100).items():
             entries[name]["latency"] = {
                 "median_ms": timing.median_ms,
                 "q1_ms": timing.q1_ms,

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.shown import Shown
+from compress.engines import Availability
 from compress.engines.export import Export
 from compress.errors import RunError
 from compress.files import write_json
@@ -29,7 +30,7 @@ from compress.rewriting.fitting import Fitted
 
 T = TypeVar("T")
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of results.json; a file of another version is refused by name."""
 
 Role = Literal["given", "pruned", "rewritten", "trained", "finalist", "baseline", "compared"]
@@ -57,8 +58,9 @@ class NetworkResult(Shown):
     folder: of its artefact and exports, inside the run folder. architecture: as plain data, see compress.networks.
     edits: what was done to it since, as text. params: trainable parameters. macs: multiply-adds of one picture.
     uncounted: operators that compute and have no counting rule; their multiply-adds are not in macs. evaluations: the
-    recipe's procedure first, then the other one. refused: engine → why it has no export. latency: engine → one pass
-    of the network. predicted: the same from a latency table, where the job has one.
+    recipe's procedure first, then the other one. refused: engine → why it has no export. latency: target → one pass of
+    the network, measured; of another device predicted, until what was measured there is unpacked. predicted: the same
+    by the target's latency table, where the job has one.
     """
 
     name: str
@@ -73,7 +75,7 @@ class NetworkResult(Shown):
     exports: tuple[Export, ...]
     refused: Mapping[str, str]
     latency: Mapping[str, Latency] = field(default_factory=dict)
-    predicted: Latency | None = None
+    predicted: Mapping[str, Latency] = field(default_factory=dict)
 
     @property
     def score(self) -> Score | None:
@@ -90,17 +92,36 @@ class NetworkResult(Shown):
 
 
 @dataclass(frozen=True)
+class TargetRecord:
+    """What milliseconds are of. name: in tables, see compress.measure.target. version: of the engine. device: CPU,
+    cores and system. table: of another device, from which its times are predicted; None is the machine of the run.
+    """
+
+    name: str
+    engine: str
+    version: str
+    device: str
+    threads: int
+    precision: str
+    table: str | None = None
+
+    def __str__(self) -> str:
+        """`onnxruntime 1.30.0, 1 thread`."""
+        return str(Identity(self.engine, self.version, self.device, self.threads, self.precision))
+
+
+@dataclass(frozen=True)
 class RunRecord(Shown):
     """What any number of a run depends on. recipe: resolved, as plain data. environment: machine and versions.
 
-    engines: that times are of → version and device. seconds: phase → how long it took, where that was noted.
+    targets: that times are of, the one that decides first. seconds: phase → how long it took, where that was noted.
     """
 
     folder: str
     command: tuple[str, ...]
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
-    engines: Mapping[str, str] = field(default_factory=dict)
+    targets: tuple[TargetRecord, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -176,7 +197,7 @@ class SparsityChoice:
 class OtherPruner:
     """What another pruner makes of the same network for the same goal. pruner: its name and version.
 
-    network: None where it failed; failure: why, in one line. speed_up: engine → its network over the given one.
+    network: None where it failed; failure: why, in one line. speed_up: target → its network over the given one.
     """
 
     pruner: str
@@ -187,7 +208,7 @@ class OtherPruner:
 
 @dataclass(frozen=True)
 class PruneResult(Shown):
-    """Of `compress prune`. speed_up: engine → the pruned network over the given one, of one interleaved run.
+    """Of `compress prune`. speed_up: target → the pruned network over the given one, of one interleaved run.
 
     torch_pruning: timed in the same run; None where no comparison was requested.
     """
@@ -297,13 +318,13 @@ class DepthChange:
 class RewriteResult(Shown):
     """Of `compress rewrite`. given, rewritten: None where no replacement pays, for then nothing is done.
 
-    engine: that choices are priced on. rules: requested; none: all. unread: path → why functions called there are no
+    target: that choices are priced on. rules: requested; none: all. unread: path → why functions called there are no
     sites. tied: path → the module that shares its parameters, for which it is no site. depth: instead of choices.
     """
 
     network: str
     input_hw: tuple[int, int]
-    engine: str
+    target: str
     rules: tuple[str, ...]
     given: NetworkResult | None
     rewritten: NetworkResult | None
@@ -779,17 +800,60 @@ class UnpackedTable(Shown):
     others: tuple[str, ...] = ()
 
 
-# --- compress search -------------------------------------------------------------------------------------------------
+# --- compress measure ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class EngineRecord:
-    """What milliseconds are of. name, version: of the inference engine; device: CPU, cores and system."""
+class PromisedNetwork:
+    """One network of a run on another device: what its table predicted, and what was measured there."""
 
     name: str
-    version: str
+    promised: Latency
+    met: Latency
+
+    @property
+    def error(self) -> float:
+        """Promised over met, less one."""
+        return self.promised.ms / self.met.ms - 1
+
+
+@dataclass(frozen=True)
+class MeasuredRun(Shown):
+    """`compress measure unpack`. mean_error, worst_error: of the promises, without sign. tau: Kendall's, of the order;
+    None of fewer than two networks. goal: of a pruning, with what was measured."""
+
+    run: str
+    target: str
+    networks: tuple[PromisedNetwork, ...]
+    mean_error: float
+    worst_error: float
+    tau: float | None
+    goal: Goal | None = None
+
+
+# --- compress targets ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KnownTable:
+    """A latency table. foreign: it is of another device; `ENGINE@FILE` is that target then."""
+
+    file: str
+    identity: Identity
+    kernels: int
+    foreign: bool
+
+
+@dataclass(frozen=True)
+class TargetsResult(Shown):
+    """`compress targets`. device: this machine."""
+
+    engines: tuple[Availability, ...]
     device: str
-    threads: int
+    tables: tuple[KnownTable, ...]
+
+
+# --- compress search -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -875,32 +939,38 @@ class PredictionError:
 
 
 @dataclass(frozen=True)
-class SearchResult(Shown):
-    """What a search found. All milliseconds are on the clock of its latency table.
+class TableUsed:
+    """A target's latency table. kernels: how many it has. error: of its predictions; None without measured times."""
 
-    start: the network that was given instead of a supernet; tuning_samples: that every trial was tuned on. kernels,
-    scale: of the latency table. losses: of the supernet, by epoch. decoding: of the candidate that scored best, taken
+    kernels: int
+    scale: Scale | None
+    error: PredictionError | None
+
+
+@dataclass(frozen=True)
+class SearchResult(Shown):
+    """What a search found. All milliseconds are on the clock of the deciding target's latency table.
+
+    start: the network that was given instead of a supernet; tuning_samples: that every trial was tuned on. tables: by
+    target. losses: of the supernet, by epoch. decoding: of the candidate that scored best, taken
     for every trial. networks: baselines and finalists, exported and measured; trial_numbers: the trial that each was;
     best: names of those that no other one beats in both accuracy and end-to-end time. failed_exports: one line each.
     no_finalist: why there is none. caveats: what the figures do not say.
     """
 
     run: RunRecord
-    engine: EngineRecord
     data: SearchedData
     space: SearchedSpace
     start: str | None
     tuning_samples: int
-    kernels: int
-    scale: Scale | None
+    tables: Mapping[str, TableUsed]
     losses: tuple[float, ...]
     trials: tuple[Trial, ...]
-    decoding: Latency
+    decoding: Latency | None
     networks: tuple[NetworkResult, ...]
     trial_numbers: Mapping[str, int]
     best: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
-    prediction: PredictionError
     failed_exports: tuple[str, ...]
     no_finalist: str | None
     caveats: tuple[str, ...]
@@ -917,7 +987,7 @@ class SearchResult(Shown):
             "space": self.space.family,
             "candidates": self.space.size,
             "trials": len(self.trials),
-            "engine": f"{self.engine.name} {self.engine.version}",
+            "target": self.target.name,
             "front": self.front,
             "no_finalist": self.no_finalist,
             "failed_exports": self.failed_exports,
@@ -928,14 +998,21 @@ class SearchResult(Shown):
         number = self.trial_numbers[network.name]
         return next(trial for trial in self.trials if trial.number == number)
 
-    def latency_of(self, network: NetworkResult) -> Latency | None:
-        """Measured, of one pass on the engine that the search predicts for."""
-        return network.latency.get(self.engine.name)
+    @property
+    def target(self) -> TargetRecord:
+        """The one that decides."""
+        return self.run.targets[0]
 
-    def prediction_error(self, network: NetworkResult) -> float | None:
-        """Predicted over measured, less one."""
-        measured, predicted = self.latency_of(network), network.predicted
-        return predicted.ms / measured.ms - 1 if measured and predicted else None
+    def latency_of(self, network: NetworkResult) -> Latency | None:
+        """Of one pass on the target that decides."""
+        return network.latency.get(self.target.name)
+
+    def prediction_error(self, network: NetworkResult, target: str | None = None) -> float | None:
+        """Predicted over measured, less one; None unless both are known. target: None is the one that decides."""
+        name = target or self.target.name
+        measured, predicted = network.latency.get(name), network.predicted.get(name)
+        both = measured is not None and measured.provenance == "measured" and predicted is not None
+        return predicted.ms / measured.ms - 1 if both else None  # type: ignore[union-attr]
 
 
 # --- The edge --------------------------------------------------------------------------------------------------------

@@ -136,6 +136,8 @@ def onnx_kernel(
 ) -> Kernel:
     """The kernel of a node with these operands; attributes at their defaults may be given or left out."""
     weights = next((o for o in inputs if o.constant and len(o.shape) >= 2 and not o.values), None)
+    if weights is None and "Conv" in operator:  # of convolutions whose weights are computed for every picture
+        weights = inputs[1]
     kept = {
         name: value
         for name, value in sorted(attributes.items())

@@ -1,9 +1,10 @@
 """Times the networks in this folder on this device, node by node, as `compress latency unpack` reads it.
 
-    python run.py [--threads 1] [--rounds 40]
+    python run.py [--threads 1,2,4] [--rounds 40] [--precision float32]
 
 Needs Python, numpy and the engine that manifest.json names, and nothing else: this file is copied as it is. It writes
-results.json and, for onnxruntime, the graph it ran of every network: copy both back with the folder.
+results.json after every network, and goes on there when it was killed; for onnxruntime, also the graph it ran of every
+network: copy both back with the folder. float16: of ncnn and MNN, where the CPU computes in it.
 """
 
 import argparse
@@ -30,7 +31,7 @@ Passes = tuple[Callable[[], None], Callable[[], None], Callable[[], dict[str, An
 """A pass as users run it; one that is timed node by node; names of the nodes, and milliseconds per pass and node."""
 
 
-def open_onnxruntime(entry: dict[str, Any], threads: int) -> Passes:
+def open_onnxruntime(entry: dict[str, Any], threads: int, precision: str) -> Passes:
     """With the profile and the optimised graph as files."""
     import onnxruntime
 
@@ -60,7 +61,7 @@ def open_onnxruntime(entry: dict[str, Any], threads: int) -> Passes:
     return lambda: sessions[0].run(None, feed), lambda: sessions[1].run(None, feed), finish
 
 
-def open_ncnn(entry: dict[str, Any], threads: int) -> Passes:
+def open_ncnn(entry: dict[str, Any], threads: int, precision: str) -> Passes:
     """ncnn computes a layer when its output is first extracted; a second extraction costs extraction alone."""
     import ncnn
 
@@ -68,7 +69,7 @@ def open_ncnn(entry: dict[str, Any], threads: int) -> Passes:
     net.opt.num_threads, net.opt.use_vulkan_compute = threads, False
     for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "bf16_packed"):
         if hasattr(net.opt, f"use_{option}"):
-            setattr(net.opt, f"use_{option}", False)
+            setattr(net.opt, f"use_{option}", precision == "float16" and option.startswith("fp16"))
     path = FOLDER / entry["file"]
     net.load_param(str(path))
     net.load_model(str(path.with_suffix(".bin")))
@@ -107,12 +108,13 @@ def open_ncnn(entry: dict[str, Any], threads: int) -> Passes:
     return run, run_timed, lambda: {"names": [name for name, _ in layers], "times_ms": rows}
 
 
-def open_mnn(entry: dict[str, Any], threads: int) -> Passes:
+def open_mnn(entry: dict[str, Any], threads: int, precision: str) -> Passes:
     """MNN calls back before and after every operation."""
     import MNN
 
     interpreter = MNN.Interpreter(str(FOLDER / entry["file"]))
-    session = interpreter.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
+    config = {"backend": "CPU", "numThread": threads, "precision": "high" if precision == "float32" else "low"}
+    session = interpreter.createSession(config)
     source, values = interpreter.getSessionInput(session, "image"), image(entry)
     host = MNN.Tensor(values.shape, MNN.Halide_Type_Float, values, MNN.Tensor_DimensionType_Caffe)
     rows: list[list[float]] = []
@@ -234,9 +236,9 @@ def version_of(engine: str) -> str:
     return str(__import__(engine).__version__)
 
 
-def measure(entry: dict[str, Any], engine: str, threads: int, rounds: int, reference: Callable[[], None]) -> Any:
+def measure(entry: dict[str, Any], passes: Passes, rounds: int, reference: Callable[[], None]) -> Any:
     """One network, whole and node by node, with the reference beside."""
-    run, run_timed, finish = OPEN[engine](entry, threads)
+    run, run_timed, finish = passes
 
     def timed(call: Callable[[], None]) -> float:
         start = time.perf_counter()
@@ -266,33 +268,55 @@ def measure(entry: dict[str, Any], engine: str, threads: int, rounds: int, refer
     return {"name": entry["name"], "whole_ms": whole, "beside_ms": beside, "references_ms": references, **finish()}
 
 
-def main() -> None:
-    """Runs everything and writes results.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=40)
-    arguments = parser.parse_args()
-    manifest = json.loads((FOLDER / "manifest.json").read_text())
-    engine = manifest["engine"]
-    # The reference is one of the engine's own small networks: this device need not have onnxruntime.
-    reference, _, _ = OPEN[engine](manifest["reference"], 1)
-    networks = []
-    for number, entry in enumerate(manifest["networks"], 1):
-        start = time.perf_counter()
-        networks.append(measure(entry, engine, arguments.threads, arguments.rounds, reference))
-        print(f"{number}/{len(manifest['networks'])} {entry['name']}: {time.perf_counter() - start:.1f} s", flush=True)
+def facts(engine: str) -> dict[str, Any]:
+    """Which engine on which device."""
     cpuinfo = Path("/proc/cpuinfo")
-    results = {
+    return {
         "engine": engine,
         "version": version_of(engine),
-        "threads": arguments.threads,
         "cpuinfo": cpuinfo.read_text(errors="replace").split("\n\n")[0] if cpuinfo.exists() else "",
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",
-        "networks": networks,
     }
-    (FOLDER / "results.json").write_text(json.dumps(results))
+
+
+def main() -> None:
+    """Runs everything and writes results.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", default="1", help="numbers of threads, with commas")
+    parser.add_argument("--rounds", type=int, default=40, help="timed passes of each network")
+    parser.add_argument("--precision", choices=("float32", "float16"), default="float32")
+    arguments = parser.parse_args()
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    engine, networks = manifest["engine"], manifest["networks"]
+    if arguments.precision == "float16" and not engine.startswith(("ncnn", "mnn")):
+        parser.error(f"{engine} computes in float32 only")
+    # The reference is one of the engine's own small networks: this device need not have onnxruntime.
+    reference, _, _ = OPEN[engine](manifest["reference"], 1, "float32")
+    path = FOLDER / "results.json"
+    here = {**facts(engine), "folder": manifest["folder"], "runs": []}
+    known = json.loads(path.read_text()) if path.exists() else here
+    if {**known, "runs": []} != here:
+        parser.error("results.json is of another device, engine or folder: move it away")
+    for threads in map(int, arguments.threads.split(",")):
+        wanted = {"threads": threads, "precision": arguments.precision, "rounds": arguments.rounds}
+        run = next((one for one in known["runs"] if {key: one[key] for key in wanted} == wanted), None)
+        if run is None:
+            run = {**wanted, "networks": []}
+            known["runs"].append(run)
+        done = {one["name"] for one in run["networks"]}
+        for number, entry in enumerate(networks, 1):
+            if entry["name"] in done:
+                continue
+            start = time.perf_counter()
+            passes = OPEN[engine](entry, threads, arguments.precision)
+            run["networks"].append(measure(entry, passes, arguments.rounds, reference))
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(known))
+            os.replace(part, path)
+            took = time.perf_counter() - start
+            print(f"{threads} threads, {number}/{len(networks)} {entry['name']}: {took:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

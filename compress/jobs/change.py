@@ -19,6 +19,7 @@ from compress.engines.export import ForEngine, as_it_is
 from compress.errors import EngineError, RecipeError, nearest
 from compress.jobs.finalise import Finalist, Sparsify, Tail, finish, measure, tune
 from compress.measure.comparison import SpeedUp, speed_up
+from compress.measure.target import Target
 from compress.networks import Architecture
 from compress.progress import Progress
 from compress.recipe import ChangeRecipe
@@ -41,6 +42,11 @@ class Task(Generic[AnyRecipe]):
     run: Run
     progress: Progress
     fabric: Fabric = field(default_factory=lambda: launch("auto"))
+
+    @property
+    def target(self) -> Target:
+        """The one that decides."""
+        return self.recipe.targets[0]
 
     @property
     def tail(self) -> Tail:
@@ -92,10 +98,10 @@ def finish_given(task: Task[AnyRecipe], for_engine: ForEngine = as_it_is) -> Net
     result = finish(task.tail, given)
     if result.refused:
         raise EngineError(
-            "every engine of `exports` must take the given network: "
+            "every target's engine must take the given network: "
             + "; ".join(f"{name}: {why}" for name, why in result.refused.items()),
             place=original.name,
-            remedy="leave engines that do not out of `exports`",
+            remedy="leave targets out whose engines do not",
         )
     return result
 
@@ -133,10 +139,10 @@ def finish_changed(
         for_engine=for_engine,
     )
     result = finish(task.tail, changed)
-    why = result.refused.get(task.recipe.engine)
+    why = result.refused.get(task.target.engine)
     if why:
         raise EngineError(
-            f"the changed network is saved, but {task.recipe.engine} does not take it: {why}",
+            f"the changed network is saved, but {task.target.engine} does not take it: {why}",
             place=str(task.run.folder),
             remedy="export it to another engine (compress export), or change it otherwise",
         )
@@ -146,13 +152,13 @@ def finish_changed(
 def measure_both(
     task: Task[AnyRecipe], given: NetworkResult, changed: NetworkResult, reference_ms: float | None = None
 ) -> tuple[NetworkResult, NetworkResult, dict[str, SpeedUp]]:
-    """Both with latencies, and engine → how many times as fast the changed one is. reference_ms: see `measure`."""
+    """Both with latencies, and target → how many times as fast the changed one is. reference_ms: see `measure`."""
     given, changed = measure(task.tail, [given, changed], reference_ms)
     return given, changed, speed_ups(given, changed)
 
 
 def speed_ups(given: NetworkResult, changed: NetworkResult) -> dict[str, SpeedUp]:
-    """Engine → how many times as fast the changed network is, of two that `measure` timed together.
+    """Target → how many times as fast the changed network is, of two that `measure` timed together.
 
     No speed-up counts of a network that scores like a constant answer.
     """

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -22,15 +23,16 @@ from torch import Tensor, nn
 from compress.artefacts.artefact import Edit, edit_text, load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
 from compress.artefacts.network import Learning
-from compress.artefacts.results import Evaluation, NetworkResult, Role, RunRecord
+from compress.artefacts.results import Evaluation, NetworkResult, Role, RunRecord, TargetRecord
 from compress.artefacts.run import Run, environment
 from compress.data.loader import Batch
-from compress.engines import engine
 from compress.engines.engine import Image
 from compress.engines.export import Export, ForEngine, as_it_is, export_and_check, sample_images
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.latency import Latency
+from compress.measure.latency_model import identity_of, open_model
+from compress.measure.target import Target
 from compress.measure.whole_networks import time_exports
 from compress.networks import Architecture, architecture_to_data
 from compress.pose.estimator import first_inputs
@@ -46,13 +48,9 @@ class Measuring(Protocol):
     """What a recipe says of exports and timing; see compress.recipe.Measurement."""
 
     @property
-    def engine(self) -> str: ...
-    @property
-    def exports(self) -> Sequence[str]: ...
+    def targets(self) -> Sequence[Target]: ...
     @property
     def parity_pictures(self) -> int: ...
-    @property
-    def threads(self) -> int: ...
     @property
     def rounds(self) -> int: ...
 
@@ -223,10 +221,16 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
         counted = count(network, tail.input_hw)
         exports: tuple[Export, ...] = ()
         refused: dict[str, str] = {}
+        predicted: dict[str, Latency] = {}
         if tail.measuring:
+            engines = dict.fromkeys(target.engine for target in tail.measuring.targets)
             exports, refused = export_and_check(
-                network, tail.measuring.exports, parity_images(tail), tail.input_hw, folder, finalist.for_engine
+                network, engines, parity_images(tail), tail.input_hw, folder, finalist.for_engine
             )
+            for target in tail.measuring.targets:
+                if target.foreign and target.engine not in refused:
+                    form = finalist.for_engine(network, target.engine)
+                    predicted[target.name] = open_model(target).latency(form, tail.input_hw)
         return NetworkResult(
             name=finalist.name,
             role=finalist.role,
@@ -239,6 +243,7 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
             evaluations=evaluations,
             exports=exports,
             refused=refused,
+            predicted=predicted,
         )
 
     step = finalist.name if finalist.folder == "." else finalist.folder  # a user's name for it is no other step's
@@ -309,29 +314,43 @@ def parity_images(tail: Tail) -> list[Image]:
 
 
 def measure(tail: Tail, results: Sequence[NetworkResult], reference_ms: float | None = None) -> list[NetworkResult]:
-    """The same with the latency of every export: all networks and engines in one interleaved run, on one clock.
+    """The same with the latency of one pass on every target.
+
+    On this machine all networks are timed in one interleaved run, on one clock; of another device it is predicted.
 
     reference_ms: of the clock that the times are on, such as a latency table's; None: of the reference timed in the
     run.
     """
     assert tail.measuring is not None
-    files = {
-        one.name: {export.engine: tail.run.path(one.folder, export.files[0]) for export in one.exports}
-        for one in results
-    }
-    work = partial(time_exports, files, tail.measuring, tail.input_hw, tail.progress, reference_ms)
-    latency = tail.run.once("measured", work, dict[str, dict[str, Latency]])
-    return [replace(one, latency=latency.get(one.name, {})) for one in results]
+    targets = tail.measuring.targets
+    files: dict[str, dict[Target, Path]] = {}
+    for one in results:
+        exported = {export.engine: tail.run.path(one.folder, export.files[0]) for export in one.exports}
+        here = [target for target in targets if not target.foreign and target.engine in exported]
+        files[one.name] = {target: exported[target.engine] for target in here}
+    work = partial(time_exports, files, tail.measuring.rounds, tail.input_hw, tail.progress, reference_ms)
+    measured = tail.run.once("measured", work, dict[str, dict[str, Latency]])
+
+    def latency_of(one: NetworkResult) -> dict[str, Latency]:
+        found = {**one.predicted, **measured.get(one.name, {})}
+        wanted = (t.name for t in targets if t.foreign or t.name in measured.get(one.name, {}))
+        return {name: found[name] for name in wanted if name in found}
+
+    return [replace(one, latency=latency_of(one)) for one in results]
 
 
 def time_decoding(tail: Tail, results: Sequence[NetworkResult], reference_ms: float) -> list[NetworkResult]:
     """The same with the time from maps to people, and the whole of what a person waits for, of both procedures.
 
-    On validation pictures, with the saved artefacts; on the clock of reference_ms. Measured first: see `measure`.
+    On validation pictures, with the saved artefacts; on the clock of reference_ms. Measured first: see `measure`. Where
+    the target that decides is another device, decoding there is not known: the whole is without it.
     """
     learning, measuring = tail.learning, tail.measuring
     assert learning is not None
     assert measuring is not None
+    first = measuring.targets[0]
+    if first.foreign:
+        return [with_decoding(one, first, [None] * len(one.evaluations)) for one in results]
 
     def work() -> dict[str, tuple[Latency, ...]]:
         found = {}
@@ -348,39 +367,44 @@ def time_decoding(tail: Tail, results: Sequence[NetworkResult], reference_ms: fl
         return found
 
     decoding = tail.run.once("decoded", work, dict[str, tuple[Latency, ...]])
-    return [
-        replace(
-            one,
-            evaluations=tuple(
-                replace(
-                    evaluation,
-                    decoding=reading,
-                    end_to_end=end_to_end(evaluation.passes, one.latency[measuring.engine], reading),
-                )
-                for evaluation, reading in zip(one.evaluations, decoding[one.name], strict=True)
-            ),
-        )
-        for one in results
-    ]
+    return [with_decoding(one, first, decoding[one.name]) for one in results]
 
 
-def end_to_end(passes: int, network: Latency, decoding: Latency) -> Latency:
-    """So many passes of the network, then decoding. reliable: the network's, for decoding varies with the pictures."""
-    ms = passes * network.ms + decoding.ms
-    error_ms = math.hypot(passes * network.ms * (network.uncertainty or 0.0), decoding.ms * (decoding.uncertainty or 0))
-    return Latency(
-        ms, f"{network.target}, with decoding", "measured", uncertainty=error_ms / ms, reliable=network.reliable
+def with_decoding(one: NetworkResult, target: Target, decoding: Sequence[Latency | None]) -> NetworkResult:
+    """The same with end-to-end times on the target. decoding: of each evaluation; None where it is not known."""
+    evaluations = (
+        replace(each, decoding=reading, end_to_end=end_to_end(each.passes, one.latency[target.name], reading))
+        for each, reading in zip(one.evaluations, decoding, strict=True)
     )
+    return replace(one, evaluations=tuple(evaluations))
+
+
+def end_to_end(passes: int, network: Latency, decoding: Latency | None) -> Latency:
+    """So many passes of the network, then decoding, if its time is known.
+
+    reliable: the network's, for decoding varies with the pictures.
+    """
+    ms, of = passes * network.ms, f"{network.target}, {'with' if decoding else 'without'} decoding"
+    error_ms = ms * (network.uncertainty or 0.0)
+    if decoding:
+        ms, error_ms = ms + decoding.ms, math.hypot(error_ms, decoding.ms * (decoding.uncertainty or 0.0))
+    return Latency(ms, of, network.provenance, uncertainty=error_ms / ms, reliable=network.reliable)
 
 
 # --- The record ------------------------------------------------------------------------------------------------------
 
 
 def run_record(
-    run: Run, recipe: Settings, engines: Iterable[str] = (), seconds: Mapping[str, float] | None = None
+    run: Run, recipe: Settings, targets: Iterable[Target] = (), seconds: Mapping[str, float] | None = None
 ) -> RunRecord:
-    """What any number of the run depends on. engines: that times are of."""
+    """What any number of the run depends on. targets: that times are of."""
     found = environment()
-    described = {name: engine(name).describe() for name in engines}
-    versions = {name: f"{one.version} on {one.device}" for name, one in described.items()}
-    return RunRecord(str(run.folder), tuple(found["command"]), to_data(recipe), found, versions, seconds or {})
+    records = tuple(map(target_record, targets))
+    return RunRecord(str(run.folder), tuple(found["command"]), to_data(recipe), found, records, seconds or {})
+
+
+def target_record(target: Target) -> TargetRecord:
+    """What times on the target are of."""
+    one = identity_of(target)
+    table = str(target.table) if target.table else None
+    return TargetRecord(target.name, one.engine, one.version, one.device, one.threads, one.precision, table)

@@ -36,13 +36,17 @@ def _values(settings: Settings, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _finder(key: str) -> Callable[[str, str], object] | None:
+def _finder(key: str) -> Callable[[Any, str], object] | None:
     """What looks up the values of such a key; imported now, because tables import much."""
     match key:
-        case "engine" | "engines" | "exports":
+        case "engines":
             from compress.engines import engine
 
             return engine
+        case "target" | "targets":
+            from compress.measure.latency_model import check_target
+
+            return check_target
         case "criterion":
             from compress.pruning.importance import criterion_named
 

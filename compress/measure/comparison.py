@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from compress.measure.latency import Latency
+from compress.measure.latency import Latency, Provenance
 
 Verdict = Literal["faster", "slower", "no difference", "unsteady", "worthless"]
 """no difference: within the uncertainty of the two times. unsteady: one of them is unreliable. worthless:
@@ -17,16 +17,21 @@ the changed network scores no better than a constant answer, however fast it is.
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times as fast the second network is. low, high: 95 % confidence interval of the factor."""
+    """How many times as fast the second network is. low, high: 95 % confidence interval of the factor.
+
+    provenance: predicted where one of the times is.
+    """
 
     factor: float
     low: float
     high: float
     verdict: Verdict
+    provenance: Provenance = "measured"
 
     def __str__(self) -> str:
-        """`1.62 times (1.58 to 1.66), faster`."""
-        return f"{self.factor:.2f} times ({self.low:.2f} to {self.high:.2f}), {self.verdict}"
+        """`1.62 times (1.58 to 1.66), faster`; a predicted one says so."""
+        predicted = "" if self.provenance == "measured" else f", {self.provenance}"
+        return f"{self.factor:.2f} times ({self.low:.2f} to {self.high:.2f}), {self.verdict}{predicted}"
 
     @property
     def uncertainty(self) -> float:
@@ -35,7 +40,7 @@ class SpeedUp:
 
 
 def speed_up(given: Latency, changed: Latency, *, worthless: bool = False) -> SpeedUp:
-    """Compares two measured times of one run. worthless: see Verdict; it overrides the times."""
+    """Compares two times on one clock. worthless: see Verdict; it overrides the times."""
     factor = given.ms / changed.ms
     share = math.hypot(given.uncertainty or 0.0, changed.uncertainty or 0.0)
     if worthless:
@@ -46,7 +51,8 @@ def speed_up(given: Latency, changed: Latency, *, worthless: bool = False) -> Sp
         verdict = "no difference"
     else:
         verdict = "faster" if factor > 1 else "slower"
-    return SpeedUp(factor, factor * max(0.0, 1 - share), factor * (1 + share), verdict)
+    provenance: Provenance = "measured" if {given.provenance, changed.provenance} == {"measured"} else "predicted"
+    return SpeedUp(factor, factor * max(0.0, 1 - share), factor * (1 + share), verdict, provenance)
 
 
 def differ(one: Latency, other: Latency) -> bool:

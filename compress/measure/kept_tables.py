@@ -12,10 +12,10 @@ from compress.measure.timing import pinned
 
 
 def table_path(identity: Identity) -> Path:
-    """Where the table of this engine, version, device and thread count is kept between runs, see cache_folder."""
-    readable = re.sub(
-        r"[^A-Za-z0-9.]+", "-", f"{identity.engine}-{identity.version}-{identity.threads}-{identity.device}"
-    )
+    """Where the table of these is kept between runs, see cache_folder."""
+    precision = "" if identity.precision == "float32" else f"-{identity.precision}"
+    name = f"{identity.engine}-{identity.version}-{identity.threads}{precision}-{identity.device}"
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", name)
     return cache_folder() / "latency" / f"{readable}-{FORMAT}.json"
 
 

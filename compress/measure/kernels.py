@@ -37,13 +37,14 @@ def detect_kernels(
 def kernels_of_engine(network: nn.Module, input_hw: tuple[int, int], runtime: Engine) -> tuple[Kernel, ...]:
     """The nodes of the engine's optimised graph in the order they run; weights are made up for one on `meta`."""
     with tempfile.TemporaryDirectory() as folder:
-        path = runtime.export(_with_weights(network), input_hw, Path(folder), "network")[0]
+        path = runtime.export(with_weights(network), input_hw, Path(folder), "network")[0]
         profiler = runtime.profiler(path)
         profiler.run_timed()
         return profiler.finish().kernels
 
 
-def _with_weights(network: nn.Module) -> nn.Module:
+def with_weights(network: nn.Module) -> nn.Module:
+    """The same with weights made up where it has none (on `meta`); else itself."""
     if not any(parameter.is_meta for parameter in network.parameters()):
         return network
     shadow = copy.deepcopy(network).to_empty(device="cpu")
@@ -62,4 +63,5 @@ __all__ = [
     "Kernel",
     "detect_kernels",
     "kernels_of_engine",
+    "with_weights",
 ]

@@ -15,7 +15,7 @@ networks, and one that fits badly is not kept.
 import json
 import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from math import ceil, exp, log, sqrt
 from pathlib import Path
@@ -64,12 +64,14 @@ class Identity:
 
     def __str__(self) -> str:
         """As it is shown: `onnxruntime 1.20.1, 1 thread, a CPU, 2 cores`."""
-        return f"{self.engine} {self.version}, {self.threads} thread{'' if self.threads == 1 else 's'}, {self.device}"
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        precision = [] if self.precision == "float32" else [self.precision]
+        return ", ".join([f"{self.engine} {self.version}", threads, *precision, self.device])
 
     @classmethod
-    def of(cls, description: Description, threads: int = 1) -> "Identity":
+    def of(cls, description: Description, threads: int = 1, precision: str = "float32") -> "Identity":
         """Of an engine on this machine."""
-        return cls(description.engine, description.version, description.device, threads)
+        return cls(description.engine, description.version, description.device, threads, precision)
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def load_table(path: Path) -> LatencyTable:
             reference_ms=data.pop("reference_ms"),
             scale=Scale(**scale) if scale else None,
             kernels=kernels,
-            identity=Identity(**data),
+            identity=Identity(**{one.name: data[one.name] for one in fields(Identity)}),
         )
     except FileNotFoundError:
         raise TableError("no such latency table", place=str(path), remedy="measure it first") from None

@@ -17,7 +17,7 @@ from torch import nn
 
 from compress.engines.kernel import Kernel
 from compress.measure.counting import Layer
-from compress.measure.profiling import Profiled
+from compress.measure.profiling import Nodes
 
 _ONNX = {"clone": "transpose", "cat": "concat"}
 """torch's operators that have another name in ONNX."""
@@ -51,27 +51,27 @@ class LayerShares:
     rest: dict[str, float]
 
 
-def layer_shares(network: nn.Module, layers: Sequence[Layer], profiled: Profiled) -> LayerShares:
-    """layers: of a trace of the network at the size that was exported and profiled."""
-    if any(name.startswith("/") for name in profiled.names):
-        owners = _by_scope(network, layers, profiled)
+def layer_shares(network: nn.Module, layers: Sequence[Layer], nodes: Nodes) -> LayerShares:
+    """layers: of a trace of the network at the size that was exported."""
+    if any(name.startswith("/") for name in nodes.names):
+        owners = _by_scope(network, layers, nodes)
     else:
-        owners = _by_operator(layers, profiled.kernels)
-    whole = sum(timing.ratio for timing in profiled.timings)
+        owners = _by_operator(layers, nodes.kernels)
+    whole = sum(nodes.times)
     shares: list[float | None] = [None] * len(layers)
     rest: dict[str, float] = defaultdict(float)
-    for kernel, timing, owner in zip(profiled.kernels, profiled.timings, owners, strict=True):
+    for kernel, time, owner in zip(nodes.kernels, nodes.times, owners, strict=True):
         if owner is None:
-            rest[kernel.operator] += timing.ratio / whole
+            rest[kernel.operator] += time / whole
         else:
-            shares[owner] = (shares[owner] or 0.0) + timing.ratio / whole
+            shares[owner] = (shares[owner] or 0.0) + time / whole
     return LayerShares(tuple(shares), dict(sorted(rest.items(), key=lambda item: -item[1])))
 
 
 # --- Engines that keep ONNX's names ----------------------------------------------------------------------------------
 
 
-def _by_scope(network: nn.Module, layers: Sequence[Layer], profiled: Profiled) -> list[int | None]:
+def _by_scope(network: nn.Module, layers: Sequence[Layer], nodes: Nodes) -> list[int | None]:
     """Per node its layer's number."""
     paths = {_scope(network, path): path for path, module in network.named_modules() if not path or _is_called(module)}
     first: dict[str, int] = {}  # call of a module without submodules
@@ -85,10 +85,10 @@ def _by_scope(network: nn.Module, layers: Sequence[Layer], profiled: Profiled) -
             operators[layer.path, _ONNX.get(word, word)].append(number)
         for prefix in _prefixes(layer.path):
             last[prefix] = number
-    owners: list[int | None] = [None] * len(profiled.names)
+    owners: list[int | None] = [None] * len(nodes.names)
     fused: list[tuple[int, int]] = []  # last layer of a node with multiply-adds that is named by another layer, node
     outputs: list[int] = []  # nodes with multiply-adds that are named by the network's outputs
-    for node, (name, kernel) in enumerate(zip(profiled.names, profiled.kernels, strict=True)):
+    for node, (name, kernel) in enumerate(zip(nodes.names, nodes.kernels, strict=True)):
         path, word = _place(name, paths)
         if path is None:
             if kernel.macs:

@@ -29,6 +29,15 @@ LEAST_RATIO = 1e-3
 
 
 @dataclass(frozen=True)
+class Nodes:
+    """The nodes of an engine's own graph in the order they run. times: of each, all in one unit."""
+
+    kernels: tuple[Kernel, ...]
+    names: tuple[str, ...]
+    times: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Profiled:
     """A model's kernels in the order they run, and what each takes. whole: one pass. reference_ms: the median.
 
@@ -40,6 +49,11 @@ class Profiled:
     timings: tuple[Timing, ...]
     whole: Timing
     reference_ms: float
+
+    @property
+    def nodes(self) -> Nodes:
+        """With the ratios of their times to the reference's."""
+        return Nodes(self.kernels, self.names, tuple(timing.ratio for timing in self.timings))
 
 
 def time_nodes(profiler: Profiler, rounds: int = ROUNDS) -> Profiled:

@@ -2,72 +2,62 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from compress.engines import Runner, engine
+from compress.engines import Runner
 from compress.engines.engine import Image
 from compress.measure.latency import Latency
+from compress.measure.latency_model import identity_of, label, load
+from compress.measure.target import Target
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.progress import Progress
-
-
-class HowTimed(Protocol):
-    """The keys of a recipe for timing. threads: of the engine. rounds: interleaved timings per network."""
-
-    @property
-    def threads(self) -> int: ...
-    @property
-    def rounds(self) -> int: ...
 
 
 def time_runners(
     runners: Mapping[str, Runner],
     input_hw: tuple[int, int],
-    settings: HowTimed,
+    threads: int,
+    rounds: int,
     progress: Callable[[int, str], None] = lambda rounds, note: None,
 ) -> dict[str, Timing]:
-    """All networks in one interleaved run on the recipe's number of threads, on one random picture."""
+    """All networks in one interleaved run, on one random picture.
+
+    threads: that the runners were loaded with, and get as many cores. rounds: timings of each.
+    """
     image: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
     calls = {name: _call(runner, image) for name, runner in runners.items()}
-    with pinned(settings.threads):
-        return time_interleaved(calls, reference_convolution(), rounds=settings.rounds, progress=progress)
+    with pinned(threads):
+        return time_interleaved(calls, reference_convolution(), rounds=rounds, progress=progress)
 
 
 def time_exports(
-    files: Mapping[str, Mapping[str, Path]],
-    settings: HowTimed,
+    files: Mapping[str, Mapping[Target, Path]],
+    rounds: int,
     input_hw: tuple[int, int],
     progress: Progress,
     reference_ms: float | None = None,
 ) -> dict[str, dict[str, Latency]]:
-    """Times every network on every engine in one interleaved run: network → engine → latency of one pass.
+    """Times every network on every target of this machine: network → target's name → latency of one pass.
 
-    files: network → engine → the file that the engine loads. reference_ms: see Latency.of_timing.
+    All targets of as many threads in one interleaved run. files: network → target → the file that its engine loads.
+    reference_ms: see Latency.of_timing.
     """
-    runners = {
-        (name, key): engine(key).load(file, settings.threads)
-        for name, of_engine in files.items()
-        for key, file in of_engine.items()
-    }
-    with progress.phase("measuring", settings.rounds) as phase:
-        timings = time_runners(
-            {f"{name} {key}": runner for (name, key), runner in runners.items()},
-            input_hw,
-            settings,
-            phase.advance,
-        )
-    found: dict[str, dict[str, Latency]] = {}
-    for name, key in runners:
-        target = target_text(key, settings.threads)
-        found.setdefault(name, {})[key] = Latency.of_timing(timings[f"{name} {key}"], target, reference_ms)
-    return found
-
-
-def target_text(engine_name: str, threads: int) -> str:
-    """What a latency is of."""
-    return f"{engine_name}, {threads} thread{'' if threads == 1 else 's'}"
+    pairs = [(name, target) for name, of_target in files.items() for target in of_target]
+    groups: dict[int, list[tuple[str, Target]]] = {}
+    for name, target in pairs:
+        groups.setdefault(target.local_threads, []).append((name, target))
+    timings: dict[tuple[str, str], Timing] = {}
+    with progress.phase("measuring", rounds * max(1, len(groups))) as phase:
+        for threads, members in groups.items():
+            runners = {f"{name} {target.name}": load(target, files[name][target]) for name, target in members}
+            found = time_runners(runners, input_hw, threads, rounds, phase.advance)
+            timings |= {(name, target.name): found[f"{name} {target.name}"] for name, target in members}
+    latencies: dict[str, dict[str, Latency]] = {name: {} for name in files}
+    for name, target in pairs:
+        of = label(target, identity_of(target))
+        latencies[name][target.name] = Latency.of_timing(timings[name, target.name], of, reference_ms)
+    return latencies
 
 
 def _call(runner: Runner, image: Image) -> Callable[[], object]:

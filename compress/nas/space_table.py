@@ -10,20 +10,21 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
 
-from compress.engines import Engine, engine
+from compress.engines import Engine
 from compress.errors import TableError
 from compress.files import write_json
 from compress.measure.in_network import cover, profile_in_networks
-from compress.measure.kept_tables import complete_table, keep, table_path, top_up
+from compress.measure.kept_tables import keep, table_path, top_up
 from compress.measure.kernels import Kernel, detect_kernels
-from compress.measure.latency_table import Identity, LatencyTable, Scale, fit_scale, open_table
+from compress.measure.latency_model import LatencyModel, identity_of, load, open_model, runtime_of
+from compress.measure.latency_table import LatencyTable, Scale, fit_scale, load_table, open_table
+from compress.measure.target import Target
 from compress.measure.timing import pinned
-from compress.measure.whole_networks import HowTimed, time_runners
+from compress.measure.whole_networks import time_runners
 from compress.nas.space import Pick, Space, pick_key
 from compress.networks import architecture_from_data
 from compress.progress import Progress
@@ -34,20 +35,14 @@ _CORNER_LIMIT = 400
 _RANDOM_PICKS = 32  # beside the corners
 
 
-class TableSettings(HowTimed, Protocol):
-    """What a recipe says of the table: the engine's name, and how whole networks are timed."""
-
-    @property
-    def engine(self) -> str: ...
-
-
 BuildPick = Callable[[Pick], nn.Module]
 """A pick's network, of any weights, on torch's default device or on the CPU."""
 
 
 def prepare_table(
     path: Path,
-    settings: TableSettings,
+    target: Target,
+    rounds: int,
     space: Space,
     build: BuildPick,
     input_hw: tuple[int, int],
@@ -57,10 +52,16 @@ def prepare_table(
     """The table at `path` (a run's own), with every kernel the space can produce and a scale fitted on whole networks.
 
     A resumed run has its own table, kernels and scale. A new one starts from what this machine's kept table knows,
-    measures only what is missing or uncertain, in whole candidates, and adds it to the kept one. Raises TableError if
-    whole networks and their kernels do not go together, see fit_scale.
+    measures only what is missing or uncertain, in whole candidates, and adds it to the kept one. Of another device the
+    target's table is copied as it is. rounds: timings of whole networks. Raises TableError if whole networks and their
+    kernels do not go together, see fit_scale.
     """
-    identity = Identity.of(engine(settings.engine).describe(), settings.threads)
+    if target.foreign:
+        table = open_model(target).table if not path.exists() else load_table(path)
+        table = replace(table, path=path)
+        table.save()
+        return table
+    identity = identity_of(target)
     table = open_table(path, identity)
     if table.scale is not None:  # what the run began with; the machine's kept table may have become another
         return table
@@ -79,10 +80,10 @@ def prepare_table(
         False,
         True,
     ):  # where whole networks and kernels contradict each other, all kernels are timed anew, once
-        _measure_kernels(table, settings, space, build, input_hw, seed, progress, again)
+        _measure_kernels(table, target, space, build, input_hw, seed, progress, again)
         keep(table, again)
         try:
-            fitted_on = _fit(table, settings, space, build, input_hw, seed, progress)
+            fitted_on = _fit(table, target, rounds, space, build, input_hw, seed, progress)
             break
         except TableError:
             if again:
@@ -96,7 +97,7 @@ def prepare_table(
 
 def _measure_kernels(
     table: LatencyTable,
-    settings: TableSettings,
+    target: Target,
     space: Space,
     build: BuildPick,
     input_hw: tuple[int, int],
@@ -105,15 +106,15 @@ def _measure_kernels(
     again: bool,
 ) -> None:
     """Times the space's kernels that the table does not know, or all of them anew."""
-    runtime = engine(settings.engine)
+    runtime = runtime_of(target)
     chosen = covering(space, input_hw, seed, progress, runtime, () if again else table.known(), build)
     with (
         progress.phase("latency table", len(chosen)) as phase,
-        pinned(settings.threads),
+        pinned(target.local_threads),
         tempfile.TemporaryDirectory() as exports,
     ):
         files = {
-            f"candidate {number} of {len(chosen)}": _exporting(partial(build, pick), settings, input_hw, Path(exports))
+            f"candidate {number} of {len(chosen)}": _exporting(partial(build, pick), target, input_hw, Path(exports))
             for number, pick in enumerate(chosen, 1)
         }
         profile_in_networks(table, runtime, files, progress=lambda name: phase.advance(1, name), again=again)
@@ -178,14 +179,15 @@ def _corner_picks(space: Space) -> Iterator[Pick]:
 
 
 def _exporting(
-    build: Callable[[], nn.Module], settings: TableSettings, input_hw: tuple[int, int], folder: Path
+    build: Callable[[], nn.Module], target: Target, input_hw: tuple[int, int], folder: Path
 ) -> Callable[[], Path]:
-    return lambda: engine(settings.engine).export(build(), input_hw, folder, "candidate")[0]
+    return lambda: runtime_of(target).export(build(), input_hw, folder, "candidate")[0]
 
 
 def _fit(
     table: LatencyTable,
-    settings: TableSettings,
+    target: Target,
+    rounds: int,
     space: Space,
     build: BuildPick,
     input_hw: tuple[int, int],
@@ -193,22 +195,18 @@ def _fit(
     progress: Progress,
 ) -> set[str]:
     """Fits the scale on a few whole candidates; returns their kernels' keys. Raises TableError if it is beyond use."""
-    runtime, rng = engine(settings.engine), random.Random(seed)
+    rng = random.Random(seed)
     picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
     samples: list[tuple[Mapping[Kernel, int], float]] = []
     with progress.phase("latency scale", len(picks)) as phase, tempfile.TemporaryDirectory() as folder:
         runners, kernels = {}, {}
         for number, pick in enumerate(picks):
             network = build(pick)
-            files = runtime.export(network, input_hw, Path(folder), f"scale{number}")
-            runners[str(number)] = runtime.load(files[0], settings.threads)
-            kernels[str(number)] = detect_kernels(network, input_hw, runtime)
-            if not runtime.assembles_kernels:  # what the covering candidates lack can be timed in this network only
-                with pinned(settings.threads):
-                    profile_in_networks(table, runtime, {f"scale {number}": partial(Path, files[0])})
-            complete_table(table, kernels[str(number)])
+            files = runtime_of(target).export(network, input_hw, Path(folder), f"scale{number}")
+            runners[str(number)] = load(target, files[0])
+            kernels[str(number)] = LatencyModel(target, runtime_of(target), table).kernels(network, input_hw)
             phase.advance(1)
-        timings = time_runners(runners, input_hw, settings)
+        timings = time_runners(runners, input_hw, target.local_threads, rounds)
     assert table.reference_ms is not None
     for name, timing in timings.items():
         samples.append((kernels[name], timing.ratio * table.reference_ms))

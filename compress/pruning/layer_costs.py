@@ -1,26 +1,22 @@
-"""What a network would cost without some of its channels, layer by layer: multiply-adds exactly, times as measured.
+"""What a network would cost without some of its channels, layer by layer: multiply-adds exactly, times by the table.
 
 A layer's cost follows from the share of its weights that stay: multiply-adds are in proportion, times are not, so they
-are measured in situ in a few smaller networks of the same graph and interpolated. What belongs to no layer with weights
-(sums, resizing, pooling) is interpolated over the share of all layers' cost that stays.
+are taken from the target's latency table for a few smaller networks of the same graph and interpolated. What belongs to
+no layer with weights (sums, resizing, pooling) is interpolated over the share of all layers' cost that stays.
 """
 
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import nn
 
-from compress.engines import Engine
 from compress.measure.counting import trace
+from compress.measure.latency_model import LatencyModel
 from compress.measure.layer_shares import layer_shares
-from compress.measure.profiling import time_nodes
-from compress.measure.timing import pinned
 from compress.pruning.channels import Channels
 from compress.pruning.groups import layer_of
 
@@ -84,51 +80,20 @@ def mac_costs(network: nn.Module, channels: Channels, input_hw: tuple[int, int])
     return LayerCosts(channels, [Known(frozenset(), layers, total)], proportional=True)
 
 
-@dataclass(frozen=True)
-class LayerTiming:
-    """How layers are timed. weighted: paths of those that get a time each.
+def layer_times(model: LatencyModel, network: nn.Module, input_hw: tuple[int, int], weighted: Collection[str]) -> Known:
+    """Milliseconds of a network that is already without the members of `Known.removed`, here none; see LatencyModel.
 
-    The others' times belong to the rest, and so does the time of a node that is not known to be a layer's.
+    weighted: paths of the layers that get a time each. The others' times belong to the rest, and so does the time of a
+    node that is not known to be a layer's. Raises EngineError.
     """
-
-    weighted: Collection[str]
-    input_hw: tuple[int, int]
-    runtime: Engine
-    threads: int = 1
-    rounds: int = 24
-
-
-def measure_layers(
-    how: LayerTiming, networks: Iterable[tuple[frozenset[int], nn.Module]], done: Callable[[Known], None]
-) -> list[Known]:
-    """Times of networks that are already without these members, all on the clock of the first one's reference.
-
-    done: called after each. Raises EngineError.
-    """
-    found: list[Known] = []
-    clock = None
-    with tempfile.TemporaryDirectory() as folder, pinned(how.threads):
-        for removed, network in networks:
-            one, clock = measured(how, network, removed, Path(folder), clock)
-            found.append(one)
-            done(one)
-    return found
-
-
-def measured(
-    how: LayerTiming, network: nn.Module, removed: frozenset[int], folder: Path, reference_ms: float | None
-) -> tuple[Known, float]:
-    """Of one network; also the time of the reference of its clock. reference_ms: of the clock; None: as timed here."""
-    file = how.runtime.export(network, how.input_hw, folder, "known")[0]
-    profiled = time_nodes(how.runtime.profiler(file, how.threads), how.rounds)
-    clock = reference_ms or profiled.reference_ms
-    nodes_ms = sum(timing.ratio for timing in profiled.timings) * clock
-    traced = trace(network, how.input_hw).layers
+    nodes = model.nodes(network, input_hw)
+    whole_ms = sum(nodes.times)
+    traced = trace(network, input_hw).layers
     layers: dict[str, float] = defaultdict(float)
-    for layer, share in zip(traced, layer_shares(network, traced, profiled).layers, strict=True):
-        if layer.macs and layer.path in how.weighted and share is not None:
-            layers[layer.path] += share * nodes_ms
-    return Known(removed, layers, profiled.whole.ratio * clock), clock
+    for layer, share in zip(traced, layer_shares(network, traced, nodes).layers, strict=True):
+        if layer.macs and layer.path in weighted and share is not None:
+            layers[layer.path] += share * whole_ms
+    return Known(frozenset(), layers, whole_ms)
 
 
 def weighted_layers(channels: Channels) -> set[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
         BuiltTable,
         CheckedTable,
         ComparedTables,
+        MeasuredRun,
         MergedTable,
         PackedFolder,
         ShownNetwork,
@@ -165,3 +166,21 @@ def _print_foreign(foreign: Sequence[str], console: Console) -> None:
 def _kernel(key: str) -> str:
     key = printable(key)
     return key if len(key) <= _KERNEL else key[: _KERNEL - 1] + "…"
+
+
+def print_measured(found: "MeasuredRun", console: Console | None = None) -> None:
+    """What was promised and what was met, network by network."""
+    from compress.report.text import latency_text  # whose import takes seconds
+
+    console = console or stdout_console()
+    console.print(Text(printable(f"{found.run} on {found.target}"), style="bold"))
+    table = plain_table("network", "promised ms", "met ms", "error")
+    for one in found.networks:
+        table.add_row(
+            Text(printable(one.name)), latency_text(one.promised), latency_text(one.met), percent(one.error, sign=True)
+        )
+    console.print(table)
+    tau = "" if found.tau is None else f", order tau {found.tau:.2f}"
+    console.print(Text(f"mean error {percent(found.mean_error)}, worst {percent(found.worst_error)}{tau}"))
+    if found.goal:
+        console.print(Text(f"goal: {found.goal}"))

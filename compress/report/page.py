@@ -24,7 +24,6 @@ from compress.nas.space import KEEP
 from compress.report import plots
 from compress.report.plots import Row
 from compress.report.search import (
-    engine_text,
     error_of,
     gain_text,
     ms_of,
@@ -64,14 +63,15 @@ def rows_of(result: SearchResult) -> list[Row]:
 
 
 def _network_row(result: SearchResult, network: NetworkResult) -> Row:
-    first, measured = network.evaluations[0], result.latency_of(network)
-    low, high = _interval(measured, first.passes)
+    first, latency = network.evaluations[0], result.latency_of(network)
+    measured = latency if latency and latency.provenance == "measured" else None
+    low, high = _interval(latency, first.passes)
     return Row(
         role=network.role,
         name=network.name,
         provenance=first.score.provenance if first.score else "random weights",
         ap=value_of(first.score),
-        predicted_ms=ms_of(network.predicted, first.passes),
+        predicted_ms=ms_of(network.predicted.get(result.target.name), first.passes),
         measured_ms=ms_of(measured, first.passes),
         low_ms=low,
         high_ms=high,
@@ -81,7 +81,7 @@ def _network_row(result: SearchResult, network: NetworkResult) -> Row:
         on_front=network.name in result.best,
         search_ap=result.trial_of(network).score.value,
         standard_error=error_of(first.score),
-        reliable=measured is None or measured.reliable is not False,
+        reliable=latency is None or latency.reliable is not False,
         end_to_end_uncertainty=first.end_to_end.uncertainty if first.end_to_end else None,
     )
 
@@ -103,7 +103,7 @@ def _trial_row(result: SearchResult, trial: Trial) -> Row:
         measured_ms=None,
         low_ms=None,
         high_ms=None,
-        decode_ms=result.decoding.ms,
+        decode_ms=ms_of(result.decoding),
         params=trial.cost.params,
         macs=trial.cost.macs,
         on_front=bool(trial.on_front),
@@ -125,7 +125,7 @@ def picture_of(result: SearchResult, rows: Sequence[Row]) -> bytes | None:
     if chart is None:
         return None
     title = f"{result.space.family}: accuracy against latency"
-    return plots.png(chart, title, f"{engine_text(result)} · {_sample(result)}")
+    return plots.png(chart, title, f"{result.target} · {_sample(result)}")
 
 
 def order_agreement(scores: Sequence[tuple[float | None, float | None]]) -> tuple[int, int]:
@@ -150,14 +150,21 @@ class NetworkView:
     fields: Mapping[str, object]
     edits: Mapping[str, str]
 
+    def predicted(self, target: str) -> str:
+        """Predicted milliseconds of all passes, and the error against what was measured, as two lines."""
+        found, measured = self.network.predicted.get(target), self.network.latency.get(target)
+        both = found is not None and measured is not None and measured.provenance == "measured"
+        error = found.ms / measured.ms - 1 if both else None  # type: ignore[union-attr]
+        return _two(_ms(ms_of(found, self.network.evaluations[0].passes)), percent(error, sign=True))
+
     def export(self, engine: str) -> str:
         """Size and parity of an export, as two lines; a dash for each that is not there."""
         found = next((one for one in self.network.exports if one.engine == engine), None)
         return _two(file_size(found.size_bytes), number(found.parity, ".1e")) if found else _two("–", "–")
 
-    def latency(self, engine: str) -> str:
-        """Measured milliseconds of all passes with their interval, as two lines."""
-        found, passes = self.network.latency.get(engine), self.network.evaluations[0].passes
+    def latency(self, target: str) -> str:
+        """Milliseconds of all passes with their interval, as two lines."""
+        found, passes = self.network.latency.get(target), self.network.evaluations[0].passes
         low, high = _interval(found, passes)
         bounds = "" if low is None else f"{_ms(low)} – {_ms(high)}"
         doubt = Markup("<small class=bad>unreliable</small>") if found and found.reliable is False else ""
@@ -196,12 +203,12 @@ def page(result: SearchResult, rows: Sequence[Row], picture: bytes | None) -> st
         by_time=sorted(views, key=lambda view: waited_ms(result, view.network) or math.inf),
         trials=result.trials,
         engines=sorted({export.engine for network in result.networks for export in network.exports}),
-        other_engines=sorted({name for network in result.networks for name in network.latency} - {result.engine.name}),
+        other_targets=[target for target in result.run.targets if target.name != result.target.name],
+        timed="predicted" if result.target.table and not any(row.measured_ms for row in rows) else "measured",
         other_procedure=result.networks[0].evaluations[1].procedure
         if result.networks and len(result.networks[0].evaluations) > 1
         else None,
         procedure=procedure_of(result),
-        engine=engine_text(result),
         sample=_sample(result),
         findings=[(one.baseline, (gain_text(one), speed_text(one))) for one in result.comparisons],
         agreement=order_agreement(scores),
@@ -290,7 +297,10 @@ def _show(value: object) -> str:
 
 
 def _prediction_method(result: SearchResult) -> str:
-    how, scale = f"the sum over {result.kernels:,} separately timed kernels", result.scale
+    used = result.tables.get(result.target.name)
+    if not used:
+        return "each measured whole, for the engine does not tell the time of kernels."
+    how, scale = f"the sum over the times of kernels, of which the table has {used.kernels:,}", used.scale
     if not scale:
         return f"{how}."
     fit = f"fitted on {scale.networks:,} whole networks (error of the fit {percent(scale.error)})"

@@ -11,14 +11,29 @@ from typing import Any, Literal
 import altair as alt
 import vl_convert
 
-TRIAL, FINALIST, BASELINE = (
+TRIAL, FINALIST, BASELINE, PREDICTED_FINALIST, PREDICTED_BASELINE = (
     "trial: predicted, supernet score",
     "finalist: measured, short training",
     "baseline: measured, short training",
+    "finalist: predicted, short training",
+    "baseline: predicted, short training",
 )
-_KINDS = {"trial": TRIAL, "finalist": FINALIST, "baseline": BASELINE}
-_COLOURS = {TRIAL: "#9aa3af", FINALIST: "#2f7fd8", BASELINE: "#e07b28"}
-_SHAPES = {TRIAL: "circle", FINALIST: "circle", BASELINE: "diamond"}
+_KINDS = {"finalist": FINALIST, "baseline": BASELINE}
+_PREDICTED_KINDS = {"trial": TRIAL, "finalist": PREDICTED_FINALIST, "baseline": PREDICTED_BASELINE}
+_COLOURS = {
+    TRIAL: "#9aa3af",
+    FINALIST: "#2f7fd8",
+    BASELINE: "#e07b28",
+    PREDICTED_FINALIST: "#7fb2ec",
+    PREDICTED_BASELINE: "#eeb183",
+}
+_SHAPES = {
+    TRIAL: "circle",
+    FINALIST: "circle",
+    BASELINE: "diamond",
+    PREDICTED_FINALIST: "circle",
+    PREDICTED_BASELINE: "diamond",
+}
 _BAND = 0.05  # half width of the band around predicted = measured
 _STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # labels of a decade on a log axis
 
@@ -54,15 +69,21 @@ class Row:
 
     @property
     def end_to_end_ms(self) -> float | None:
-        """Network and decoding together, of a trial as predicted; None where either is not known."""
-        network_ms = self.predicted_ms if self.role == "trial" else self.measured_ms
+        """Network and decoding together, the network's time predicted where none was measured; None where either is not
+        known."""
+        network_ms = self.predicted_ms if self.measured_ms is None else self.measured_ms
         return None if network_ms is None or self.decode_ms is None else network_ms + self.decode_ms
 
 
 def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 430) -> alt.LayerChart | None:
-    """AP over latency: trials where predicted, networks where measured. None if there is nothing to draw."""
+    """AP over latency: trials where predicted, networks where measured, or predicted for another device.
+
+    None if there is nothing to draw.
+    """
     trials = [_waited(r) for r in rows if r.role == "trial" and r.predicted_ms and r.ap is not None]
-    networks = [_waited(r) for r in rows if r.role != "trial" and r.measured_ms and r.ap is not None]
+    networks = [
+        _waited(r) for r in rows if r.role != "trial" and (r.measured_ms or r.predicted_ms) and r.ap is not None
+    ]
     if not trials and not networks:
         return None
     kinds = [kind for kind in _COLOURS if any(p["kind"] == kind for p in (*trials, *networks))]
@@ -183,7 +204,7 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
     point: dict[str, Any] = {
         "name": row.name,
         "label": row.name if row.reliable else f"{row.name} (?)",
-        "kind": _KINDS[row.role],
+        "kind": (_PREDICTED_KINDS if row.measured_ms is None else _KINDS)[row.role],
         "ms": ms,
         "ap": row.ap,
         "provenance": row.provenance,
@@ -224,7 +245,7 @@ def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
             ("provenance:N", None, "weights from"),
             ("standard_error:Q", ".4f", "standard error of AP"),
             ("search_ap:Q", ".4f", "AP, supernet weights"),
-            ("ms:Q", ".3f", "end to end, measured [ms]"),
+            ("ms:Q", ".3f", "end to end [ms]"),
             ("low_ms:Q", ".3f", "from [ms]"),
             ("high_ms:Q", ".3f", "to [ms]"),
             ("reliable:N", None, "reliable timing"),

@@ -93,11 +93,11 @@ def remarks(result: RewriteResult) -> list[str]:
         found.append("No trained weights, or no data to judge them by: decided by time alone, no accuracy is claimed.")
     if decision and rewritten:
         alone = sum(result.choices[number].gain or 0.0 for number in decision.taken)
-        faster = result.speed_up[result.engine]
+        faster = result.speed_up[result.target]
         claimed = faster.verdict in ("faster", "slower")
         together = f"{1 - 1 / faster.factor:.1%}" if claimed else speed_up_text(faster)
         found.append(
-            f"Each alone, the accepted save {alone:.1%} of the time in all on {result.engine}; together {together}."
+            f"Each alone, the accepted save {alone:.1%} of the time in all on {result.target}; together {together}."
         )
     if decision and decision.joint_loss is not None:
         loss, taken = decision.joint_loss, len(decision.taken)

@@ -35,8 +35,8 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
     networks = sorted(result.networks, key=lambda network: waited_ms(result, network) or math.inf)
     if result.no_finalist:
         console.print(Text(printable(f"NO FINALIST: {result.no_finalist}"), style="bold red"))
-    device, data = result.engine.device, result.data
-    title = f"{result.space.family} · {engine_text(result)}, {device} · AP and milliseconds of {procedure_of(result)}"
+    data = result.data
+    title = f"{result.space.family} · {result.target} · AP and milliseconds of {procedure_of(result)}"
     console.print(Text(printable(f"{title} · AP on {data.val} {data.kind} pictures"), style="bold"))
     for columns in ([*_ACCURACY, *_LATENCY], _SIZE) if console.width >= _WIDE else (_ACCURACY, _LATENCY, _SIZE):
         table = plain_table("network", *columns)
@@ -88,13 +88,14 @@ def _print_procedures(networks: "list[NetworkResult]", console: Console) -> None
 
 def _cells(result: "SearchResult", network: "NetworkResult") -> dict[str, str]:
     """What the closing tables say of one network, by column."""
-    first, measured = network.evaluations[0], result.latency_of(network)
+    first, latency = network.evaluations[0], result.latency_of(network)
+    measured = latency if latency and latency.provenance == "measured" else None
     return {
         "role": network.role,
         "AP val": score_text(first.score),
         "AP supernet": number(value_of(result.trial_of(network).score), ".3f"),
-        "measured ms": "–" if measured is None else latency_text(measured, first.passes),
-        "predicted ms": number(ms_of(network.predicted, first.passes), ".2f"),
+        "measured ms": latency_text(measured, first.passes) if measured else "–",
+        "predicted ms": number(ms_of(network.predicted.get(result.target.name), first.passes), ".2f"),
         "error": percent(result.prediction_error(network), sign=True),
         "decoding ms": number(ms_of(first.decoding), ".2f"),
         "params": short(network.params),
@@ -129,12 +130,6 @@ def waited_ms(result: "SearchResult", network: "NetworkResult") -> float | None:
 def procedure_of(result: "SearchResult") -> str:
     """What scores and milliseconds are of: one pass of the network, or two."""
     return result.networks[0].evaluations[0].procedure if result.networks else "one pass"
-
-
-def engine_text(result: "SearchResult") -> str:
-    """The engine, its version and threads."""
-    engine = result.engine
-    return f"{engine.name} {engine.version}, {engine.threads} thread{'' if engine.threads == 1 else 's'}"
 
 
 def gain_text(comparison: "Comparison") -> tuple[str, str]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
         PredictResult,
         ProfileResult,
         SiteTime,
+        TargetsResult,
         TrainResult,
     )
     from compress.measure.cross_check import CrossCheck
@@ -172,6 +173,28 @@ def _plural(count: int, one: str, several: str | None = None) -> str:
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
+
+
+def print_targets(result: "TargetsResult", console: Console | None = None) -> None:
+    """Engines with what they compute in, or what is missing; then the latency tables."""
+    console = console or stdout_console()
+    console.print(Text(printable(f"This machine: {result.device}"), style="bold"))
+    table = plain_table("engine", "version", "precisions", "providers", "")
+    for one in result.engines:
+        note = "" if one.installed else f"{one.missing}: {one.install}"
+        add_row(table, one.engine, one.version or "–", ", ".join(one.precisions), ", ".join(one.providers), note)
+    console.print(table)
+    if not result.tables:
+        line = (
+            "No latency table is kept here: `compress latency build` makes one of this machine, `pack` one of another."
+        )
+        console.print(Text(line, style="dim"))
+        return
+    tables = plain_table("latency table", "kernels", "of")
+    for known in result.tables:
+        name = f"{known.identity.engine}@{known.file}" if known.foreign else known.file
+        add_row(tables, name, str(known.kernels), f"{known.identity}" + ("" if known.foreign else " (this machine)"))
+    console.print(tables)
 
 
 def print_networks(rows: "Sequence[NetworkRow]", console: Console | None = None) -> None:

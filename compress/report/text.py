@@ -82,11 +82,15 @@ def change_rows(
             change = score_change_text(before.score, after.score)
             rows.append((name, score_text(before.score), score_text(after.score), change))
     used = changed.evaluations[0]
-    for engine, faster in speed_up.items():
-        first, second = (latency_text(one.latency[engine], used.passes) for one in (given, changed))
-        rows.append((f"{engine}, measured ms, {used.procedure}", first, second, speed_up_text(faster)))
-        sizes = [one.export(engine).size_bytes / 1e6 for one in (given, changed)]
-        rows.append(row(f"{engine}, file MB", sizes[0], sizes[1], ".2f"))
+    for target, faster in speed_up.items():
+        first, second = (latency_text(one.latency[target], used.passes) for one in (given, changed))
+        how = changed.latency[target].provenance
+        rows.append((f"{target}, {how} ms, {used.procedure}", first, second, speed_up_text(faster)))
+    exported = {export.engine: export.size_bytes for export in changed.exports}
+    for export in given.exports:
+        if export.engine in exported:
+            sizes = (export.size_bytes / 1e6, exported[export.engine] / 1e6)
+            rows.append(row(f"{export.engine}, file MB", *sizes, ".2f"))
     return rows
 
 
@@ -96,10 +100,17 @@ def change_remarks(given: NetworkResult, changed: NetworkResult, speed_up: Mappi
     names = {name for one in (given, changed) for name in one.uncounted}
     if names:
         found.append(f"Not counted among the MACs: {', '.join(sorted(names))}.")
-    found.append(
-        "Milliseconds are of the network without decoding, on the clock of a reference that was timed beside both, "
-        "which takes drift out; ± half the 95 % confidence interval."
-    )
+    latencies = [latency for one in (given, changed) for latency in one.latency.values()]
+    if any(one.provenance == "measured" for one in latencies):
+        found.append(
+            "Measured milliseconds are of the network without decoding, on the clock of a reference that was timed "
+            "beside both, which takes drift out; ± half the 95 % confidence interval."
+        )
+    if any(one.provenance == "predicted" for one in latencies):
+        found.append(
+            "Predicted milliseconds are from the latency table of another device, ± what nine in ten networks are "
+            "within; nothing was measured there."
+        )
     found += [f"No export: {name}: {why}" for name, why in changed.refused.items()]
     slower = [engine for engine, one in speed_up.items() if one.verdict == "slower"]
     if slower:
@@ -137,5 +148,5 @@ def print_lines(console: Console, lines: Iterable[str], style: str = "") -> None
 
 def how_lines(run: RunRecord) -> list[str]:
     """The end of a page: the command, and what times are of."""
-    engines = [f"{name}: {version}" for name, version in run.engines.items()]
-    return ["## How", "", f"`{' '.join(run.command)}`", "", *engines]
+    targets = [f"{one.name}: {one}" + (f", predicted from {one.table}" if one.table else "") for one in run.targets]
+    return ["## How", "", f"`{' '.join(run.command)}`", "", *targets]

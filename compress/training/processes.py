@@ -6,6 +6,7 @@ so that they take the steps one process would take. Batch-norm statistics are th
 SyncBatchNorm); on CPUs, which torch has no such layer for, they are those of each process's part.
 """
 
+import atexit
 import copy
 import os
 from collections.abc import Iterable
@@ -43,7 +44,15 @@ def launch(precision: str) -> Fabric:
         precision=_PRECISIONS[precision],  # type: ignore[arg-type]
     )
     fabric.launch()
+    if world > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Ends this process's part in the group. Its threads would else run on while Python ends, which may abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def world_size() -> int:

@@ -78,7 +78,7 @@ def recipe(**pruning: Any) -> PruneRecipe:
             "data": {"synthetic": {"train": 8, "val": 4}},
             "input_hw": HW,
             "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
-            "exports": ["onnxruntime"],
+            "targets": ["onnxruntime"],
             "rounds": 3,
             "pruning": {"multiple": 1, "compare": "torch-pruning", **pruning},
         }
@@ -139,7 +139,7 @@ def test_it_is_a_further_column(
 @pytest.mark.parametrize(("name", "why"), [("sliced", "IndexError"), ("flipped", "outputs differ by")])
 def test_where_it_fails_our_network_is_there_all_the_same(name: str, why: str, tmp_path: Path) -> None:
     arguments = ["prune", f"{__name__}:{name}", "--ratio", "0.5", "--compare", "torch-pruning", "-q"]
-    settings = ["input_hw=[32,32]", "rounds=3", "exports=[onnxruntime]"]
+    settings = ["input_hw=[32,32]", "rounds=3", "targets=[onnxruntime]"]
     sets = [part for one in settings for part in ("--set", one)]
     done = CliRunner().invoke(app, [*arguments, *sets, "--run", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output

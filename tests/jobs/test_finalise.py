@@ -41,7 +41,7 @@ def task_in(folder: Path, start: str) -> Task[PruneRecipe]:
         {
             "data": {"synthetic": {"train": 8, "search": 2, "val": 2}},
             "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
-            "exports": ["onnxruntime"],
+            "targets": ["onnxruntime"],
             "rounds": 4,
         }
     )

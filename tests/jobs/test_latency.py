@@ -33,7 +33,7 @@ from compress.jobs.latency.latency import (
     merge_files,
     show,
 )
-from compress.jobs.latency.pack import DeviceTimes, NetworkTimes, pack, unpack
+from compress.jobs.latency.pack import DeviceTimes, NetworkTimes, TimedRun, pack, read_manifest, unpack
 from compress.measure import in_network
 from compress.measure.kernels import detect_kernels, kernels_of_engine
 from compress.measure.latency_table import Prediction, load_table
@@ -210,7 +210,7 @@ def made(space: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
     @cache
     def packed(runtime: str) -> PackedFolder:
         folder = tmp_path_factory.mktemp("made") / runtime
-        return pack([space], recipe(engine=runtime, networks=1), folder, Silent())
+        return pack([space], recipe(target=runtime, networks=1), folder, Silent())
 
     return packed
 
@@ -251,7 +251,7 @@ def test_a_packed_folder_gives_a_table(
     if runtime == "onnxruntime":
         assert there.kernels.keys() == load_table(Path(built.table)).kernels.keys()
     if runtime == "ncnn":  # mnn's exports take longest
-        build([space], recipe(engine=runtime, networks=1), tmp_path / "here.json", Silent())
+        build([space], recipe(target=runtime, networks=1), tmp_path / "here.json", Silent())
         assert there.kernels.keys() == load_table(tmp_path / "here.json").kernels.keys()
 
 
@@ -260,11 +260,21 @@ def test_results_of_something_else_are_refused(space: str, packed_copy: Packed, 
     (folder / "results.json").write_text('{"engine": "onnxruntime"}')
     with pytest.raises(TableError, match=r"results\.json: version: field required.*the results of run\.py"):
         unpack(folder, tmp_path / "table.json", None, Silent())
-    other = NetworkTimes("another network", [1.0], [1.0], [1.0], [[1.0]], ("node",))
-    there = DeviceTimes("onnxruntime", "1.0", 1, "", "a CPU", 2, "Linux", (other,))
-    (folder / "results.json").write_text(json.dumps(to_plain(there)))
-    with pytest.raises(TableError, match="do not fit the folder"):
-        unpack(folder, tmp_path / "table.json", None, Silent())
+    manifest = read_manifest(folder)
+    times = [NetworkTimes(one.name, [1.0], [1.0], [1.0], [[1.0]], ("node",)) for one in manifest.networks]
+    right = DeviceTimes(
+        "onnxruntime", "1.0", "", "a CPU", 2, "Linux", manifest.folder, (TimedRun(1, "float32", 4, tuple(times)),)
+    )
+    for there, said in (
+        (replace(right, folder="another"), "must be of this packed folder"),
+        (replace(right, engine="ncnn"), "must be of this packed folder"),
+        (replace(right, runs=(replace(right.runs[0], networks=()),)), "has not measured every network"),
+        (replace(right, runs=()), "has measured nothing"),
+        (right, "do not fit the folder"),
+    ):
+        (folder / "results.json").write_text(json.dumps(to_plain(there)))
+        with pytest.raises(TableError, match=said):
+            unpack(folder, tmp_path / "table.json", None, Silent())
     with pytest.raises(TableError, match="must be new"):
         pack([space], recipe(), folder, Silent())
 

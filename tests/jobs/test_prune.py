@@ -1,6 +1,7 @@
 """`compress prune` on networks of a few milliseconds; nothing here depends on how fast they are."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from compress.jobs.prune.prune import analyse, prune
 from compress.measure.counting import count, trace
 from compress.networks.dir_bhrnet import DirBHRNet, equal_blocks
 from compress.progress import Silent
-from compress.pruning.layer_costs import Known, LayerTiming
+from compress.pruning.layer_costs import Known
 from compress.pruning.sensitivity import Point
 from compress.recipe import Data, EvaluateRecipe, PruneRecipe
 from compress.report.prune import print_analysed, print_pruned, write_analysed, write_pruned
@@ -35,7 +36,7 @@ def recipe(pruning: dict[str, Any], **changes: Any) -> PruneRecipe:
     data = {
         "data": {"synthetic": {"train": 8, "val": 4}},
         "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
-        "exports": ["onnxruntime"],
+        "targets": ["onnxruntime"],
         "rounds": 4,
         "pruning": {"multiple": 2, "pictures": 2, "ratios": [0.5], **pruning},
     }
@@ -100,14 +101,14 @@ def test_the_goal_in_time_is_measured_and_corrected(
 ) -> None:
     given = count(NETWORK.build(), HW).macs
 
-    def by_macs(how: LayerTiming, network: nn.Module, gone: frozenset[int], *others: Any) -> tuple[Known, float]:
+    def by_macs(model: Any, network: nn.Module, input_hw: Any, weighted: Collection[str]) -> Known:
         layers: dict[str, float] = {}
         for layer in trace(network, HW).layers:
             layers[layer.path] = layers.get(layer.path, 0.0) + layer.macs
-        return Known(gone, {path: layers[path] for path in layers if path in how.weighted}, sum(layers.values())), 1.0
+        return Known(frozenset(), {path: layers[path] for path in layers if path in weighted}, sum(layers.values()))
 
     # Layers' times say multiply-adds; the whole network's is their share squared, which no layer's time tells.
-    monkeypatch.setattr("compress.pruning.layer_costs.measured", by_macs)
+    monkeypatch.setattr("compress.jobs.prune.choice.layer_times", by_macs)
     monkeypatch.setattr(pruning, "time_share", lambda task, network: (count(network, HW).macs / given) ** 2)
     settings = recipe(
         {"latency": 0.5, "allocate": "latency", "threshold": 0.0, "ratios": [n / 16 for n in range(1, 16)]}
@@ -176,11 +177,11 @@ def test_zeros_are_allocated_by_time(artefact: str, tmp_path: Path, monkeypatch:
                 times[layer.path] = times.get(layer.path, 0.0) + layer.macs * left
         return times
 
-    def measured(how: LayerTiming, network: nn.Module, *others: Any) -> tuple[Known, float]:
+    def measured(model: Any, network: nn.Module, input_hw: Any, weighted: Collection[str]) -> Known:
         times = time_of(network)
-        return Known(frozenset(), {p: t for p, t in times.items() if p in how.weighted}, sum(times.values())), 1.0
+        return Known(frozenset(), {p: t for p, t in times.items() if p in weighted}, sum(times.values()))
 
-    monkeypatch.setattr("compress.pruning.layer_costs.measured", measured)
+    monkeypatch.setattr(pruning, "layer_times", measured)
     monkeypatch.setattr(pruning, "for_engine", lambda network, name, recipe: network)
     monkeypatch.setattr(
         pruning, "time_share", lambda task, network: sum(time_of(network).values()) / sum(time_of(given).values())
@@ -305,7 +306,7 @@ def test_mistakes(artefact: str, tmp_path: Path) -> None:
             str(tmp_path / "e"),
             "--quiet",
             "--set",
-            "exports=[onnxruntime]",
+            "targets=[onnxruntime]",
             "--set",
             "data.synthetic.val=4",
             "--set",

@@ -27,6 +27,7 @@ from compress.jobs.rewrite import decision as rewriting
 from compress.jobs.rewrite.choice import at_other_depth, list_rules
 from compress.jobs.rewrite.rewrite import rewrite
 from compress.measure.counting import count
+from compress.measure.latency import Latency
 from compress.measure.timing import Timing
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
@@ -93,7 +94,7 @@ def recipe(asked: Mapping[str, Any], **changes: Any) -> RewriteRecipe:
     data = {
         "data": {"synthetic": {"train": 8, "val": 4}},
         "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
-        "exports": ["onnxruntime"],
+        "targets": ["onnxruntime"],
         "rounds": 4,
         "rewriting": {"pictures": 2, "calibration": 4, "steps": 2, "max_loss": 1.0, **asked},
     }
@@ -121,7 +122,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels = sum(isinstance(m, nn.Conv2d) and m.kernel_size[0] > 3 for m in network.modules())
         return kernels + sum(isinstance(m, nn.SiLU) for m in network.modules())
 
-    def timed(runners: Mapping[str, Any], hw: tuple[int, int], how: RewriteRecipe) -> dict[str, Any]:
+    def timed(runners: Mapping[str, Any], hw: tuple[int, int], threads: int, rounds: int) -> dict[str, Any]:
         return {name: SimpleNamespace(ratio=1.0 + large(networks[name]), reliable=True) for name in runners}
 
     networks: dict[str, nn.Module] = {}
@@ -134,11 +135,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
             networks[file.removeprefix("net")] = network
             return [folder / file]
 
-        return SimpleNamespace(export=export, load=lambda file, threads: file, describe=runtime.describe, name=name)
+        return SimpleNamespace(export=export, describe=runtime.describe, name=name)
 
+    model = SimpleNamespace(
+        reference_ms=1.0, latency=lambda network, input_hw: Latency(1.0 + large(network), "", "predicted")
+    )
     monkeypatch.setattr(rewriting, "engine", noting)
-    monkeypatch.setattr(rewriting, "table_for", lambda task, choices: SimpleNamespace(reference_ms=1.0))
-    monkeypatch.setattr(rewriting, "predicted_ms", lambda task, table, network: 1.0 + large(network))
+    monkeypatch.setattr(rewriting, "load", lambda target, file: file)
+    monkeypatch.setattr(rewriting, "model_for", lambda task, choices: model)
     monkeypatch.setattr(rewriting, "time_runners", timed)
 
 
@@ -148,7 +152,7 @@ def test_an_unsteady_timing_is_believed_no_further_than_the_prediction(
 ) -> None:
     """The first site is measured as slower, the second as far faster than predicted; only the others are steady."""
 
-    def timed(runners: Mapping[str, Any], hw: tuple[int, int], how: RewriteRecipe) -> dict[str, Any]:
+    def timed(runners: Mapping[str, Any], hw: tuple[int, int], threads: int, rounds: int) -> dict[str, Any]:
         ratios = {"given": 6.0, "0": 6.5, "1": 1.0}
         return {name: SimpleNamespace(ratio=ratios.get(name, 4.5), reliable=name not in ("0", "1")) for name in runners}
 
@@ -186,7 +190,7 @@ def reading() -> nn.Module:
 def test_a_replacement_that_the_network_cannot_run_with_is_refused(name: str, tmp_path: Path) -> None:
     """By the engine itself, whatever it measures: the network fails wherever it is exported with it."""
     asked = {"rules": ["transposed_to_upsample", "swish_to_relu"]}
-    settings = recipe(asked, input_hw=HW, engine=name, exports=[name])
+    settings = recipe(asked, input_hw=HW, targets=[name])
     result = rewrite(f"{__name__}:reading", settings, tmp_path / "run", Silent())
     assert result.choices[1].failure is None
     assert (
@@ -209,7 +213,7 @@ def test_depth_keeps_the_multiply_adds_of_the_network_as_it_is_given() -> None:
 
 
 def test_an_engine_that_prices_nothing_is_refused_before_any_work(artefact: str, tmp_path: Path) -> None:
-    wrong = recipe({"rules": ["conv_to_3x3"]}, engine="torch", exports=["torch"])
+    wrong = recipe({"rules": ["conv_to_3x3"]}, targets=["torch"])
     with pytest.raises(RecipeError, match="this one has none"):
         rewrite(artefact, wrong, tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
@@ -245,7 +249,7 @@ def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tm
         PruneRecipe.model_validate(
             {
                 "data": {"synthetic": {"train": 8, "val": 4}},
-                "exports": ["onnxruntime"],
+                "targets": ["onnxruntime"],
                 "rounds": 4,
                 "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},
                 "pruning": {"ratio": 0.5, "multiple": 1},
@@ -329,7 +333,7 @@ SWISHES = ["network.layers.0.silu", "network.layers.1.silu", "network.silu"]
 def test_functions_of_an_own_network_are_sites(pruned_first: bool, tmp_path: Path) -> None:
     data = {
         "data": {"synthetic": {"train": 8, "val": 4}},
-        "exports": ["onnxruntime"],
+        "targets": ["onnxruntime"],
         "rounds": 4,
         "input_hw": HW,
         "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 0},

@@ -62,7 +62,7 @@ def save(folder: Path, seed: int) -> None:
 @pytest.mark.parametrize(
     ("job", "module", "step"),
     [
-        (searched, search, "space_table"),
+        (searched, search, "space_models"),
         (pruned, change, "launch"),
         (analysed, change, "launch"),
         (rewritten, change, "launch"),

@@ -24,7 +24,7 @@ from compress.jobs.evaluate import evaluate
 from compress.jobs.finalise import end_to_end
 from compress.jobs.search.finalists import choose_finalists, compare, measured_front
 from compress.jobs.search.search import search
-from compress.jobs.search.trials import in_milliseconds
+from compress.jobs.search.trials import absolute
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
 from compress.measure.latency import Latency
@@ -51,7 +51,7 @@ SMALL = [
 ]
 
 
-ONE_ENGINE = "measurement.exports=[onnxruntime]"
+ONE_ENGINE = "measurement.targets=[onnxruntime]"
 """For runs whose exports are not looked at: ncnn's take as long as the rest."""
 
 
@@ -109,25 +109,26 @@ def test_everything_lies_in_the_run_folder(undisturbed: tuple[Path, SearchResult
         assert [export.engine for export in network.exports] == ["onnxruntime", "ncnn"]
         assert all(export.parity <= 1e-4 for export in network.exports)
         assert all(one.score and one.score.provenance == "short training" for one in network.evaluations)
-        assert network.predicted is not None
-        predicted, measured = network.predicted.ms, network.latency["onnxruntime"].ms
+        predicted, measured = network.predicted["onnxruntime"].ms, network.latency["onnxruntime"].ms
         assert result.prediction_error(network) == pytest.approx(predicted / measured - 1)
+    assert list(result.tables) == ["onnxruntime"]
+    assert all(used.error and used.kernels for used in result.tables.values())
 
 
 def test_every_time_says_how_it_was_obtained(undisturbed: tuple[Path, SearchResult]) -> None:
     _, result = undisturbed
     for network in result.networks:
-        assert network.predicted is not None
-        assert (network.predicted.provenance, network.predicted.target) == ("predicted", "onnxruntime, 1 thread")
-        assert {name: one.target for name, one in network.latency.items()} == {
-            "onnxruntime": "onnxruntime, 1 thread",
-            "ncnn": "ncnn, 1 thread",
-        }
+        targets = {"onnxruntime": "onnxruntime, 1 thread", "ncnn": "ncnn, 1 thread"}
+        assert {name: one.target for name, one in network.latency.items()} == targets
+        assert {one.provenance for one in network.latency.values()} == {"measured"}
+        assert {name: one.target for name, one in network.predicted.items()} == {"onnxruntime": "onnxruntime, 1 thread"}
+        assert {one.provenance for one in network.predicted.values()} == {"predicted"}
         decodings = [one.decoding for one in network.evaluations]
         for latency in (*network.latency.values(), *decodings):
             assert latency is not None
             assert (latency.provenance, latency.clock) == ("measured", "reference")
-    assert all(trial.cost.predicted and trial.cost.predicted.provenance == "predicted" for trial in result.trials)
+    for trial in result.trials:
+        assert [(name, one.provenance) for name, one in trial.cost.latency.items()] == [("onnxruntime", "predicted")]
 
 
 def test_all_engines_stand_on_the_clock_of_the_table(
@@ -290,14 +291,51 @@ def test_a_fifth_faster_counts_the_decoding_too() -> None:
     assert [trial.pick["name"] for trial in tenth] == ["second", "level", "best"]
 
 
-def test_a_share_of_the_slowest_baseline_becomes_milliseconds() -> None:
-    assert in_milliseconds(Budget(latency=1.5, macs=7), [2.0, 3.0]) == Budget(latency_ms=4.5, macs=7)
-    assert in_milliseconds(Budget(latency=1.5, latency_ms=4), [2.0, 3.0]) == Budget(latency_ms=4)
-    assert in_milliseconds(Budget(latency_ms=4), []) == Budget(latency_ms=4)
-    assert in_milliseconds(Budget(), [2.0]) == Budget()
-    assert Budget.model_validate({"latency": "150%"}) == Budget.model_validate({"latency": 1.5})
-    with pytest.raises(ValueError, match="such as 150%"):
-        Budget.model_validate({"latency": "much%"})
+def costing(macs: int, params: int, **ms: float) -> Cost:
+    return Cost(macs=macs, params=params, latency={name: Latency(one, name, "predicted") for name, one in ms.items()})
+
+
+@pytest.mark.parametrize(
+    ("budget", "most"),
+    [
+        ({}, {}),
+        ({"latency": "150%", "macs": 7}, {"onnxruntime": 4.5, "macs": 7}),
+        ({"latency": "50% of slow"}, {"onnxruntime": 1.5}),
+        ({"latency": "50% of fast"}, {"onnxruntime": 1.0}),
+        ({"latency": {"ncnn": "50%", "onnxruntime": "1.25 ms"}}, {"ncnn": 2.5, "onnxruntime": 1.25}),
+        ({"params": "110% of slow", "macs": "50%"}, {"params": 22.0, "macs": 50}),
+        ({"size": "50%", "macs": "1.5M"}, {"size": 60.0, "macs": 1.5e6}),
+    ],
+)
+def test_shares_are_of_the_baselines(budget: dict[str, Any], most: dict[str, float]) -> None:
+    """Of the costliest one where none is named, by each quantity and target for itself."""
+    baselines = {
+        "fast": costing(100, 30, onnxruntime=2.0, ncnn=5.0),
+        "slow": costing(90, 20, onnxruntime=3.0, ncnn=4.0),
+    }
+    limits = absolute(Budget.model_validate(budget), baselines, "onnxruntime")
+    assert limits.most == pytest.approx(most)
+    for name, limit in most.items():
+        within = {"macs": 1, "params": 1, "onnxruntime": 0.1, "ncnn": 0.1}
+        for cost, over in ((limit * 1.01, True), (limit, False)):
+            figures = {**within, **({"params": cost / 4} if name == "size" else {name: cost})}
+            assert limits.exceeded(costing(**figures)) is over
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"latency": 1.5}, "write 1.5 ms, or 150%"),
+        ({"latency": "much%"}, "a limit of latency is written 50%"),
+        ({"latency": "-2 ms"}, "a limit of latency"),
+        ({"latency": "0%"}, "above 0"),
+        ({"macs": "3 ms"}, "a limit of macs"),
+        ({"size": "3 of slow"}, "a limit of size"),
+    ],
+)
+def test_a_limit_that_says_nothing_is_refused(budget: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Budget.model_validate(budget)
 
 
 def network(name: str, role: str, ap: float, ms: float, decode_ms: float, uncertainty: float) -> NetworkResult:
@@ -449,7 +487,7 @@ def test_run_folder_of_another_recipe(undisturbed: tuple[Path, SearchResult]) ->
 
 
 def test_budget_that_nothing_meets(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match=r"tightest seen.*ms predicted") as caught:
+    with pytest.raises(BudgetError, match=r"tightest seen.* ms on onnxruntime, ") as caught:
         search(small_recipe("search.budget.macs=1000", "search.trials=2"), tmp_path / "run", Silent())
     assert "\n" not in str(caught.value)
 
@@ -487,8 +525,12 @@ def test_a_baseline_over_the_budget_is_told_and_scored_all_the_same(tmp_path: Pa
 
 
 def test_a_share_needs_a_baseline(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"search\.budget\.latency.*150%.*latency_ms"):
+    with pytest.raises(RecipeError, match=r"search\.budget\.latency.*150%.*give baselines, or an absolute limit"):
         search(small_recipe("search.budget={latency: 150%}", "baselines={}"), tmp_path / "run", Silent())
+    with pytest.raises(RecipeError, match=r"search\.budget.*of a baseline's cost.*did you mean 'hand_balance'"):
+        search(small_recipe("search.budget={macs: 90% of hand_balanc}"), tmp_path / "run", Silent())
+    with pytest.raises(RecipeError, match=r"one of measurement.targets.*'nccn'"):
+        search(small_recipe("search.budget={latency: {nccn: 90%}}"), tmp_path / "run", Silent())
 
 
 REAL = Path(os.environ.get("COMPRESS_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

@@ -65,7 +65,7 @@ def recipe_data(folder: Path, space: dict[str, Any], **search_keys: Any) -> dict
             **search_keys,
         },
         "finalists": {"count": 1, "training": TUNING},
-        "measurement": {"rounds": 3, "parity_pictures": 1, "exports": ["onnxruntime"]},
+        "measurement": {"rounds": 3, "parity_pictures": 1, "targets": ["onnxruntime"]},
     }
 
 

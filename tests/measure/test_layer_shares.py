@@ -9,8 +9,7 @@ from compress.engines import engine
 from compress.engines.kernel import Kernel, Operand
 from compress.measure.counting import trace
 from compress.measure.layer_shares import layer_shares
-from compress.measure.profiling import Profiled
-from compress.measure.timing import Timing
+from compress.measure.profiling import Nodes
 from compress.networks import Architecture
 from compress.networks.efficient_hrnet import EfficientHRNet
 from compress.networks.lightweight_openpose import LightweightOpenPose
@@ -33,14 +32,6 @@ SMALL: dict[str, Architecture] = {
 }
 
 
-def timing(ratio: float) -> Timing:
-    return Timing(ratio, ratio, ratio, ratio, ratio, 0.0, 0.0, 1)
-
-
-def profiled(kernels: tuple[Kernel, ...], names: tuple[str, ...], ratios: list[float]) -> Profiled:
-    return Profiled(kernels, names, tuple(map(timing, ratios)), timing(sum(ratios)), 1.0)
-
-
 @pytest.mark.parametrize(
     ("name", "engine_name"),
     [
@@ -55,7 +46,7 @@ def test_every_layers_multiply_adds_come_back(name: str, engine_name: str, tmp_p
     profiler.run_timed()
     profile = profiler.finish()
     macs = [float(kernel.macs) for kernel in profile.kernels]
-    shares = layer_shares(network, layers, profiled(profile.kernels, profile.names, macs)).layers
+    shares = layer_shares(network, layers, Nodes(profile.kernels, profile.names, tuple(macs))).layers
     found = {layer.path: (share or 0.0) * sum(macs) for layer, share in zip(layers, shares, strict=True) if layer.macs}
     for layer in layers:
         if not layer.macs:
@@ -89,7 +80,7 @@ def gated_shares(
 ) -> tuple[dict[tuple[str, str], float | None], dict[str, float]]:
     network = Gated().eval()
     layers = trace(network, SIDE).layers
-    found = layer_shares(network, layers, profiled(tuple(kernels), tuple(names), ratios))
+    found = layer_shares(network, layers, Nodes(tuple(kernels), tuple(names), tuple(ratios)))
     shares = {(layer.path, layer.kind): share for layer, share in zip(layers, found.layers, strict=True)}
     return shares, found.rest
 

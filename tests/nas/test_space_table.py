@@ -16,15 +16,15 @@ from compress.measure import in_network
 from compress.measure.kept_tables import table_path
 from compress.measure.latency_table import Entry, LatencyTable, Scale, load_table
 from compress.measure.profiling import Profiled
+from compress.measure.target import Target
 from compress.nas import space_table as deployment
 from compress.nas.space import Pick
 from compress.nas.space_table import prepare_table
 from compress.networks import architecture_from_data
 from compress.progress import Silent
-from compress.recipe import Measurement
 
 SIZE = (64, 64)
-SETTINGS = Measurement.model_validate({"rounds": 4})
+ROUNDS = 4
 SPACE = {
     "family": "dir_bhrnet",
     "fixed": {"width": 16, "head": "single", "blocks": [[1], [1, 0], [1, 0, 0], [1, 0, 0, 0]]},
@@ -61,7 +61,7 @@ def prepared(run: Path) -> LatencyTable:
         return architecture_from_data(space.apply(pick), "test").build()
 
     run.mkdir(exist_ok=True)
-    return prepare_table(run / "latency_table.json", SETTINGS, space, build, SIZE, 1, Silent())
+    return prepare_table(run / "latency_table.json", Target("onnxruntime"), ROUNDS, space, build, SIZE, 1, Silent())
 
 
 def first_of(folder: Path) -> LatencyTable:

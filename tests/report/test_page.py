@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from compress.artefacts.results import Comparison, Faster, Gain
+from compress.artefacts.results import Comparison, Faster, Gain, TableUsed
 from compress.measure.comparison import SpeedUp
 from compress.report.page import COLUMNS, order_agreement, page, picture_of, rows_of, table_text, write_report
 from compress.report.plots import front_chart, javascript
@@ -118,11 +118,11 @@ def test_page_shows_every_network_and_its_numbers(result, parsed):
             f"± {network.score.standard_error:.3f}",
             f"{result.trial_of(network).score.value:.3f}",
             milliseconds(passes * network.latency["onnxruntime"].ms),
-            milliseconds(passes * network.predicted.ms),
+            milliseconds(passes * network.predicted["onnxruntime"].ms),
             milliseconds(passes * ncnn),
             milliseconds(network.evaluations[0].end_to_end.ms),
             milliseconds(network.evaluations[1].end_to_end.ms),
-            f"{100 * (network.predicted.ms / network.latency['onnxruntime'].ms - 1):+.1f} %",
+            f"{100 * (network.predicted['onnxruntime'].ms / network.latency['onnxruntime'].ms - 1):+.1f} %",
             *(f"{export.parity:.1e}" for export in network.exports),
         ):
             assert shown in parsed.text
@@ -139,12 +139,12 @@ def test_page_says_what_a_sceptic_asks(result):
     errors = sorted(network.score.standard_error for network in result.networks)
     predictions = [abs(result.prediction_error(network)) for network in result.networks]
     for shown in (
-        f"onnxruntime {result.engine.version}, 1 thread",
-        result.engine.device,
+        f"onnxruntime {result.target.version}, 1 thread",
+        result.target.device,
         f"a sample of {result.data.val} synthetic validation pictures with {result.data.people} people",
         f"Its standard error is {errors[0]:.3f} to {errors[-1]:.3f}",
-        f"{100 * sum(predictions) / len(predictions):.1f} % mean error",
-        f"{100 * max(predictions):.1f} % worst error",
+        f"{100 * sum(predictions) / len(predictions):.1f} % mean error on onnxruntime",
+        f"{100 * max(predictions):.1f} % worst error on onnxruntime",
         "Unreliable, for too great an uncertainty: finalist_1",
         "compress search bhrnet --run 'a folder'",
         '"input_hw"',
@@ -215,12 +215,12 @@ def test_text_is_escaped_everywhere(result):
         failed_exports=(evil,),
         no_finalist=evil,
         space=replace(result.space, family=evil, choices={evil: (evil,)}),
-        engine=replace(result.engine, device=evil),
         data=replace(result.data, kind=evil),
         run=replace(
             result.run,
             folder=evil,
             command=("compress", evil),
+            targets=(replace(result.target, version=evil, device=evil), replace(result.target, name=evil, table=evil)),
             recipe={evil: evil},
             environment={evil: evil, "packages": {evil: evil}},
             seconds={evil: 1.0},
@@ -243,12 +243,13 @@ def test_nothing_known_is_shown_as_dashes(result):
         for network in result.networks
     )
     trials = tuple(replace(trial, score=replace(trial.score, value=None)) for trial in result.trials)
-    changed = replace(result, networks=unknown, trials=trials, comparisons=(), caveats=(), losses=(), scale=None)
-    changed = replace(changed, data=replace(result.data, people=None), kernels=3)
+    changed = replace(result, networks=unknown, trials=trials, comparisons=(), caveats=(), losses=())
+    used = {"onnxruntime": TableUsed(3, None, None)}
+    changed = replace(changed, data=replace(result.data, people=None), tables=used)
     text = html_of(changed)
     words = " ".join(Resources(text).text.split())
     assert "standard error was not estimated" in words
-    assert "the sum over 3 separately timed kernels." in words
+    assert "the sum over the times of kernels, of which the table has 3." in words
     assert "None" not in Resources(text).text
     assert ">nan" not in text
     assert 'id="charts">{}' in text
@@ -284,7 +285,7 @@ def test_csv_has_every_network_and_trial(result, folder):
         assert line["name"] == network.name
         assert float(line["ap"]) == network.score.value
         assert float(line["measured_ms"]) == network.latency["onnxruntime"].ms
-        assert float(line["predicted_ms"]) == network.predicted.ms
+        assert float(line["predicted_ms"]) == network.predicted["onnxruntime"].ms
         assert int(line["params"]) == network.params
     trial = lines[-1]
     assert trial["provenance"] == "supernet"

@@ -30,7 +30,7 @@ from compress.artefacts.results import (
     MergedTable,
     ShownNetwork,
 )
-from compress.engines import Engine, engine
+from compress.engines import Engine
 from compress.errors import SpaceError, TableError
 from compress.files import check_writable
 from compress.jobs.names import check_names
@@ -38,9 +38,9 @@ from compress.measure.in_network import kernels_of_file, profile_in_networks
 from compress.measure.kept_tables import table_path
 from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency import Latency
+from compress.measure.latency_model import identity_of, open_model, runtime_of
 from compress.measure.latency_table import (
     LEAST_NETWORKS,
-    Identity,
     LatencyTable,
     Prediction,
     difference,
@@ -56,7 +56,7 @@ from compress.nas.space import Pick, Space, expand, read_space
 from compress.nas.space_table import covering
 from compress.networks import architecture_from_data, architecture_to_data
 from compress.progress import Progress
-from compress.recipe import DEFAULT_HW, LatencyRecipe, check_threads, find, shipped_folder
+from compress.recipe import DEFAULT_HW, LatencyRecipe, find, shipped_folder
 
 _WORST = 2  # networks that `check` looks into
 _ROWS = 12  # kernels that `check` lists
@@ -81,9 +81,9 @@ def build(
     for a scale beyond use, see fit_scale; what was timed is kept even so.
     """
     check_names(recipe)
-    check_threads(recipe.threads)
-    runtime = engine(recipe.engine)
-    table = _open(recipe, runtime, path)
+    check_local(recipe)
+    runtime = runtime_of(recipe.target)
+    table = _open(recipe, path)
     check_writable(table.path.parent)
     if table.foreign:
         raise TableError(
@@ -95,7 +95,7 @@ def build(
     wholes = candidates(sources, recipe, recipe.networks, recipe.seed)
     covers = covering_candidates(sources, recipe, progress)
     before = dict(table.kernels)
-    with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
+    with pinned(recipe.target.local_threads), tempfile.TemporaryDirectory() as folder:
         measured = measure_whole(wholes, recipe, runtime, Path(folder), progress)
         files = {candidate.name: _exporting(candidate, runtime, Path(folder)) for candidate in covers}
         files |= {name: partial(_given, whole.file) for name, whole in measured.items()}
@@ -123,8 +123,8 @@ def build(
 def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress) -> ShownNetwork:
     """Where a network's predicted time goes. path: of the table; this machine's kept one if not given."""
     check_names(recipe)
-    runtime = engine(recipe.engine)
-    table = _open(recipe, runtime, path)
+    runtime = runtime_of(recipe.target)
+    table = _open(recipe, path)
     (candidate,) = candidates([name], recipe, 1, recipe.seed)
     with progress.phase("finding kernels", 1) as phase:
         kernels = detect_kernels(candidate.build(), candidate.input_hw, runtime)
@@ -166,12 +166,12 @@ def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress
 def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, progress: Progress) -> CheckedTable:
     """Measures networks that the table's scale was not fitted on, whole, and compares. The table stays as it is."""
     check_names(recipe)
-    check_threads(recipe.threads)
-    runtime = engine(recipe.engine)
-    table = _open(recipe, runtime, path)
+    check_local(recipe)
+    runtime = runtime_of(recipe.target)
+    table = _open(recipe, path)
     # Another seed than that of the networks that the scale was fitted on.
     chosen = candidates(sources, recipe, recipe.networks, recipe.seed + 1)
-    with pinned(recipe.threads), tempfile.TemporaryDirectory() as folder:
+    with pinned(recipe.target.local_threads), tempfile.TemporaryDirectory() as folder:
         wholes = measure_whole(chosen, recipe, runtime, Path(folder), progress)
         rows = []
         for name, whole in wholes.items():
@@ -268,7 +268,7 @@ def space_named(source: str) -> Space | None:
 
 def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
     """Of every space, few that together have its kernels several times."""
-    runtime = engine(recipe.engine)
+    runtime = runtime_of(recipe.target)
     return [
         _of_space(f"{Path(source).stem}-cover-{number}", space, pick, recipe)
         for source in sources
@@ -311,7 +311,7 @@ def measure_whole(
         for number, candidate in enumerate(chosen):
             files[candidate.name] = runtime.export(candidate.build(), candidate.input_hw, folder, f"whole{number}")[0]
             kernels[candidate.name] = kernels_of_file(runtime, files[candidate.name])
-            runner = runtime.load(files[candidate.name], recipe.threads)
+            runner = runtime.load(files[candidate.name], recipe.target.local_threads)
             image = np.random.default_rng(0).standard_normal((1, 3, *candidate.input_hw), dtype=np.float32)
             calls[candidate.name] = partial(runner.run, image)
             phase.advance(1, candidate.name)
@@ -334,7 +334,7 @@ def _worst_kernels(
     """The kernels whose times in situ and in the table differ most, over all their places."""
     rows: dict[str, CheckedKernel] = {}
     for whole in wholes:
-        found = time_nodes(runtime.profiler(whole.file, recipe.threads), recipe.rounds)
+        found = time_nodes(runtime.profiler(whole.file, recipe.target.local_threads), recipe.rounds)
         assert table.reference_ms is not None
         for kernel, timing in zip(found.kernels, found.timings, strict=True):
             row = rows.get(kernel.key, CheckedKernel(kernel.key, 0, 0.0, 0.0))
@@ -347,6 +347,28 @@ def _worst_kernels(
     return tuple(sorted(rows.values(), key=lambda row: -abs(row.predicted_ms - row.in_situ_ms))[:_ROWS])
 
 
-def _open(recipe: LatencyRecipe, runtime: Engine, path: Path | None) -> LatencyTable:
-    identity = Identity.of(runtime.describe(), recipe.threads)
+def _open(recipe: LatencyRecipe, path: Path | None) -> LatencyTable:
+    """The target's table. path: of one on this machine; None takes the kept one."""
+    target = recipe.target
+    if target.foreign:
+        if path is not None:
+            raise TableError(
+                "a target of another device brings its table",
+                place="--table",
+                value=str(path),
+                remedy="leave it out, or name the target without @",
+            )
+        return open_model(target).table
+    identity = identity_of(target)
     return open_table(path or table_path(identity), identity, allow_foreign=recipe.allow_foreign)
+
+
+def check_local(recipe: LatencyRecipe) -> None:
+    """Raises TableError for a target of another device, on which nothing can be measured here."""
+    if recipe.target.foreign:
+        raise TableError(
+            "kernels of another device cannot be timed here",
+            place="target",
+            value=str(recipe.target),
+            remedy="pack a folder for it: compress latency pack",
+        )

@@ -65,7 +65,7 @@ def profile(named: Named, recipe: ProfileRecipe, progress: Progress) -> ProfileR
     Raises ArtefactError, NetworkError, DataError or EngineError for what cannot be read, run or timed.
     """
     check_names(recipe)
-    opened = open_network(named, recipe.input_hw, seed=recipe.seed, weights=recipe.engine is not None)
+    opened = open_network(named, recipe.input_hw, seed=recipe.seed, weights=recipe.target is not None)
     opened = opened.overridden(codec=recipe.codec)
     architecture, network, input_hw = opened.architecture, opened.module, opened.input_hw
     pictures: PictureSet | None = None
@@ -73,7 +73,7 @@ def profile(named: Named, recipe: ProfileRecipe, progress: Progress) -> ProfileR
         data = data_of(opened.name, recipe.data, opened.metadata.data) or Data()
         pictures = validation_set(data, input_hw, opened.metadata.seed)
         check_joints(architecture, pictures.keypoints, opened.name)
-    with progress.phase("profile", 2 + recipe.decode + (recipe.engine is not None)) as phase:
+    with progress.phase("profile", 2 + recipe.decode + (recipe.target is not None)) as phase:
         try:
             traced = trace(network, input_hw)
         except Exception as error:
@@ -92,10 +92,8 @@ def profile(named: Named, recipe: ProfileRecipe, progress: Progress) -> ProfileR
         numbers = _concerns(traced.layers, _head_channels(architecture, traced.outputs))
         timing: PassTime | None = None
         times: dict[str, ConcernTime] = {}
-        if recipe.engine:
-            timing, times = time_sites(
-                network, traced.layers, numbers, input_hw, recipe.engine, recipe.threads, recipe.rounds
-            )
+        if recipe.target:
+            timing, times = time_sites(network, traced.layers, numbers, input_hw, recipe.target, recipe.rounds)
             phase.advance(1, "layers timed")
     counted = total(network, traced.layers)
     layers, stage_of = traced.layers, _stages(network, traced.layers)

@@ -1,4 +1,4 @@
-"""`compress profile --engine`: what the layers that mobile engines handle badly take on one, and what replaces them."""
+"""`compress profile --target`: what the layers that mobile engines handle badly take on one, and what replaces them."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,13 @@ from pathlib import Path
 from torch import nn
 
 from compress.artefacts.results import ConcernTime, PassTime, SiteTime
-from compress.engines import engine
 from compress.measure.counting import Layer
 from compress.measure.latency import Latency
-from compress.measure.latency_table import Identity
+from compress.measure.latency_model import identity_of, label, open_model, runtime_of
 from compress.measure.layer_shares import layer_shares
-from compress.measure.profiling import time_nodes
+from compress.measure.profiling import Nodes, time_nodes
+from compress.measure.target import Target
 from compress.measure.timing import pinned
-from compress.recipe import EngineName
 from compress.rewriting.sites import rule_named, sites
 
 RULES_AGAINST: dict[str, tuple[str, ...]] = {
@@ -41,23 +40,37 @@ def time_sites(
     layers: Sequence[Layer],
     concerns: Mapping[str, Sequence[int]],
     input_hw: tuple[int, int],
-    engine_name: EngineName,
-    threads: int,
+    target: Target,
     rounds: int,
 ) -> tuple[PassTime, dict[str, ConcernTime]]:
-    """Times the network node by node. concerns: name → numbers of its layers.
+    """Times the network node by node; on another device, what its table says. concerns: name → numbers of its layers.
 
-    Returns the time of a whole pass, and of every concern. Raises EngineError.
+    Returns the time of a whole pass, and of every concern. Raises EngineError, or TableError.
     """
-    runtime = engine(engine_name)
+    identity = identity_of(target)
+    timed = _predicted(network, input_hw, target) if target.foreign else _timed(network, input_hw, target, rounds)
+    nodes, latency = timed
+    shares = layer_shares(network, layers, nodes)
+    return PassTime(identity, latency, sum(shares.rest.values()), shares.rest), {
+        concern: _costs([(layers[n].path, shares.layers[n]) for n in numbers], _rules(network, concern), latency.ms)
+        for concern, numbers in concerns.items()
+    }
+
+
+def _predicted(network: nn.Module, input_hw: tuple[int, int], target: Target) -> tuple[Nodes, Latency]:
+    model = open_model(target)
+    return model.nodes(network, input_hw), model.latency(network, input_hw)
+
+
+def _timed(network: nn.Module, input_hw: tuple[int, int], target: Target, rounds: int) -> tuple[Nodes, Latency]:
+    runtime, threads = runtime_of(target), target.local_threads
     with tempfile.TemporaryDirectory() as folder, pinned(threads):
         file = runtime.export(network, input_hw, Path(folder), "network")[0]
         profiled = time_nodes(runtime.profiler(file, threads), rounds)
-    shares, whole = layer_shares(network, layers, profiled), profiled.whole
-    identity = Identity.of(runtime.describe(), threads)
+    whole = profiled.whole
     latency = Latency(
         ms=whole.median_ms,
-        target=str(identity),
+        target=label(target, identity_of(target)),
         provenance="measured",
         clock="stopwatch",
         q1_ms=whole.q1_ms,
@@ -65,12 +78,7 @@ def time_sites(
         uncertainty=whole.uncertainty,
         reliable=whole.reliable,
     )
-    return PassTime(identity, latency, sum(shares.rest.values()), shares.rest), {
-        concern: _costs(
-            [(layers[n].path, shares.layers[n]) for n in numbers], _rules(network, concern), whole.median_ms
-        )
-        for concern, numbers in concerns.items()
-    }
+    return profiled.nodes, latency
 
 
 def _rules(network: nn.Module, concern: str) -> dict[str, list[str]]:

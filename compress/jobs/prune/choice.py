@@ -26,6 +26,7 @@ from compress.files import append_line, cache_folder, read_lines
 from compress.jobs.change import check_patterns
 from compress.jobs.prune.goal import Task, Try, Unit, for_engine, meet, requested_share, time_share
 from compress.measure.counting import count
+from compress.measure.latency_model import open_model
 from compress.networks.weights import check_unparametrized
 from compress.pose.estimator import first_inputs
 from compress.pose.objective import Objective
@@ -43,7 +44,7 @@ from compress.pruning.allocation import (
 from compress.pruning.channels import Channels
 from compress.pruning.groups import PruningGroup, layer_of, pruning_groups, whole
 from compress.pruning.importance import Batch, criterion_named, importance
-from compress.pruning.layer_costs import Known, LayerCosts, LayerTiming, mac_costs, measure_layers, weighted_layers
+from compress.pruning.layer_costs import Known, LayerCosts, layer_times, mac_costs, weighted_layers
 from compress.pruning.selection import Scores, global_, to_budget, uniform
 from compress.pruning.sensitivity import Curve, Point, curves, functional_blocks, plan, sensitivity
 from compress.pruning.structured import checked, prunable_channels, without_channels
@@ -146,7 +147,7 @@ def prunable(task: Task, network: nn.Module) -> Prunable:
 
 def multiple_of(recipe: PruneRecipe) -> int:
     """What the number of channels that stay divides by: what the engine computes at a time, if the recipe is silent."""
-    return recipe.pruning.multiple or engine(recipe.engine).channel_multiple
+    return recipe.pruning.multiple or engine(recipe.targets[0].engine).channel_multiple
 
 
 def judged_on(task: Task) -> list[Batch]:
@@ -199,17 +200,18 @@ def costs_of(task: Task, given: Prunable, number: int) -> tuple[LayerCosts, True
 
 
 def time_layers(task: Task, given: Prunable) -> list[Known]:
-    """Times every layer in the network and in uniformly pruned ones."""
+    """What every layer takes in the network and in uniformly pruned ones, by the target's latency table."""
     recipe = task.recipe
     ratios = sorted(recipe.pruning.ratios)
     removals = [frozenset[int](), *(uniform(given.groups, given.scores, ratio) for ratio in ratios)]
-    how = LayerTiming(weighted_layers(given.channels), task.original.input_hw, engine(recipe.engine), recipe.threads)
-    with task.progress.phase("timing layers", len(removals)) as phase:
-        return measure_layers(
-            how,
-            ((removed, given.without(removed)) for removed in dict.fromkeys(removals)),
-            lambda one: phase.advance(1, f"{one.attributed:.0%} of the time is of layers with weights"),
-        )
+    model, weighted = open_model(task.target), weighted_layers(given.channels)
+    found = []
+    with task.progress.phase("latency table", len(set(removals))) as phase:
+        for removed in dict.fromkeys(removals):
+            known = layer_times(model, given.without(removed), task.original.input_hw, weighted)
+            found.append(replace(known, removed=removed))
+            phase.advance(1, f"{known.attributed:.0%} of the time is of layers with weights")
+    return found
 
 
 def allocator(task: Task, given: Prunable, costs: LayerCosts) -> Callable[[float], frozenset[int]]:
@@ -359,21 +361,17 @@ def choose_sparsity(task: Task, network: nn.Module) -> SparsityChoice:
 
 
 def time_sparsity(task: Task, network: nn.Module, names: list[str]) -> list[LayerTimes]:
-    """Times of every layer, dense first, then with each of the recipe's ratios everywhere."""
-    recipe, scheme = task.recipe, scheme_of(task)
-    ratios = (0.0, *sorted(recipe.pruning.ratios))
-    how = LayerTiming({layer_of(name) for name in names}, task.original.input_hw, engine(recipe.engine), recipe.threads)
-
-    def sparse(ratio: float) -> nn.Module:
-        return for_engine(with_sparsity(network, scheme, dict.fromkeys(names, ratio)), recipe.engine, recipe)
-
-    with task.progress.phase("timing layers", len(ratios)) as phase:
-        networks = ((frozenset[int](), sparse(ratio)) for ratio in ratios)
-        known = measure_layers(how, networks, lambda one: phase.advance(1))
-    return [
-        LayerTimes(ratio, {f"{path}.weight": ms for path, ms in one.layers.items()}, one.whole)
-        for ratio, one in zip(ratios, known, strict=True)
-    ]
+    """What every layer takes by the target's latency table, dense first, then with each ratio everywhere."""
+    scheme, model, weighted = scheme_of(task), open_model(task.target), {layer_of(name) for name in names}
+    ratios, found = (0.0, *sorted(task.recipe.pruning.ratios)), []
+    with task.progress.phase("latency table", len(ratios)) as phase:
+        for ratio in ratios:
+            sparse = with_sparsity(network, scheme, dict.fromkeys(names, ratio))
+            form = for_engine(sparse, task.target.engine, task.recipe)
+            one = layer_times(model, form, task.original.input_hw, weighted)
+            found.append(LayerTimes(ratio, {f"{path}.weight": ms for path, ms in one.layers.items()}, one.whole))
+            phase.advance(1)
+    return found
 
 
 def layer_choices(

@@ -19,6 +19,8 @@ from compress.engines import engine
 from compress.errors import BudgetError, RecipeError
 from compress.jobs import change
 from compress.measure.comparison import SpeedUp, met
+from compress.measure.latency_model import load, open_model, runtime_of
+from compress.measure.timing import Timing
 from compress.measure.whole_networks import time_runners
 from compress.pruning.compact import compact, without_transposed
 from compress.recipe import PruneRecipe
@@ -57,32 +59,41 @@ def requested_share(task: Task) -> float:
             "the network meets the goal as it is",
             place="--latency (pruning.latency_ms)",
             value=f"{pruning.latency_ms:g} ms",
-            remedy=f"it takes {given_ms:.3f} ms here: ask for less{share}",
+            remedy=f"it takes {given_ms:.3f} ms on {task.target.name}: ask for less{share}",
         )
     return pruning.latency_ms / given_ms
 
 
 def time_given(task: Task) -> float:
-    """Milliseconds of the given network on the recipe's engine, on the clock of the reference that ran beside it."""
-    recipe, original = task.recipe, task.original
-    runtime = engine(recipe.engine)
-    with tempfile.TemporaryDirectory() as folder:
-        file = runtime.export(original.module, original.input_hw, Path(folder), "given")[0]
-        runners = {"given": runtime.load(file, recipe.threads)}
-        return time_runners(runners, original.input_hw, recipe)["given"].normalised_ms
+    """Milliseconds of the given network on the target, on the clock of the reference that ran beside it; of another
+    device predicted."""
+    target, original = task.target, task.original
+    if target.foreign:
+        return open_model(target).latency(original.module, original.input_hw).ms
+    return times(task, {"given": original.module})["given"].normalised_ms
 
 
 def time_share(task: Task, network: nn.Module) -> float:
-    """The network's measured time over the given network's, both in one interleaved run."""
-    recipe, original = task.recipe, task.original
-    runtime = engine(recipe.engine)
+    """The network's time over the given network's: measured in one interleaved run, of another device predicted."""
+    target, original = task.target, task.original
+    pruned = for_engine(network, target.engine, task.recipe)
+    if target.foreign:
+        model = open_model(target)
+        return model.latency(pruned, original.input_hw).ms / model.latency(original.module, original.input_hw).ms
+    timings = times(task, {"given": original.module, "pruned": pruned})
+    return timings["pruned"].ratio / timings["given"].ratio
+
+
+def times(task: Task, networks: Mapping[str, nn.Module]) -> dict[str, Timing]:
+    """Of networks on the target, which is this machine, in one interleaved run."""
+    target, original = task.target, task.original
+    runtime = runtime_of(target)
     with tempfile.TemporaryDirectory() as folder:
         runners = {
-            name: runtime.load(runtime.export(one, original.input_hw, Path(folder), name)[0], recipe.threads)
-            for name, one in (("given", original.module), ("pruned", for_engine(network, recipe.engine, recipe)))
+            name: load(target, runtime.export(network, original.input_hw, Path(folder), name)[0])
+            for name, network in networks.items()
         }
-        timings = time_runners(runners, original.input_hw, recipe)
-    return timings["pruned"].ratio / timings["given"].ratio
+        return time_runners(runners, original.input_hw, target.local_threads, task.recipe.rounds)
 
 
 def for_engine(network: nn.Module, name: str, recipe: PruneRecipe) -> nn.Module:
@@ -156,7 +167,7 @@ def reached(
     recipe: PruneRecipe, given: NetworkResult, pruned: NetworkResult, speed_up: Mapping[str, SpeedUp]
 ) -> Goal | None:
     """The goal beside what the finished network reached, counted or measured; None if only a ratio was requested."""
-    pruning, name = recipe.pruning, recipe.engine
+    pruning, name = recipe.pruning, recipe.targets[0].name
     if pruning.macs is not None:
         share = pruned.macs / given.macs
         return Goal("multiply-adds", pruning.macs, share, 0.0, met(share, pruning.macs, 0.0, CLOSE))

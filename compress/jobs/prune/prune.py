@@ -85,7 +85,7 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
             speed_up=speed_up,
             goal=reached(recipe, given, pruned, speed_up),
             choices=tuple(one.choice if isinstance(one, Removal) else one for one in chosen),
-            run=run_record(run, recipe, recipe.exports),
+            run=run_record(run, recipe, recipe.targets),
             torch_pruning=other,
         )
         write_results(run.path("results.json"), "prune", result)

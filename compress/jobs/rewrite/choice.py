@@ -33,11 +33,12 @@ Task = change.Task[RewriteRecipe]
 
 def check_request(original: Network, recipe: RewriteRecipe) -> None:
     """Raises RecipeError for an unknown rule, a pattern that no module has, and an engine that prices nothing."""
-    if not engine(recipe.engine).has_kernels and recipe.rewriting.depth is None:
+    target = recipe.targets[0]
+    if not engine(target.engine).has_kernels and recipe.rewriting.depth is None:
         raise RecipeError(
             "replacements are priced by the kernels of an engine's own graph, and this one has none",
-            place="engine",
-            value=recipe.engine,
+            place="targets",
+            value=target.engine,
             remedy=f"use one of {', '.join(name for name, one in ENGINES.items() if one.has_kernels)}",
         )
     for name in recipe.rewriting.rules:

@@ -27,9 +27,7 @@ from compress.files import write_bytes
 from compress.jobs.rewrite.choice import SAME, Task, changed_by, overlap, rewrites_of
 from compress.measure.counting import count
 from compress.measure.in_network import profile_in_networks
-from compress.measure.kept_tables import complete_table, table_path
-from compress.measure.kernels import detect_kernels
-from compress.measure.latency_table import Identity, LatencyTable, open_table, predict
+from compress.measure.latency_model import LatencyModel, load, open_model
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
 from compress.pose.estimator import first_inputs
@@ -56,30 +54,34 @@ def price(task: Task, choices: Sequence[RewriteChoice]) -> Priced:
     recipe, original = task.recipe, task.original
     given, macs = original.module, count(original.module, original.input_hw).macs
     priced = list(choices)
-    table = table_for(task, choices)
+    model = model_for(task, choices)
     with task.progress.phase("pricing replacements", len(choices)) as phase:
-        before = predicted_ms(task, table, given)
+        before = model.latency(given, original.input_hw).ms
         for number, choice in enumerate(choices):
             try:
                 network = tried(task, choice)
                 priced[number] = replace(
                     choice,
                     macs=count(network, original.input_hw).macs - macs,
-                    predicted_saved_ms=before - predicted_ms(task, table, network),
+                    predicted_saved_ms=before - model.latency(network, original.input_hw).ms,
                 )
             except (EngineError, NetworkError) as error:
                 priced[number] = replace(choice, failure=str(error))
             phase.advance(1, choice.name)
     least_ms = recipe.rewriting.min_gain * before / 2
     worth = [n for n, choice in enumerate(priced) if (choice.predicted_saved_ms or 0.0) > least_ms]
-    assert table.reference_ms is not None
+    if task.target.foreign:
+        for number in worth:
+            gain = (priced[number].predicted_saved_ms or 0.0) / before
+            priced[number] = replace(priced[number], gain=gain)
+        return Priced(tuple(priced), model.reference_ms)
     with task.progress.phase("timing replacements", len(worth)) as phase:
         for first in range(0, len(worth), _LOADED_AT_ONCE):
             batch = {number: priced[number] for number in worth[first : first + _LOADED_AT_ONCE]}
-            for number, choice in measured(task, batch, before, table.reference_ms).items():
+            for number, choice in measured(task, batch, before, model.reference_ms).items():
                 priced[number] = choice
                 phase.advance(1, choice.name)
-    return Priced(tuple(priced), table.reference_ms)
+    return Priced(tuple(priced), model.reference_ms)
 
 
 def tried(task: Task, choice: RewriteChoice) -> nn.Module:
@@ -112,19 +114,20 @@ def measured(
 
     Or with failure. given_ms: predicted for the given network. reference_ms: of the latency table's clock.
     """
-    recipe, original = task.recipe, task.original
-    runtime = engine(recipe.engine)
+    recipe, original, target = task.recipe, task.original, task.target
     found: dict[int, RewriteChoice] = {}
     with tempfile.TemporaryDirectory() as folder:
-        runners = {"given": runtime.load(exported(task, original.module, Path(folder), "netgiven"), recipe.threads)}
+        runners = {"given": load(target, exported(task, original.module, Path(folder), "netgiven"))}
         for number, choice in choices.items():
             try:
                 network = rewritten(original.module, rewrites_of([choice]))
                 file = exported(task, network, Path(folder), f"net{number}")
-                runners[str(number)] = runtime.load(file, recipe.threads)
+                runners[str(number)] = load(target, file)
             except (EngineError, NetworkError) as error:
                 found[number] = replace(choice, failure=str(error))
-        timings = time_runners(runners, original.input_hw, recipe) if len(runners) > 1 else {}
+        timings = {}
+        if len(runners) > 1:
+            timings = time_runners(runners, original.input_hw, target.local_threads, recipe.rounds)
     for number, choice in choices.items():
         if number in found:
             continue
@@ -137,12 +140,12 @@ def measured(
     return found
 
 
-def table_for(task: Task, choices: Sequence[RewriteChoice]) -> LatencyTable:
-    """This machine's table of the engine, with the kernels of the given network and of it with each rule everywhere."""
-    recipe, original = task.recipe, task.original
-    runtime = engine(recipe.engine)
-    identity = Identity.of(runtime.describe(), recipe.threads)
-    table = open_table(table_path(identity), identity)
+def model_for(task: Task, choices: Sequence[RewriteChoice]) -> LatencyModel:
+    """The target's model. On this machine its table has the kernels of the given network, and of it with each rule
+    everywhere, timed in these networks."""
+    original, model = task.original, open_model(task.target)
+    if task.target.foreign:
+        return model
     everywhere: dict[str, list[Rewrite]] = {"given": []}
     for choice in choices:
         everywhere.setdefault(choice.rule, []).extend(rewrites_of([choice]))
@@ -152,31 +155,24 @@ def table_for(task: Task, choices: Sequence[RewriteChoice]) -> LatencyTable:
 
     with (
         task.progress.phase("latency table", len(everywhere)) as phase,
-        pinned(recipe.threads),
+        pinned(task.target.local_threads),
         tempfile.TemporaryDirectory() as folder,
     ):
         for rule in everywhere:
             try:
-                profile_in_networks(table, runtime, {rule: partial(export, rule)})
+                profile_in_networks(model.table, model.runtime, {rule: partial(export, rule)})
             except EngineError:
                 if rule == "given":
                     raise
                 # else every choice of the rule is tried by itself and says why it fails
             phase.advance(1, rule)
-    table.save()
-    return table
+    model.table.save()
+    return model
 
 
 def exported(task: Task, network: nn.Module, folder: Path, name: str) -> Path:
     """The engine's file of the network."""
-    return engine(task.recipe.engine).export(network, task.original.input_hw, folder, name)[0]
-
-
-def predicted_ms(task: Task, table: LatencyTable, network: nn.Module) -> float:
-    """From the table; what it lacks is measured first. Raises EngineError if the engine cannot run the network."""
-    kernels = detect_kernels(network, task.original.input_hw, engine(task.recipe.engine))
-    complete_table(table, kernels)
-    return predict(table, kernels).ms
+    return engine(task.target.engine).export(network, task.original.input_hw, folder, name)[0]
 
 
 # --- What it costs ---------------------------------------------------------------------------------------------------

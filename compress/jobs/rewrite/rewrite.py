@@ -74,7 +74,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
         result = RewriteResult(
             network=original.name,
             input_hw=original.input_hw,
-            engine=recipe.engine,
+            target=recipe.targets[0].name,
             rules=recipe.rewriting.rules,
             given=given,
             rewritten=rewritten,
@@ -84,7 +84,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
             unread=unread,
             tied=tied_sites(original.module, recipe),
             depth=None,
-            run=run_record(run, recipe, recipe.exports),
+            run=run_record(run, recipe, recipe.targets),
         )
         write_results(run.path("results.json"), "rewrite", result)
     return result
@@ -103,7 +103,7 @@ def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
     result = RewriteResult(
         network=original.name,
         input_hw=original.input_hw,
-        engine=recipe.engine,
+        target=recipe.targets[0].name,
         rules=(),
         given=given,
         rewritten=rewritten,
@@ -113,7 +113,7 @@ def change_depth(task: Task, architecture: Architecture) -> RewriteResult:
         unread={},
         tied={},
         depth=DepthChange(layers_of(original.architecture), layers_of(architecture), bool(original.edits)),
-        run=run_record(task.run, recipe, recipe.exports),
+        run=run_record(task.run, recipe, recipe.targets),
     )
     write_results(task.run.path("results.json"), "rewrite", result)
     return result

@@ -7,15 +7,14 @@ from typing import Literal
 
 from compress.artefacts.artefact import load_artefact
 from compress.artefacts.network import Learning
-from compress.artefacts.results import Comparison, EngineRecord, Faster, Gain, NetworkResult, PredictionError, Trial
-from compress.engines import engine
+from compress.artefacts.results import Comparison, Faster, Gain, NetworkResult, PredictionError, TableUsed, Trial
 from compress.errors import EngineError
 from compress.jobs.finalise import Finalist, Tail, finish, measure, time_decoding, tune
 from compress.jobs.search.task import Task
-from compress.jobs.search.trials import Weights, carried_over, cost_of
+from compress.jobs.search.trials import Models, Weights, carried_over
 from compress.measure.comparison import differ, speed_up
 from compress.measure.latency import Latency
-from compress.measure.latency_table import LatencyTable
+from compress.measure.latency_model import LatencyModel
 from compress.nas.pareto import front, spread
 from compress.nas.space import Pick, pick_key
 
@@ -107,26 +106,31 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
     return task.run.once("tuned", work, tuple[NetworkResult, ...])
 
 
-def measure_all(task: Task, table: LatencyTable, finished: Sequence[NetworkResult]) -> tuple[NetworkResult, ...]:
-    """Those that the engine takes, with measured and predicted latencies and decoding times on the table's clock.
+def measure_all(task: Task, models: Models, finished: Sequence[NetworkResult]) -> tuple[NetworkResult, ...]:
+    """Those that the deciding target's engine takes, with measured and predicted latencies and decoding times on the
+    clock of the target's table.
 
     Raises EngineError if it takes none.
     """
-    engine_name = task.recipe.measurement.engine
-    taken = [one for one in finished if engine_name not in one.refused]
+    target, model = task.recipe.measurement.targets[0], next(iter(models.values()))
+    taken = [one for one in finished if target.engine not in one.refused]
     if not taken:
         raise EngineError(
-            f"all networks are saved, but {engine_name} takes none: {failed_exports(finished)[0]}",
+            f"all networks are saved, but {target.engine} takes none: {failed_exports(finished)[0]}",
             place=str(task.run.path("finalists")),
             remedy="export them to another engine",
         )
-    assert table.reference_ms is not None
     tail = _tail(task)
-    measured = []
-    for one in time_decoding(tail, measure(tail, taken, table.reference_ms), table.reference_ms):
+    priced = []
+    for one in taken:
         network = load_artefact(task.run.path(one.folder)).module
-        measured.append(replace(one, predicted=cost_of(network, task.recipe.input_hw, table).predicted))
-    return tuple(measured)
+        predicted = {
+            name: each.latency(network, task.recipe.input_hw)
+            for name, each in models.items()
+            if isinstance(each, LatencyModel) and each.target.engine not in one.refused
+        }
+        priced.append(replace(one, predicted=predicted))
+    return tuple(time_decoding(tail, measure(tail, priced, model.reference_ms), model.reference_ms))
 
 
 def failed_exports(finished: Sequence[NetworkResult]) -> tuple[str, ...]:
@@ -173,10 +177,20 @@ def measured_front(networks: Sequence[NetworkResult]) -> tuple[str, ...]:
     return tuple(networks[index].name for index in front([(end_to_end_of(one).ms, ap_of(one)) for one in networks]))
 
 
-def prediction_error(networks: Sequence[NetworkResult], engine: str) -> PredictionError:
-    """How far predictions are from what was measured on the engine."""
-    errors = [abs(one.predicted.ms / one.latency[engine].ms - 1) for one in networks if one.predicted is not None]
-    return PredictionError(sum(errors) / len(errors), max(errors))
+def tables_used(models: Models, networks: Sequence[NetworkResult]) -> dict[str, TableUsed]:
+    """Target → what its table holds, and how far its predictions are from what was measured there, if anything was."""
+    return {name: _table_used(model, networks) for name, model in models.items() if isinstance(model, LatencyModel)}
+
+
+def _table_used(model: LatencyModel, networks: Sequence[NetworkResult]) -> TableUsed:
+    name = model.target.name
+    errors = [
+        abs(one.predicted[name].ms / one.latency[name].ms - 1)
+        for one in networks
+        if name in one.predicted and name in one.latency and one.latency[name].provenance == "measured"
+    ]
+    error = PredictionError(sum(errors) / len(errors), max(errors)) if errors else None
+    return TableUsed(len(model.table.kernels), model.table.scale, error)
 
 
 def compare(baseline: NetworkResult, networks: Sequence[NetworkResult]) -> Comparison:
@@ -219,13 +233,6 @@ def speed_up_over(baseline: NetworkResult, finalist: NetworkResult) -> Faster:
     return Faster(finalist.name, found)
 
 
-def engine_record(task: Task) -> EngineRecord:
-    """What the search's latencies are of."""
-    described = engine(task.recipe.measurement.engine).describe()
-    device = f"{described.cpu}, {described.cores} cores, {described.system}"
-    return EngineRecord(described.engine, described.version, device, task.recipe.measurement.threads)
-
-
 def caveats(task: Task, networks: Sequence[NetworkResult]) -> list[str]:
     """What the numbers do not say."""
     recipe = task.recipe
@@ -233,9 +240,8 @@ def caveats(task: Task, networks: Sequence[NetworkResult]) -> list[str]:
     found = [
         f"Fine-tuning was short ({recipe.finalists.training.epochs} epochs): the order of close networks may change "
         "after full training.",
-        f"Latency holds for {recipe.measurement.engine} on {recipe.measurement.threads} thread(s) of this machine and "
-        f"for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs; decoding the maps takes the time given "
-        "beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
+        f"Latencies hold for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs on the targets named; decoding the maps "
+        "takes the time given beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
         "One seed: the spread of AP between seeds was not measured.",
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
         "within two standard errors may be chance.",
@@ -253,10 +259,16 @@ def caveats(task: Task, networks: Sequence[NetworkResult]) -> list[str]:
         found.append(
             "Synthetic people are not photographs: accuracy ranks networks here, it does not transfer as a number."
         )
-    latencies = [(network.name, network.latency[recipe.measurement.engine]) for network in networks]
+    target = recipe.measurement.targets[0]
+    if target.foreign:
+        found.append(
+            f"Nothing was measured on {target.name}: its latencies are predicted, decoding is not in them, and "
+            "`compress measure pack` makes a folder that measures the networks there."
+        )
+    latencies = [(network.name, network.latency[target.name]) for network in networks]
     found += [
         f"The timing of {name} is uncertain by ± {latency.uncertainty:.0%}: repeat it on a quieter machine."
         for name, latency in latencies
-        if not latency.reliable
+        if latency.provenance == "measured" and not latency.reliable
     ]
     return found

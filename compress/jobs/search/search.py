@@ -16,12 +16,11 @@ from compress.jobs.search.finalists import (
     caveats,
     choose_finalists,
     compare,
-    engine_record,
     failed_exports,
     measure_all,
     measured_front,
     named_trials,
-    prediction_error,
+    tables_used,
     tune_and_finish,
 )
 from compress.jobs.search.task import (
@@ -39,7 +38,7 @@ from compress.jobs.search.trials import (
     check_budget,
     read_trials,
     run_trials,
-    space_table,
+    space_models,
     trained_weights,
     trial_decoding,
 )
@@ -72,15 +71,15 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
         progress.plan(stages(task))
 
         with task.timed("latency table"):
-            table = space_table(task)
-        budget = check_budget(task, table)
+            models = space_models(task)
+        budget = check_budget(task, models)
 
         weights, losses = trained_weights(task)
 
         with task.timed("search"):
-            trials = run_trials(task, table, weights, budget)
-            decoding = trial_decoding(task, table, weights, trials)
-            decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test)
+            trials = run_trials(task, models, weights, budget)
+            decoding = trial_decoding(task, models, weights, trials)
+            decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test) if decoding else 0.0
             chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()), decoding_ms)
             if not chosen:
                 progress.say(NO_FINALIST)
@@ -95,11 +94,10 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
             finished = tune_and_finish(task, weights, named)
 
         with task.timed("measuring"):
-            networks = measure_all(task, table, finished)
+            networks = measure_all(task, models, finished)
 
         result = SearchResult(
-            run=run_record(run, recipe, recipe.measurement.exports, seconds_per_phase(run)),
-            engine=engine_record(task),
+            run=run_record(run, recipe, recipe.measurement.targets, seconds_per_phase(run)),
             data=SearchedData(
                 kind=recipe.data.kind,
                 train=len(sets.train),
@@ -110,8 +108,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
             space=SearchedSpace(space.base["family"], space.size, space.choices),
             start=str(recipe.search.start) if start else None,
             tuning_samples=recipe.search.tuning_samples,
-            kernels=len(table.kernels),
-            scale=table.scale,
+            tables=tables_used(models, networks),
             losses=tuple(losses),
             trials=tuple(trials),
             decoding=decoding,
@@ -119,7 +116,6 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
             trial_numbers={network.name: named[network.name].number for network in networks},
             best=measured_front(networks),
             comparisons=tuple(compare(one, networks) for one in networks if one.role == "baseline"),
-            prediction=prediction_error(networks, recipe.measurement.engine),
             failed_exports=failed_exports(finished),
             no_finalist=None if chosen else NO_FINALIST,
             caveats=tuple(caveats(task, networks)),

@@ -2,7 +2,7 @@
 from, the baselines."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -14,8 +14,9 @@ from compress.artefacts.artefact import Network, load_artefact, network_digest
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.run import Run
 from compress.data.sets import Sets
-from compress.errors import RecipeError, SpaceError
+from compress.errors import RecipeError, SpaceError, nearest
 from compress.files import append_line
+from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named
@@ -236,6 +237,30 @@ def check_tuning(recipe: SearchRecipe) -> None:
         )
 
 
+def check_limits(recipe: SearchRecipe, baselines: Sequence[str]) -> None:
+    """Raises RecipeError for a budget of a target that the recipe has not, or a share of a baseline that it has not."""
+    budget, targets = recipe.search.budget, [target.name for target in recipe.measurement.targets]
+    limits: dict[str, Limit | None] = {"macs": budget.macs, "params": budget.params, "size": budget.size}
+    for name, most in (budget.latency or {}).items():
+        limits[f"latency.{name}" if name else "latency"] = most
+        if name and name not in targets:
+            raise RecipeError(
+                "a budget must be of one of measurement.targets",
+                place=recipe.place("search.budget.latency"),
+                value=name,
+                remedy=nearest(name, targets),
+            )
+    for name, limit in limits.items():
+        if limit is None or not limit.relative or (limit.of in baselines if limit.of else baselines):
+            continue
+        raise RecipeError(
+            "a share must be of a baseline's cost" + ("" if baselines else ", and there is no baseline"),
+            place=recipe.place(f"search.budget.{name}"),
+            value=str(limit),
+            remedy=nearest(limit.of, baselines) if limit.of and baselines else "give baselines, or an absolute limit",
+        )
+
+
 def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
     """Every hand-made network as a pick of the space, or the given one. Raises SpaceError where the space lacks one."""
     if recipe.search.start and recipe.baselines:
@@ -246,13 +271,7 @@ def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
             remedy="leave them out",
         )
     picks = {"given": space.unedited} if recipe.search.start else {}
-    if recipe.search.budget.latency is not None and not (picks or recipe.baselines):
-        raise RecipeError(
-            "a share is of the slowest baseline's latency, and there is no baseline",
-            place="recipe: search.budget.latency",
-            value=f"{recipe.search.budget.latency:.0%}",
-            remedy="give baselines, or a limit of milliseconds as search.budget.latency_ms",
-        )
+    check_limits(recipe, [*picks, *recipe.baselines])
     scored_first = len(picks) + len(recipe.baselines)
     if recipe.search.trials <= scored_first:
         raise RecipeError(

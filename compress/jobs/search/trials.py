@@ -5,7 +5,7 @@ again.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,18 +17,16 @@ from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.results import Trial
 from compress.artefacts.run import Run
 from compress.data.samples import Sample, Samples
-from compress.engines import engine
 from compress.errors import BudgetError, DivergedError
 from compress.files import append_line
 from compress.jobs.search.task import Task
 from compress.measure.cost import Cost
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
-from compress.measure.kept_tables import complete_table
-from compress.measure.kernels import Kernel, detect_kernels
+from compress.measure.kernels import Kernel
 from compress.measure.latency import Latency
-from compress.measure.latency_table import LatencyTable, predict
-from compress.measure.whole_networks import target_text
+from compress.measure.latency_model import LatencyModel, Pricing, TimedModel, reference_time, runtime_of
+from compress.measure.limit import Limit
 from compress.nas.batch_prediction import PartTable
 from compress.nas.candidate import Candidate
 from compress.nas.pareto import front
@@ -48,13 +46,44 @@ _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so
 
 Weights = Callable[[Pick], nn.Module]
 """A pick's unedited network with trained weights, a new copy every time."""
+Models = dict[str, Pricing]
+"""Target's name → what prices a network there; the target that decides first."""
 
 
-def space_table(task: Task) -> LatencyTable:
-    """The run's latency table, with the kernels of the whole space; see prepare_table."""
-    recipe, path = task.recipe, task.run.path("latency_table.json")
-    build = task.candidates.build
-    return prepare_table(path, recipe.measurement, task.space, build, recipe.input_hw, recipe.seed, task.progress)
+@dataclass(frozen=True)
+class Limits:
+    """Most that a candidate may cost.
+
+    most: by quantity, `macs`, `params`, `size` in bytes, or the name of a target, in milliseconds.
+    """
+
+    most: Mapping[str, float]
+
+    def exceeded(self, cost: Cost) -> bool:
+        """Whether a limit is."""
+        return any(value > self.most[name] for name, value in quantities(cost).items() if name in self.most)
+
+
+def space_models(task: Task) -> Models:
+    """What prices candidates on each target, the one that decides first; see Measurement.predict_all, prepare_table.
+
+    The run's tables lie in latency_table.json, and, of further targets, in latency_table-TARGET.json.
+    """
+    recipe, models = task.recipe, Models()
+    limited = recipe.search.budget.latency or {}
+    for number, target in enumerate(recipe.measurement.targets):
+        if number and not (recipe.measurement.predict_all or target.name in limited):
+            continue
+        runtime, rounds = runtime_of(target), recipe.measurement.rounds
+        if not runtime.has_kernels:
+            clock_ms = task.run.once("clock", reference_time, float)
+            models[target.name] = TimedModel(target, runtime, rounds, clock_ms)
+            continue
+        file = f"latency_table-{target.file_name}.json" if number else "latency_table.json"
+        build, path = task.candidates.build, task.run.path(file)
+        table = prepare_table(path, target, rounds, task.space, build, recipe.input_hw, recipe.seed, task.progress)
+        models[target.name] = LatencyModel(target, runtime, table)
+    return models
 
 
 def trained_weights(task: Task) -> tuple[Weights, list[float]]:
@@ -93,7 +122,7 @@ def trained_weights(task: Task) -> tuple[Weights, list[float]]:
     return supernet.extract, [entry.loss for entry in history]
 
 
-def run_trials(task: Task, table: LatencyTable, weights: Weights, budget: Budget) -> list[Trial]:
+def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Trial]:
     """Asks the sampler for candidates, prices and scores them, and tells it, until recipe.search.trials are scored.
 
     Baselines are scored whatever they cost, as everything else is compared with them. Returns the trials in order.
@@ -109,7 +138,7 @@ def run_trials(task: Task, table: LatencyTable, weights: Weights, budget: Budget
         population=settings.population,
         seed=recipe.seed,
         baselines=baselines,
-        costs=all_costs(task, table) if settings.sampler == "guided" else None,
+        costs=all_costs(task, models) if settings.sampler == "guided" else None,
     )
     images = list(task.inputs(settings.calibration_pictures))
     within_any_budget = {pick_key(pick) for pick in baselines}
@@ -123,8 +152,8 @@ def run_trials(task: Task, table: LatencyTable, weights: Weights, budget: Budget
                 sampler.tell(asked, trials[key].cost.predicted_ms, trials[key].ap)
                 continue
             if key not in finished:
-                cost = cost_of(structure_of(task, pick), recipe.input_hw, table)
-                if key not in within_any_budget and over_budget(cost, budget):
+                cost = cost_of(structure_of(task, pick), recipe.input_hw, models)
+                if key not in within_any_budget and budget.exceeded(cost):
                     tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                     sampler.refuse(asked)
                     continue
@@ -160,87 +189,90 @@ def structure_of(task: Task, pick: Pick) -> nn.Module:
         return task.candidates.build(pick)
 
 
-def cost_of(network: nn.Module, input_hw: tuple[int, int], table: LatencyTable) -> Cost:
-    """Counted parameters and multiply-adds, and the latency predicted by the table, which gets kernels it lacks."""
+def cost_of(network: nn.Module, input_hw: tuple[int, int], models: Models) -> Cost:
+    """Counted parameters and multiply-adds, and the latency on every target."""
     counted = count(network, input_hw)
-    kernels = detect_kernels(network, input_hw, engine(table.identity.engine))
-    complete_table(table, kernels)
-    target = target_text(table.identity.engine, table.identity.threads)
-    predicted = Latency(predict(table, kernels).ms, target, "predicted")
-    return Cost(counted.params, counted.macs, tuple(counted.uncounted), predicted)
+    latency = {name: model.latency(network, input_hw) for name, model in models.items()}
+    return Cost(counted.params, counted.macs, tuple(counted.uncounted), latency)
 
 
-def all_costs(task: Task, table: LatencyTable) -> Costs | None:
-    """Predicts the latency of many candidates at once; None for a space of edits or of unknown operators."""
-    input_hw = task.recipe.input_hw
+def all_costs(task: Task, models: Models) -> Costs | None:
+    """Predicts the latency of many candidates at once on the target that decides.
 
-    runtime = engine(table.identity.engine)
-    if task.space.edits:  # channels are pruned through the whole network, not part by part
+    None for a space of edits, for unknown operators, and for an engine whose kernels are known from exports only.
+    """
+    input_hw, model = task.recipe.input_hw, next(iter(models.values()))
+    if isinstance(model, TimedModel) or task.space.edits:  # channels are pruned through the whole network, not by part
         return None
-    if runtime.kernels_by_part(structure_of(task, task.space.largest), input_hw) is None:
+    if model.runtime.kernels_by_part(structure_of(task, task.space.largest), input_hw) is None:
         return None
 
     def kernels_of(pick: Pick) -> Mapping[str, Mapping[Kernel, int]]:
-        parts = runtime.kernels_by_part(structure_of(task, pick), input_hw)
-        assert parts is not None  # candidates of one space consist of the same operations
-        return parts
+        found = model.runtime.kernels_by_part(structure_of(task, pick), input_hw)
+        assert found is not None
+        return found
 
-    return PartTable(task.space, kernels_of, task.recipe.seed).predictor(table)
+    return PartTable(task.space, kernels_of, task.recipe.seed).predictor(model.table)
 
 
-def check_budget(task: Task, table: LatencyTable) -> Budget:
-    """The recipe's budget with its latency in milliseconds, before the supernet is trained.
+def quantities(cost: Cost) -> dict[str, float]:
+    """What limits are of: multiply-adds, parameters, bytes, and milliseconds by target."""
+    latencies = {name: latency.ms for name, latency in cost.latency.items()}
+    return {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, **latencies}
+
+
+def check_budget(task: Task, models: Models) -> Limits:
+    """The recipe's budget in absolute figures, before the supernet is trained.
 
     Reports which baselines are over it. Raises BudgetError if even the smallest candidates are.
     """
     space, input_hw = task.space, task.recipe.input_hw
-    costs = {name: cost_of(structure_of(task, pick), input_hw, table) for name, pick in task.baselines.items()}
-    budget = in_milliseconds(task.recipe.search.budget, [cost.predicted_ms for cost in costs.values()])
-    for name, cost in costs.items():
-        if over_budget(cost, budget):
-            task.progress.say(
-                f"baseline {name} is over the budget ({cost.predicted_ms:.2f} ms predicted, {cost.macs / 1e6:.0f} M "
-                f"multiply-adds, {cost.params / 1e6:.2f} M parameters): it is scored all the same, but no candidate "
-                "may cost as much. A budget such as search.budget.latency=120% goes by the baselines"
-            )
+    costs = {name: cost_of(structure_of(task, pick), input_hw, models) for name, pick in task.baselines.items()}
+    limits = absolute(task.recipe.search.budget, costs, next(iter(models)))
+    over = [name for name, cost in costs.items() if limits.exceeded(cost)]
+    for name in over:
+        cost = costs[name]
+        task.progress.say(
+            f"baseline {name} is over the budget ({cost_text(cost)}): it is scored all the same, but no candidate "
+            "may cost as much. A budget such as search.budget.latency=120% goes by the baselines"
+        )
     unsized = {path: values for path, values in space.choices.items() if not isinstance(values[0], int | float)}
     picks = [
         {**space.smallest, **{path: values[min(place, len(values) - 1)] for path, values in unsized.items()}}
         for place in range(max((len(values) for values in unsized.values()), default=1))
     ]
-    smallest = [cost_of(structure_of(task, pick), input_hw, table) for pick in picks]
-    if all(over_budget(cost, budget) for cost in smallest):
+    smallest = [cost_of(structure_of(task, pick), input_hw, models) for pick in picks]
+    if all(limits.exceeded(cost) for cost in smallest):
         raise no_candidate(min(smallest, key=lambda cost: cost.predicted_ms))
-    return budget
+    return limits
 
 
-def in_milliseconds(budget: Budget, baselines_ms: Sequence[float]) -> Budget:
-    """The budget with a share of the slowest baseline's latency in milliseconds; of two limits the lower counts.
-
-    Without baselines the share is no limit (read_baselines refuses it).
-    """
-    limits = [] if budget.latency_ms is None else [budget.latency_ms]
-    if budget.latency is not None and baselines_ms:
-        limits.append(budget.latency * max(baselines_ms))
-    return budget.model_copy(update={"latency": None, "latency_ms": min(limits, default=None)})
-
-
-def over_budget(cost: Cost, budget: Budget) -> bool:
-    """Whether a limit is exceeded; latencies are in milliseconds, see in_milliseconds."""
-    return (
-        (budget.latency_ms is not None and cost.predicted_ms > budget.latency_ms)
-        or (budget.macs is not None and cost.macs > budget.macs)
-        or (budget.params is not None and cost.params > budget.params)
+def absolute(budget: Budget, baselines: Mapping[str, Cost], first: str) -> Limits:
+    """The budget with shares of baselines' costs worked out. first: the target that a latency without a name is of."""
+    given: dict[str, Limit | None] = {"macs": budget.macs, "params": budget.params, "size": budget.size}
+    given |= {name or first: limit for name, limit in (budget.latency or {}).items()}
+    costs = {name: quantities(cost) for name, cost in baselines.items()}
+    return Limits(
+        {
+            name: limit.absolute({baseline: found[name] for baseline, found in costs.items()})
+            for name, limit in given.items()
+            if limit is not None
+        }
     )
+
+
+def cost_text(cost: Cost) -> str:
+    """`2.31 ms on onnxruntime, 41.2 M multiply-adds, 0.52 M parameters`."""
+    latencies = [f"{latency.ms:.3g} ms on {name}" for name, latency in cost.latency.items()]
+    return ", ".join([*latencies, f"{cost.macs / 1e6:.4g} M multiply-adds", f"{cost.params / 1e6:.4g} M parameters"])
 
 
 def no_candidate(tightest: Cost | None) -> BudgetError:
     """The error where nothing is within the budget. tightest: the cheapest candidate seen."""
-    seen = tightest and f"{tightest.predicted_ms:.4g} ms predicted, {tightest.macs} MACs, {tightest.params} parameters"
     return BudgetError(
         "no candidate of the space was within the budget",
         place="recipe: search.budget",
-        value=f"tightest seen: {seen}",
+        value=f"tightest seen: {cost_text(tightest) if tightest else 'none'}",
         remedy="raise the budget or add smaller choices to the space",
     )
 
@@ -300,18 +332,22 @@ def carried_over(
     return unedited, candidate
 
 
-def trial_decoding(task: Task, table: LatencyTable, weights: Weights, trials: Iterable[Trial]) -> Latency:
+def trial_decoding(task: Task, models: Models, weights: Weights, trials: Iterable[Trial]) -> Latency | None:
     """What decoding a candidate's maps takes, predicted for all alike: measured with the one of the best score.
 
     All have the same outputs, but the noise of a half-trained one takes another time than the maps of a tuned one.
+    None where the target that decides is another device, whose decoding time is not known here.
     """
+    model = next(iter(models.values()))
+    if model.target.foreign:
+        return None
     best = max(trials, key=lambda trial: trial.ap)
     flip_test = task.recipe.decoding.flip_test
 
     def measured() -> Latency:
         images = list(task.inputs(task.recipe.search.calibration_pictures))
         network = carried_over(task, weights, best.pick, images, steps=0)[1].network
-        pictures, clock_ms = task.sets.search, table.reference_ms
+        pictures, clock_ms = task.sets.search, model.reference_ms
         return decode_time(network, task.estimator, pictures, flip_test=flip_test, reference_ms=clock_ms).latency
 
     return task.run.once("decoding", measured, Latency)
