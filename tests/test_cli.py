@@ -233,7 +233,8 @@ def test_a_goal_in_milliseconds_that_was_meant_as_a_share(artefact: Path, tmp_pa
 
 
 def test_defaults_shown_in_the_help_are_the_recipes() -> None:
-    help_of = {name: " ".join(run(name, "--help").stdout.split()) for name in ("prune", "rewrite", "train")}
+    shown = {name: run(name, "--help").stdout.replace("│", " ") for name in ("prune", "rewrite", "train")}
+    help_of = {name: " ".join(text.split()) for name, text in shown.items()}
     for command, recipe, section, names in (
         ("prune", PruneRecipe(), PruneRecipe().pruning, ("scheme", "criterion", "allocate")),
         ("rewrite", RewriteRecipe(), RewriteRecipe().rewriting, ("min_gain", "max_loss")),

@@ -145,7 +145,7 @@ def open_mnn(entry: dict[str, Any], threads: int, precision: str) -> Passes:
     return run, run_timed, lambda: {"names": names, "times_ms": rows}
 
 
-def open_openvino(entry: dict[str, Any], threads: int) -> Passes:
+def open_openvino(entry: dict[str, Any], threads: int, precision: str) -> Passes:
     """Its counters hold the mean of all passes since the model was loaded, which is done again every PASSES passes."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to its makers
     import openvino
