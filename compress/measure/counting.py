@@ -10,6 +10,7 @@ mac    multiply-adds of convolutions and matrix products; a transposed convoluti
 hrsum  (HRNet and HigherHRNet repositories) every convolution module, transposed too, = weights x output positions.
 mmcv   (mmcv and old ptflops; DIR-BHRNet) modules: mac + biases, norms 2 per element, ReLU, ReLU6, PReLU, LeakyReLU, ELU
        1, pooling 1 per input element, upsampling 1 per output element; other activations none.
+ptflops (older ptflops; Lite Pose) like mmcv, but a transposed convolution at its output positions.
 ts     (torchstat as the Lite- and Dite-HRNet repositories have it) like mmcv, but pooling is window x output elements,
        adaptive pooling has windows one too large on each side, upsampling counts one channel, linear layers have no
        bias, a convolution with computed kernels counts as one, and a module that is called twice counts its last call.
@@ -28,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-Convention = Literal["mac", "hrsum", "mmcv", "ts"]
+Convention = Literal["mac", "hrsum", "mmcv", "ts", "ptflops"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -80,6 +81,7 @@ class Layer:
     hrsum: int
     mmcv: int
     ts: int
+    ptflops: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     output_bytes: int
@@ -99,7 +101,8 @@ class Trace:
 class Count:
     """One forward pass of a batch of one.
 
-    params: all of the network's. macs, hrsum, mmcv, ts: see the conventions. uncounted: operators without a rule.
+    params: all of the network's. macs, hrsum, mmcv, ts, ptflops: see the conventions. uncounted: operators without a
+    rule.
     params_by_class_name: what tools find that add up every module whose class name contains Conv, BatchNorm or Linear,
     so that a block named like that counts once itself and once for its parts (EfficientHRNet's published figures).
     """
@@ -109,12 +112,14 @@ class Count:
     hrsum: int
     mmcv: int
     ts: int
+    ptflops: int
     params_by_class_name: int
     uncounted: tuple[str, ...]
 
     def flops(self, convention: Convention) -> int:
         """The figure of that convention."""
-        return {"mac": self.macs, "hrsum": self.hrsum, "mmcv": self.mmcv, "ts": self.ts}[convention]
+        figures = {"mac": self.macs, "hrsum": self.hrsum, "mmcv": self.mmcv, "ts": self.ts, "ptflops": self.ptflops}
+        return figures[convention]
 
 
 def count(network: nn.Module, input_hw: tuple[int, int]) -> Count:
@@ -136,6 +141,7 @@ def total(network: nn.Module, found: Sequence[Layer]) -> Count:
         hrsum=sum(layer.hrsum for layer in found),
         mmcv=sum(layer.mmcv for layer in found),
         ts=sum(last_call.values()),
+        ptflops=sum(layer.ptflops for layer in found),
         params_by_class_name=by_class_name,
         uncounted=tuple(sorted({name for layer in found for name in layer.uncounted})),
     )
@@ -227,6 +233,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 hrsum=of_module["hrsum"],
                 mmcv=of_module["mmcv"],
                 ts=of_module["ts"] if type(module).__module__.startswith("torch.nn") else self._functional_ts,
+                ptflops=of_module["ptflops"] or of_module["mmcv"],
                 inputs=tuple(x.shape),
                 outputs=tuple(y.shape),
                 output_bytes=_bytes(outputs) if self._moves else 0,
@@ -263,6 +270,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 hrsum=0,
                 mmcv=0,
                 ts=ts,
+                ptflops=0,
                 inputs=tuple(inputs[0].shape),
                 outputs=tuple(outputs[0].shape) if outputs else (),
                 output_bytes=_bytes(outputs),
@@ -298,7 +306,8 @@ def _operator_macs(
 
 
 def _module_counts(module: nn.Module, x: Tensor, y: Tensor) -> Counter[str]:
-    """hrsum, mmcv and ts of one call. Modules that the papers' tools do not know count nothing there."""
+    """hrsum, mmcv and ts of one call, and ptflops where it is not mmcv. Modules that the papers' tools do not know
+    count nothing there."""
     bias = y.numel() if getattr(module, "bias", None) is not None else 0
     if isinstance(module, _CONVOLUTIONS):
         macs = module.weight.numel() * (y.numel() // y.shape[1])
@@ -306,7 +315,8 @@ def _module_counts(module: nn.Module, x: Tensor, y: Tensor) -> Counter[str]:
     if isinstance(module, _TRANSPOSED):
         weights = module.weight.numel()
         macs = weights * (x.numel() // x.shape[1])
-        return Counter(hrsum=weights * (y.numel() // y.shape[1]), mmcv=macs + bias, ts=macs + bias)
+        at_outputs = weights * (y.numel() // y.shape[1])
+        return Counter(hrsum=at_outputs, mmcv=macs + bias, ts=macs + bias, ptflops=at_outputs + bias)
     if isinstance(module, nn.Linear):
         macs = module.weight.numel() * (y.numel() // y.shape[-1])
         return Counter(hrsum=macs, mmcv=macs + bias, ts=macs)

@@ -1,7 +1,8 @@
 """One set of weights shared by every candidate of a space (weight-sharing search).
 
 A candidate's parameter is the leading slice of the shared parameter of the same name: fewer blocks use the first
-blocks, narrower layers the first channels, and block kinds share the layers that have the same name. So no layer needs
+blocks, narrower layers the first channels, smaller kernels the middle, and block kinds share the layers that have the
+same name. So no layer needs
 an elastic version of itself: a candidate's own network runs with slices in place of its parameters.
 
 Trained by the sandwich rule with in-place distillation (Yu and Huang, "Universally Slimmable Networks", ICCV 2019):
@@ -104,16 +105,24 @@ class Supernet:
 
     def _slices(self, parts: "Parts") -> dict[str, Tensor]:
         shared = {**self.parameters, **self.buffers}
-        return {name: shared[name][part] for name, part in parts.items()}
+        return {name: _part(shared[name], sizes) for name, sizes in parts.items()}
 
 
-Parts = dict[str, tuple[slice, ...]]
-"""Which part of each shared tensor is a candidate's."""
+Parts = dict[str, tuple[int, ...]]
+"""How large a part of each shared tensor is a candidate's."""
+
+
+def _part(shared: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The leading part; of a convolution's kernel the middle one (Cai et al., "Once-for-All", ICLR 2020)."""
+    starts = [0] * len(sizes)
+    if len(sizes) >= 4:
+        starts[-2:] = [(full - size) // 2 for full, size in zip(shared.shape[-2:], sizes[-2:], strict=True)]
+    return shared[tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))]
 
 
 def _parts(network: nn.Module) -> Parts:
     tensors = [*network.named_parameters(), *network.named_buffers()]
-    return {name: tuple(slice(n) for n in tensor.shape) for name, tensor in tensors}
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
 @dataclass(frozen=True)

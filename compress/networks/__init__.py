@@ -18,6 +18,7 @@ from compress.networks.hrnet import HRNet
 from compress.networks.lightweight_hrnet import LightweightHRNet, scaled_lightweight_hrnet
 from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.networks.lite_hrnet import LiteHRNet
+from compress.networks.litepose import LitePose
 from compress.networks.mobile_openpose import MobileOpenPose, MobileOpenPoseEfficientNet
 from compress.networks.mobilenet_v2 import MobileNetV2
 from compress.networks.mobilenet_v3 import MobileNetV3
@@ -45,6 +46,7 @@ FAMILIES: dict[str, type[Any]] = {
     "shufflenet_v2": ShuffleNetV2,
     "hourglass": StackedHourglass,
     "rtmpose": RTMPose,
+    "litepose": LitePose,
     "openpose": OpenPose,
     "lightweight_openpose": LightweightOpenPose,
     "mobile_openpose": MobileOpenPose,
@@ -99,6 +101,10 @@ NETWORKS: dict[str, Architecture] = {
     "rtmpose_s": RTMPose(),
     "rtmpose_m": RTMPose(depth=0.67, width=0.75),
     "rtmpose_l": RTMPose(depth=1.0, width=1.0),
+    "litepose_xs": LitePose(widths=(16, 32, 48, 80), deconvs=(16, 24, 24)),
+    "litepose_s": LitePose(),
+    "litepose_m": LitePose(widths=(24, 48, 72, 120), deconvs=(64, 40, 32)),
+    "litepose_l": LitePose(stem=24, widths=(24, 64, 96, 160), deconvs=(64, 40, 32)),
     "openpose": OpenPose(),
     "lightweight_openpose_0": LightweightOpenPose(refinements=0),
     "lightweight_openpose_1": LightweightOpenPose(refinements=1),

@@ -23,6 +23,7 @@ _OPENPOSE = "OpenPose, CVPR 2017"
 _LIGHTWEIGHT_OPENPOSE = "Lightweight OpenPose, 2018"
 _FAST = "Fast multi-person pose, 2021"
 _RTM = "RTMPose, 2023"
+_LITEPOSE = "Lite Pose, CVPR 2022"
 _RTM_DATA = "trained on AI Challenger and COCO"
 _DITE = "Dite-HRNet, IJCAI 2022"
 _EDITE = "EDite-HRNet"
@@ -43,7 +44,7 @@ class Published:
     paper: str
     params_m: float | None
     flops_g: float | None
-    convention: Literal["mac", "hrsum", "mmcv", "ts"]
+    convention: Literal["mac", "hrsum", "mmcv", "ts", "ptflops"]
     gib: bool
     ap: float | None
     mark: Literal["exact", "reconstruction", "reference only"]
@@ -584,6 +585,10 @@ PUBLISHED: tuple[Published, ...] = (
         "printed as pruned 2.01 times only: 1.68 M, 4.7 G, AP 41.6; so 3.38 M dense",
         keypoints=18,
     ),
+    Published("litepose_xs", (256, 256), _LITEPOSE, None, 1.2, "ptflops", False, 40.6, "exact"),
+    Published("litepose_s", (448, 448), _LITEPOSE, None, 5.0, "ptflops", False, 56.8, "exact"),
+    Published("litepose_m", (448, 448), _LITEPOSE, None, 7.8, "ptflops", False, 59.8, "exact"),
+    Published("litepose_l", (512, 512), _LITEPOSE, None, 13.8, "ptflops", False, 62.5, "exact"),
     Published("rtmpose_t", (256, 192), _RTM, 3.34, 0.36, "mmcv", False, 68.5, "exact", _RTM_DATA),
     Published("rtmpose_s", (256, 192), _RTM, 5.47, 0.68, "mmcv", False, 72.2, "exact", _RTM_DATA),
     Published("rtmpose_m", (256, 192), _RTM, 13.59, 1.93, "mmcv", False, 75.8, "exact", _RTM_DATA),

@@ -511,8 +511,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._alive.append(result)
 
     def _activations_product(self, one: Tensor, other: Tensor, result: Tensor) -> None:
-        """[..., C, n] · [..., n, 1]: a weighted sum over positions keeps the channels apart."""
+        """[..., C, n] · [..., n, 1]: a weighted sum over positions keeps the channels apart.
+
+        So does [..., m, n] · [..., n, C] where the weights are no channels, as in attention.
+        """
         a, b = self._numbers_of(one), self._numbers_of(other)
+        if not _listed(a) and not _varies(b, b.ndim - 2):
+            self._set(result, b.narrow(b.ndim - 2, 0, 1).expand(result.shape))
+            return
         self.channels.keep(_listed(b), "one value meets several channels")
         if not _varies(a, a.ndim - 1) and not _varies(b, b.ndim - 2):
             self._set(result, a.narrow(a.ndim - 1, 0, 1).expand(result.shape))

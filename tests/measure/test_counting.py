@@ -31,7 +31,7 @@ def test_one_convolution_is_the_formula() -> None:
     c = count(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()), (32, 16))
     outputs = 8 * 16 * 8
     macs, with_rest = 27 * outputs, 27 * outputs + outputs + 2 * outputs + outputs
-    assert c == Count(8 * 27 + 8 + 16, macs, macs, with_rest, with_rest, 8 * 27 + 8 + 16, ())
+    assert c == Count(8 * 27 + 8 + 16, macs, macs, with_rest, with_rest, with_rest, 8 * 27 + 8 + 16, ())
 
 
 def test_functional_work_is_counted() -> None:

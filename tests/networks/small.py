@@ -13,6 +13,7 @@ from compress.networks.hrnet import HRNet
 from compress.networks.lightweight_hrnet import LightweightHRNet
 from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.networks.lite_hrnet import LiteHRNet
+from compress.networks.litepose import LitePose
 from compress.networks.mobile_openpose import MobileOpenPose, MobileOpenPoseEfficientNet
 from compress.networks.mobilenet_v2 import MobileNetV2
 from compress.networks.mobilenet_v3 import MobileNetV3
@@ -44,6 +45,14 @@ SMALL: dict[str, Architecture] = {
     "mobilenet_v3": MobileNetV3(width=0.2, filters=(8, 8, 8)),
     "shufflenet_v2": ShuffleNetV2(width=0.1, filters=(8, 8, 8)),
     "hourglass": StackedHourglass(stacks=2, depth=2, width=16),
+    "litepose": LitePose(
+        stem=8,
+        widths=(8, 12, 12, 16),
+        blocks=(1, 2, 1, 1),
+        kernels=(3, 5, 7, 7),
+        expansions=(1, 2, 2, 2),
+        deconvs=(8, 6, 8),
+    ),
     "rtmpose": RTMPose(
         width=0.0625, widths=(128, 192, 256, 256), tokens=24, gate=32, key=16, kernels=(3, 5, 5, 7), input_hw=(64, 96)
     ),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from public_networks import FOLDER, errors, fill
 from torch import Tensor, nn
 
 from compress.artefacts.network import open_network
@@ -14,6 +13,8 @@ from compress.errors import NetworkError
 from compress.measure.counting import count, trace
 from compress.networks import network_named
 from compress.networks.rtmpose import GatedAttention, RTMPose, ScaleNorm
+from compress.pruning.structured import checked, prunable_channels
+from tests.networks.checkpoints.fixtures import WHOLE_NAMES, whole
 
 Floats = NDArray[np.float64]
 
@@ -106,14 +107,14 @@ def test_gated_attention_is_its_formula() -> None:
     np.testing.assert_allclose(unit(y).detach().numpy(), expected, rtol=1e-10)
 
 
-@pytest.mark.skipif(not FOLDER.is_dir(), reason="the public networks' outputs are not here")
+@pytest.mark.skipif(not WHOLE_NAMES, reason="COMPRESS_CHECKPOINTS names no folder of more fixtures")
 @pytest.mark.parametrize("name", ["mmpose_rtmpose_t_256x192", "mmpose_rtmpose_s_256x192"])
 def test_it_answers_what_the_public_network_answers(name: str) -> None:
-    network = named(name.removeprefix("mmpose_").removesuffix("_256x192")).build()
-    fill(network, name)  # by the same names
-    assert max(errors(network, name)) < 1e-5
+    network, fixture = named(name.removeprefix("mmpose_").removesuffix("_256x192")).build().eval(), whole(name)
+    network.load_state_dict(fixture.tensors)  # the names are the same
+    assert fixture.error(network) < 1e-5
     network.head.gau.gamma.data = network.head.gau.gamma.data.flip(0)  # type: ignore[union-attr]
-    assert max(errors(network, name)) > 1e-2
+    assert fixture.error(network) > 1e-2
 
 
 def test_only_the_last_stage_has_pyramid_pooling_and_no_additions() -> None:
@@ -156,3 +157,22 @@ def test_another_input_size_is_another_network() -> None:
 def test_choices_out_of_range_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(RTMPose(), **change)  # type: ignore[arg-type]
+
+
+def test_the_gate_of_the_attention_unit_is_prunable_and_the_rest_of_it_says_why_not() -> None:
+    architecture = RTMPose(width=0.0625, tokens=12, gate=10, key=6, input_hw=(64, 64))
+    network = architecture.build().eval()
+    channels = prunable_channels(network, (64, 64))
+    (unit,) = (group for group in channels.groups() if group.made_by[0] == "head.gau.uv.weight")
+    gates = [member for member in unit.members if member not in channels.kept]
+    assert len(gates) == 10  # of each gate its row of u and that of v together
+    assert {channels.kept[member] for member in unit.members if member in channels.kept} == {
+        "one value meets several channels"
+    }
+    reasons = channels.unprunable()
+    assert reasons["head.mlp.1.weight"] == "the operator mean mixes channels"  # ScaleNorm reads all of a token
+    assert reasons["head.cls_x.weight"].startswith("output 0")
+    smaller = checked(network, channels, gates[:4], (64, 64))
+    assert (smaller.head.gau.o.in_features, smaller.head.gau.uv.out_features) == (6, 18)  # type: ignore[union-attr]
+    attention = smaller.head.gau  # type: ignore[union-attr]
+    assert attention.gamma.shape == (2, 6)  # type: ignore[union-attr]

@@ -54,7 +54,7 @@ from compress.measure.profiling import time_nodes
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.nas.space import Pick, Space, expand, read_space
 from compress.nas.space_table import covering
-from compress.networks import architecture_from_data, architecture_to_data
+from compress.networks import architecture_from_data, architecture_to_data, made_for
 from compress.progress import Progress
 from compress.recipe import DEFAULT_HW, LatencyRecipe, find, shipped_folder
 
@@ -244,7 +244,7 @@ def candidates(sources: Sequence[str], recipe: LatencyRecipe, count: int, seed: 
     """`count` random candidates of every space, and the networks themselves."""
     found = []
     for source in sources:
-        space = space_named(source)
+        space = space_named(source, recipe)
         if space is None:
             found.append(_network(source, recipe))
             continue
@@ -254,8 +254,8 @@ def candidates(sources: Sequence[str], recipe: LatencyRecipe, count: int, seed: 
     return found
 
 
-def space_named(source: str) -> Space | None:
-    """The search space of that file or shipped name; None if it names no space."""
+def space_named(source: str, recipe: LatencyRecipe) -> Space | None:
+    """The search space of that file or shipped name, for the recipe's input size; None if it names no space."""
     if (
         Path(source).suffix not in (".yaml", ".yml")
         and not (shipped_folder("search_spaces") / f"{source}.yaml").is_file()
@@ -263,7 +263,8 @@ def space_named(source: str) -> Space | None:
         return None
     file = read_space(find(source, "search_spaces", SpaceError))
     place = f"{file.path}: fixed"
-    return expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
+    base = architecture_from_data({"family": file.family, **file.fixed}, place)
+    return expand(file, architecture_to_data(made_for(base, recipe.input_hw or DEFAULT_HW)))
 
 
 def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
@@ -272,7 +273,7 @@ def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress:
     return [
         _of_space(f"{Path(source).stem}-cover-{number}", space, pick, recipe)
         for source in sources
-        if (space := space_named(source)) is not None
+        if (space := space_named(source, recipe)) is not None
         for number, pick in enumerate(covering(space, recipe.input_hw or DEFAULT_HW, recipe.seed, progress, runtime))
     ]
 

@@ -19,7 +19,7 @@ from compress.files import append_line
 from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
-from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named
+from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named, made_for
 from compress.networks.architecture import check_input
 from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches import approach_of, estimator_for, objective_for
@@ -165,7 +165,8 @@ def read_search_space(recipe: SearchRecipe, start: Network | None = None) -> Spa
         return space_around(start, file)
     family_named(file.family, f"{path}: family")
     place = f"{path}: fixed"
-    space = expand(file, architecture_to_data(architecture_from_data({"family": file.family, **file.fixed}, place)))
+    base = architecture_from_data({"family": file.family, **file.fixed}, place)
+    space = expand(file, architecture_to_data(made_for(base, recipe.input_hw, "recipe: input_hw")))
     smallest = architecture_from_data(space.apply(space.smallest), f"{path}: choices")
     for choice, values in space.architectures.choices.items():
         for value in values:
