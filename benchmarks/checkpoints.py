@@ -69,7 +69,7 @@ def show_w32(folder: Path, size: str) -> None:
     print("imported", imported["found"])
     pruned: dict = run("prune", str(folder / "imported"), "--ratio", "0.3", *few, "--run", str(folder / "pruned"))  # type: ignore[type-arg]
     print("pruned", pruned["pruned"]["params"], pruned["pruned"]["macs"], pruned["pruned"]["exports"])
-    exact = ("--rule", "fold_batch_norm", "--set", "rewriting.sites=[backbone.stem.*]", "--min-gain", "-1")
+    exact = ("--rule", "fold_batch_norm", "--set", "rewriting.sites=[backbone.stem.*]", "--min-gain", "0")
     rewritten: dict = run("rewrite", str(folder / "pruned"), *exact, *few, "--run", str(folder / "rewritten"))  # type: ignore[type-arg]
     print("rewritten", rewritten["rewritten"] and rewritten["rewritten"]["edits"])
     last = folder / ("rewritten" if rewritten["rewritten"] else "pruned")
