@@ -64,7 +64,7 @@ def show_w32(folder: Path, size: str) -> None:
     fixture = own(FIXTURE)
     folder.mkdir(parents=True, exist_ok=True)
     file = fixture.write(folder / f"{FIXTURE}.pth", fixture.tensors)
-    few = ("--set", "rounds=3", "--set", "parity_pictures=1", "--set", "exports=[onnxruntime, ncnn]")
+    few = ("--set", "rounds=3", "--set", "parity_pictures=1", "--set", "targets=[onnxruntime, ncnn]")
     imported = run("import", str(file), "--input-hw", size, "--run", str(folder / "imported"))
     print("imported", imported["found"])
     pruned: dict = run("prune", str(folder / "imported"), "--ratio", "0.3", *few, "--run", str(folder / "pruned"))  # type: ignore[type-arg]

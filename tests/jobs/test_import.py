@@ -143,7 +143,7 @@ def test_what_a_network_learns_and_is_scored_from_is_normalised_as_it_was_traine
 def test_pruning_keeps_what_belongs_to_the_checkpoint(file: Path, tmp_path: Path) -> None:
     done = command(
         "prune", file, "--ratio", "0.3", "--run", tmp_path / "run",
-        "--set", "rounds=3", "--set", "exports=[onnxruntime]",
+        "--set", "rounds=3", "--set", "targets=[onnxruntime]",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     pruned = load_artefact(tmp_path / "run")
