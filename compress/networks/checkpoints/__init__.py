@@ -2,7 +2,7 @@
 
 container.py   what a file holds; nothing in it is run
 table.py       how one project's names become ours
-hrnet.py, lite_hrnet.py, classifiers.py, part_affinity.py, hourglass.py, rtmpose.py: one table per project and family
+hrnet.py to litepose.py: one table per project and family
 recognise.py   which architecture tensors are of
 here           all of it: a file to an architecture with weights, or an error that says what does not fit
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress.errors import NetworkError
 from compress.networks import NETWORKS, Architecture
-from compress.networks.checkpoints import classifiers, hourglass, hrnet, lite_hrnet, part_affinity, rtmpose
+from compress.networks.checkpoints import classifiers, hourglass, hrnet, lite_hrnet, litepose, part_affinity, rtmpose
 from compress.networks.checkpoints.container import Container, read_container
 from compress.networks.checkpoints.recognise import recognised
 from compress.networks.checkpoints.table import Renamed, Source
@@ -33,6 +33,7 @@ SOURCES: tuple[Source, ...] = (
     *part_affinity.SOURCES,
     *hourglass.SOURCES,
     *rtmpose.SOURCES,
+    *litepose.SOURCES,
 )
 
 UNMATCHED = (

@@ -15,6 +15,7 @@ from compress.networks.hourglass import StackedHourglass
 from compress.networks.hrnet import HRNet
 from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.networks.lite_hrnet import LiteHRNet
+from compress.networks.litepose import LitePose
 from compress.networks.mobilenet_v2 import MobileNetV2
 from compress.networks.openpose import OpenPose
 from compress.networks.rtmpose import RTMPose
@@ -152,6 +153,28 @@ def _rtmpose(shapes: Shapes) -> RTMPose:
     )
 
 
+def _litepose(shapes: Shapes) -> LitePose:
+    stages = [f"backbone.stages.{stage}" for stage in range(4)]
+    widths = [shapes[f"{stage}.0.project.conv.weight"][0] for stage in stages]
+    blocks = [_count(shapes, f"{stage}.#.") for stage in stages]
+    kernels = [shapes[f"{stage}.0.depthwise.conv.weight"][2] for stage in stages]
+    expanded = [shapes[f"{stage}.0.expand.conv.weight"] for stage in stages]
+    expansions = [outputs // inputs for outputs, inputs, *_ in expanded]
+    return LitePose(
+        stem=shapes["backbone.stem.2.conv.weight"][0],
+        widths=(widths[0], widths[1], widths[2], widths[3]),
+        blocks=(blocks[0], blocks[1], blocks[2], blocks[3]),
+        kernels=(kernels[0], kernels[1], kernels[2], kernels[3]),
+        expansions=(expansions[0], expansions[1], expansions[2], expansions[3]),
+        deconvs=(
+            shapes["head.deconvs.0.weight"][1],
+            shapes["head.deconvs.1.weight"][1],
+            shapes["head.deconvs.2.weight"][1],
+        ),
+        keypoints=shapes["head.maps.1.1.weight"][0],
+    )
+
+
 FAMILIES: dict[str, Callable[[Shapes], Architecture]] = {
     "hrnet": _hrnet,
     "higher_hrnet": _higher_hrnet,
@@ -164,6 +187,7 @@ FAMILIES: dict[str, Callable[[Shapes], Architecture]] = {
     "openpose": _openpose,
     "hourglass": _hourglass,
     "rtmpose": _rtmpose,
+    "litepose": _litepose,
 }
 
 
