@@ -69,6 +69,10 @@ def recipe_reference() -> str:
     for model in RECIPES:
         schema = _schema(model)
         sections |= schema.get("$defs", {})
+        for name in list(sections):  # of a section that extends another one, that one too
+            parent = getattr(recipe, name, object).__mro__[1]
+            if issubclass(parent, recipe.Settings) and parent is not recipe.Settings:
+                sections.setdefault(parent.__name__, _schema(parent))
         command = schema["properties"]["job"]["const"]
         parts.append(f"## compress {command}\n\n{_docstring(schema)}\n\n{_table(schema['properties'], sections)}")
     parts.append("## Sections")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -105,6 +105,15 @@ class BenchTimes:
     times_ms: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class BenchRow:
+    """A kernel in the engine's own program. model: its models' name. copies: few and many. kernel: its key."""
+
+    model: str
+    copies: tuple[int, int]
+    kernel: str
+
+
 class KernelBench(Protocol):
     """The engine's own program for a device without Python, which times models of one kernel each."""
 
@@ -113,13 +122,11 @@ class KernelBench(Protocol):
         """Its name."""
         ...
 
-    def write(self, kernels: Iterable[Kernel], folder: Path) -> list[dict[str, Any]]:
+    def write(self, kernels: Iterable[Kernel], folder: Path) -> tuple[BenchRow, ...]:
         """Writes the models and a script that times them all into a new folder; what `read` needs, as plain data."""
         ...
 
-    def read(
-        self, output: Path, rows: Sequence[Mapping[str, Any]], kernels: Mapping[str, Kernel]
-    ) -> tuple[BenchTimes, ...]:
+    def read(self, output: Path, rows: Sequence[BenchRow], kernels: Mapping[str, Kernel]) -> tuple[BenchTimes, ...]:
         """Milliseconds of each kernel from what the script printed, of every number of threads.
 
         rows: what `write` gave. kernels: by their keys.

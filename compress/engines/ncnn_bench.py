@@ -7,11 +7,10 @@ the others. It does not print which; the script that runs it asks the device.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from compress.engines.engine import BenchTimes, KernelBench
+from compress.engines.engine import BenchRow, BenchTimes, KernelBench
 from compress.engines.kernel import Kernel
 from compress.engines.ncnn_kernels import replicate
 from compress.errors import TableError
@@ -33,8 +32,8 @@ class Benchncnn(KernelBench):
 
     program = "benchncnn"
 
-    def write(self, kernels: Iterable[Kernel], folder: Path) -> list[dict[str, Any]]:
-        """The models, and `bench.sh [THREADS ...]`. Rows: model, copies (few, many), kernel (its key)."""
+    def write(self, kernels: Iterable[Kernel], folder: Path) -> tuple[BenchRow, ...]:
+        """The models, and `bench.sh [THREADS ...]`."""
         folder.mkdir(parents=True)
         rows, lines = [], []
         for number, kernel in enumerate(sorted(kernels)):
@@ -47,15 +46,13 @@ class Benchncnn(KernelBench):
                 replicate(kernel, copies, param)
                 param.with_suffix(".bin").unlink()  # benchncnn makes its own weights
                 lines.append(f"./benchncnn 20 $threads 0 -1 0 param={param.name} shape={written}")
-            rows.append({"model": f"u{number}", "copies": [1, 1 + more], "kernel": kernel.key})
+            rows.append(BenchRow(f"u{number}", (1, 1 + more), kernel.key))
         head = ["#!/bin/sh", "# Beside benchncnn on the device, with the numbers of threads that tables are wanted of:"]
         head += ["#     sh bench.sh 1 2 4 > benchncnn.txt 2>&1", _PRECISION, "for threads in ${@:-1}", "do"]
         write_text(folder / "bench.sh", "\n".join([*head, *lines, "done"]) + "\n")
-        return rows
+        return tuple(rows)
 
-    def read(
-        self, output: Path, rows: Sequence[Mapping[str, Any]], kernels: Mapping[str, Kernel]
-    ) -> tuple[BenchTimes, ...]:
+    def read(self, output: Path, rows: Sequence[BenchRow], kernels: Mapping[str, Kernel]) -> tuple[BenchTimes, ...]:
         """0 where one copy more took no longer, and for splits, which copy nothing."""
         if not output.is_file():
             raise TableError(
@@ -103,17 +100,17 @@ def _check(settings: Mapping[str, str], output: Path) -> None:
 
 
 def _of_one_copy(
-    least_ms: Mapping[str, float], rows: Sequence[Mapping[str, Any]], kernels: Mapping[str, Kernel], output: Path
+    least_ms: Mapping[str, float], rows: Sequence[BenchRow], kernels: Mapping[str, Kernel], output: Path
 ) -> dict[str, float]:
     found: dict[str, float] = {}
     for row in rows:
-        few, many = row["copies"]
+        few, many = row.copies
         try:
-            first, second = (least_ms[f"{row['model']}x{copies}"] for copies in (few, many))
+            first, second = (least_ms[f"{row.model}x{copies}"] for copies in (few, many))
         except KeyError as error:
             raise TableError(
                 "benchncnn did not time every model", place=str(output), value=error.args[0], remedy="run it again"
             ) from None
-        splits = kernels[row["kernel"]].operator == "Split"
-        found[row["kernel"]] = 0.0 if splits else max(0.0, (second - first) / (many - few))
+        splits = kernels[row.kernel].operator == "Split"
+        found[row.kernel] = 0.0 if splits else max(0.0, (second - first) / (many - few))
     return found

@@ -111,6 +111,10 @@ class OpenVino(Engine):
         return _OpenVinoProfiler(Path(path), _settings(threads, self.precision))
 
 
+Setting = str | int | bool
+"""Of OpenVINO's."""
+
+
 class _Runner:
     def __init__(self, model: Any) -> None:
         self.model, self.request = model, model.create_infer_request()
@@ -128,7 +132,7 @@ class _OpenVinoProfiler:
     tenths of a second, and the passes after the first STARTING all get their mean, known to about one microsecond.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Setting]) -> None:
         self._path, self._settings, self._profiled = path, settings, {**settings, "PERF_COUNT": True}
         self._first = _compiled(path, self._profiled)
         self._timed = _Runner(self._first)
@@ -240,7 +244,7 @@ def _dtype(port: Any) -> str:
     return str(np.dtype(port.get_element_type().to_dtype()))
 
 
-def _settings(threads: int, precision: str) -> dict[str, Any]:
+def _settings(threads: int, precision: str) -> dict[str, Setting]:
     """One picture at a time. Threads are not bound to cores: two programs would be bound to the same ones."""
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -251,7 +255,7 @@ def _settings(threads: int, precision: str) -> dict[str, Any]:
     }
 
 
-def _compiled(path: Path, settings: Mapping[str, Any]) -> Any:
+def _compiled(path: Path, settings: Mapping[str, Setting]) -> Any:
     """The model of the file with these settings."""
     for file in (Path(path), Path(path).with_suffix(".bin")):
         if not file.is_file():

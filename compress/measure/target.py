@@ -99,7 +99,7 @@ def parse(given: Any) -> Target:
     if isinstance(given, Target):
         return given
     if isinstance(given, str):
-        given = _options(given)
+        given = dict(_options(given))
     if not isinstance(given, dict):
         if not callable(getattr(given, "export", None)):
             raise ValueError(f"a target is ENGINE[:KEY=VALUE,...][@TABLE], not {given!r}")
@@ -118,7 +118,7 @@ def parse(given: Any) -> Target:
     return Target(**values)
 
 
-def _options(text: str) -> dict[str, Any]:
+def _options(text: str) -> dict[str, str]:
     """Of `ENGINE[:KEY=VALUE,...][@TABLE]`.
 
     An engine may be `package.module:attribute`, for options have an equals sign, or end in `@1`, which is no file.
@@ -127,7 +127,7 @@ def _options(text: str) -> dict[str, Any]:
     if table.isdecimal():
         rest, at, table = text, "", ""
     engine, _, options = rest.rpartition(":") if "=" in rest.rpartition(":")[2] else (rest, "", "")
-    found: dict[str, Any] = {"engine": engine}
+    found = {"engine": engine}
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if not equals or not value:

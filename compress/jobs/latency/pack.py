@@ -24,7 +24,7 @@ from compress.artefacts.network import open_network
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.results import PackedFolder, UnpackedTable
 from compress.engines import Engine, engine, packed_run
-from compress.engines.engine import Profile, description_of
+from compress.engines.engine import BenchRow, Profile, description_of
 from compress.engines.onnxruntime_kernels import kernels_of_graph
 from compress.errors import TableError
 from compress.files import write_json
@@ -78,7 +78,7 @@ class Manifest:
     reference: PackedNetwork
     networks: tuple[PackedNetwork, ...]
     kernels: int
-    bench: list[dict[str, Any]] | None
+    bench: tuple[BenchRow, ...] | None
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def write_manifest(
     fingerprint: str,
     networks: Sequence[PackedNetwork],
     kernels: int = 0,
-    bench: list[dict[str, Any]] | None = None,
+    bench: tuple[BenchRow, ...] | None = None,
 ) -> None:
     """Writes manifest.json, run.py and the reference network. See Manifest."""
     runtime = engine(target.engine)
