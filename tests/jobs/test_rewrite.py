@@ -312,6 +312,9 @@ def test_nothing_is_taken_beyond_the_limits(artefact: str, tmp_path: Path) -> No
     assert read_results(tmp_path / "run" / "results.json", "rewrite", RewriteResult) == result
     write_rewritten(result, tmp_path)
     print_rewritten(result)
+    left, given = load_artefact(tmp_path / "run"), load_artefact(Path(artefact))  # for the next command
+    assert (left.edits, left.metadata.provenance) == (given.edits, given.metadata.provenance)
+    assert all(torch.equal(left.module.state_dict()[name], one) for name, one in given.module.state_dict().items())
 
 
 def test_a_rule_without_a_site_says_so(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ Read `rewrite` from top to bottom: that is the order things happen in. What can 
 which of it is, by gain and loss, in `decision`.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from compress.artefacts.artefact import save_artefact
 from compress.artefacts.network import Named, learning_of, open_network
 from compress.artefacts.results import Decision, DepthChange, RewriteResult, write_results
 from compress.artefacts.run import open_run
@@ -39,7 +41,7 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
     too.
 
     Raises a CompressError before any work if the recipe, the network or the data cannot be used. Without a site, or
-    where no replacement pays, the result says so and there is nothing to export: `rewritten` is None.
+    where no replacement pays, the result says so: `rewritten` is None, and the folder holds the given network.
     """
     check_names(recipe)
     original = open_network(named, recipe.input_hw, seed=recipe.seed, codec=recipe.codec)
@@ -71,6 +73,10 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
             edits = (*original.edits, *rewrites_of(taken))
             rewritten = finish_changed(task, "rewritten", network, original.architecture, edits, PROVENANCE)
             given, rewritten, speed_up = measure_both(task, given, rewritten, reference_ms)
+        else:  # so that the run is a NETWORK for the next command, whatever was found
+            metadata = replace(original.metadata, origin=original.name)
+            save_artefact(run.folder, original.architecture, original.module, metadata, original.edits)
+            progress.say("no replacement pays: the run folder holds the network as it was given")
         result = RewriteResult(
             network=original.name,
             input_hw=original.input_hw,
