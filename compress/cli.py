@@ -305,11 +305,16 @@ def train(
 def prune(
     network: NetworkArgument,
     ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of the channels (or weights) to remove, 0..1.", show_default="the recipe's goal"),
+        str | None,
+        typer.Option(
+            metavar="R",
+            help="Share of the channels or weights to remove: 0.5 or 50%.",
+            show_default="the recipe's goal",
+        ),
     ] = None,
     macs: Annotated[
-        float | None, typer.Option(help="Share of the multiply-adds to keep, 0..1.", show_default="the recipe's goal")
+        str | None,
+        typer.Option(metavar="R", help="Share of multiply-adds to keep: 0.5 or 50%.", show_default="the recipe's goal"),
     ] = None,
     latency: Annotated[
         str | None,

@@ -666,18 +666,23 @@ class LatencyRecipe(Settings):
     )
 
 
+def _from_percent(given: Any) -> Any:
+    """`50%` as 0.5."""
+    try:
+        return float(given[:-1]) / 100 if isinstance(given, str) and given.endswith("%") else given
+    except ValueError:
+        raise ValueError(f"a share is written 0.5 or 50%, not {given!r}") from None
+
+
+Part = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_from_percent)]
+
+
 class Pruning(Settings):
     """What is pruned, and how much of it. At most one of `ratio`, `macs`, `latency`, `latency_ms` is given."""
 
-    ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Goal: share of the channels (or weights) that is removed."
-    )
-    macs: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Goal: share of the multiply-adds that remains."
-    )
-    latency: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Goal: share of the measured latency that remains."
-    )
+    ratio: Part | None = Field(default=None, description="Goal: share of the channels (or weights) that is removed.")
+    macs: Part | None = Field(default=None, description="Goal: share of the multiply-adds that remains.")
+    latency: Part | None = Field(default=None, description="Goal: share of the measured latency that remains.")
     latency_ms: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Goal: measured latency in milliseconds."
     )

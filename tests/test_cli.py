@@ -138,7 +138,7 @@ def test_mistakes_are_json_where_json_is_asked_for(artefact: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("prune hrnet_w32 --macs 50%", ["'--macs'", "see `", "compress prune --help`"]),
+        ("rewrite hrnet_w32 --min-gain much", ["'--min-gain'", "see `", "compress rewrite --help`"]),
         ("prune hrnet_w32 --bogus", ["--bogus", "compress prune --help`"]),
         ("prune", ["NETWORK", "compress prune --help`"]),
         ("purne hrnet_w32", ["purne", "prune", "compress --help`"]),
@@ -163,6 +163,8 @@ def test_no_command_shows_the_help() -> None:
     ("arguments", "parts"),
     [
         (["--ratio", "1.5"], ["error: --ratio: ", "1.5"]),
+        (["--ratio", "150%"], ["error: --ratio: ", "less than 1"]),
+        (["--macs", "half%"], ["error: --macs: ", "0.5 or 50%"]),
         (["--ratio", "0.5", "--macs", "0.5"], ["error: --ratio, --macs: ", "one goal"]),
         (["--ratio", "0.5", "--set", "pruning.macs=0.5"], ["error: --ratio, --set pruning.macs: ", "one goal"]),
         (["--latency", "1e3%"], ["error: --latency: ", "less than 1"]),

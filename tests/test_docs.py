@@ -48,6 +48,7 @@ AS_SHOWN = (
     "compress export runs/hrnet --normalisation inside",
     "compress rewrite --list",
     "compress networks",
+    "compress targets",
     "compress profile dir_bhrnet_32",
     "compress profile runs/openpose",
     "compress profile my_package.my_net:build --set input_hw=[256,192]",
@@ -97,7 +98,7 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "compress latency build runs/openpose --target ncnn": SMALL_TABLE,
     "compress latency show runs/openpose --target ncnn": SMALL_TABLE,
     "compress latency check runs/openpose --target ncnn": SMALL_TABLE,
-    "compress latency pack runs/openpose --out packed": SMALL_TABLE,
+    "compress latency pack runs/openpose --target ncnn --for prune --out packed": SMALL_TABLE,
 }
 """Command → `--set`s that make it small."""
 
@@ -115,6 +116,11 @@ NOT_RUN: dict[str, str] = {
     "compress search bhrnet_coco --set data.disk.folder=/path/to/coco": "COCO, and a GPU",
     "compress predict runs/openpose --data coco:/path/to/coco --format coco --out results": "COCO",
     "compress latency unpack packed": "the results of another device",
+    "compress prune runs/openpose --latency 60% --allocate latency --target ncnn@tables/phone.json --run runs/phone": (
+        "the table of another device; tests/jobs/test_measure.py runs the round trip"
+    ),
+    "compress measure pack runs/phone --out packed_result": "such a run",
+    "compress measure unpack runs/phone packed_result": "the results of another device",
     "compress prune hrnet_w32@pose_hrnet_w32_256x192.pth --macs 50%": "a public checkpoint",
     "compress train simple_baseline_r50 --recipe train_simple_baseline --set training.backbone=resnet50.pth": (
         "a public checkpoint"

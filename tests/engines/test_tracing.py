@@ -13,6 +13,7 @@ from compress.engines import ENGINES, check_parity
 from compress.engines.engine import Engine
 from compress.engines.tracing import check_traceable
 from compress.errors import EngineError
+from compress.networks import made_for
 from tests.networks.small import SMALL
 
 HW = (32, 48)
@@ -117,5 +118,5 @@ def test_scripted_control_flow_is_kept_by_torch() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_family_may_be_traced(name: str) -> None:
-    architecture = SMALL[name]
+    architecture = made_for(SMALL[name], (128, 128))
     assert check_traceable(architecture.build().eval(), (128, 128)) == len(architecture.output_strides)
