@@ -268,13 +268,19 @@ def measure(entry: dict[str, Any], passes: Passes, rounds: int, reference: Calla
     return {"name": entry["name"], "whole_ms": whole, "beside_ms": beside, "references_ms": references, **finish()}
 
 
+def cpuinfo_of(text: str) -> str:
+    """Of /proc/cpuinfo, the first core's lines that stay as they are: its clock's frequency does not."""
+    lines = text.split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if "mhz" not in line.lower() and "bogomips" not in line.lower())
+
+
 def facts(engine: str) -> dict[str, Any]:
     """Which engine on which device."""
     cpuinfo = Path("/proc/cpuinfo")
     return {
         "engine": engine,
         "version": version_of(engine),
-        "cpuinfo": cpuinfo.read_text(errors="replace").split("\n\n")[0] if cpuinfo.exists() else "",
+        "cpuinfo": cpuinfo_of(cpuinfo.read_text(errors="replace")) if cpuinfo.exists() else "",
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",

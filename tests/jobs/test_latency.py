@@ -21,7 +21,9 @@ from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.results import BuiltTable, PackedFolder
 from compress.cli import app
 from compress.engines import engine
+from compress.engines.engine import description_of
 from compress.engines.ncnn_kernels import replicate
+from compress.engines.packed_run import cpuinfo_of
 from compress.errors import TableError
 from compress.jobs.latency.latency import (
     accuracy,
@@ -31,6 +33,7 @@ from compress.jobs.latency.latency import (
     compare_files,
     covering_candidates,
     merge_files,
+    network_name,
     show,
 )
 from compress.jobs.latency.pack import DeviceTimes, NetworkTimes, TimedRun, pack, read_manifest, unpack
@@ -155,6 +158,39 @@ def test_check_takes_other_networks_than_the_scale_was_fitted_on(space: str) -> 
     first, second = (candidates(["bhrnet_small"], recipe(), 4, seed) for seed in (1, 2))
     sizes = [[sum(p.numel() for p in c.build().parameters()) for c in group] for group in (first, second)]
     assert not set(sizes[0]) & set(sizes[1])
+
+
+def test_networks_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Their files and times are kept by name: the second would take the place of the first."""
+    small = recipe(input_hw=[64, 64], purpose="rewrite")
+    chosen = candidates(["mobileposenet", "mobileposenet", "mobileposenet"], small, 1, 1)
+    assert [one.name for one in chosen] == ["mobileposenet", "mobileposenet-2", "mobileposenet-3"]
+    names = [
+        network_name(source) for source in ("mine.nets:first", "mine.nets:second", "runs/a", "hrnet_w32", "n.onnx")
+    ]
+    assert names == ["mine.nets-first", "mine.nets-second", "a", "hrnet_w32", "n"]
+    packed = pack([f"{__name__}:one", f"{__name__}:one"], small, tmp_path / "packed", Silent())
+    assert packed.networks == 2
+    assert len({network.file for network in read_manifest(tmp_path / "packed").networks}) == 2
+
+
+def one() -> nn.Module:
+    """A convolution that no rule replaces."""
+    return nn.Conv2d(3, 17, 1)
+
+
+def test_run_py_knows_the_device_again_whatever_the_clock_of_its_cpu() -> None:
+    """x86 and ARM; a killed run goes on where it was."""
+
+    def text(mhz: str) -> str:
+        core = f"processor: 0\nmodel name: A CPU\ncpu family: 25\ncpu MHz\t\t: {mhz}\nbogomips: {mhz}\nflags: fma avx2"
+        return f"{core}\n\n{core.replace('0', '1')}\n"
+
+    found = cpuinfo_of(text("2445.404"))
+    assert found == cpuinfo_of(text("3711.7")) == "processor: 0\nmodel name: A CPU\ncpu family: 25\nflags: fma avx2"
+    assert cpuinfo_of("processor: 0\nBogoMIPS: 108.00\nFeatures: fp asimd\n") == "processor: 0\nFeatures: fp asimd"
+    first, second = (description_of("ncnn", "1", given, "", 4, "Linux") for given in (found, text("2445.404")))
+    assert first == second
 
 
 def test_a_foreign_table_must_be_allowed_and_is_marked(space: str, path: Path) -> None:

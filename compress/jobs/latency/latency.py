@@ -8,8 +8,9 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from statistics import fmean, median
 
@@ -251,7 +252,19 @@ def candidates(sources: Sequence[str], recipe: LatencyRecipe, count: int, seed: 
         rng = random.Random(seed)
         picks = [space.sample(rng) for _ in range(count)]
         found += [_of_space(f"{Path(source).stem}-{n}", space, pick, recipe) for n, pick in enumerate(picks)]
-    return found
+    return distinct(found)
+
+
+def distinct(chosen: Sequence[Candidate]) -> list[Candidate]:
+    """The same, a number behind names that others before have: files and results are kept by name."""
+    taken: set[str] = set()
+    named = []
+    for candidate in chosen:
+        names = chain([candidate.name], (f"{candidate.name}-{number}" for number in count(2)))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        named.append(replace(candidate, name=name))
+    return named
 
 
 def space_named(source: str, recipe: LatencyRecipe) -> Space | None:
@@ -270,12 +283,13 @@ def space_named(source: str, recipe: LatencyRecipe) -> Space | None:
 def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress: Progress) -> list[Candidate]:
     """Of every space, few that together have its kernels several times."""
     runtime = runtime_of(recipe.target)
-    return [
+    found = [
         _of_space(f"{Path(source).stem}-cover-{number}", space, pick, recipe)
         for source in sources
         if (space := space_named(source, recipe)) is not None
         for number, pick in enumerate(covering(space, recipe.input_hw or DEFAULT_HW, recipe.seed, progress, runtime))
     ]
+    return distinct(found)
 
 
 def _of_space(name: str, space: Space, pick: Pick, recipe: LatencyRecipe) -> Candidate:
@@ -283,12 +297,18 @@ def _of_space(name: str, space: Space, pick: Pick, recipe: LatencyRecipe) -> Can
     return Candidate(name, recipe.input_hw or DEFAULT_HW, architecture.build)
 
 
+def network_name(source: str) -> str:
+    """What a network is called here: a file's or folder's name, or the function's with its module."""
+    name = Path(source).name
+    return name.replace(":", "-") if ":" in name else Path(name).stem
+
+
 def _network(source: str, recipe: LatencyRecipe) -> Candidate:
     """Random weights are made when they are needed: many networks fit no memory."""
     opened = open_network(source, recipe.input_hw, seed=recipe.seed, weights=False)
     random_weights = opened.metadata.provenance == RANDOM_WEIGHTS
-    name = Path(source).stem.replace(":", "-")
-    return Candidate(name, opened.input_hw, opened.architecture.build if random_weights else lambda: opened.module)
+    build = opened.architecture.build if random_weights else lambda: opened.module
+    return Candidate(network_name(source), opened.input_hw, build)
 
 
 # --- Measuring -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from compress.engines.engine import BenchRow, Profile, description_of
 from compress.engines.onnxruntime_kernels import kernels_of_graph
 from compress.errors import TableError
 from compress.files import write_json
-from compress.jobs.latency.latency import Candidate, candidates, covering_candidates
+from compress.jobs.latency.latency import Candidate, candidates, covering_candidates, distinct, network_name
 from compress.jobs.names import check_names
 from compress.measure.in_network import kernels_of_file
 from compress.measure.kept_tables import table_path
@@ -146,7 +146,7 @@ def pack(sources: Sequence[str], recipe: LatencyRecipe, folder: Path, progress: 
         chosen = [one for source in sources for one in changed_candidates(source, recipe, runtime)]
     packed, kernels = [], set()
     with progress.phase("exporting", len(chosen)) as phase:
-        for candidate in chosen:
+        for candidate in distinct(chosen):
             file = runtime.export(candidate.build(), candidate.input_hw, folder, candidate.name)[0]
             kernels |= set(kernels_of_file(runtime, file))
             packed.append(PackedNetwork(candidate.name, file.name, candidate.input_hw))
@@ -214,7 +214,7 @@ def changed_candidates(source: str, recipe: LatencyRecipe, runtime: Engine) -> l
     with each ratio of its weights zero. rewrite: with each rule applied everywhere.
     """
     opened = open_network(source, recipe.input_hw, seed=recipe.seed)
-    name, network, input_hw = Path(source).stem.replace(":", "-"), opened.module, opened.input_hw
+    name, network, input_hw = network_name(source), opened.module, opened.input_hw
     found: dict[str, Callable[[], nn.Module]] = {"given": lambda: network}
     if recipe.purpose == "rewrite":
         for rule in RULES:
