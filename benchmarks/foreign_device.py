@@ -1,6 +1,6 @@
 """Another kind of device, for real: packed here, timed there, decided here, and what was promised beside what was met.
 
-    python -m benchmarks.foreign_device [--phases device search prune rewrite] [--rounds 8] [--work runs/foreign_device]
+    python -m benchmarks.foreign_device [--phases device search prune rewrite] [--rounds 24] [--work runs/foreign_device]
         [--out reports/foreign_device]
 
 The device is an emulated aarch64: Debian's qemu-user runs Debian's Python and the aarch64 wheels of ncnn and numpy. It
@@ -316,7 +316,7 @@ def text(results: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phases", nargs="+", default=list(PHASES), choices=PHASES)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--work", type=Path, default=Path("runs/foreign_device"))
     parser.add_argument("--out", type=Path, default=Path("reports/foreign_device"))
     arguments = parser.parse_args()
