@@ -1,7 +1,7 @@
 """Another kind of device, for real: packed here, timed there, decided here, and what was promised beside what was met.
 
-    python -m benchmarks.foreign_device [--phases device search prune rewrite] [--rounds 24] [--work runs/foreign_device]
-        [--out reports/foreign_device]
+    python -m benchmarks.foreign_device [--phases device search prune rewrite] [--rounds 24]
+        [--work runs/foreign_device] [--out reports/foreign_device]
 
 The device is an emulated aarch64: Debian's qemu-user runs Debian's Python and the aarch64 wheels of ncnn and numpy. It
 needs `apt-get`, `dpkg` and `qemu-aarch64`; nothing is installed on the host. For each of a search, a pruning to 60 % of
