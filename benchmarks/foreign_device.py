@@ -1,13 +1,14 @@
 """Another kind of device, for real: packed here, timed there, decided here, and what was promised beside what was met.
 
     python -m benchmarks.foreign_device [--phases device search prune rewrite] [--rounds 24]
-        [--work runs/foreign_device] [--out reports/foreign_device]
+        [--met-rounds 12] [--once] [--work runs/foreign_device] [--out reports/foreign_device]
 
 The device is an emulated aarch64: Debian's qemu-user runs Debian's Python and the aarch64 wheels of ncnn and numpy. It
 needs `apt-get`, `dpkg` and `qemu-aarch64`; nothing is installed on the host. For each of a search, a pruning to 60 % of
 the latency and a rewriting: the kernels that the decision will need are packed and timed there, their table decides
-here, and the networks that result are packed and timed there, twice, for the noise. 64x64, random weights or a training
-of seconds: scores mean nothing here. What is done lies in WORK and is not done again; a killed run goes on there.
+here, and the networks that result are packed and timed there, twice for the noise (--once: not). 64x64, random weights
+or a training of seconds: scores mean nothing here. What is done lies in WORK and is not done again; a killed run goes on
+where it was.
 
 Times of an emulation are no device's: they show the round trip and how well a table predicts, and nothing about ARM.
 Its clock is the CPU time of the emulation, so that other programs on the host do not take from it.
@@ -206,7 +207,7 @@ def decide(purpose: str, table: Path, run: Path) -> None:
         compress.search(recipe=RECIPE, target=target, folder=run)
 
 
-def trip(purpose: str, device: Device, work: Path, rounds: int) -> Row:
+def trip(purpose: str, device: Device, work: Path, rounds: int, met_rounds: Sequence[int]) -> Row:
     """Packed, timed there, decided here, and its networks timed there: promised against met."""
     kept = work / f"{purpose}-result.json"
     if kept.exists():
@@ -217,8 +218,8 @@ def trip(purpose: str, device: Device, work: Path, rounds: int) -> Row:
     if not (folder / "manifest.json").exists():
         pack_run(run, folder)
     load = os.getloadavg()[0]
-    for again in (rounds, rounds + 4):  # the second is another run of the same networks
-        device.run(folder, again)
+    for number in met_rounds:  # another number is another run of the same networks
+        device.run(folder, number)
     _, _, found = unpack_run(run, folder)
     timed = load_table(table)
     row = {
@@ -237,9 +238,12 @@ def trip(purpose: str, device: Device, work: Path, rounds: int) -> Row:
     return row
 
 
-def repeats(folder: Path) -> list[float]:
-    """Of every network, the second run's time over the first's, less one; both over the reference's."""
-    first, second = read_times(folder, read_manifest(folder)).runs[:2]
+def repeats(folder: Path) -> Sequence[float | None]:
+    """Of every network, the second run's time over the first's, less one; both over the reference's. None: of one run."""
+    first, *others = read_times(folder, read_manifest(folder)).runs
+    if not others:
+        return [None] * len(first.networks)
+    second = others[0]
     return [
         _ratio(after.whole_ms, after.beside_ms) / _ratio(before.whole_ms, before.beside_ms) - 1
         for before, after in zip(first.networks, second.networks, strict=True)
@@ -257,12 +261,13 @@ def summary(rows: dict[str, Row]) -> Row:
     """Over all networks of all jobs."""
     networks = [one for row in rows.values() for one in row["networks"]]
     pairs = [(one["promised_ms"], one["met_ms"]) for one in networks]
+    again = [abs(one["again"]) for one in networks if one["again"] is not None]
     return {
         "networks": len(networks),
         "mean_error": fmean(abs(one["error"]) for one in networks),
         "worst_error": max(abs(one["error"]) for one in networks),
         "tau": float(kendalltau(*zip(*pairs, strict=True)).statistic),
-        "noise": fmean(abs(one["again"]) for one in networks),
+        "again": fmean(again) if again else None,
     }
 
 
@@ -274,14 +279,15 @@ def text(results: Row) -> str:
         "",
         "    python -m benchmarks.foreign_device",
         "",
-        f"{results['device']}; ncnn {results['ncnn']}, one thread, 64x64, {results['rounds']} timed passes of each "
-        f"network; host: {results['host']}. **Times of an emulation are no device's**: they are CPU time of the "
-        "emulation on the clock of a small convolution beside it. Random weights, or a training of seconds.",
+        f"{results['device']}; ncnn {results['ncnn']}, one thread, 64x64; {results['rounds']} timed passes of each packed "
+        f"network, {results['met_rounds']} of each that resulted. Host: {results['host']}. **Times of an emulation are no "
+        "device's**: they are CPU time of the emulation, on the clock of a small convolution beside it. Random weights, or "
+        "a training of seconds.",
         "",
         "| networks | mean error | worst | Kendall's tau | the same networks again |",
         "|---|---|---|---|---|",
         f"| {all_of['networks']} | {all_of['mean_error']:.1%} | {all_of['worst_error']:.1%} | {all_of['tau']:.2f} | "
-        f"{all_of['noise']:.1%} apart |",
+        f"{_share(all_of['again'], '.1%')} |",
         "",
         "Aims: a mean error of at most 10 %, tau of at least 0.9.",
     ]
@@ -300,7 +306,7 @@ def text(results: Row) -> str:
         ]
         for one in row["networks"]:
             ms = f"{one['promised_ms']:.1f} | {one['met_ms']:.1f}"
-            lines.append(f"| {one['name']} | {ms} | {one['error']:+.1%} | {one['again']:+.1%} |")
+            lines.append(f"| {one['name']} | {ms} | {one['error']:+.1%} | {_share(one['again'])} |")
         if row["goal"]:
             given, pruned = row["networks"]
             promised = pruned["promised_ms"] / given["promised_ms"]
@@ -313,21 +319,28 @@ def text(results: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _share(value: float | None, form: str = "+.1%") -> str:
+    return "–" if value is None else format(value, form)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phases", nargs="+", default=list(PHASES), choices=PHASES)
     parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--met-rounds", type=int, default=12, help="of the networks that result")
+    parser.add_argument("--once", action="store_true", help="time these once")
     parser.add_argument("--work", type=Path, default=Path("runs/foreign_device"))
     parser.add_argument("--out", type=Path, default=Path("reports/foreign_device"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work = arguments.work.resolve()
     device = Device(work / "device")
+    met_rounds = (arguments.met_rounds, arguments.met_rounds + 4)
     if "device" in arguments.phases:
         device.make()
     for purpose in SOURCES:
         if purpose in arguments.phases:
-            trip(purpose, device, work, arguments.rounds)
+            trip(purpose, device, work, arguments.rounds, met_rounds[: 2 - arguments.once])
     done = {name: work / f"{name}-result.json" for name in SOURCES}
     rows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in done.items() if file.exists()}
     if not rows:
@@ -337,6 +350,7 @@ def main() -> None:
         "ncnn": ncnn.__version__,
         "host": engine("ncnn").describe().device,
         "rounds": arguments.rounds,
+        "met_rounds": arguments.met_rounds,
         "jobs": rows,
         "summary": summary(rows),
     }
