@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -38,7 +38,7 @@ from torch import nn
 import compress
 from compress.engines import engine
 from compress.files import write_json, write_text
-from compress.jobs.latency.pack import pack, read_manifest, read_times, unpack
+from compress.jobs.latency.pack import pack, read_manifest, read_times, unpack, whole_of
 from compress.jobs.measure import pack_run, unpack_run
 from compress.measure.latency_table import load_table
 from compress.networks.dir_bhrnet import DirBHRNet
@@ -269,13 +269,9 @@ def repeats(folder: Path) -> Sequence[float | None]:
         return [None] * len(first.networks)
     second = others[0]
     return [
-        _ratio(after.whole_ms, after.beside_ms) / _ratio(before.whole_ms, before.beside_ms) - 1
+        whole_of(after).ratio / whole_of(before).ratio - 1
         for before, after in zip(first.networks, second.networks, strict=True)
     ]
-
-
-def _ratio(whole_ms: Sequence[float], beside_ms: Sequence[float]) -> float:
-    return median(ms / beside for ms, beside in zip(whole_ms, beside_ms, strict=True))
 
 
 # --- The page --------------------------------------------------------------------------------------------------------
