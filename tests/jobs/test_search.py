@@ -32,6 +32,7 @@ from compress.measure.timing import Timing
 from compress.pose.scoring import Score
 from compress.progress import Silent
 from compress.recipe import Budget, EvaluateRecipe, RecipeError, SearchRecipe, find, read_recipe
+from compress.report.page import write_report
 
 SMALL = [
     "data.synthetic.train=32",
@@ -548,3 +549,46 @@ def test_on_real_coco_pictures(tmp_path: Path) -> None:
     result = search(small_recipe(*overrides), tmp_path / "run", Silent())
     assert result.data == SearchedData("coco", train=38, search=8, val=46, people=122)
     assert all(one.score and 0 <= (one.score.value or 0.0) <= 1 for one in result.networks)
+
+
+def test_a_search_for_another_device_predicts_every_time(
+    undisturbed: tuple[Path, SearchResult], tmp_path: Path
+) -> None:
+    """Its table is this machine's, called otherwise. The second target is this machine, measured."""
+    table = json.loads((undisturbed[0] / "latency_table.json").read_text())
+    (tmp_path / "phone.json").write_text(json.dumps({**table, "device": "a phone", "threads": 8}))
+    targets = f"measurement.targets=['onnxruntime@{tmp_path / 'phone.json'}', onnxruntime]"
+    recipe = small_recipe(targets, "search.trials=3", "finalists.count=1", "supernet.epochs=1")
+    result = search(recipe, tmp_path / "run", Silent())
+    assert result.target.threads == 8
+    assert [one.table for one in result.run.targets] == [str(tmp_path / "phone.json"), None]
+    assert result.decoding is None
+    assert result.tables["onnxruntime@phone"].error is None
+    for network in result.networks:
+        promised = network.latency["onnxruntime@phone"]
+        assert (promised.provenance, promised) == ("predicted", network.predicted["onnxruntime@phone"])
+        assert network.latency["onnxruntime"].provenance == "measured"
+        assert result.prediction_error(network) is None
+        for evaluation in network.evaluations:
+            assert evaluation.decoding is None
+            assert evaluation.end_to_end is not None
+            assert evaluation.end_to_end.ms == pytest.approx(evaluation.passes * promised.ms)
+            assert evaluation.end_to_end.provenance == "predicted"
+    assert any("Nothing was measured on onnxruntime@phone" in caveat for caveat in result.caveats)
+    write_report(result, tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "predicted, nothing was measured there" in " ".join(page.split())
+    assert "finalist: predicted, short training" in page
+    assert "finalist: measured, short training" not in page
+    (tmp_path / "phone.json").unlink()  # the run has its own copy, and its record
+    assert read_results(tmp_path / "run" / "results.json", "search", SearchResult) == result
+
+
+def test_a_search_on_an_engine_that_is_timed_whole(tmp_path: Path) -> None:
+    recipe = small_recipe("measurement.targets=[torch]", "search.trials=2", "finalists.count=1", "supernet.epochs=1")
+    result = search(recipe, tmp_path / "run", Silent())
+    assert result.tables == {}
+    assert all(trial.cost.latency["torch"].provenance == "measured" for trial in result.trials)
+    assert all(list(network.latency) == ["torch"] for network in result.networks)
+    write_report(result, tmp_path / "run")
+    assert "each measured whole" in (tmp_path / "run" / "report.html").read_text()
