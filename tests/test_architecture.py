@@ -15,7 +15,7 @@ FLOORS = {
     "compress": 14,  # the API by its names; everybody may read its version
     "compress.errors": -1,
     "compress.extensions": 0,
-    "compress.normalisation": 0,
+    "compress.data.normalisation": 0,  # a record that networks and pose code share; it imports nothing
     "compress.files": 0,
     "compress.progress": 0,
     "compress.pose.codec": 1,  # a record that recipes name; it imports nothing of the rest of compress.pose

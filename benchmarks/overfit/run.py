@@ -27,13 +27,13 @@ from pycocotools import mask as coco_mask
 import compress
 from compress.data.coco import CocoPeople
 from compress.data.limbs import layout_for
+from compress.data.normalisation import IMAGENET
 from compress.data.sets import validation_set
 from compress.engines import engine
 from compress.files import write_json, write_text
 from compress.jobs.profile.decoding_costs import perfect_answers
 from compress.measure.counting import count
 from compress.networks import Architecture
-from compress.normalisation import IMAGENET
 from compress.pose.approaches import Setting, estimator_for
 from compress.pose.average_precision import oks_ap
 from compress.pose.decode.poses import coco_results

@@ -28,13 +28,13 @@ from compress.artefacts.metadata import (
     metadata_to_data,
 )
 from compress.data.keypoints import KeypointSet
+from compress.data.normalisation import Normalisation
 from compress.errors import ArtefactError, NetworkError, RecipeError, no_artefact
 from compress.files import read_yaml, write_bytes, write_text
 from compress.networks import Architecture, architecture_from_data, architecture_to_data
 from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, GivenModule
 from compress.networks.weights import check_finite, names_of_tied
-from compress.normalisation import Normalisation
 from compress.pose.codec import Codec
 from compress.pruning.structured import fit_shapes
 from compress.rewriting.functions import as_modules

@@ -7,8 +7,8 @@ from pydantic import ConfigDict, with_config
 
 from compress.artefacts.records import from_plain, to_plain
 from compress.data.keypoints import COCO_PERSON, KEYPOINT_SETS, KeypointSet
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.errors import ArtefactError
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec
 from compress.pose.scoring import Score
 from compress.recipe import Data

@@ -11,6 +11,7 @@ from torch import nn
 from compress.artefacts.artefact import Network, is_artefact, load_artefact, network_digest
 from compress.artefacts.checkpoint import open_checkpoint
 from compress.artefacts.metadata import OWN_WEIGHTS, RANDOM_WEIGHTS, Metadata
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.sets import Sets, data_of, picture_sets
 from compress.errors import DataError, NetworkError, unknown_network
 from compress.extensions import NETWORK_GROUP, offered
@@ -20,7 +21,6 @@ from compress.networks.checkpoints import Found
 from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
 from compress.networks.published import published_hw
 from compress.networks.weights import check_memory
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches import check_joints, estimator_for, objective_for
 from compress.pose.codec import Codec
 from compress.pose.estimator import LabelledBoxes, PoseEstimator

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.shown import Shown
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.engines import Availability
 from compress.engines.export import Export
 from compress.errors import RunError
@@ -22,7 +23,6 @@ from compress.measure.cross_check import CrossCheck
 from compress.measure.latency import Latency
 from compress.measure.latency_table import Identity, Prediction, Scale
 from compress.networks.checkpoints import Found
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec
 from compress.pose.scoring import Score
 from compress.pruning.sensitivity import Point

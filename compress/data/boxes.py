@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.data.keypoints import KeypointSet
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, Picture, PictureSet
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Matrix, flip, mirrors, move_all_keypoints, turned_about, warp
 from compress.errors import DataError
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec, Crop
 
 Box = Sequence[float] | npt.NDArray[np.floating]

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import PictureSet
 from compress.data.samples import Samples
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.errors import DataError
-from compress.normalisation import IMAGENET, Normalisation
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, Mask, Picture, PictureSet
 from compress.data.transforms import Augmentation, Matrix, augment_matrix, flip, mirrors, move_keypoints, warp
-from compress.normalisation import IMAGENET, Normalisation
 
 MAX_PEOPLE = 30  # HigherHRNet, cfg.DATASET.MAX_NUM_PEOPLE
 

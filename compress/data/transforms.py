@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, Picture
-from compress.normalisation import IMAGENET, Normalisation
 
 Matrix = npt.NDArray[np.float64]
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.data.loader import eval_batches
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import PictureSet
 from compress.data.transforms import renormalised
 from compress.engines import check_parity, engine
 from compress.engines.engine import Image
 from compress.errors import CompressError
 from compress.files import replaced_together
-from compress.normalisation import IMAGENET, Normalisation
 
 ForEngine = Callable[[nn.Module, str], nn.Module]
 """Network, engine's name → the same network in the form that this engine runs best."""

@@ -21,6 +21,7 @@ from compress.artefacts.network import Learning, Named, network_digest, open_net
 from compress.artefacts.results import TrainResult, write_results
 from compress.artefacts.run import Run, open_run
 from compress.data.keypoints import KeypointSet
+from compress.data.normalisation import Normalisation
 from compress.data.sets import Sets, notes_of, train_and_val
 from compress.errors import DataError, NetworkError, RecipeError
 from compress.jobs.finalise import Finalist, Tail, finish, recalibrate_tuned, run_record
@@ -30,7 +31,6 @@ from compress.networks.architecture import check_input
 from compress.networks.checkpoints import Checkpoint, read_checkpoint
 from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.networks.weights import check_memory
-from compress.normalisation import Normalisation
 from compress.pose.approaches import approach_of, estimator_for, objective_for
 from compress.pose.codec import Codec
 from compress.pose.distillation import FeatureDistillation, OtherInputs

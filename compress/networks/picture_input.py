@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress.normalisation import Normalisation
+from compress.data.normalisation import Normalisation
 
 BYTES = Normalisation((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
 """Of inputs that are a picture's bytes as they are, red first."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.data.normalisation import Normalisation
 from compress.data.transforms import renormalised
 from compress.errors import DataError, NetworkError
-from compress.normalisation import Normalisation
 
 
 def map_distillation(

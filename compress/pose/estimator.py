@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from compress.data.beside import beside
 from compress.data.detections import Detections, read_detections
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, Picture, PictureSet
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.engines.engine import one_torch_thread
 from compress.errors import NetworkError
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.decode.poses import Poses
 
 Maps = Sequence[Tensor]

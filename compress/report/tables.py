@@ -36,8 +36,8 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
         TargetsResult,
         TrainResult,
     )
+    from compress.data.normalisation import Normalisation
     from compress.measure.cross_check import CrossCheck
-    from compress.normalisation import Normalisation
     from compress.pose.scoring import Figure, Score
 
 _FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest

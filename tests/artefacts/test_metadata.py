@@ -10,9 +10,9 @@ import yaml
 from compress.artefacts.artefact import ARCHITECTURE, load_artefact, save_artefact
 from compress.artefacts.metadata import Imported, Metadata, metadata_from_data, metadata_to_data
 from compress.data.keypoints import COCO_PERSON, LSP
+from compress.data.normalisation import Normalisation
 from compress.errors import ArtefactError
 from compress.networks.mobile_openpose import MobileOpenPose
-from compress.normalisation import Normalisation
 from compress.pose.codec import codec_named
 from compress.pose.scoring import Score
 from compress.recipe import Data

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from compress.data.keypoints import COCO_PERSON
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.transforms import (
     NO_AUGMENTATION,
     Augmentation,
@@ -15,7 +16,6 @@ from compress.data.transforms import (
     renormalised,
     warp,
 )
-from compress.normalisation import IMAGENET, Normalisation
 
 
 def apply(matrix, x, y):

@@ -19,10 +19,10 @@ from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.artefacts.network import learning_of, open_network
 from compress.cli import app
 from compress.data.keypoints import CROWDPOSE, MPII
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.transforms import normalise, renormalised
 from compress.errors import DataError, NetworkError, RecipeError
 from compress.jobs.train import train_network
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import codec_named
 from compress.pose.distillation import OtherInputs
 from compress.progress import Silent

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.transforms import normalise
 from compress.networks.picture_input import BYTES, PictureInput
-from compress.normalisation import IMAGENET, Normalisation
 
 
 class Given(nn.Module):

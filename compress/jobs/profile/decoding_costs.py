@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from compress.artefacts.results import DecodingRow
 from compress.data.detections import Detections
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import PictureSet
 from compress.data.transforms import move_keypoints, normalise
 from compress.engines.engine import one_torch_thread
 from compress.measure.decoding import TARGET
 from compress.measure.latency import Latency
 from compress.networks import Architecture
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches import Setting, approach_of, estimator_for
 from compress.pose.codec import Codec
 from compress.pose.estimator import Boxes, DetectedBoxes, LabelledBoxes, Maps, NetworkInputs

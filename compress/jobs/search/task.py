@@ -13,6 +13,7 @@ from torch import Tensor
 from compress.artefacts.artefact import Network, load_artefact, network_digest
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.run import Run
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.sets import Sets
 from compress.errors import RecipeError, SpaceError, nearest
 from compress.files import append_line
@@ -21,7 +22,6 @@ from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named, made_for
 from compress.networks.architecture import check_input
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches import approach_of, estimator_for, objective_for
 from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
 from compress.pose.objective import Objective

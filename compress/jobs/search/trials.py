@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.results import Trial
 from compress.artefacts.run import Run
+from compress.data.normalisation import Normalisation
 from compress.data.samples import Sample, Samples
 from compress.errors import BudgetError, DivergedError
 from compress.files import append_line
@@ -34,7 +35,6 @@ from compress.nas.sampler import Costs, Sampler
 from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet, sandwich_step
-from compress.normalisation import Normalisation
 from compress.pose.scoring import Score, main_figure, score
 from compress.recipe import Budget
 from compress.training.loop import batch_count, distilled_step, train

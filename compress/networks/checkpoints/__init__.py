@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.data.normalisation import Normalisation
 from compress.errors import NetworkError
 from compress.networks import NETWORKS, Architecture
 from compress.networks.checkpoints import classifiers, hourglass, hrnet, lite_hrnet, litepose, part_affinity, rtmpose
@@ -23,7 +24,6 @@ from compress.networks.checkpoints.container import Container, read_container
 from compress.networks.checkpoints.recognise import recognised
 from compress.networks.checkpoints.table import Renamed, Source
 from compress.networks.published import published_hw
-from compress.normalisation import Normalisation
 from compress.pose.codec import Codec, codec_named
 
 SOURCES: tuple[Source, ...] = (

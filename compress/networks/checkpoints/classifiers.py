@@ -6,8 +6,8 @@ shufflenetv2.py), MMPretrain, whose names are MMPose's, and timm (resnet.py, who
 efficientnet.py for MobileNetV2).
 """
 
+from compress.data.normalisation import Normalisation
 from compress.networks.checkpoints.table import CONV_BN, Rename, Source, within
-from compress.normalisation import Normalisation
 from compress.pose.codec import codec_named
 
 _PREPROCESSOR = ("data_preprocessor.(?:mean|std)",)

@@ -3,8 +3,8 @@
 Every residual there has a 1x1 of its input, also where the width stays and nothing reads it.
 """
 
+from compress.data.normalisation import Normalisation
 from compress.networks.checkpoints.table import Rename, Source
-from compress.normalisation import Normalisation
 from compress.pose.codec import Codec
 
 

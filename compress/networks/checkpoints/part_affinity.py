@@ -7,9 +7,9 @@ Both OpenPoses have the weights of the authors' Caffe network. Hzzone's code has
 Caffe's network and ours have not: the maps are equal where they are positive.
 """
 
+from compress.data.normalisation import Normalisation
 from compress.networks.checkpoints.table import CONV_BN, Joined, Rename, Source, within
 from compress.networks.openpose import OpenPose
-from compress.normalisation import Normalisation
 from compress.pose.codec import Codec
 
 # (x - 128) / 256 of blue, green and red.

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.networks.architecture import Architecture
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec
 
 CONV_BN = ("conv", "bn")

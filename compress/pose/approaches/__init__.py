@@ -3,10 +3,10 @@
 from typing import Any
 
 from compress.data.keypoints import KeypointSet
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.errors import NetworkError, RecipeError
 from compress.extensions import Extensible
 from compress.networks import Architecture
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting
 from compress.pose.approaches.associative_embedding import AssociativeEmbedding
 from compress.pose.approaches.part_affinity import PartAffinity

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from compress.data.keypoints import KeypointSet
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats
 from compress.data.transforms import Augmentation
 from compress.networks import Architecture
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.codec import Codec
 from compress.pose.estimator import Boxes, PoseEstimator
 from compress.pose.objective import Objective, PoseLoss

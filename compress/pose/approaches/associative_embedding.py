@@ -13,12 +13,12 @@ from torch import Tensor
 
 from compress.data.keypoints import KeypointSet
 from compress.data.loader import Batch
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import MAX_PEOPLE, Sample, Samples, looked_at, moved_picture
 from compress.data.targets import gaussian_heatmaps, joint_locations
 from compress.data.transforms import Augmentation
 from compress.errors import DataError
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, limb_keys, loss_weights, picture_augmentation
 from compress.pose.codec import Codec
 from compress.pose.decode import associative_embedding

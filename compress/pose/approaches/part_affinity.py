@@ -14,12 +14,12 @@ from torch import Tensor
 from compress.data.keypoints import KeypointSet
 from compress.data.limbs import PartLayout, layout_for
 from compress.data.loader import Batch
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.part_affinity_targets import part_maps
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples, looked_at, moved_picture
 from compress.data.transforms import Augmentation
 from compress.errors import DataError
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, picture_augmentation
 from compress.pose.codec import Codec
 from compress.pose.decode import part_affinity

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from compress.data.boxes import PersonAugmentation, cut_out, labelled_persons, person_bins
 from compress.data.loader import Batch
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples
 from compress.errors import DataError
 from compress.networks import Architecture
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, limb_keys
 from compress.pose.approaches.top_down import TopDownEstimator, person_augmentation
 from compress.pose.codec import Codec

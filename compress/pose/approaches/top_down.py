@@ -24,10 +24,10 @@ from compress.data.boxes import (
 )
 from compress.data.keypoints import KeypointSet
 from compress.data.loader import Batch
+from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples
 from compress.data.transforms import warp, without_joints_outside
-from compress.normalisation import IMAGENET, Normalisation
 from compress.pose.approaches.approach import Approach, Setting, limb_keys, loss_weights
 from compress.pose.codec import Codec
 from compress.pose.decode import top_down
