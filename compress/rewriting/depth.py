@@ -259,5 +259,7 @@ FIXED_DEPTH: dict[str, str] = {
     "hourglass": "it grows by whole hourglasses, each of which adds an output",
     "dite_hrnet": "its blocks run several kernels side by side, which are no layers",
     "edite_hrnet": "its blocks run several kernels side by side, which are no layers",
+    "rtmpose": "its sizes are two factors of one plan, which its papers set together",
+    "litepose": _PLAN,
 }
 """Family → why it has no such trade."""

@@ -34,10 +34,13 @@ WITHOUT_RULES = {
     "lite_hrnet",
     "lite_hrnet_shuffle",
     "dite_hrnet",
+    "dite_hrnet_memory",
     "edite_hrnet",
     "edite_hrnet_dense",
     "edite_hrnet_unmixed",
     "lightweight_hrnet_exchange",
+    "rtmpose",
+    "rtmpose_deep",
 }
 SPACES = ("bhrnet_small", "openpose_depth", "efficienthrnet_mobile", "bhrnet")
 

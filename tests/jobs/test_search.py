@@ -200,7 +200,7 @@ def scored(*points: tuple[str, float, float]) -> list[Trial]:
         Trial(
             number,
             {"name": name},
-            Cost(1, 1, (), Latency(ms, "onnxruntime, 1 thread", "predicted")),
+            Cost(1, 1, (), {"onnxruntime": Latency(ms, "onnxruntime, 1 thread", "predicted")}),
             Score("AP", ap, None, "supernet", "synthetic", 6, {}),
         )
         for number, (name, ms, ap) in enumerate(points)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compress.engines import check_parity, engine
 from compress.errors import NetworkError
+from compress.networks import made_for
 from compress.networks.blocks import ChannelShuffle
 from compress.pruning.channels import Channels, follow_channels
 from compress.pruning.structured import (
@@ -48,9 +49,11 @@ def dead_by_hooks(network: nn.Module, channels: Channels, removed: set[int]) -> 
         if not use.made:
             alive = torch.tensor([float(channels.member_of(channel) not in removed) for channel in use.channels])
 
-            def stop(_: nn.Module, args: tuple[Tensor, ...], alive: Tensor = alive) -> tuple[Tensor, ...]:
-                every_group = alive.repeat(args[0].shape[1] // len(alive))
-                return (args[0] * every_group.view(1, -1, 1, 1), *args[1:])
+            def stop(layer: nn.Module, args: tuple[Tensor, ...], alive: Tensor = alive) -> tuple[Tensor, ...]:
+                along = args[0].ndim - 1 if isinstance(layer, nn.Linear) else 1
+                every_group = alive.repeat(args[0].shape[along] // len(alive))
+                shape = [-1 if place == along else 1 for place in range(args[0].ndim)]
+                return (args[0] * every_group.view(shape), *args[1:])
 
             copied.get_submodule(use.name.rpartition(".")[0]).register_forward_pre_hook(stop)
     return copied
@@ -70,7 +73,7 @@ def calibrated(network: nn.Module, channels: Channels, removed: set[int]) -> nn.
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_network_without_channels_is_the_masked_one(name: str) -> None:
-    network = random_weights(SMALL[name].build())
+    network = random_weights(made_for(SMALL[name], SIZE).build())
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     channels = follow_channels(network, SIZE)
     image = torch.randn(1, 3, *SIZE)
