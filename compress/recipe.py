@@ -19,7 +19,9 @@ from pydantic import (
     Field,
     PlainSerializer,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    WrapSerializer,
     model_validator,
 )
 
@@ -436,13 +438,19 @@ def _by_target(given: Any) -> Any:
     return {"": given}
 
 
+def _shortest(limits: Any, plain: SerializerFunctionWrapHandler) -> Any:
+    """One limit without a target's name, as it is written."""
+    written = plain(limits)
+    return written[""] if isinstance(written, dict) and list(written) == [""] else written
+
+
 _OF = "as a share of the costliest baseline's (`120%`) or of a named one's (`120% of hand_balance`), or"
 
 
 class Budget(Settings):
     """Upper limits for a candidate; null is no limit. Baselines are scored whatever they cost."""
 
-    latency: Annotated[dict[str, LatencyLimit], BeforeValidator(_by_target)] | None = Field(
+    latency: Annotated[dict[str, LatencyLimit], BeforeValidator(_by_target), WrapSerializer(_shortest)] | None = Field(
         default=None,
         description=f"Largest predicted latency of one pass, {_OF} absolute (`2.5 ms`). One value is for the first "
         "target; a mapping has one for each target by its name, such as `{onnxruntime: 120%, ncnn: 3 ms}`.",

@@ -14,6 +14,7 @@ gives the middle of `pixels` again; a detector's have not.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -183,6 +184,37 @@ def cut_out(
     moved = move_all_keypoints(joints_k3[None], matrix)
     seen = flip(moved, pictures.keypoints.flip_index) if mirrors(matrix) else moved
     return warp(pictures.image(picture), matrix, input_hw, normalisation), seen[0]
+
+
+@dataclass(frozen=True)
+class LabelledPersons:
+    """One labelled person at a time, cut out by its box. codec: of the targets and of the cut-out."""
+
+    pictures: PictureSet
+    input_hw: tuple[int, int]
+    codec: Codec
+    augmentation: PersonAugmentation
+    normalisation: Normalisation = IMAGENET
+
+    @cached_property
+    def persons(self) -> list[tuple[int, int]]:
+        """See labelled_persons."""
+        return labelled_persons(self.pictures)
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def cut(self, index: int, rng: np.random.Generator) -> tuple[Picture, Floats]:
+        """See cut_out."""
+        return cut_out(
+            self.pictures,
+            self.persons[index],
+            self.input_hw,
+            self.augmentation,
+            self.codec.crop,
+            rng,
+            self.normalisation,
+        )
 
 
 def person_targets(keypoints_k3: Floats, input_hw: tuple[int, int], stride: int, codec: Codec) -> tuple[Floats, Floats]:

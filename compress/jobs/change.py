@@ -6,6 +6,7 @@ The given network is the teacher and stays as it is.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from lightning_fabric import Fabric
@@ -19,8 +20,10 @@ from compress.engines.export import ForEngine, as_it_is
 from compress.errors import EngineError, RecipeError, nearest
 from compress.jobs.finalise import Finalist, Sparsify, Tail, finish, measure, tune
 from compress.measure.comparison import SpeedUp, speed_up
+from compress.measure.latency_model import LatencyModel, open_model
 from compress.measure.target import Target
 from compress.networks import Architecture
+from compress.pose.scoring import Score, score
 from compress.progress import Progress
 from compress.recipe import ChangeRecipe
 from compress.training.processes import launch
@@ -47,6 +50,11 @@ class Task(Generic[AnyRecipe]):
     def target(self) -> Target:
         """The one that decides."""
         return self.recipe.targets[0]
+
+    @cached_property
+    def model(self) -> LatencyModel:
+        """Of the target that decides; its table is read once. Raises as open_model."""
+        return open_model(self.target)
 
     @property
     def tail(self) -> Tail:
@@ -155,6 +163,21 @@ def measure_both(
     """Both with latencies, and target → how many times as fast the changed one is. reference_ms: see `measure`."""
     given, changed = measure(task.tail, [given, changed], reference_ms)
     return given, changed, speed_ups(given, changed)
+
+
+def score_candidate(task: Task[AnyRecipe], network: nn.Module, provenance: str, resamples: int = 0) -> Score:
+    """On the search pictures, one pass each. Leaves the network on the task's device."""
+    learning = task.learning
+    assert learning is not None
+    return score(
+        network.to(task.fabric.device),
+        learning.estimator,
+        learning.sets.search,
+        kind=learning.data.kind,
+        provenance=provenance,
+        flip_test=False,
+        resamples=resamples,
+    )
 
 
 def speed_ups(given: NetworkResult, changed: NetworkResult) -> dict[str, SpeedUp]:

@@ -230,7 +230,7 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
             for target in tail.measuring.targets:
                 if target.foreign and target.engine not in refused:
                     form = finalist.for_engine(network, target.engine)
-                    predicted[target.name] = open_model(target).latency(form, tail.input_hw)
+                    predicted[target.name] = _promised(tail, target, form, finalist.name)
         return NetworkResult(
             name=finalist.name,
             role=finalist.role,
@@ -248,6 +248,18 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
 
     step = finalist.name if finalist.folder == "." else finalist.folder  # a user's name for it is no other step's
     return tail.run.once(step, work, NetworkResult)
+
+
+def _promised(tail: Tail, target: Target, network: nn.Module, name: str) -> Latency:
+    """The latency on another device, by its table; names how many kernels are too uncertain without timing them."""
+    model = open_model(target)
+    found = model.predict(network, tail.input_hw)
+    if found.uncertain:
+        tail.progress.say(
+            f"{name}: {len(found.uncertain)} of its kernels are too uncertain on {target.name}, such as "
+            f"{found.uncertain[0]}: pack this network for the device (compress latency pack) and merge the tables"
+        )
+    return model.latency_of(found)
 
 
 def evaluate(tail: Tail, network: nn.Module, provenance: str) -> tuple[Evaluation, ...]:

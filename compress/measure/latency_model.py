@@ -46,11 +46,15 @@ class LatencyModel:
         if self.runtime.assembles_kernels:
             complete_table(self.table, found)
             return found
-        with tempfile.TemporaryDirectory() as folder, pinned(self.target.local_threads):
-            file = self.runtime.export(with_weights(network), input_hw, Path(folder), "network")[0]
+        with tempfile.TemporaryDirectory() as folder:
+            self._time_in(self.runtime.export(with_weights(network), input_hw, Path(folder), "network")[0])
+        return found
+
+    def _time_in(self, file: Path) -> None:
+        """Times the kernels of an exported network that the table does not know, in this network."""
+        with pinned(self.target.local_threads):
             profile_in_networks(self.table, self.runtime, {"network": lambda: file})
         keep(self.table)
-        return found
 
     def predict(self, network: nn.Module, input_hw: tuple[int, int]) -> Prediction:
         """One pass of a [1,3,H,W] picture. Raises EngineError if the engine cannot take the network."""
@@ -72,11 +76,10 @@ class LatencyModel:
 
         On this machine kernels that the table lacks are timed in this network. Raises EngineError.
         """
-        with tempfile.TemporaryDirectory() as folder, pinned(1 if self.target.foreign else self.target.local_threads):
+        with tempfile.TemporaryDirectory() as folder:
             file = self.runtime.export(with_weights(network), input_hw, Path(folder), "network")[0]
             if not self.target.foreign:
-                profile_in_networks(self.table, self.runtime, {"network": lambda: file})
-                keep(self.table)
+                self._time_in(file)
             profiler = self.runtime.profiler(file)
             profiler.run_timed()
             found = profiler.finish()

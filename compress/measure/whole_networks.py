@@ -8,7 +8,7 @@ import numpy as np
 from compress.engines import Runner
 from compress.engines.engine import Image
 from compress.measure.latency import Latency
-from compress.measure.latency_model import identity_of, label, load
+from compress.measure.latency_model import identity_of, label, load, runtime_of
 from compress.measure.target import Target
 from compress.measure.timing import Timing, pinned, reference_convolution, time_interleaved
 from compress.progress import Progress
@@ -50,7 +50,12 @@ def time_exports(
     timings: dict[tuple[str, str], Timing] = {}
     with progress.phase("measuring", rounds * max(1, len(groups))) as phase:
         for threads, members in groups.items():
-            runners = {f"{name} {target.name}": load(target, files[name][target]) for name, target in members}
+            runners = {}
+            for name, target in members:
+                runners[f"{name} {target.name}"] = load(target, files[name][target])
+                left = runtime_of(target).left_to_cpu(files[name][target])
+                if left:
+                    progress.say(f"{name} on {target.name}: {len(left)} nodes run on the CPU, such as {left[0]}")
             found = time_runners(runners, input_hw, threads, rounds, phase.advance)
             timings |= {(name, target.name): found[f"{name} {target.name}"] for name, target in members}
     latencies: dict[str, dict[str, Latency]] = {name: {} for name in files}

@@ -16,7 +16,7 @@ from compress.data.transforms import NO_AUGMENTATION, Augmentation, fit_matrix, 
 from compress.errors import DataError
 from compress.pose.approaches.associative_embedding import TaggedPictures
 from compress.pose.approaches.part_affinity import PartPictures
-from compress.pose.approaches.top_down import CutOutPersons
+from compress.pose.approaches.top_down import PersonsInMaps
 from compress.pose.codec import Codec
 
 SAMPLES = {
@@ -163,7 +163,7 @@ def test_part_pictures_give_one_map_for_all_stages(pictures):
 
 
 def test_every_labelled_person_is_cut_out_once(pictures):
-    samples = CutOutPersons(pictures, (64, 48), (4,), Codec(), PersonAugmentation(0, 0, 0, 0))
+    samples = PersonsInMaps(pictures, (64, 48), Codec(), PersonAugmentation(0, 0, 0, 0), strides=(4,))
     people = sum(len(pictures.people(index)) for index in range(18))
     assert len(samples) == people
     assert samples.persons[0] == (0, 0)

@@ -23,14 +23,12 @@ from compress.data.loader import Batch as LabelledBatch
 from compress.data.loader import batches
 from compress.engines import engine
 from compress.files import append_line, cache_folder, read_lines
-from compress.jobs.change import check_patterns
+from compress.jobs.change import check_patterns, score_candidate
 from compress.jobs.prune.goal import Task, Try, Unit, for_engine, meet, requested_share, time_share
 from compress.measure.counting import count
-from compress.measure.latency_model import open_model
 from compress.networks.weights import check_unparametrized
 from compress.pose.estimator import first_inputs
 from compress.pose.objective import Objective
-from compress.pose.scoring import score
 from compress.pruning import sparsity
 from compress.pruning.allocation import (
     LayerChoice,
@@ -204,7 +202,7 @@ def time_layers(task: Task, given: Prunable) -> list[Known]:
     recipe = task.recipe
     ratios = sorted(recipe.pruning.ratios)
     removals = [frozenset[int](), *(uniform(given.groups, given.scores, ratio) for ratio in ratios)]
-    model, weighted = open_model(task.target), weighted_layers(given.channels)
+    model, weighted = task.model, weighted_layers(given.channels)
     found = []
     with task.progress.phase("latency table", len(set(removals))) as phase:
         for removed in dict.fromkeys(removals):
@@ -254,16 +252,7 @@ def sensitivity_points(task: Task, given: Prunable, targets: Mapping[str, list[P
     metric = learning.metric
 
     def scored(one: nn.Module) -> float:
-        one.to(task.fabric.device)
-        found = score(
-            one,
-            learning.estimator,
-            learning.sets.search,
-            kind=learning.data.kind,
-            provenance="pruned, not tuned",
-            flip_test=False,
-        )
-        return found.value or 0.0
+        return score_candidate(task, one, "pruned, not tuned").value or 0.0
 
     def judge(smaller: nn.Module) -> float:
         smaller.to(task.fabric.device)
@@ -362,7 +351,7 @@ def choose_sparsity(task: Task, network: nn.Module) -> SparsityChoice:
 
 def time_sparsity(task: Task, network: nn.Module, names: list[str]) -> list[LayerTimes]:
     """What every layer takes by the target's latency table, dense first, then with each ratio everywhere."""
-    scheme, model, weighted = scheme_of(task), open_model(task.target), {layer_of(name) for name in names}
+    scheme, model, weighted = scheme_of(task), task.model, {layer_of(name) for name in names}
     ratios, found = (0.0, *sorted(task.recipe.pruning.ratios)), []
     with task.progress.phase("latency table", len(ratios)) as phase:
         for ratio in ratios:

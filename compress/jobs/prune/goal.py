@@ -19,7 +19,7 @@ from compress.engines import engine
 from compress.errors import BudgetError, RecipeError
 from compress.jobs import change
 from compress.measure.comparison import SpeedUp, met
-from compress.measure.latency_model import load, open_model, runtime_of
+from compress.measure.latency_model import load, runtime_of
 from compress.measure.timing import Timing
 from compress.measure.whole_networks import time_runners
 from compress.pruning.compact import compact, without_transposed
@@ -69,7 +69,7 @@ def time_given(task: Task) -> float:
     device predicted."""
     target, original = task.target, task.original
     if target.foreign:
-        return open_model(target).latency(original.module, original.input_hw).ms
+        return task.model.latency(original.module, original.input_hw).ms
     return times(task, {"given": original.module})["given"].normalised_ms
 
 
@@ -78,8 +78,7 @@ def time_share(task: Task, network: nn.Module) -> float:
     target, original = task.target, task.original
     pruned = for_engine(network, target.engine, task.recipe)
     if target.foreign:
-        model = open_model(target)
-        return model.latency(pruned, original.input_hw).ms / model.latency(original.module, original.input_hw).ms
+        return task.model.latency(pruned, original.input_hw).ms / time_given(task)
     timings = times(task, {"given": original.module, "pruned": pruned})
     return timings["pruned"].ratio / timings["given"].ratio
 

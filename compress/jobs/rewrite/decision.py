@@ -24,14 +24,15 @@ from compress.artefacts.results import Decision, RewriteChoice
 from compress.engines import engine
 from compress.errors import EngineError, NetworkError
 from compress.files import write_bytes
+from compress.jobs.change import score_candidate
 from compress.jobs.rewrite.choice import SAME, Task, changed_by, overlap, rewrites_of
 from compress.measure.counting import count
 from compress.measure.in_network import profile_in_networks
-from compress.measure.latency_model import LatencyModel, load, open_model
+from compress.measure.latency_model import LatencyModel, load
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
 from compress.pose.estimator import first_inputs
-from compress.pose.scoring import RESAMPLES, Score, score
+from compress.pose.scoring import RESAMPLES, Score
 from compress.rewriting.fitting import Fitted, fit_sites
 from compress.rewriting.sites import Rewrite, rewritten, rule_named
 from compress.training.recalibration import PICTURES, enough_pictures, recalibrate
@@ -143,7 +144,7 @@ def measured(
 def model_for(task: Task, choices: Sequence[RewriteChoice]) -> LatencyModel:
     """The target's model. On this machine its table has the kernels of the given network, and of it with each rule
     everywhere, timed in these networks."""
-    original, model = task.original, open_model(task.target)
+    original, model = task.original, task.model
     if task.target.foreign:
         return model
     everywhere: dict[str, list[Rewrite]] = {"given": []}
@@ -280,18 +281,7 @@ def judged(task: Task, network: nn.Module) -> float:
 
 
 def _scored(task: Task, network: nn.Module, resamples: int) -> Score:
-    learning = task.learning
-    assert learning is not None
-    network.to(task.fabric.device)
-    found = score(
-        network,
-        learning.estimator,
-        learning.sets.search,
-        kind=learning.data.kind,
-        provenance="rewritten, not tuned",
-        flip_test=False,
-        resamples=resamples,
-    )
+    found = score_candidate(task, network, "rewritten, not tuned", resamples)
     network.cpu()
     return found
 

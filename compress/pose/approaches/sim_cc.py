@@ -6,16 +6,14 @@ arXiv:2303.07399) and its code (mmpose, SimCCLabel, KLDiscretLoss).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from compress.data.boxes import PersonAugmentation, cut_out, labelled_persons, person_bins
+from compress.data.boxes import LabelledPersons, person_bins
 from compress.data.loader import Batch
-from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import Floats, PictureSet
 from compress.data.samples import Sample, Samples
 from compress.errors import DataError
@@ -84,35 +82,14 @@ def bins_xy(architecture: Architecture, input_hw: tuple[int, int]) -> tuple[int,
 
 
 @dataclass(frozen=True)
-class PersonsInBins:
-    """One labelled person at a time, cut out by its box. codec: of the bins and of the cut-out."""
+class PersonsInBins(LabelledPersons):
+    """With vectors of so many bins along x and y."""
 
-    pictures: PictureSet
-    input_hw: tuple[int, int]
-    bins_xy: tuple[int, int]
-    codec: Codec
-    augmentation: PersonAugmentation
-    normalisation: Normalisation = IMAGENET
-
-    @cached_property
-    def persons(self) -> list[tuple[int, int]]:
-        """See labelled_persons."""
-        return labelled_persons(self.pictures)
-
-    def __len__(self) -> int:
-        return len(self.persons)
+    bins_xy: tuple[int, int] = field(kw_only=True)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """One person."""
-        image, joints_k3 = cut_out(
-            self.pictures,
-            self.persons[index],
-            self.input_hw,
-            self.augmentation,
-            self.codec.crop,
-            rng,
-            self.normalisation,
-        )
+        image, joints_k3 = self.cut(index, rng)
         x_kn, y_kn, weights_k = person_bins(joints_k3, self.input_hw, self.bins_xy, self.codec)
         return Sample(image, (x_kn, y_kn), (weights_k[:, None], weights_k[:, None]))
 
@@ -129,7 +106,9 @@ class SimCCObjective:
         setting = self.setting
         bins = bins_xy(setting.architecture, setting.input_hw)
         augmentation = person_augmentation(self.training)
-        return PersonsInBins(pictures, setting.input_hw, bins, setting.codec, augmentation, setting.normalisation)
+        return PersonsInBins(
+            pictures, setting.input_hw, setting.codec, augmentation, setting.normalisation, bins_xy=bins
+        )
 
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         """See sim_cc_loss."""

@@ -6,8 +6,7 @@ parallel suppression of people.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +14,10 @@ import torch
 from torch import Tensor
 
 from compress.data.boxes import (
+    LabelledPersons,
     PersonAugmentation,
     box_region,
     crop_matrix,
-    cut_out,
-    labelled_persons,
     person_targets,
 )
 from compress.data.keypoints import KeypointSet
@@ -85,38 +83,14 @@ class TopDown(Approach):
 
 
 @dataclass(frozen=True)
-class CutOutPersons:
-    """One labelled person at a time, cut out by its box.
+class PersonsInMaps(LabelledPersons):
+    """With heatmaps of these strides. Unlabelled joints have weight 0."""
 
-    codec: of the heatmaps and of the cut-out. Unlabelled joints have weight 0.
-    """
-
-    pictures: PictureSet
-    input_hw: tuple[int, int]
-    strides: tuple[int, ...]
-    codec: Codec
-    augmentation: PersonAugmentation
-    normalisation: Normalisation = IMAGENET
-
-    @cached_property
-    def persons(self) -> list[tuple[int, int]]:
-        """See labelled_persons."""
-        return labelled_persons(self.pictures)
-
-    def __len__(self) -> int:
-        return len(self.persons)
+    strides: tuple[int, ...] = field(kw_only=True)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """One person."""
-        image, joints_k3 = cut_out(
-            self.pictures,
-            self.persons[index],
-            self.input_hw,
-            self.augmentation,
-            self.codec.crop,
-            rng,
-            self.normalisation,
-        )
+        image, joints_k3 = self.cut(index, rng)
         joints_k3 = without_joints_outside(joints_k3, self.input_hw)
         targets = [person_targets(joints_k3, self.input_hw, stride, self.codec) for stride in self.strides]
         return Sample(
@@ -136,8 +110,13 @@ class TopDownObjective:
     def samples(self, pictures: PictureSet) -> Samples:
         """Every labelled person."""
         setting, augmentation = self.setting, person_augmentation(self.training)
-        return CutOutPersons(
-            pictures, setting.input_hw, setting.map_strides, setting.codec, augmentation, setting.normalisation
+        return PersonsInMaps(
+            pictures,
+            setting.input_hw,
+            setting.codec,
+            augmentation,
+            setting.normalisation,
+            strides=setting.map_strides,
         )
 
     def loss(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
