@@ -285,9 +285,11 @@ def search(
     """
     with _in_python(), _run(folder) as run:
         named = {} if space is None else {"space": str(space)}
-        targets = _target(target, keys.get("measurement", {}))
-        if targets:
-            keys["measurement"] = {**keys.get("measurement", {}), **targets}
+        if target is not None:
+            measurement = keys.get("measurement") or {}
+            if isinstance(measurement, Settings):
+                measurement = measurement.model_dump(exclude_unset=True)
+            keys["measurement"] = {**measurement, **_target(target, measurement)}
         settings = _settings(SearchRecipe, recipe, {**named, **keys}, "search")
         from compress.jobs.search.search import search as search_space
         from compress.report.page import write_report

@@ -556,18 +556,23 @@ def test_a_search_for_another_device_predicts_every_time(
 ) -> None:
     """Its table is this machine's, called otherwise. The second target is this machine, measured."""
     table = json.loads((undisturbed[0] / "latency_table.json").read_text())
-    (tmp_path / "phone.json").write_text(json.dumps({**table, "device": "a phone", "threads": 8}))
-    targets = f"measurement.targets=['onnxruntime@{tmp_path / 'phone.json'}', onnxruntime]"
+    for device, threads in (("phone", 8), ("tablet", 4)):
+        (tmp_path / f"{device}.json").write_text(json.dumps({**table, "device": device, "threads": threads}))
+    phone, tablet = (f"'onnxruntime@{tmp_path / device}.json'" for device in ("phone", "tablet"))
+    targets = f"measurement.targets=[{phone}, onnxruntime, {tablet}]"
     recipe = small_recipe(targets, "search.trials=3", "finalists.count=1", "supernet.epochs=1")
     result = search(recipe, tmp_path / "run", Silent())
     assert result.target.threads == 8
-    assert [one.table for one in result.run.targets] == [str(tmp_path / "phone.json"), None]
+    tables = [one.table for one in result.run.targets]
+    assert tables == [str(tmp_path / "phone.json"), None, str(tmp_path / "tablet.json")]
     assert result.decoding is None
     assert result.tables["onnxruntime@phone"].error is None
     for network in result.networks:
         promised = network.latency["onnxruntime@phone"]
         assert (promised.provenance, promised) == ("predicted", network.predicted["onnxruntime@phone"])
         assert network.latency["onnxruntime"].provenance == "measured"
+        other = network.latency["onnxruntime@tablet"]  # no candidate was priced there
+        assert (other.provenance, other.ms) == ("predicted", pytest.approx(promised.ms))
         assert result.prediction_error(network) is None
         for evaluation in network.evaluations:
             assert evaluation.decoding is None

@@ -127,9 +127,9 @@ def measure_all(task: Task, models: Models, finished: Sequence[NetworkResult]) -
         predicted = {
             name: each.latency(network, task.recipe.input_hw)
             for name, each in models.items()
-            if isinstance(each, LatencyModel) and each.target.engine not in one.refused
+            if isinstance(each, LatencyModel) and each.target.engine not in one.refused and not each.target.foreign
         }
-        priced.append(replace(one, predicted=predicted))
+        priced.append(replace(one, predicted={**one.predicted, **predicted}))  # of other devices `finish` has them
     return tuple(time_decoding(tail, measure(tail, priced, model.reference_ms), model.reference_ms))
 
 
