@@ -1,6 +1,7 @@
 """Tables of the commands that write no page: networks, profile, train, evaluate, export and predict."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -190,11 +191,13 @@ def print_targets(result: "TargetsResult", console: Console | None = None) -> No
         )
         console.print(Text(line, style="dim"))
         return
-    tables = plain_table("latency table", "kernels", "of")
+    console.print(Text("\nLatency tables", style="bold"))
     for known in result.tables:
+        where = known.identity.device if known.foreign else "this machine"
+        identity = replace(known.identity, device=where)
+        console.print(Text(printable(f"{identity}: {known.kernels} kernels")))
         name = f"{known.identity.engine}@{known.file}" if known.foreign else known.file
-        add_row(tables, name, str(known.kernels), f"{known.identity}" + ("" if known.foreign else " (this machine)"))
-    console.print(tables)
+        console.print(Text(f"  {printable(name)}", style="dim"), soft_wrap=True)  # whole, to be copied
 
 
 def print_networks(rows: "Sequence[NetworkRow]", console: Console | None = None) -> None:

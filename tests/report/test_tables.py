@@ -13,6 +13,7 @@ from compress.artefacts.results import (
     Evaluation,
     Export,
     ExportResult,
+    KnownTable,
     LayerRow,
     NetworkResult,
     NetworkRow,
@@ -23,9 +24,11 @@ from compress.artefacts.results import (
     ProfileResult,
     RunRecord,
     SiteTime,
+    TargetsResult,
     TrainResult,
     Uncounted,
 )
+from compress.engines import Availability
 from compress.measure.cross_check import CrossCheck, Difference
 from compress.measure.latency import Latency
 from compress.measure.latency_table import Identity
@@ -36,13 +39,14 @@ from compress.report.tables import (
     print_networks,
     print_predicted,
     print_profile,
+    print_targets,
     print_trained,
 )
 
 
-def shown(print_, result):
+def shown(print_, result, width=160):
     stream = io.StringIO()
-    print_(result, console=Console(file=stream, width=160, color_system=None))
+    print_(result, console=Console(file=stream, width=width, color_system=None))
     return stream.getvalue()
 
 
@@ -191,3 +195,20 @@ def test_exported_and_predicted():
     assert "0 people → 1_b.png" in text
     text = shown(print_predicted, replace(predicted, drawn=(), results="results.json"))
     assert "results.json" in text
+
+
+def test_targets_name_what_is_missing_and_tables_whole() -> None:
+    """A table's file may be copied from a narrow terminal, behind its engine where it is another device's."""
+    engines = (
+        Availability("ncnn", "1.0", ("float32",), (), "", ""),
+        Availability("mnn", "", (), (), "MNN is not installed", "pip install it"),
+    )
+    file = "/a/long/folder/of/tables/that/is/wider/than/a/terminal/of/eighty/columns/phone-[1].json"
+    phone = Identity("ncnn", "1.0", "a phone", 4, "float16")
+    tables = (KnownTable(file, phone, 125, True), KnownTable("here.json", Identity("ncnn", "1.0", "this"), 7, False))
+    text = shown(print_targets, TargetsResult(engines, "this", tables), width=80)
+    assert "MNN is not installed: pip install it" in " ".join(text.split())
+    assert f"ncnn@{file}" in text
+    assert "ncnn 1.0, 4 threads, float16, a phone: 125 kernels" in text
+    assert "ncnn 1.0, 1 thread, this machine: 7 kernels" in text
+    assert "compress latency build" in shown(print_targets, TargetsResult(engines, "this", ()))
