@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[BenchTimes, ...]]:
         command = ["sh", "bench.sh", *threads]
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
         (folder / "benchncnn.txt").write_text(change(done.stdout.decode()))
-        assert rows[0]["copies"] == [1, 201]
+        assert rows[0].copies == (1, 201)
         return Benchncnn().read(folder / "benchncnn.txt", rows, {RELU.key: RELU})
 
     return run

@@ -144,7 +144,7 @@ class Timed(Disliked):
 
 
 def test_sites_have_their_measured_cost_and_the_rules_against_them() -> None:
-    result = profiled(f"{__name__}:Timed", input_hw=(32, 32), engine="onnxruntime", rounds=4)
+    result = profiled(f"{__name__}:Timed", input_hw=(32, 32), target="onnxruntime", rounds=4)
     timing, times = result.timing, {concern.operator: concern.time for concern in result.concerns}
     assert timing is not None
     assert (timing.engine.engine, timing.engine.threads) == ("onnxruntime", 1)
@@ -183,14 +183,14 @@ def test_sites_have_their_measured_cost_and_the_rules_against_them() -> None:
     assert from_plain(ProfileResult, to_plain(result), "a file") == result
 
 
-def test_nothing_is_timed_without_an_engine() -> None:
+def test_nothing_is_timed_without_a_target() -> None:
     result = profiled(f"{__name__}:disliked", input_hw=(32, 32))
     assert result.timing is None
     assert not any(concern.time for concern in result.concerns)
-    with pytest.raises(ValidationError, match="rounds is of the timing on an engine"):
+    with pytest.raises(ValidationError, match="rounds is of the timing on a target"):
         ProfileRecipe(rounds=4)
     with pytest.raises(EngineError, match="torch"):
-        profiled(f"{__name__}:disliked", input_hw=(32, 32), engine="torch")
+        profiled(f"{__name__}:disliked", input_hw=(32, 32), target="torch")
 
 
 class Replaceable(nn.Sequential):
