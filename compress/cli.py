@@ -41,6 +41,7 @@ from compress.report.latency import (
 )
 from compress.report.progress import Terminal
 from compress.report.tables import (
+    print_doctor,
     print_evaluated,
     print_exported,
     print_imported,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         BuiltTable,
         CheckedTable,
         ComparedTables,
+        DoctorResult,
         EvaluateResult,
         ExportResult,
         ImportResult,
@@ -82,10 +84,32 @@ MISSED = 3
 app = typer.Typer(
     help="Makes human-pose networks fast on the device they must run on.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+# --- What the shell completes ----------------------------------------------------------------------------------------
+
+
+def networks_that_begin(incomplete: str) -> list[str]:
+    """Known networks, ONNX files of the current folder, and networks that runs have left below it."""
+    names = json.loads(_COUNTS.read_text(encoding="utf-8"))
+    files = [str(path) for path in Path().glob("*.onnx")]
+    left = [str(path.parent) for depth in ("*", "*/*") for path in Path().glob(f"runs/{depth}/architecture.yaml")]
+    return [name for name in (*names, *sorted(files + left)) if name.startswith(incomplete)]
+
+
+def recipes_that_begin(incomplete: str) -> list[str]:
+    """The shipped recipes, and YAML files of the current folder."""
+    from compress.recipe import shipped_folder
+
+    names = [path.stem for path in shipped_folder("recipes").glob("*.yaml")]
+    files = [path.name for path in Path().glob("*.yaml")]
+    return sorted(name for name in (*names, *files) if name.startswith(incomplete))
+
+
+_COUNTS = Path(__file__).parent / "networks" / "counts.json"
+
 
 # --- Arguments and options of several commands -----------------------------------------------------------------------
 
@@ -124,6 +148,7 @@ RecipeOption = Annotated[
         "--recipe",
         metavar="FILE",
         help="Recipe, by path or by its shipped name.",
+        autocompletion=recipes_that_begin,
         show_default="the defaults",
         rich_help_panel="Settings",
     ),
@@ -134,6 +159,7 @@ NetworkArgument = Annotated[
         metavar="NETWORK",
         help="A network's name, an artefact's folder, package.module:function, a .onnx file, or NAME@FILE.pth of a "
         "public checkpoint.",
+        autocompletion=networks_that_begin,
     ),
 ]
 DataOption = Annotated[
@@ -157,7 +183,12 @@ TargetsOption = Annotated[
     ),
 ]
 ArtefactArgument = Annotated[
-    Path, typer.Argument(metavar="ARTEFACT", help="Folder of a trained network, or NAME@FILE of a public checkpoint.")
+    Path,
+    typer.Argument(
+        metavar="ARTEFACT",
+        help="Folder of a trained network, or NAME@FILE of a public checkpoint.",
+        autocompletion=networks_that_begin,
+    ),
 ]
 
 
@@ -174,7 +205,14 @@ def example(arguments: str) -> str:
 
 @app.command(rich_help_panel=FASTER, epilog=example("search bhrnet --set search.trials=50"))
 def search(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe by path, or by name such as 'bhrnet'.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="Recipe by path, or by name such as 'bhrnet'.",
+            autocompletion=recipes_that_begin,
+        ),
+    ],
     run: RunFolder = None,
     target: TargetsOption = None,
     overrides: Overrides = None,
@@ -236,6 +274,18 @@ def targets(as_json: AsJson = False, quiet: Quiet = False) -> None:
         return list_targets()
 
     perform("targets", job, print_targets, as_json=as_json, quiet=quiet)
+
+
+@app.command(rich_help_panel=LOOK, epilog=example("doctor --json"))
+def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Look at this machine: engines, versions, cores, memory, GPU, disk, data sets, and what can be installed."""
+
+    def job(terminal: Terminal) -> "DoctorResult":
+        from compress.jobs.doctor import examine
+
+        return examine()
+
+    perform("doctor", job, print_doctor, as_json=as_json, quiet=quiet)
 
 
 @app.command(rich_help_panel=LOOK, epilog=example("profile hrnet_w32 --target onnxruntime"))
@@ -403,7 +453,9 @@ def rewrite(
         str | None,
         typer.Argument(
             metavar="NETWORK",
-            help="A network's name, an artefact's folder, package.module:function or a .onnx file.",
+            help="A network's name, an artefact's folder, package.module:function, a .onnx file, or NAME@FILE.pth of "
+            "a public checkpoint.",
+            autocompletion=networks_that_begin,
             show_default="none, with --list",
         ),
     ] = None,
@@ -1009,9 +1061,6 @@ def check_artefact(folder: Path) -> None:
         return
     if not (folder / "architecture.yaml").is_file():
         raise no_artefact(folder)
-
-
-_COUNTS = Path(__file__).parent / "networks" / "counts.json"
 
 
 def perform(

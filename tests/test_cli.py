@@ -275,6 +275,35 @@ def test_every_option_without_a_value_of_its_own_says_what_holds(name: str) -> N
             assert isinstance(parameter.show_default, str), parameter.name
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("latency bu", {"build"}),
+        ("prune hrnet_w", {"hrnet_w32", "hrnet_w48"}),
+        ("prune runs/", {"runs/one", "runs/two/finalist_1"}),
+        ("evaluate my", {"my_net.onnx"}),
+        ("prune x --lat", {"--latency"}),
+        ("train x --recipe train_li", {"train_lightweight_openpose", "train_lite_hrnet"}),
+        ("train x --recipe own", {"own.yaml"}),
+    ],
+)
+def test_the_shell_completes(typed: str, words: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bash asks: the words so far, and which one is at the cursor."""
+    for name in ("runs/one", "runs/two/finalist_1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "architecture.yaml").touch()
+    for name in ("my_net.onnx", "own.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    asked = {
+        "_COMPRESS_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"compress {typed}",
+        "COMP_CWORD": str(len(typed.split())),
+    }
+    found = CliRunner().invoke(app, [], env=asked, prog_name="compress")
+    assert set(found.stdout.split()) == words, (found.output, found.exception)
+
+
 def test_json_is_the_document_of_results_json() -> None:
     printed = json.loads(run("networks", "--json", "-q", "--set", "names=[hrnet_w32]").stdout)
     assert set(printed) == {"schema", "job", "result"}

@@ -853,6 +853,69 @@ class TargetsResult(Shown):
     tables: tuple[KnownTable, ...]
 
 
+# --- compress doctor -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that torch computes on."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    """What is free on the disk of a folder, which need not be there yet."""
+
+    folder: str
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class FoundData:
+    """A data set on this machine. `--data KIND:FOLDER` names it."""
+
+    kind: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class MissingPart:
+    """Something optional that is not here. purpose: what needs it. install: the command, or what else to do."""
+
+    name: str
+    purpose: str
+    install: str
+
+
+@dataclass(frozen=True)
+class DoctorResult(Shown):
+    """`compress doctor`.
+
+    targets: engines and latency tables. version: of compress. cores: logical ones that this process may use.
+    torch_threads: that torch trains with. load: programs that computed in the last minute, on average; None where the
+    system does not say, as of memory. disk: of the current folder and of the cache. cache: the folder that tables and
+    scores are kept in, cache_bytes what it holds.
+    """
+
+    targets: TargetsResult
+    version: str
+    python: str
+    torch: str
+    cores: int
+    torch_threads: int
+    load: float | None
+    memory_bytes: int | None
+    available_bytes: int | None
+    gpus: tuple[Gpu, ...]
+    disk: tuple[DiskSpace, ...]
+    cache: str
+    cache_bytes: int
+    data: tuple[FoundData, ...]
+    missing: tuple[MissingPart, ...]
+
+
 # --- compress search -------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The sets of pictures that a recipe names: to train on, to search with, to report on. They share no picture."""
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,19 +184,22 @@ def _drawn(data: Data, count: int, part: int, input_hw: tuple[int, int], seed: i
 @dataclass(frozen=True)
 class _Layout:
     """How a data set lies on disk. train, val: usual names of the splits. labels: file names for a split S, which lie
-    in the folder or in one of `annotations`, `annot`, `json`."""
+    in one of _LABEL_FOLDERS. begins: what SPLIT.json begins with, by which kinds that share this name are told apart;
+    '' where it is not told."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
     labels: tuple[str, ...]
+    begins: str = ""
 
 
 _LAYOUTS = {
     "coco": _Layout(("train2017", "train"), ("val2017", "val"), ("person_keypoints_{}.json",)),
     "crowdpose": _Layout(("trainval", "train"), ("test", "val"), ("crowdpose_{}.json", "{}.json")),
-    "mpii": _Layout(("train",), ("val", "valid"), ("mpii_{}.json", "{}.json")),
-    "lsp": _Layout(("train",), ("val", "test"), ("{}.json",)),
+    "mpii": _Layout(("train",), ("val", "valid"), ("mpii_{}.json", "{}.json"), begins="["),
+    "lsp": _Layout(("train",), ("val", "test"), ("{}.json",), begins="{"),
 }
+_LABEL_FOLDERS = ("annotations", "annot", "json", ".")
 _KEYPOINTS = {"coco": COCO_PERSON, "crowdpose": CROWDPOSE, "lsp": LSP}
 
 
@@ -230,7 +234,7 @@ def disk_split(
     wanted = names if split is None else (split,)
     for name in wanted:
         files = [file.format(name) for file in layout.labels]
-        places = [folder / part / file for file in files for part in ("annotations", "annot", "json", ".")]
+        places = [folder / part / file for file in files for part in _LABEL_FOLDERS]
         labels = next((path for path in places if path.is_file()), None)
         pictures = [folder / part for part in (name, f"images/{name}", "images", ".")]
         if labels is not None:
@@ -244,6 +248,25 @@ def disk_split(
         place=str(folder),
         remedy="unpack the archives there, or name the splits with data.disk.train and data.disk.val",
     )
+
+
+def kind_of_folder(folder: Path) -> str | None:
+    """The kind of data that seems to lie in a folder, by the names of its files alone; None for none that is known."""
+    for kind, layout in _LAYOUTS.items():
+        for split in (*layout.train, *layout.val):
+            if not any((folder / part).is_dir() for part in (split, f"images/{split}", "images")):
+                continue
+            for name, part in itertools.product(layout.labels, _LABEL_FOLDERS):
+                file = folder / part / name.format(split)
+                if file.is_file() and (name != "{}.json" or _begins(file) == layout.begins):
+                    return kind
+    return None
+
+
+def _begins(file: Path) -> str:
+    """The first character that is no blank, of the first thousand."""
+    with file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(1000).lstrip()[:1]
 
 
 # --- Kinds of data ---------------------------------------------------------------------------------------------------

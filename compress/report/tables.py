@@ -1,4 +1,4 @@
-"""Tables of the commands that write no page: networks, profile, train, evaluate, export and predict."""
+"""Tables of the commands that write no page, such as networks, doctor, profile, train, evaluate and export."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
     from compress.artefacts.results import (
         Concern,
         DecodingTable,
+        DoctorResult,
         EvaluateResult,
         ExportResult,
         ImportResult,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
     from compress.pose.scoring import Figure, Score
 
 _FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest
+_BUSY = 0.5  # load from which on other programs disturb timings
 _SITES = 6  # of a concern that are listed
 _PATH = 44  # longest path of a module that is shown whole
 _MARKS = {"exact": "=", "reconstruction": "~", "reference only": "ref"}
@@ -179,7 +181,7 @@ def _plural(count: int, one: str, several: str | None = None) -> str:
 def print_targets(result: "TargetsResult", console: Console | None = None) -> None:
     """Engines with what they compute in, or what is missing; then the latency tables."""
     console = console or stdout_console()
-    console.print(Text(printable(f"This machine: {result.device}"), style="bold"))
+    console.print(Text(printable(f"This machine: {result.device}"), style="bold"), soft_wrap=True)
     table = plain_table("engine", "version", "precisions", "providers", "")
     for one in result.engines:
         note = "" if one.installed else f"{one.missing}: {one.install}"
@@ -198,6 +200,45 @@ def print_targets(result: "TargetsResult", console: Console | None = None) -> No
         console.print(Text(printable(f"{identity}: {known.kernels} kernels")))
         name = f"{known.identity.engine}@{known.file}" if known.foreign else known.file
         console.print(Text(f"  {printable(name)}", style="dim"), soft_wrap=True)  # whole, to be copied
+
+
+def print_doctor(result: "DoctorResult", console: Console | None = None) -> None:
+    """Engines and latency tables, then versions, cores, memory, GPUs, disk and data sets; last what is missing."""
+    console = console or stdout_console()
+    print_targets(result.targets, console)
+    cores = f"{_plural(result.cores, 'core')} may be used; torch trains with {_plural(result.torch_threads, 'thread')}"
+    memory = f"{_gigabytes(result.memory_bytes)}, {_gigabytes(result.available_bytes)} available"
+    lines = {
+        "versions": f"compress {result.version}, Python {result.python}, torch {result.torch}",
+        "cores": cores,
+        "load": f"{number(result.load, '.1f')}{_busy(result.load)}",
+        "memory": memory,
+        "GPU": ", ".join(f"{one.name}, {_gigabytes(one.memory_bytes)}" for one in result.gpus)
+        or "none that torch can use: training runs on the CPU",
+        "disk": ", ".join(f"{_gigabytes(one.free_bytes)} free for {one.folder}" for one in result.disk),
+        "cache": f"{result.cache}, {file_size(result.cache_bytes)}",
+        "data": ", ".join(["synthetic", *(f"{one.kind}:{one.folder}" for one in result.data)]),
+    }
+    console.print()
+    print_mapping("This installation", lines, console)
+    engines = [f"the engine {one.engine}: {one.install}" for one in result.targets.engines if not one.installed]
+    parts = [f"{one.name}, for {one.purpose}: {one.install}" for one in result.missing]
+    console.print()
+    if not engines and not parts:
+        console.print("Nothing is missing.")
+        return
+    console.print(Text("Not installed, and only needed for what it says", style="bold"))
+    for line in (*engines, *parts):
+        console.print(Text(printable(f"  {line}")), soft_wrap=True)
+
+
+def _busy(load: float | None) -> str:
+    """What a machine's load means for timings."""
+    return "" if load is None or load < _BUSY else ": other programs compute, so timings will be unsteady"
+
+
+def _gigabytes(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else f"{size_bytes / 1e9:.1f} GB"
 
 
 def print_networks(rows: "Sequence[NetworkRow]", console: Console | None = None) -> None:

@@ -8,13 +8,18 @@ from rich.console import Console
 from compress.artefacts.results import (
     Concern,
     ConcernTime,
+    DiskSpace,
+    DoctorResult,
     DrawnPicture,
     EvaluateResult,
     Evaluation,
     Export,
     ExportResult,
+    FoundData,
+    Gpu,
     KnownTable,
     LayerRow,
+    MissingPart,
     NetworkResult,
     NetworkRow,
     Part,
@@ -34,6 +39,7 @@ from compress.measure.latency import Latency
 from compress.measure.latency_table import Identity
 from compress.pose.scoring import Score
 from compress.report.tables import (
+    print_doctor,
     print_evaluated,
     print_exported,
     print_networks,
@@ -212,3 +218,42 @@ def test_targets_name_what_is_missing_and_tables_whole() -> None:
     assert "ncnn 1.0, 4 threads, float16, a phone: 125 kernels" in text
     assert "ncnn 1.0, 1 thread, this machine: 7 kernels" in text
     assert "compress latency build" in shown(print_targets, TargetsResult(engines, "this", ()))
+
+
+def test_doctor():
+    missing = Availability("mnn", "", (), (), "MNN is not installed", "pip install mnn")
+    result = DoctorResult(
+        targets=TargetsResult((missing,), "a CPU, 2 cores", ()),
+        version="1.2",
+        python="3.11.7",
+        torch="2.13",
+        cores=4,
+        torch_threads=1,
+        load=1.25,
+        memory_bytes=8_000_000_000,
+        available_bytes=None,
+        gpus=(Gpu("a GPU", 140_000_000_000),),
+        disk=(DiskSpace("/here", 500_000_000),),
+        cache="/cache",
+        cache_bytes=2_000_000,
+        data=(FoundData("coco", "/data/[coco]"),),
+        missing=(MissingPart("a part", "a purpose", "install it"),),
+    )
+    text = shown(print_doctor, result, width=60)  # long lines are whole, to be copied
+    for expected in (
+        "compress 1.2, Python 3.11.7, torch 2.13",
+        "4 cores may be used; torch trains with 1 thread",
+        "1.2: other programs compute, so timings will be unsteady",
+        "8.0 GB, unknown available",
+        "a GPU, 140.0 GB",
+        "0.5 GB free for /here",
+        "/cache, 2.00 MB",
+        "synthetic, coco:/data/[coco]",
+        "the engine mnn: pip install mnn",
+        "a part, for a purpose: install it",
+    ):
+        assert expected in text, expected
+    whole = replace(result, targets=TargetsResult((), "a CPU", ()), missing=(), load=0.1)
+    text = shown(print_doctor, whole)
+    assert "Nothing is missing." in text
+    assert "unsteady" not in text
