@@ -26,6 +26,7 @@ from compress.errors import (
     RecipeError,
     no_artefact,
     unknown_network,
+    untrained,
 )
 from compress.extensions import NETWORK_GROUP, offered
 from compress.files import check_writable, named_checkpoint
@@ -615,7 +616,7 @@ def import_(
     def job(terminal: Terminal) -> "ImportResult":
         size = None if input_hw is None else size_of(input_hw)
         if network is not None:
-            check_network(network)
+            check_network(network, "--network")
         from compress.jobs import import_checkpoint as jobs_import
 
         folder = output_folder(run, f"import-{file.stem}")
@@ -1040,8 +1041,11 @@ def settings_of(
     return settings
 
 
-def check_network(name: str) -> None:
-    """Raises ArtefactError or NetworkError for a NETWORK that cannot be one, before torch is imported to open it."""
+def check_network(name: str, place: str = "NETWORK") -> None:
+    """Raises ArtefactError or NetworkError for a NETWORK that cannot be one, before torch is imported to open it.
+
+    place: the argument or option.
+    """
     if Path(name).suffix == ".onnx" and not Path(name).is_file():
         raise NetworkError("no such file", place=name, remedy="give the path of an ONNX file")
     if checkpoint := named_checkpoint(name):
@@ -1052,15 +1056,18 @@ def check_network(name: str) -> None:
     if name in known or ":" in name or Path(name).suffix in (".yaml", ".yml", ".onnx"):
         return
     if not (Path(name) / "architecture.yaml").is_file():
-        raise unknown_network(name, known)
+        raise unknown_network(name, known, place)
 
 
 def check_artefact(folder: Path) -> None:
     """Raises ArtefactError for a folder without an architecture, before torch is imported to open it."""
     if named_checkpoint(str(folder)):
         return
-    if not (folder / "architecture.yaml").is_file():
-        raise no_artefact(folder)
+    if (folder / "architecture.yaml").is_file():
+        return
+    if not folder.exists() and str(folder) in json.loads(_COUNTS.read_text(encoding="utf-8")):
+        raise untrained(str(folder))
+    raise no_artefact(folder)
 
 
 def perform(

@@ -96,7 +96,8 @@ def no_artefact(folder: Path, reason: str | None = None) -> ArtefactError:
     return ArtefactError(
         "an artefact is a folder with architecture.yaml and weights.safetensors",
         place=str(folder),
-        value=reason or ("no architecture.yaml" if folder.is_dir() else "no such folder"),
+        value=reason
+        or ("no architecture.yaml" if folder.is_dir() else "a file" if folder.exists() else "no such folder"),
         remedy=_below(folder) or "give a finalist's folder of a search, or a training's run folder",
     )
 
@@ -107,15 +108,25 @@ def _below(folder: Path) -> str:
     return f"it holds: {', '.join(map(str, found[:_LISTED]))}; give one of them" if found else ""
 
 
-def unknown_network(name: str, known: Iterable[str]) -> ArtefactError:
-    """No NETWORK is called that. known: the networks' names."""
+def untrained(name: str) -> ArtefactError:
+    """A network's name stands where weights are needed."""
+    return ArtefactError(
+        "a network that is known by its name has no trained weights",
+        place="ARTEFACT",
+        value=name,
+        remedy=f"give an artefact's folder: `compress train {name}` makes one, `compress import` one of a checkpoint",
+    )
+
+
+def unknown_network(name: str, known: Iterable[str], place: str = "NETWORK") -> ArtefactError:
+    """No NETWORK is called that. known: the networks' names. place: the argument or option."""
     if Path(name).is_dir() and (below := _below(Path(name))):
-        return ArtefactError("a run folder is not a network", place="NETWORK", value=name, remedy=below)
+        return ArtefactError("a run folder is not a network", place=place, value=name, remedy=below)
     close = get_close_matches(name, known, n=1)
     return ArtefactError(
-        "NETWORK is a known network, a YAML file of one, an artefact's folder, package.module:function, an ONNX file "
+        "a network is a known name, a YAML file of one, an artefact's folder, package.module:function, an ONNX file "
         "or NAME@FILE of a public checkpoint",
-        place="NETWORK",
+        place=place,
         value=name,
         remedy=(f"did you mean {close[0]!r}? " if close else "") + "`compress networks` lists the names",
     )

@@ -247,8 +247,13 @@ def read_yaml_mapping(path: Path, error: type[CompressError], what: str) -> dict
         raise error(
             f"{what} must be a readable file", place=str(path), value=problem.strerror, remedy="check the path"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise error("not valid YAML", place=str(path), value=str(problem), remedy="correct the file") from None
+    except UnicodeDecodeError:
+        raise error(f"{what} is text in UTF-8", place=str(path), value="other bytes", remedy="check the path") from None
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        reason = getattr(problem, "problem", None) or str(problem)
+        raise error("not valid YAML", place=place, value=reason, remedy="correct the file") from None
     if not isinstance(data, dict):
         raise error(f"{what} is a mapping", place=str(path), value=data, remedy="see the shipped ones for examples")
     return data

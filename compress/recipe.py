@@ -968,8 +968,8 @@ def _override(data: dict[str, Any], override: str, option: str) -> None:
         raise RecipeError("an override is key.sub=value", place="--set", value=override, remedy="write it so")
     try:
         value = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise RecipeError("the value is not valid YAML", place=option, value=str(error), remedy="quote it") from None
+    except yaml.YAMLError:
+        raise RecipeError("the value is not valid YAML", place=option, value=text, remedy="quote it") from None
     *parents, last = path.split(".")
     for key in parents:
         data = data.setdefault(key, {})
@@ -985,15 +985,33 @@ def _first_mistake(
     mistakes = error.errors()  # what another job's recipe lacks for this one says less than that it is another's
     mistake = next((one for one in mistakes if one["loc"] == ("job",)), mistakes[0])
     location = [str(part) for part in mistake["loc"]]
-    key = ".".join(location)
-    rule = mistake["msg"].removeprefix("Value error, ")
+    key = ".".join(filter(None, location))
+    rule = _rule(mistake["type"], mistake["msg"])
     place = _typed_as(key, rule, typed) or f"{file}: {key or 'recipe'}".removesuffix(": recipe")
     if mistake["type"] == "extra_forbidden":
         return RecipeError("unknown key", place=place, remedy=nearest(location[-1], _keys(model, location)))
+    if mistake["type"] == "missing" and location[-1].isdecimal():
+        return RecipeError("the list has too few values", place=place, remedy="add what is missing")
     if mistake["type"] == "missing":
         return RecipeError("this key is required", place=place, remedy="add it")
     value = None if mistake["type"] == "value_error" else mistake["input"]
     return RecipeError(rule, place=place, value=value, remedy="correct the value")
+
+
+_FORMS = {
+    "tuple_type": "it must be a list, such as [1, 2]",
+    "list_type": "it must be a list, such as [1, 2]",
+    "dict_type": "it must be a mapping, such as {key: value}",
+    "dataclass_type": "it must be a mapping, such as {key: value}",
+    "model_type": "it must be a mapping, such as {key: value}",
+    "model_attributes_type": "it must be a mapping, such as {key: value}",
+}
+
+
+def _rule(kind: str, message: str) -> str:
+    """What must hold, in a recipe's words. kind, message: of pydantic's error."""
+    text = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    return _FORMS.get(kind) or text.replace("Input should", "it must", 1)
 
 
 def _typed_as(key: str, rule: str, typed: Mapping[str, str]) -> str:

@@ -270,9 +270,9 @@ def test_an_object_stands_where_the_recipe_names_one() -> None:
         ({"mac": 0.5}, "mac: unknown key; did you mean 'macs'?"),
         ({"job": "prune"}, "job: unknown key"),
         ({"training": {"epoch": 3}}, "training.epoch: unknown key; did you mean 'epochs'?"),
-        ({"macs": 1.5}, "macs: Input should be less than 1 (found 1.5); correct the value"),
+        ({"macs": 1.5}, "macs: it must be less than 1 (found 1.5); correct the value"),
         ({"macs": 0.5, "ratio": 0.5}, "macs, ratio: there must be one goal, not ratio and macs"),
-        ({"training": {"epochs": 0}}, "training.epochs: Input should be greater than or equal to 1 (found 0)"),
+        ({"training": {"epochs": 0}}, "training.epochs: it must be greater than or equal to 1 (found 0)"),
     ],
 )
 def test_mistakes_in_keywords_name_them(keys: dict[str, Any], words: str) -> None:

@@ -178,6 +178,8 @@ def test_no_command_shows_the_help() -> None:
         (["--target", "ncnn:treads=2"], ["error: --target: ", "did you mean 'threads'"]),
         (["--target", "ncnn:threads=1000"], ["error: --target: ", "cores"]),
         (["--target", "ncnn:precision=float64"], ["error: --target: ", "did you mean 'float16'"]),
+        (["--target", "ncnn:precision=float16"], ["error: --target: ", "does not compute in this precision"]),
+        (["--target", "ncnn:threads"], ["error: --target: ", "KEY=VALUE, not 'threads'"]),
         (["--target", "ncnn@nowhere.json"], ["error: nowhere.json: ", "no such latency table"]),
         (["--target", "ncnn", "--target", "ncnn"], ["error: --target: ", "stands twice"]),
         (["--data", "imagenet:."], ["error: --data: ", "known: coco, crowdpose"]),
@@ -189,6 +191,11 @@ def test_no_command_shows_the_help() -> None:
         (["--data", "coco:/missing"], ["/missing: the dataset folder must exist"]),
         (["--set", "data={kind: cocoa, disk: {folder: /missing}}"], ["error: --set data", "mean 'coco'"]),
         (["--set", "pruning.ration=0.5"], ["error: --set pruning.ration: ", "did you mean 'ratio'"]),
+        (["--set", "input_hw=256x192"], ["error: --set input_hw: it must be a list, such as [1, 2] (found '256x192')"]),
+        (["--set", "input_hw=[256]"], ["error: --set input_hw: ", "too few values"]),
+        (["--set", "training=fast"], ["error: --set training: it must be a mapping, such as {key: value}"]),
+        (["--set", "input_hw=[256"], ["error: --set input_hw: ", "not valid YAML (found '[256')"]),
+        (["--set", "training.epochs=ten"], ["epochs: it must be a valid integer (found 'ten')"]),
         (["--set", "pruning={ratio: 2}"], ["error: --set pruning: pruning.ratio: "]),
         (["--recipe", "prune_bhrnet", "--ratio", "0"], ["error: --ratio: "]),
         (["--recipe", "prune_bhrnet", "--set", "seed=-1"], ["error: --set seed: "]),
@@ -203,6 +210,39 @@ def test_a_mistake_names_what_was_typed(artefact: Path, arguments: list[str], pa
     assert all(part in line for part in parts), line
     assert "site-packages" not in line
     assert str(Path(__file__).parents[1]) not in line
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("evaluate hrnet_w32", ["ARTEFACT: ", "no trained weights (found 'hrnet_w32')", "`compress train hrnet_w32`"]),
+        ("evaluate a.yaml", ["a.yaml: an artefact is a folder", "(found 'a file')"]),
+        ("import a.pth --network hrnet_w33", ["--network: ", "did you mean 'hrnet_w32'?"]),
+        ("import a.pth", ["a.pth: ", "cut off, or of another kind", "download it again"]),
+        ("profile nothing", ["NETWORK: ", "(found 'nothing')"]),
+        ("latency show hrnet_w32 --table none.json", ["none.json: no such latency table; `compress latency build`"]),
+        ("latency check hrnet_w32 --table none.json", ["none.json: no such latency table"]),
+        ("latency build hrnet_w32 --target torch --table t.json", ["torch has no kernels"]),
+        ("latency show hrnet_w32 --table a.json", ["a.json: not a latency table", "give another file"]),
+        (
+            "train hrnet_w32 --recipe a.yaml",
+            ["a.yaml, line 2: not valid YAML (found ", "correct the file"],
+        ),
+        ("train hrnet_w32 --recipe bytes.yaml", ["bytes.yaml: a recipe is text in UTF-8"]),
+        ("search bhrnet --set search.budget.latency=50x", ["--set search.budget.latency: a limit of latency"]),
+        ("search bhrnet --set search.budget=fast", ["--set search.budget: it must be a mapping"]),
+    ],
+)
+def test_a_mistake_says_what_was_given(
+    line: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("job: train\ntraining: {epochs: ]\n")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
+    (tmp_path / "a.pth").write_text("garbage")
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    said = fails(*shlex.split(line))
+    assert all(part in said for part in parts), said
 
 
 def test_how_many_pictures_are_held_out_is_said_by_the_key_that_says_so(artefact: Path, coco: Path) -> None:

@@ -1,8 +1,8 @@
 """README and docs/: every command and Python block that they show is run, or is listed as one that cannot be run here.
 
 Commands run in one folder with what the pages assume: a network in `runs/openpose`, trained by a page's own command;
-pictures in `photos`; a network of one's own in `my_package/my_net.py` and `my_net.onnx`. A command that stands in none
-of the tables below fails the first test: put it into one.
+pictures in `photos`; `my_package` with the files that the pages show; a network of one's own in `my_net.onnx`. A
+command that stands in none of the tables below fails the first test: put it into one.
 """
 
 import os
@@ -46,6 +46,7 @@ SMALL_TABLE = ("networks=1", "rounds=4", "input_hw=[64,64]")
 AS_SHOWN = (
     "compress import pose_hrnet_w32_256x192.pth --run runs/hrnet",
     "compress export runs/hrnet --normalisation inside",
+    "compress doctor",
     "compress rewrite --list",
     "compress networks",
     "compress targets",
@@ -99,6 +100,11 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "compress latency show runs/openpose --target ncnn": SMALL_TABLE,
     "compress latency check runs/openpose --target ncnn": SMALL_TABLE,
     "compress latency pack runs/openpose --target ncnn --for prune --out packed": SMALL_TABLE,
+    "compress prune small_hrnet_w16 --ratio 0.5 --criterion my_package.criteria:largest --run runs/largest": (
+        "input_hw=[64,64]",
+        *ONE_EXPORT,
+    ),
+    "compress evaluate runs/openpose --data my_package.pictures:read": (),
 }
 """Command → `--set`s that make it small."""
 
@@ -115,12 +121,40 @@ NOT_RUN: dict[str, str] = {
     ".venv/bin/compress search recipes/bhrnet.yaml": "a quarter of an hour; `compress search bhrnet` is run reduced",
     "compress search bhrnet_coco --set data.disk.folder=/path/to/coco": "COCO, and a GPU",
     "compress predict runs/openpose --data coco:/path/to/coco --format coco --out results": "COCO",
-    "compress latency unpack packed": "the results of another device",
-    "compress prune runs/openpose --latency 60% --allocate latency --target ncnn@tables/phone.json --run runs/phone": (
-        "the table of another device; tests/jobs/test_measure.py runs the round trip"
+    ". .venv/bin/activate": "an environment of its own",
+    **dict.fromkeys(
+        (
+            "scp -r packed pi:packed",
+            "ssh pi 'python3 -m venv ncnn && ncnn/bin/pip install ncnn numpy'",
+            "ssh pi 'cd packed && ../ncnn/bin/python run.py --threads 4'",
+            "scp -r pi:packed .",
+            'cmake -S ncnn -B build -DCMAKE_TOOLCHAIN_FILE="$ANDROID_NDK/build/cmake/android.toolchain.cmake" '
+            "-DANDROID_ABI=arm64-v8a -DANDROID_PLATFORM=android-24 -DCMAKE_BUILD_TYPE=Release "
+            "-DNCNN_BUILD_BENCHMARK=ON",
+            "cmake --build build --parallel",
+            "adb push packed/benchncnn /data/local/tmp/kernels",
+            "adb push build/benchmark/benchncnn /data/local/tmp/kernels/",
+            "adb shell 'cd /data/local/tmp/kernels && chmod +x benchncnn && sh bench.sh 1 4 > benchncnn.txt 2>&1'",
+            "adb pull /data/local/tmp/kernels/benchncnn.txt packed/benchncnn/",
+            "adb push runs/phone/model.ncnn.param /data/local/tmp/kernels/",
+            "adb shell 'cd /data/local/tmp/kernels && ./benchncnn 20 4 0 -1 0 param=model.ncnn.param "
+            "shape=[192,192,3]'",
+        ),
+        "another device",
     ),
-    "compress measure pack runs/phone --out packed_result": "such a run",
-    "compress measure unpack runs/phone packed_result": "the results of another device",
+    **dict.fromkeys(
+        (
+            "compress latency unpack packed --table tables/pi5.json",
+            'compress latency unpack packed --device "my phone"',
+            "compress prune runs/openpose --latency 60% --allocate latency --target ncnn:threads=4@tables/pi5.json "
+            "--run runs/pi",
+            "compress prune runs/openpose --latency 60% --allocate latency --target ncnn@tables/phone.json "
+            "--run runs/phone",
+            "compress measure pack runs/pi --out packed_result",
+            "compress measure unpack runs/pi packed_result",
+        ),
+        "the results of another device; tests/jobs/test_measure.py runs the round trip",
+    ),
     "compress prune hrnet_w32@pose_hrnet_w32_256x192.pth --macs 50%": "a public checkpoint",
     "compress train simple_baseline_r50 --recipe train_simple_baseline --set training.backbone=resnet50.pth": (
         "a public checkpoint"
@@ -172,12 +206,11 @@ fixed: {head: single, keypoints: 17, blocks: [[1], [1, 1], [1, 1, 1], [1, 1, 1, 
 choices: {width: [8, 16]}
 """
 
-MY_NET = """
-from torch import nn
 
-def build() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 17, 1))
-"""
+def shown_as(path: str) -> str:
+    """The Python block that a page shows as this file: the first one behind the file's name."""
+    text = next(text for page in PAGES if f"`{path}`" in (text := page.read_text(encoding="utf-8")))
+    return text.partition(f"`{path}`")[2].partition("```python\n")[2].partition("```")[0]
 
 
 def my_net_onnx() -> onnx.ModelProto:
@@ -202,7 +235,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for index in range(2):
         cv2.imwrite(str(folder / "photos" / f"{index}.png"), people.image(index)[:, :, ::-1])
     (folder / "my_package").mkdir()
-    (folder / "my_package" / "my_net.py").write_text(MY_NET)
+    for name in ("my_net", "criteria", "pictures"):
+        (folder / "my_package" / f"{name}.py").write_text(shown_as(f"my_package/{name}.py"))
     onnx.save(my_net_onnx(), folder / "my_net.onnx")
     (folder / "small.yaml").write_text(SMALL_SPACE)
     torch.save(small_file(), folder / "pose_hrnet_w32_256x192.pth")  # of a small network, whatever the name says

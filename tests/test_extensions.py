@@ -255,7 +255,7 @@ def test_the_nearest_family_may_be_another_packages() -> None:
 
 
 def test_a_name_is_text() -> None:
-    with pytest.raises(RecipeError, match=r"data\.kind: Input should be a valid string"):
+    with pytest.raises(RecipeError, match=r"data\.kind: it must be a valid string"):
         validated({"data": {"kind": 3}}, TrainRecipe, {}, "recipe")
 
 

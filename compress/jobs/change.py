@@ -24,7 +24,7 @@ from compress.measure.latency_model import LatencyModel, open_model
 from compress.measure.target import Target
 from compress.networks import Architecture
 from compress.pose.scoring import Score, score
-from compress.progress import Progress
+from compress.progress import Progress, Stage
 from compress.recipe import ChangeRecipe
 from compress.training.processes import launch
 
@@ -155,6 +155,28 @@ def finish_changed(
             remedy="export it to another engine (compress export), or change it otherwise",
         )
     return result
+
+
+def scoring_stages(task: Task[AnyRecipe]) -> list[Stage]:
+    """The scoring of one network, as a stage of the job; none without trained weights.
+
+    Work of stages is in pictures that pass through a network forwards; a training step counts for three.
+    """
+    passes = sum(1 + flip for flip in task.tail.flip_tests)
+    return [Stage("scoring", passes * len(task.learning.sets.val))] if task.learning else []
+
+
+def tuning_stages(task: Task[AnyRecipe], title: str) -> list[Stage]:
+    """Likewise `tune_changed`, whose teacher is one more pass."""
+    if task.learning is None:
+        return []
+    return [Stage(title, (3 + 1) * task.recipe.training.epochs * len(task.learning.sets.train))]
+
+
+def timing_stages(task: Task[AnyRecipe]) -> list[Stage]:
+    """Likewise `measure`."""
+    here = [target for target in task.recipe.targets if not target.foreign]
+    return [Stage("measuring", 2 * len(here) * task.recipe.rounds)] if here else []
 
 
 def measure_both(

@@ -37,7 +37,7 @@ from compress.pose.distillation import FeatureDistillation, OtherInputs
 from compress.pose.estimator import LabelledBoxes, boxes_for
 from compress.pose.objective import Objective
 from compress.pose.scoring import check_metric
-from compress.progress import Progress
+from compress.progress import Progress, Stage
 from compress.recipe import Distillation, TrainRecipe, changed
 from compress.training.loop import (
     EpochLoss,
@@ -95,6 +95,12 @@ def train_network(named: Named, recipe: TrainRecipe, folder: Path, progress: Pro
 
     begun = network_digest(architecture, network, opened.edits, trained=not built or start is not None)
     recorded = open_run(folder, recipe, network=opened.name, digest=begun) if is_first() else nullcontext(Run(folder))
+    progress.plan(
+        [
+            Stage("training", 3 * recipe.training.epochs * len(samples)),
+            Stage("scoring", (1 + recipe.decoding.flip_test) * len(val_pictures)),
+        ]
+    )
     with recorded as run:
         with progress.phase("training", batch_count(recipe.training, samples)) as phase, log(folder) as observe:
             history = train(

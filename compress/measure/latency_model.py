@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.engines import Engine, Runner, engine
 from compress.engines.kernel import Kernel
-from compress.errors import TableError
+from compress.errors import EngineError, TableError
 from compress.measure.in_network import profile_in_networks
 from compress.measure.kept_tables import complete_table, keep, table_path
 from compress.measure.kernels import detect_kernels, with_weights
@@ -172,7 +172,10 @@ def check_target(target: Target, place: str) -> None:
     if target.foreign:
         _foreign_table(target)
     else:
-        runtime_of(target)
+        try:
+            runtime_of(target)
+        except EngineError as lacking:
+            raise EngineError(lacking.rule, place=place, value=lacking.value, remedy=lacking.remedy) from None
 
 
 def open_model(target: Target, path: Path | None = None) -> LatencyModel:

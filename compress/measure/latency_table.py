@@ -226,7 +226,9 @@ def load_table(path: Path) -> LatencyTable:
         raise TableError("no such latency table", place=str(path), remedy="measure it first") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(
-            f"not a latency table of format {FORMAT}: {error}", place=str(path), remedy="delete it and measure again"
+            f"not a latency table of format {FORMAT}: {error}",
+            place=str(path),
+            remedy="give another file, or delete it and measure again",
         ) from error
 
 

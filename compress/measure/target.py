@@ -40,7 +40,7 @@ class Target:
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
         if self.precision not in (None, *PRECISIONS):
-            raise ValueError(f"no such precision, {self.precision!r}: {nearest(str(self.precision), PRECISIONS)}")
+            raise ValueError(f"no such precision, {self.precision!r} ({nearest(str(self.precision), PRECISIONS)})")
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             raise ValueError(f"threads must be 1 to {MOST_THREADS}, not {self.threads}")
         if self.table is None:
@@ -107,7 +107,7 @@ def parse(given: Any) -> Target:
     keys = [field.name for field in fields(Target)]
     for key in given:
         if key not in keys:
-            raise ValueError(f"a target has no {key!r}: {nearest(str(key), keys)}")
+            raise ValueError(f"a target has no {key!r} ({nearest(str(key), keys)})")
     if not given.get("engine"):
         raise ValueError("a target names its engine first, such as ncnn:threads=4")
     values = {**given, "engine": name_of(given["engine"])}
@@ -128,6 +128,8 @@ def _options(text: str) -> dict[str, str]:
         rest, at, table = text, "", ""
     engine, _, options = rest.rpartition(":") if "=" in rest.rpartition(":")[2] else (rest, "", "")
     found = {"engine": engine}
+    if (last := rest.rpartition(":")[2]) in ("threads", "precision", "provider"):
+        raise ValueError(f"an option of a target is KEY=VALUE, not {last!r}")
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if not equals or not value:

@@ -77,6 +77,7 @@ class JobState:
             if printable(self._stages[index].name) == phase.name:
                 self._current = index
                 self._begun.append((self._stages[index], phase))
+                break  # a later stage of the same name is another phase
 
     def left_s(self, phase: PhaseState) -> float | None:
         """Expected seconds until the last stage is done, as of this phase; None before a stage shows the pace, and

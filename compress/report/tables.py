@@ -1,5 +1,6 @@
 """Tables of the commands that write no page, such as networks, doctor, profile, train, evaluate and export."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -53,19 +54,21 @@ _MARKS = {"exact": "=", "reconstruction": "~", "reference only": "ref"}
 
 
 def print_trained(result: "TrainResult", console: Console | None = None) -> None:
-    """Where the network lies, its score, and how the training went."""
-    score = result.trained.score
+    """Where the network lies, how the training went, the score, and what makes it faster."""
+    score, folder = result.trained.score, result.run.folder
     print_mapping(
         "Trained",
         {
-            "artefact": result.run.folder,
+            "artefact": folder,
             "network": result.network,
             "input": _size(result.input_hw),
             "keypoints": result.keypoints,
             "size": f"{short(result.trained.params)} parameters, {short(result.trained.macs)} MACs",
-            **(_score_lines(score, result.trained.evaluations[0].procedure) if score else {}),
             "loss": f"{result.loss[0]:.4g} → {result.loss[-1]:.4g} in {_plural(len(result.loss), 'epoch')}",
             "speed": f"{result.samples_per_s:.4g} samples/s, {percent(result.data_share)} of the time waiting for data",
+            **(_score_lines(score, result.trained.evaluations[0].procedure) if score else {}),
+            "next": f"{shlex.join(['compress', 'rewrite', folder])}, or "
+            f"{shlex.join(['compress', 'prune', folder, '--latency', '60%'])}",
         },
         console,
     )

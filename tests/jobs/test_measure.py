@@ -110,6 +110,7 @@ def test_promised_and_met(pruned: Path, tmp_path: Path) -> None:
     run, folder = shutil.copytree(pruned, tmp_path / "run"), tmp_path / "packed"
     packed = pack_run(run, folder)
     assert packed.networks == 2
+    assert packed.run == "python run.py --threads 2"  # as the table, whatever the target's name says
     with pytest.raises(TableError, match="must be new"):
         pack_run(run, folder)
     with pytest.raises(TableError, match=r"results\.json.*run it first"):

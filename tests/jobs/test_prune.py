@@ -27,6 +27,7 @@ from compress.pruning.layer_costs import Known
 from compress.pruning.sensitivity import Point
 from compress.recipe import Data, EvaluateRecipe, PruneRecipe
 from compress.report.prune import print_analysed, print_pruned, write_analysed, write_pruned
+from tests.recorded_progress import Recorded
 
 HW = (64, 64)
 NETWORK = DirBHRNet(width=16, blocks=equal_blocks(0), head="single")
@@ -127,7 +128,10 @@ def test_a_goal_in_multiply_adds_is_met_in_them_when_moves_are_priced_in_time(ar
 
 
 def test_in_steps(artefact: str, tmp_path: Path) -> None:
-    result = prune(artefact, recipe({"ratio": 0.5, "steps": 2}), tmp_path / "run", Silent())
+    progress = Recorded()
+    result = prune(artefact, recipe({"ratio": 0.5, "steps": 2}), tmp_path / "run", progress)
+    assert progress.opened == progress.planned
+    assert progress.planned[1:3] == ["fine-tuning, step 1", "fine-tuning, step 2"]
     assert len(result.choices) == 2
     shares = [choice.groups["stem.0.conv"].removed for choice in result.choices]
     assert 0.2 < shares[0] < 0.45

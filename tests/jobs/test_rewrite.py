@@ -37,6 +37,7 @@ from compress.rewriting import fitting as carry
 from compress.rewriting.depth import layers_of
 from compress.rewriting.rules import RULES
 from compress.rewriting.sites import Rewrite
+from tests.recorded_progress import Recorded
 
 HW = (64, 64)
 NETWORK = MobileOpenPose(blocks=(1, 1), width=4, features=8, refinement="one_7x7")
@@ -222,9 +223,11 @@ def test_an_engine_that_prices_nothing_is_refused_before_any_work(artefact: str,
 @pytest.mark.usefixtures("clock")
 def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_path: Path) -> None:
     before = load_file(Path(artefact) / "weights.safetensors")
+    progress = Recorded()
     result = rewrite(
-        artefact, recipe({"rules": ["conv_to_3x3"], "sites": ["refinements.*"]}), tmp_path / "run", Silent()
+        artefact, recipe({"rules": ["conv_to_3x3"], "sites": ["refinements.*"]}), tmp_path / "run", progress
     )
+    assert progress.opened == progress.planned
     assert [choice.at for choice in result.choices] == [(path,) for path in SEVENS]
     assert all(choice.saved_ms == 1.0 for choice in result.choices)
     assert result.choices[0].gain == pytest.approx(1 / 7)  # the stem's 7x7 stays, and one millisecond for the rest

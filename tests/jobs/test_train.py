@@ -30,6 +30,7 @@ from compress.networks.lightweight_openpose import LightweightOpenPose
 from compress.networks.rtmpose import RTMPose
 from compress.progress import Silent
 from compress.recipe import Data, EvaluateRecipe, PredictRecipe, TrainRecipe
+from tests.recorded_progress import Recorded
 
 NARROW = {"width": 8, "blocks": equal_blocks(0)}
 SMALL: dict[str, Architecture] = {
@@ -65,7 +66,9 @@ def test_every_approach_trains_evaluates_and_predicts(approach: str, tmp_path: P
     training = {"epochs": 2, "batch_size": 4, "warmup_steps": 0, **TRAINING.get(approach, {})}
     epochs, settings = training["epochs"], recipe(training=training)
     begin = start(SMALL[approach], tmp_path / "start")
-    result = train_network(begin, settings, tmp_path / "run", Silent())
+    progress = Recorded()
+    result = train_network(begin, settings, tmp_path / "run", progress)
+    assert progress.opened == progress.planned == ["training", "scoring"]
     assert result is not None
     assert len(result.loss) == epochs
     assert result.loss[-1] < result.loss[0]

@@ -178,6 +178,9 @@ def test_trained_and_evaluated_say_what_the_score_is_of():
         "12.5 samples/s, 25.0 % of the time waiting for data",
     ):
         assert expected in text
+    last = [line.split()[0] for line in text.splitlines()][-3:]
+    assert last == [SCORE.metric, "of", "next"]
+    assert "compress rewrite runs/a, or compress prune runs/a --latency 60%" in text
     evaluated = EvaluateResult("runs/a", (64, 48), "one pass", replace(SCORE, standard_error=None), ("a note",))
     text = shown(print_evaluated, evaluated)
     for expected in ("0.432\n", "one pass", "AP50", "0.7", "a note"):

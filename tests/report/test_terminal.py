@@ -154,6 +154,19 @@ def test_the_job_of_a_resumed_run_counts_from_where_it_goes_on():
     assert told[50][1] == pytest.approx(SLOW["tuning"] + SLOW["scoring"], rel=0.2)
 
 
+def test_stages_of_one_name_come_one_after_the_other():
+    """The first scoring takes 10 s for its work of 10; what is to come is the second one, of 30."""
+    clock = Clock()
+    terminal = Terminal(stream=io.StringIO(), clock=clock)
+    terminal.plan([Stage("scoring", 10), Stage("scoring", 30)])
+    for seconds, left in ((10, 30), (30, 0)):
+        with terminal.phase("scoring", 100) as phase:
+            for _ in range(100):
+                clock.now += seconds / 100
+                phase.advance()
+            assert terminal._job.left_s(phase) == pytest.approx(left)
+
+
 def test_lines_tell_the_phase_and_the_job():
     def work(terminal, clock):
         terminal.plan([Stage("supernet", 10), Stage("search", 20)])

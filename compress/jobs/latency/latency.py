@@ -84,6 +84,8 @@ def build(
     check_names(recipe)
     check_local(recipe)
     runtime = runtime_of(recipe.target)
+    if not runtime.has_kernels:
+        runtime.profiler(Path())  # which says why not
     table = _open(recipe, path)
     check_writable(table.path.parent)
     if table.foreign:
@@ -126,6 +128,7 @@ def show(name: str, recipe: LatencyRecipe, path: Path | None, progress: Progress
     check_names(recipe)
     runtime = runtime_of(recipe.target)
     table = _open(recipe, path)
+    check_built(table)
     (candidate,) = candidates([name], recipe, 1, recipe.seed)
     with progress.phase("finding kernels", 1) as phase:
         kernels = detect_kernels(candidate.build(), candidate.input_hw, runtime)
@@ -170,6 +173,7 @@ def check(sources: Sequence[str], recipe: LatencyRecipe, path: Path | None, prog
     check_local(recipe)
     runtime = runtime_of(recipe.target)
     table = _open(recipe, path)
+    check_built(table)
     # Another seed than that of the networks that the scale was fitted on.
     chosen = candidates(sources, recipe, recipe.networks, recipe.seed + 1)
     with pinned(recipe.target.local_threads), tempfile.TemporaryDirectory() as folder:
@@ -382,6 +386,12 @@ def _open(recipe: LatencyRecipe, path: Path | None) -> LatencyTable:
         return open_model(target).table
     identity = identity_of(target)
     return open_table(path or table_path(identity), identity, allow_foreign=recipe.allow_foreign)
+
+
+def check_built(table: LatencyTable) -> None:
+    """Raises TableError for a table that is not there."""
+    if not table.path.is_file():
+        raise TableError("no such latency table", place=str(table.path), remedy="`compress latency build` makes it")
 
 
 def check_local(recipe: LatencyRecipe) -> None:

@@ -32,7 +32,7 @@ from compress.jobs.latency.latency import Candidate, candidates, covering_candid
 from compress.jobs.names import check_names
 from compress.measure.in_network import kernels_of_file
 from compress.measure.kept_tables import table_path
-from compress.measure.latency_model import runtime_of
+from compress.measure.latency_model import identity_of, runtime_of
 from compress.measure.latency_table import LEAST_NETWORKS, Entry, Identity, LatencyTable, add_in_situ, fit_scale
 from compress.measure.profiling import LEAST_RATIO, Profiled, correct
 from compress.measure.target import Target
@@ -197,13 +197,15 @@ def write_manifest(
 
 def packed_folder(folder: Path, target: Target, networks: Sequence[PackedNetwork], kernels: int) -> PackedFolder:
     """What a packed folder holds, for the user."""
+    identity = identity_of(target)  # another device's threads and precision are its table's
+    half = "" if identity.precision == "float32" else f" --precision {identity.precision}"
     return PackedFolder(
         folder=str(folder),
         engine=target.engine,
         networks=len(networks),
         kernels=kernels,
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        run=f"python run.py --threads {target.threads or 1}",
+        run=f"python run.py --threads {identity.threads}{half}",
     )
 
 

@@ -15,7 +15,15 @@ from compress.artefacts.network import Named, learning_of, open_network
 from compress.artefacts.results import OtherPruner, PruneResult, SensitivityResult, write_results
 from compress.artefacts.run import open_run
 from compress.errors import BudgetError, DataError
-from compress.jobs.change import finish_changed, finish_given, speed_ups, tune_changed
+from compress.jobs.change import (
+    finish_changed,
+    finish_given,
+    scoring_stages,
+    speed_ups,
+    timing_stages,
+    tune_changed,
+    tuning_stages,
+)
 from compress.jobs.finalise import measure, run_record
 from compress.jobs.names import check_names
 from compress.jobs.prune.choice import (
@@ -31,7 +39,7 @@ from compress.jobs.prune.choice import (
     sensitivity_points,
 )
 from compress.jobs.prune.goal import Task, check_goal, for_engine, reached, requested_share
-from compress.progress import Progress
+from compress.progress import Progress, Stage
 from compress.pruning.schedule import Sparsifier
 from compress.recipe import PruneRecipe
 
@@ -55,6 +63,7 @@ def prune(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress) -
             progress.say(
                 f"{original.name} has no trained weights, or no data: it is pruned and measured, not tuned, not scored"
             )
+        progress.plan(stages(task))
         if recipe.pruning.latency_ms is not None:
             requested_share(task)  # a goal that is met already is refused before any other work
         as_run = partial(for_engine, recipe=recipe)
@@ -127,6 +136,18 @@ def analyse(named: Named, recipe: PruneRecipe, folder: Path, progress: Progress)
 
 
 # --- Steps -----------------------------------------------------------------------------------------------------------
+
+
+def stages(task: Task) -> list[Stage]:
+    """The phases that take their time; see `scoring_stages`."""
+    pruning = task.recipe.pruning
+    planned = scoring_stages(task)
+    for number in range(1, pruning.steps + 1):
+        if task.learning and pruning.allocate in ("sensitivity", "latency"):
+            layers = sum(isinstance(module, nn.Conv2d) for module in task.original.module.modules())
+            planned.append(Stage("sensitivity", layers * len(pruning.ratios) * pruning.pictures))
+        planned += tuning_stages(task, f"fine-tuning, step {number}")
+    return [*planned, *scoring_stages(task), *timing_stages(task)]
 
 
 def compared(task: Task) -> OtherPruner:

@@ -14,7 +14,15 @@ from compress.artefacts.artefact import save_artefact
 from compress.artefacts.network import Named, learning_of, open_network
 from compress.artefacts.results import Decision, DepthChange, RewriteResult, write_results
 from compress.artefacts.run import open_run
-from compress.jobs.change import finish_changed, finish_given, measure_both, tune_changed
+from compress.jobs.change import (
+    finish_changed,
+    finish_given,
+    measure_both,
+    scoring_stages,
+    timing_stages,
+    tune_changed,
+    tuning_stages,
+)
 from compress.jobs.finalise import run_record
 from compress.jobs.names import check_names
 from compress.jobs.rewrite.choice import (
@@ -29,7 +37,7 @@ from compress.jobs.rewrite.choice import (
 from compress.jobs.rewrite.decision import Priced, decide, price, together, weigh
 from compress.measure.comparison import SpeedUp
 from compress.networks import Architecture
-from compress.progress import Progress
+from compress.progress import Progress, Stage
 from compress.recipe import RewriteRecipe
 from compress.rewriting.depth import layers_of
 
@@ -54,8 +62,10 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
         if not learning:
             progress.say(f"{original.name} has no trained weights, or no data: replacements are judged by time alone")
         if other_depth:
+            progress.plan([*scoring_stages(task), *ending(task, "training from random weights")])
             return change_depth(task, other_depth)
         choices = choices_of(original.module, recipe)
+        progress.plan(stages(task, len(choices)))
         reference_ms = None
         if choices:
             priced = run.once("prices", partial(price, task, choices), Priced)
@@ -94,6 +104,19 @@ def rewrite(named: Named, recipe: RewriteRecipe, folder: Path, progress: Progres
         )
         write_results(run.path("results.json"), "rewrite", result)
     return result
+
+
+def stages(task: Task, choices: int) -> list[Stage]:
+    """The phases that take their time; see `scoring_stages`. choices: how many replacements there are."""
+    settings = task.recipe.rewriting
+    timed = Stage("timing replacements", choices * task.recipe.rounds)
+    fitted = Stage("fitting replacements", choices * (settings.calibration + 3 * settings.steps + settings.pictures))
+    return [timed, *([fitted] if task.learning else []), *scoring_stages(task), *ending(task, "fine-tuning")]
+
+
+def ending(task: Task, title: str) -> list[Stage]:
+    """Tuning, of that title, and what follows it."""
+    return [*tuning_stages(task, title), *scoring_stages(task), *timing_stages(task)]
 
 
 def change_depth(task: Task, architecture: Architecture) -> RewriteResult:

@@ -113,7 +113,7 @@ def _needs_more(path: Path, message: str) -> NetworkError:
     """The error for a pickle that wants to call something."""
     named = re.search(r"GLOBAL (\S+)", message)
     if named is None:
-        return _broken(path, message)
+        return _broken(path, message.rpartition("WeightsUnpickler error: ")[2])
     remedy = "save only its weights where its classes are installed: torch.save(model.state_dict(), FILE)"
     if named[1].startswith(("mmengine.", "mmcv.")):
         remedy = (
