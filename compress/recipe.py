@@ -30,6 +30,8 @@ from compress.extensions import name_of
 from compress.files import read_yaml, read_yaml_mapping
 from compress.measure.limit import Limit, Quantity
 from compress.measure.limit import parse as parse_limit
+from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
+from compress.measure.objective import parse as parse_objective
 from compress.measure.target import Target, parse
 from compress.pose.codec import PRESETS, Codec
 
@@ -429,6 +431,22 @@ LatencyLimit = Annotated[Limit, _limit("latency"), PlainSerializer(_in_ms)]
 MacsLimit = Annotated[Limit, _limit("macs"), PlainSerializer(str)]
 ParamsLimit = Annotated[Limit, _limit("params"), PlainSerializer(str)]
 SizeLimit = Annotated[Limit, _limit("size"), PlainSerializer(str)]
+MemoryLimit = Annotated[Limit, _limit("memory"), PlainSerializer(str)]
+
+
+def _objectives(given: Any) -> Any:
+    """One objective, or several; none twice."""
+    listed = list(given) if isinstance(given, list | tuple) else [given]
+    objectives = tuple(map(parse_objective, listed))
+    twice = next((one for one in objectives if objectives.count(one) > 1), None)
+    if twice:
+        raise ValueError(f"each objective stands once, and {twice} stands twice")
+    if not objectives:
+        raise ValueError("there must be an objective beside the score")
+    return objectives
+
+
+Objectives = Annotated[tuple[Annotated[CostObjective, PlainSerializer(str)], ...], BeforeValidator(_objectives)]
 
 
 def _by_target(given: Any) -> Any:
@@ -460,6 +478,9 @@ class Budget(Settings):
     size: SizeLimit | None = Field(
         default=None, description=f"Most bytes of weights in float32, {_OF} absolute (`1.5 MB`)."
     )
+    memory: MemoryLimit | None = Field(
+        default=None, description=f"Largest peak of one pass's activations in bytes, {_OF} absolute (`4 MB`)."
+    )
 
 
 class Search(Settings):
@@ -489,6 +510,13 @@ class Search(Settings):
         description="Training samples that every candidate is fine-tuned on, once, before it is scored, with its "
         "network without edits as teacher; most edits score next to nothing without it. 0 does not tune.",
     )
+    objectives: Objectives = Field(
+        default=DEFAULT_OBJECTIVES,
+        description="What a candidate is to be small in, beside its score, which is to be large: one or several of "
+        "`end_to_end` (all passes and the decoding), `latency` (one pass), either of the first target or `on` a named "
+        "one (`latency on ncnn`), `macs`, `params`, `size` (of the weights) and `memory` (peak of the activations). "
+        "Sampler, front and finalists follow all of them.",
+    )
     budget: Budget = Field(default=Budget(), description="Upper limits for a candidate.")
 
 
@@ -499,7 +527,8 @@ class Measurement(Settings):
     predict_all: bool = Field(
         default=False,
         description="Predict candidates on every target, which takes the time of measuring each one's latency table. "
-        "Without it they are predicted on the first and on those that `search.budget.latency` names.",
+        "Without it they are predicted on the first and on those that `search.budget.latency` and "
+        "`search.objectives` name.",
     )
     rounds: Positive = Field(default=100, description="Timings of each network, interleaved with the others'.")
     parity_pictures: Positive = Field(

@@ -20,6 +20,7 @@ FLOORS = {
     "compress.progress": 0,
     "compress.pose.codec": 1,  # a record that recipes name; it imports nothing of the rest of compress.pose
     "compress.measure.limit": 1,  # likewise: records that recipes name
+    "compress.measure.objective": 1,
     "compress.measure.target": 1,
     "compress.recipe": 2,
     "compress.networks": 3,

@@ -22,6 +22,7 @@ from compress.measure.cost import Cost
 from compress.measure.cross_check import CrossCheck
 from compress.measure.latency import Latency
 from compress.measure.latency_table import Identity, Prediction, Scale
+from compress.measure.objective import CostObjective
 from compress.networks.checkpoints import Found
 from compress.pose.codec import Codec
 from compress.pose.scoring import Score
@@ -30,7 +31,7 @@ from compress.rewriting.fitting import Fitted
 
 T = TypeVar("T")
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of results.json; a file of another version is refused by name."""
 
 Role = Literal["given", "pruned", "rewritten", "trained", "finalist", "baseline", "compared"]
@@ -924,8 +925,8 @@ class Trial:
     """A candidate that a search scored.
 
     pick: its choices, see compress.nas.space. cost: with the predicted latency of one pass. score: on the search
-    pictures, with the weights that candidates are compared by. on_front: whether no other trial beats it in both
-    score and predicted latency; None while the search goes on.
+    pictures, with the weights that candidates are compared by. on_front: whether no other trial beats it in all of the
+    search's objectives; None while the search goes on.
     """
 
     number: int
@@ -935,7 +936,7 @@ class Trial:
     on_front: bool | None = None
 
     @property
-    def ap(self) -> float:
+    def value(self) -> float:
         """The score as a number; 0 where there was nothing to measure on."""
         return self.score.value or 0.0
 
@@ -951,9 +952,11 @@ class SearchedSpace:
 
 @dataclass(frozen=True)
 class SearchedData:
-    """kind: of the data. train, search, val: number of pictures. people: labelled ones in the validation pictures."""
+    """kind: of the data. metric: what networks are compared by on it, AP, PCKh or PCK. train, search, val: number of
+    pictures. people: labelled ones in the validation pictures."""
 
     kind: str
+    metric: str
     train: int
     search: int
     val: int
@@ -962,15 +965,15 @@ class SearchedData:
 
 @dataclass(frozen=True)
 class Gain:
-    """Accuracy of a finalist that is no slower, end to end, than a baseline.
+    """Accuracy of a finalist that is no slower, end to end, than a baseline: validation scores, in the data's metric.
 
     verdict: beyond chance: by more than two standard errors of the difference; worthless: near a constant answer.
     steady: whether both timings are reliable. faster: by more than both times are uncertain.
     """
 
     network: str
-    ap: float
-    baseline_ap: float
+    score: float
+    baseline_score: float
     verdict: Literal["beyond chance", "within chance", "worthless"]
     steady: bool
     faster: bool
@@ -1014,11 +1017,12 @@ class TableUsed:
 class SearchResult(Shown):
     """What a search found. All milliseconds are on the clock of the deciding target's latency table.
 
-    start: the network that was given instead of a supernet; tuning_samples: that every trial was tuned on. tables: by
-    target. losses: of the supernet, by epoch. decoding: of the candidate that scored best, taken
-    for every trial. networks: baselines and finalists, exported and measured; trial_numbers: the trial that each was;
-    best: names of those that no other one beats in both accuracy and end-to-end time. failed_exports: one line each.
-    no_finalist: why there is none. caveats: what the figures do not say.
+    start: the network that was given instead of a supernet; tuning_samples: that every trial was tuned on. objectives:
+    what candidates and networks are to be small in, beside the score that is to be large. tables: by target. losses: of
+    the supernet, by epoch. decoding: of the candidate that scored best, taken for every trial. networks: baselines and
+    finalists, exported and measured; trial_numbers: the trial that each was; best: names of those that no other one
+    beats in all objectives. failed_exports: one line each. no_finalist: why there is none. caveats: what the figures do
+    not say.
     """
 
     run: RunRecord
@@ -1026,6 +1030,7 @@ class SearchResult(Shown):
     space: SearchedSpace
     start: str | None
     tuning_samples: int
+    objectives: tuple[CostObjective, ...]
     tables: Mapping[str, TableUsed]
     losses: tuple[float, ...]
     trials: tuple[Trial, ...]

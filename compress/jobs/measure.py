@@ -203,7 +203,8 @@ def with_measured(result: Result, target: Target, measured: Mapping[str, Latency
     if isinstance(result, SearchResult):
         networks = tuple(map(met, result.networks))
         comparisons = tuple(compare(one, networks) for one in networks if one.role == "baseline")
-        return replace(result, networks=networks, best=measured_front(networks), comparisons=comparisons)
+        best = measured_front(networks, result.objectives, {one.name: result.trial_of(one) for one in networks})
+        return replace(result, networks=networks, best=best, comparisons=comparisons)
     given = met(result.given) if result.given else None
     if isinstance(result, PruneResult):
         assert given is not None

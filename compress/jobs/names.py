@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from compress.errors import CompressError, RecipeError
-from compress.recipe import SearchRecipe, Settings
+from compress.recipe import Settings
 
 
 def check_names(recipe: Settings) -> None:
     """Raises RecipeError for a name that stands for nothing, at the option or key that gave it.
 
-    Also for data on disk without a folder, and for a search on data that has no average precision.
+    Also for data on disk without a folder.
     """
     for key, value in _values(recipe, ""):
         find = _finder(key.rpartition(".")[2])
@@ -76,10 +76,4 @@ def _check_data(recipe: Any) -> None:
             f"kind {data.kind} needs disk.folder, the folder with the pictures and annotations",
             place=recipe.place("data.kind"),
             remedy="give it with --data KIND:FOLDER or data.disk.folder",
-        )
-    if isinstance(recipe, SearchRecipe) and kind.metric != "AP":
-        raise RecipeError(
-            f"a search compares networks by average precision; {data.kind} data has another metric",
-            place=recipe.place("data.kind"),
-            remedy="correct the value",
         )

@@ -29,6 +29,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from compress.measure.peak_memory import Lifetimes
+
 Convention = Literal["mac", "hrsum", "mmcv", "ts", "ptflops"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -62,6 +64,14 @@ _FREE_OPERATORS = set(
     """.split()  # noqa: SIM905
 )
 
+# Operators that work element by element and that torch does not tag so.
+_BY_ELEMENT = set(
+    """
+    native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _batch_norm_no_update
+    hardswish hardswish_ log_sigmoid_forward _prelu_kernel rrelu_with_noise
+    """.split()  # noqa: SIM905
+)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -91,10 +101,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass of a batch of one. layers: in the order they ran. outputs: shapes of the returned tensors."""
+    """One forward pass of a batch of one. layers: in the order they ran. outputs: shapes of the returned tensors.
+
+    peak_bytes: of the activations that are needed at once, see compress.measure.peak_memory.
+    """
 
     layers: tuple[Layer, ...]
     outputs: tuple[tuple[int, ...], ...]
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -180,13 +194,17 @@ def _run(network: nn.Module, input_hw: tuple[int, int], device: str) -> Trace:
     try:
         # torch.device: tensors that a forward makes lie where the others are
         with torch.no_grad(), torch.device(device), sdpa_kernel(SDPBackend.MATH), recorder:
-            outputs = network(torch.zeros(1, 3, *input_hw, device=device))
+            picture = torch.zeros(1, 3, *input_hw, device=device)
+            recorder.lifetimes.given(picture)
+            outputs = network(picture)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         recorder.remove_hooks()
         for module in training:
             module.training = True
-    return Trace(tuple(recorder.layers), tuple(tuple(output.shape) for output in _tensors(outputs)))
+    returned = _tensors(outputs)
+    peak_bytes = recorder.lifetimes.peak_bytes(returned)
+    return Trace(tuple(recorder.layers), tuple(tuple(output.shape) for output in returned), peak_bytes)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -195,6 +213,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.layers: list[Layer] = []
+        self.lifetimes = Lifetimes()
         self._paths = {module: path for path, module in network.named_modules()}
         self._running: list[nn.Module] = [network]
         self._operators: list[tuple[str, int, tuple[str, ...]]] = []  # of the running module without submodules
@@ -247,8 +266,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Runs the operator and counts it."""
         result = func(*args, **(kwargs or {}))
         module, name = self._running[-1], func._schema.name.removeprefix("aten::")
-        if not _tensors(args) or name == "detach":  # makes a constant
+        given, made = _tensors(args), _tensors(result)
+        if not given or name == "detach":  # makes a constant
+            if not given:
+                self.lifetimes.constants(made)
             return result
+        self.lifetimes.operator(given, made, by_element=torch.Tag.pointwise in func.tags or name in _BY_ELEMENT)
         macs, uncounted = _operator_macs(func, name, args, kwargs or {}, result)
         ts = _convolution_ts(args, result) if name == "convolution" else 0
         view = func.is_view or name == "_unsafe_view"

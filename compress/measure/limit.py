@@ -8,15 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Quantity = Literal["latency", "macs", "params", "size"]
+Quantity = Literal["latency", "macs", "params", "size", "memory"]
 
+_BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _UNITS: dict[Quantity, dict[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
     "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
     "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
-    "size": {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
+    "size": _BYTES,
+    "memory": _BYTES,
 }
-_EXAMPLES: dict[Quantity, str] = {"latency": "2.5 ms", "macs": "300M", "params": "1.2M", "size": "1.5 MB"}
+_EXAMPLES: dict[Quantity, str] = {
+    "latency": "2.5 ms",
+    "macs": "300M",
+    "params": "1.2M",
+    "size": "1.5 MB",
+    "memory": "4 MB",
+}
 _WRITTEN = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|[a-z]*)(?:\s+of\s+([A-Za-z0-9][A-Za-z0-9_-]*))?\s*", re.I)
 
 

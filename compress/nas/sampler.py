@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from compress.extensions import Extensible
@@ -57,16 +58,16 @@ _SAMPLERS: Extensible[NewSampler] = Extensible(
 )
 
 Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
-"""Picks → the cost of each, the same that `tell` will get."""
+"""Picks → one cost of each, the same that `tell` will get."""
 
 
 class Sampler:
-    """Two objectives: cost, to be small, and score, to be large.
+    """One or several costs, to be small, and a score, to be large.
 
     kind: see sampler_named. baselines: picks that the search is to beat. population: of NSGA-II. The first picks are
     the baselines, the smallest and the largest, the baselines with one field changed as a whole (every block of another
     kind), and up to `population`, in equal parts, random picks and baselines with a fifth of their choices changed.
-    costs: predicts them for many picks at once, for the guide; None: it models them.
+    costs: one entry for every cost, which predicts it for many picks at once, for the guide; None: it models the cost.
     """
 
     def __init__(
@@ -77,12 +78,13 @@ class Sampler:
         population: int,
         seed: int,
         baselines: Sequence[Pick],
-        costs: Costs | None = None,
+        costs: Sequence[Costs | None] = (None,),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._study = optuna.create_study(
-            directions=["minimize", "maximize"], sampler=sampler_named(kind)(population, seed)
+            directions=[*(StudyDirection.MINIMIZE for _ in costs), StudyDirection.MAXIMIZE],
+            sampler=sampler_named(kind)(population, seed),
         )
         rng = random.Random(seed)
         changed = [change for pick in baselines for change in space.whole_changes(pick)]
@@ -105,11 +107,11 @@ class Sampler:
         pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
         return trial, pick
 
-    def tell(self, trial: Trial, cost: float, score: float) -> None:
-        """The pick's cost, which must be positive, and score."""
-        self._study.tell(trial, [cost, score])
+    def tell(self, trial: Trial, costs: Sequence[float], score: float) -> None:
+        """The pick's costs, which must be positive, and score."""
+        self._study.tell(trial, [*costs, score])
         if self._guide:
-            self._guide.learn({path: trial.params[path] for path in self._space.choices}, cost, score)
+            self._guide.learn({path: trial.params[path] for path in self._space.choices}, costs, score)
 
     def refuse(self, trial: Trial) -> None:
         """The pick is over budget and was not scored."""
@@ -119,15 +121,23 @@ class Sampler:
 
 
 class Guide:
-    """Proposes what a model of the scored picks holds for the most accurate at some cost.
+    """Proposes what a model of the scored picks holds for the most accurate at some costs.
 
     The model is additive: every value of every choice adds its part to the score and, without predicted costs, to the
-    logarithm of the cost (ridge regression; picks of similar cost weigh more). The cost aimed at is drawn from those of
-    the baselines and a fifth less, for there the finalists will be compared, and one anywhere on the scale. Candidates
-    for it are children of good picks of about that cost: fields crossed, a field changed as a whole, single steps.
+    logarithm of a cost (ridge regression; picks of similar costs weigh more). The costs aimed at are drawn from those
+    of the baselines and a fifth less, for there the finalists will be compared, and ones anywhere on the scale. Of
+    several costs any may be left out of an aim, so that a front is explored in all of them together and in each alone.
+    Candidates are children of good picks of about those costs: fields crossed, a field changed as a whole, single
+    steps.
     """
 
-    def __init__(self, space: Space, baselines: Sequence[Pick], rng: random.Random, costs: Costs | None = None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        baselines: Sequence[Pick],
+        rng: random.Random,
+        costs: Sequence[Costs | None] = (None,),
+    ) -> None:
         self._space, self._rng, self._costs_of = space, rng, costs
         self._baselines = [pick_key(pick) for pick in baselines]
         self._columns = {
@@ -135,16 +145,16 @@ class Guide:
             for column, (path, value) in enumerate((p, v) for p, values in space.choices.items() for v in values)
         }
         self._picks: list[Pick] = []
-        self._costs: list[float] = []
+        self._costs: list[NDArray[np.float64]] = []
         self._scores: list[float] = []
         self._known: set[str] = set()
 
-    def learn(self, pick: Pick, cost: float, score: float) -> None:
+    def learn(self, pick: Pick, costs: Sequence[float], score: float) -> None:
         """One scored pick."""
         if pick_key(pick) not in self._known:
             self._known.add(pick_key(pick))
             self._picks.append(pick)
-            self._costs.append(cost)
+            self._costs.append(np.asarray(costs, dtype=np.float64))
             self._scores.append(score)
 
     def skip(self, pick: Pick) -> None:
@@ -155,9 +165,10 @@ class Guide:
         """A pick that is not known yet, if one is found."""
         if len(self._picks) < 2:
             return self._space.sample(self._rng)
-        aim = self._aim()
-        log_costs = np.log(self._costs)
-        weights = np.exp(-(((log_costs - np.log(aim)) / _WIDTH) ** 2) / 2)
+        aims = self._aims()
+        limits = np.array(list(aims.values()))
+        log_costs = np.log(np.stack(self._costs)[:, list(aims)])
+        weights = np.exp(-(((log_costs - np.log(limits)) / _WIDTH) ** 2).mean(1) / 2)
         features = np.stack([self._features(pick) for pick in self._picks])
         score_of = _ridge(features, np.asarray(self._scores), weights)
         candidates = [pick for pick in self._children(weights) if pick_key(pick) not in self._known]
@@ -165,17 +176,29 @@ class Guide:
             return self._space.sample(self._rng)
         rows = np.stack([self._features(pick) for pick in candidates])
         scores = rows @ score_of
-        costs = self._costs_of(candidates) if self._costs_of else np.exp(rows @ _ridge(features, log_costs, weights))
-        scores[costs > aim] = -np.inf
-        best = int(np.argmax(scores) if np.isfinite(scores).any() else np.argmin(costs))
+        shares = np.empty((len(candidates), len(aims)))
+        for column, (number, limit) in enumerate(aims.items()):
+            predict = self._costs_of[number]
+            costs = predict(candidates) if predict else np.exp(rows @ _ridge(features, log_costs[:, column], weights))
+            shares[:, column] = costs / limit
+        worst = shares.max(1)
+        scores[worst > 1] = -np.inf
+        best = int(np.argmax(scores) if np.isfinite(scores).any() else np.argmin(worst))
         return candidates[best]
 
-    def _aim(self) -> float:
-        costs = [self._costs[i] for i, pick in enumerate(self._picks) if pick_key(pick) in self._baselines]
-        aims = [cost * share for cost in costs for share in (1.0, 0.8)]
-        low, high = min(self._costs), max(self._costs)
-        anywhere = float(low * (high / low) ** self._rng.random())
-        return self._rng.choice([*aims, anywhere])
+    def _aims(self) -> dict[int, float]:
+        """Number of a cost → the most that it may be, of one cost at least."""
+        rng, known = self._rng, np.stack(self._costs)
+        of_baselines = [
+            costs for pick, costs in zip(self._picks, known, strict=True) if pick_key(pick) in self._baselines
+        ]
+        aims = [costs * share for costs in of_baselines for share in (1.0, 0.8)]
+        low, high = known.min(0), known.max(0)
+        aim = rng.choice([*aims, low * (high / low) ** rng.random()])
+        numbers = list(range(len(aim)))
+        if len(aim) > 1:
+            numbers = sorted(rng.sample(numbers, rng.randint(1, len(aim))))
+        return {number: float(aim[number]) for number in numbers}
 
     def _children(self, weights: NDArray[np.float64]) -> list[Pick]:
         """Of the picks that are best near the cost aimed at and, to leap, of any: crossed, changed, stepped."""

@@ -27,6 +27,7 @@ from compress.report.search import (
     error_of,
     gain_text,
     ms_of,
+    objectives_text,
     procedure_of,
     speed_text,
     value_of,
@@ -35,7 +36,7 @@ from compress.report.search import (
 from compress.report.terminal import duration, file_size, number, percent, short
 
 COLUMNS = (
-    *("role", "name", "provenance", "ap", "predicted_ms", "measured_ms"),
+    *("role", "name", "provenance", "metric", "score", "predicted_ms", "measured_ms"),
     *("low_ms", "high_ms", "decode_ms", "end_to_end_ms", "params", "macs", "on_front"),
 )
 """Of `pareto.csv`. All milliseconds are on one clock; low_ms and high_ms: 95 % confidence interval of measured_ms."""
@@ -70,7 +71,8 @@ def _network_row(result: SearchResult, network: NetworkResult) -> Row:
         role=network.role,
         name=network.name,
         provenance=first.score.provenance if first.score else "random weights",
-        ap=value_of(first.score),
+        metric=result.data.metric,
+        score=value_of(first.score),
         predicted_ms=ms_of(network.predicted.get(result.target.name), first.passes),
         measured_ms=ms_of(measured, first.passes),
         low_ms=low,
@@ -79,7 +81,7 @@ def _network_row(result: SearchResult, network: NetworkResult) -> Row:
         params=network.params,
         macs=network.macs,
         on_front=network.name in result.best,
-        search_ap=result.trial_of(network).score.value,
+        search_score=result.trial_of(network).score.value,
         standard_error=error_of(first.score),
         reliable=latency is None or latency.reliable is not False,
         end_to_end_uncertainty=first.end_to_end.uncertainty if first.end_to_end else None,
@@ -98,7 +100,8 @@ def _trial_row(result: SearchResult, trial: Trial) -> Row:
         role="trial",
         name=f"trial {trial.number}",
         provenance=trial.score.provenance,
-        ap=trial.score.value,
+        metric=trial.score.metric,
+        score=trial.score.value,
         predicted_ms=passes * trial.cost.predicted_ms,
         measured_ms=None,
         low_ms=None,
@@ -129,7 +132,7 @@ def picture_of(result: SearchResult, rows: Sequence[Row]) -> bytes | None:
 
 
 def order_agreement(scores: Sequence[tuple[float | None, float | None]]) -> tuple[int, int]:
-    """Of scores in the search and AP on validation pictures, one pair per network: how many pairs of networks both
+    """Of scores in the search and on validation pictures, one pair per network: how many pairs of networks both
     order alike, and how many pairs both order at all."""
     known = [(one, other) for one, other in scores if one is not None and other is not None]
     signs = [(a[0] - b[0]) * (a[1] - b[1]) for i, a in enumerate(known) for b in known[i + 1 :]]
@@ -191,7 +194,7 @@ def page(result: SearchResult, rows: Sequence[Row], picture: bytes | None) -> st
     }
     specifications = {name: plots.specification(chart) for name, chart in charts.items() if chart is not None}
     views = [_view(result, network, row) for network, row in zip(result.networks, rows, strict=False)]
-    scores = [(view.row.search_ap, view.row.ap) for view in views]
+    scores = [(view.row.search_score, view.row.score) for view in views]
     environment = dict(result.run.environment)
     packages = environment.pop("packages", {})
     environment.pop("command", None)  # shown by itself
@@ -209,8 +212,15 @@ def page(result: SearchResult, rows: Sequence[Row], picture: bytes | None) -> st
         if result.networks and len(result.networks[0].evaluations) > 1
         else None,
         procedure=procedure_of(result),
+        metric=result.data.metric,
+        metric_text=_METRICS[result.data.metric],
+        details=_DETAILS[result.data.metric],
+        objectives=objectives_text(result),
         sample=_sample(result),
-        findings=[(one.baseline, (gain_text(one), speed_text(one))) for one in result.comparisons],
+        findings=[
+            (one.baseline, (gain_text(one, result.data.metric), speed_text(one, result.data.metric)))
+            for one in result.comparisons
+        ],
         agreement=order_agreement(scores),
         weights="given weights" if result.start else "supernet",
         search_score=f"{'search' if result.start else 'supernet'} score",
@@ -320,8 +330,17 @@ def _sample(result: SearchResult) -> str:
     return f"a sample of {result.data.val:,} {result.data.kind} validation pictures{people}"
 
 
-def _ap(ap: float | None) -> str:
-    return number(ap, ".3f")
+def _score(score: float | None) -> str:
+    return number(score, ".3f")
+
+
+_METRICS = {
+    "AP": "COCO average precision (OKS)",
+    "PCKh": "share of joints within half of the head's size of the label (PCKh@0.5)",
+    "PCK": "share of joints within a fifth of the torso's size of the label (PCK@0.2)",
+}
+_DETAILS = {"AP": ("AP50", "AP75", "AR"), "PCKh": ("area",), "PCK": ("area",)}
+"""Further figures of a metric that the page has columns for."""
 
 
 def _count(count: int | None) -> str:
@@ -354,12 +373,12 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters |= {
-    "ap": _ap,
     "big": _big,
     "count": _count,
     "duration": duration,
     "ms": _ms,
     "percent": percent,
+    "score": _score,
     "short": short,
     "show": _show,
     "two": _two,

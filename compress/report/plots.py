@@ -44,16 +44,18 @@ Width = int | Literal["container"]
 class Row:
     """One network or trial as the tables and charts show it; None is "not known".
 
-    ap: 0..1, of this provenance. measured_ms, predicted_ms: of as many passes of the network as ap, on one clock;
+    metric: such as AP; score: in it, 0..1, of this provenance. measured_ms, predicted_ms: of as many passes of the
+    network as the score, on one clock;
     low_ms, high_ms: 95 % interval of measured_ms. on_front: among the trials or among the measured networks, never
-    across. standard_error: of ap. reliable: the timing. decode_ms: from the maps to the people of a picture.
+    across. standard_error: of the score. reliable: the timing. decode_ms: from the maps to the people of a picture.
     end_to_end_uncertainty: half the 95 % interval of both, a share.
     """
 
     role: str
     name: str
     provenance: str
-    ap: float | None
+    metric: str
+    score: float | None
     predicted_ms: float | None
     measured_ms: float | None
     low_ms: float | None
@@ -62,7 +64,7 @@ class Row:
     params: int | None
     macs: int | None
     on_front: bool
-    search_ap: float | None = None
+    search_score: float | None = None
     standard_error: float | None = None
     reliable: bool = True
     end_to_end_uncertainty: float | None = None
@@ -76,16 +78,17 @@ class Row:
 
 
 def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 430) -> alt.LayerChart | None:
-    """AP over latency: trials where predicted, networks where measured, or predicted for another device.
+    """Score over latency: trials where predicted, networks where measured, or predicted for another device.
 
     None if there is nothing to draw.
     """
-    trials = [_waited(r) for r in rows if r.role == "trial" and r.predicted_ms and r.ap is not None]
+    trials = [_waited(r) for r in rows if r.role == "trial" and r.predicted_ms and r.score is not None]
     networks = [
-        _waited(r) for r in rows if r.role != "trial" and (r.measured_ms or r.predicted_ms) and r.ap is not None
+        _waited(r) for r in rows if r.role != "trial" and (r.measured_ms or r.predicted_ms) and r.score is not None
     ]
     if not trials and not networks:
         return None
+    metric = rows[0].metric
     kinds = [kind for kind in _COLOURS if any(p["kind"] == kind for p in (*trials, *networks))]
     times = [p[k] for p in (*trials, *networks) for k in ("ms", "low_ms", "high_ms") if p.get(k)]
     low, high = min(times) / 1.12, max(times) * 1.12
@@ -95,7 +98,7 @@ def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 4
         "ms:Q", title="latency end to end [ms], log scale", scale=alt.Scale(type="log", domain=[low, high], nice=False)
     )
     x = x.axis(values=_log_ticks(low, high), format="~g", grid=True)
-    y = alt.Y("ap:Q", title="AP", scale=alt.Scale(zero=False, nice=True, padding=18)).axis(format=".3~f")
+    y = alt.Y("score:Q", title=metric, scale=alt.Scale(zero=False, nice=True, padding=18)).axis(format=".3~f")
     legend = alt.Legend(title=None, orient="top", direction="vertical", symbolOpacity=1, symbolSize=90, labelLimit=420)
     colour = alt.Color("kind:N", scale=_scale(kinds, _COLOURS), legend=legend)
     shape = alt.Shape("kind:N", scale=_scale(kinds, _SHAPES), legend=legend)
@@ -106,7 +109,7 @@ def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 4
     layers = [
         alt.Chart(_data(trials))
         .mark_point(filled=True, size=28, opacity=0.6)
-        .encode(x, y, colour, shape, tooltip=_tooltip("trial")),
+        .encode(x, y, colour, shape, tooltip=_tooltip("trial", metric)),
         line.encode(x, y, order=alt.Order("ms:Q")),
         *_whiskers(networks, x, y, colour),
         alt.Chart(_data(networks))
@@ -116,7 +119,7 @@ def front_chart(rows: Sequence[Row], width: Width = "container", height: int = 4
             y,
             colour,
             shape,
-            tooltip=_tooltip("network"),
+            tooltip=_tooltip("network", metric),
             size=alt.condition("datum.on_front", alt.value(170), alt.value(95)),
         ),
         *_labels(networks, x, y, low, high),
@@ -149,7 +152,7 @@ def prediction_chart(rows: Sequence[Row], width: Width = "container", height: in
         alt.Chart(_data(spread)).mark_rule(strokeWidth=1.6).encode(x, alt.Y("low_ms:Q"), alt.Y2("high_ms:Q"), colour),
         alt.Chart(_data(points))
         .mark_point(filled=True, size=110, opacity=1, stroke="white", strokeWidth=1)
-        .encode(x, y, colour, shape, tooltip=_tooltip("network")),
+        .encode(x, y, colour, shape, tooltip=_tooltip("network", rows[0].metric)),
     ]
     return alt.LayerChart(layer=layers).properties(width=width, height=height)
 
@@ -206,19 +209,19 @@ def _point(row: Row, ms: float | None) -> dict[str, Any]:
         "label": row.name if row.reliable else f"{row.name} (?)",
         "kind": (_PREDICTED_KINDS if row.measured_ms is None else _KINDS)[row.role],
         "ms": ms,
-        "ap": row.ap,
+        "score": row.score,
         "provenance": row.provenance,
         "predicted_ms": row.predicted_ms,
         "low_ms": row.low_ms,
         "high_ms": row.high_ms,
-        "search_ap": row.search_ap,
+        "search_score": row.search_score,
         "params": row.params,
         "macs": row.macs,
         "on_front": row.on_front,
         "reliable": "yes" if row.reliable else "NO",
     }
-    if row.standard_error is not None and row.ap is not None:
-        point |= {"ap_low": row.ap - row.standard_error, "ap_high": row.ap + row.standard_error}
+    if row.standard_error is not None and row.score is not None:
+        point |= {"score_low": row.score - row.standard_error, "score_high": row.score + row.standard_error}
         point["standard_error"] = row.standard_error
     return {key: value for key, value in point.items() if value is not None}
 
@@ -232,19 +235,25 @@ def _waited(row: Row) -> dict[str, Any]:
     return {**point, "low_ms": total_ms * max(0.0, 1 - share), "high_ms": total_ms * (1 + share)}
 
 
-def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
+def _tooltip(role: Literal["trial", "network"], metric: str) -> list[alt.Tooltip]:
     """Everything known about a point, each number with how it was obtained."""
     name, params, macs = ("name:N", None), ("params:Q", ",d"), ("macs:Q", ",d")
     predicted = ("predicted_ms:Q", ".3f", "predicted latency [ms]")
     if role == "trial":
-        lines: list[tuple[Any, ...]] = [name, ("ap:Q", ".4f", "AP, supernet weights"), predicted, params, macs]
+        lines: list[tuple[Any, ...]] = [
+            name,
+            ("score:Q", ".4f", f"{metric}, supernet weights"),
+            predicted,
+            params,
+            macs,
+        ]
     else:
         lines = [
             name,
-            ("ap:Q", ".4f", "AP, validation"),
+            ("score:Q", ".4f", f"{metric}, validation"),
             ("provenance:N", None, "weights from"),
-            ("standard_error:Q", ".4f", "standard error of AP"),
-            ("search_ap:Q", ".4f", "AP, supernet weights"),
+            ("standard_error:Q", ".4f", f"standard error of {metric}"),
+            ("search_score:Q", ".4f", f"{metric}, supernet weights"),
             ("ms:Q", ".3f", "end to end [ms]"),
             ("low_ms:Q", ".3f", "from [ms]"),
             ("high_ms:Q", ".3f", "to [ms]"),
@@ -260,14 +269,14 @@ def _tooltip(role: Literal["trial", "network"]) -> list[alt.Tooltip]:
 
 
 def _whiskers(networks: list[dict[str, Any]], x: alt.X, y: alt.Y, colour: alt.Color) -> list[alt.Chart]:
-    """The 95 % interval of the latency, and one standard error of AP where it is known."""
+    """The 95 % interval of the latency, and one standard error of the score where it is known."""
     timed = [p for p in networks if "low_ms" in p and "high_ms" in p]
-    sampled = [p for p in networks if "ap_low" in p]
+    sampled = [p for p in networks if "score_low" in p]
     return [
         alt.Chart(_data(timed)).mark_rule(strokeWidth=2).encode(alt.X("low_ms:Q"), alt.X2("high_ms:Q"), y, colour),
         alt.Chart(_data(sampled))
         .mark_rule(strokeWidth=1, opacity=0.6)
-        .encode(x, alt.Y("ap_low:Q"), alt.Y2("ap_high:Q"), colour),
+        .encode(x, alt.Y("score_low:Q"), alt.Y2("score_high:Q"), colour),
     ]
 
 

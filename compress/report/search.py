@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
     from compress.measure.latency import Latency
     from compress.pose.scoring import Score
 
-_ACCURACY, _LATENCY = ("role", "AP val", "AP supernet"), ("measured ms", "predicted ms", "error")
+_LATENCY = ("measured ms", "predicted ms", "error")
 _SIZE = ("decoding ms", "params", "MACs", "files")
 _WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
 
@@ -36,26 +36,27 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
     if result.no_finalist:
         console.print(Text(printable(f"NO FINALIST: {result.no_finalist}"), style="bold red"))
     data = result.data
-    title = f"{result.space.family} · {result.target} · AP and milliseconds of {procedure_of(result)}"
-    console.print(Text(printable(f"{title} · AP on {data.val} {data.kind} pictures"), style="bold"))
-    for columns in ([*_ACCURACY, *_LATENCY], _SIZE) if console.width >= _WIDE else (_ACCURACY, _LATENCY, _SIZE):
+    metric, accuracy = data.metric, ("role", f"{data.metric} val", f"{data.metric} supernet")
+    title = f"{result.space.family} · {result.target} · {metric} and milliseconds of {procedure_of(result)}"
+    console.print(Text(printable(f"{title} · {metric} on {data.val} {data.kind} pictures"), style="bold"))
+    for columns in ([*accuracy, *_LATENCY], _SIZE) if console.width >= _WIDE else (accuracy, _LATENCY, _SIZE):
         table = plain_table("network", *columns)
         for network in networks:
             mark, cells = "* " if network.name in result.best else "  ", _cells(result, network)
             add_row(table, mark + network.name, *(cells[column] for column in columns))
         console.print(table)
         console.print()
-    _print_procedures(networks, console)
+    _print_procedures(metric, networks, console)
     for comparison in result.comparisons:
-        both_texts = (gain_text(comparison), speed_text(comparison))
+        both_texts = (gain_text(comparison, metric), speed_text(comparison, metric))
         sentences = "; ".join(" ".join(filter(None, text)) for text in both_texts)
         console.print(Text(printable(f"Against {comparison.baseline}: {sentences}")))
     console.print(
         Text(
-            "* on the front of the measured networks by end-to-end time. AP val: after short training, ± one standard "
-            "error. All ms are on one clock. measured: ± half the 95 % interval, (?) unreliable; predicted: from the "
-            "latency table; decoding: from maps to people, measured; in all: ms of network and decoding; two passes: "
-            "of the picture and its mirror.",
+            f"* on the front of the measured networks by {objectives_text(result)}. {metric} val: after short "
+            "training, ± one standard error. All ms are on one clock. measured: ± half the 95 % interval, (?) "
+            "unreliable; predicted: from the latency table; decoding: from maps to people, measured; in all: ms of "
+            "network and decoding; two passes: of the picture and its mirror.",
             style="dim",
         )
     )
@@ -70,13 +71,13 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
     print_mapping("Where everything lies", places, console)
 
 
-def _print_procedures(networks: "list[NetworkResult]", console: Console) -> None:
-    """AP and end-to-end time of one pass and of two, side by side."""
+def _print_procedures(metric: str, networks: "list[NetworkResult]", console: Console) -> None:
+    """Score and end-to-end time of one pass and of two, side by side."""
     if not networks or not all(len(network.evaluations) == 2 for network in networks):
         return
     by_passes = [sorted(network.evaluations, key=lambda one: one.passes) for network in networks]
     procedures = [evaluation.procedure for evaluation in by_passes[0]]
-    table = plain_table("network", *(column for name in procedures for column in (f"{name}: AP", "in all")))
+    table = plain_table("network", *(column for name in procedures for column in (f"{name}: {metric}", "in all")))
     for network, evaluations in zip(networks, by_passes, strict=True):
         cells = []
         for one in evaluations:
@@ -88,12 +89,12 @@ def _print_procedures(networks: "list[NetworkResult]", console: Console) -> None
 
 def _cells(result: "SearchResult", network: "NetworkResult") -> dict[str, str]:
     """What the closing tables say of one network, by column."""
-    first, latency = network.evaluations[0], result.latency_of(network)
+    first, latency, metric = network.evaluations[0], result.latency_of(network), result.data.metric
     measured = latency if latency and latency.provenance == "measured" else None
     return {
         "role": network.role,
-        "AP val": score_text(first.score),
-        "AP supernet": number(value_of(result.trial_of(network).score), ".3f"),
+        f"{metric} val": score_text(first.score),
+        f"{metric} supernet": number(value_of(result.trial_of(network).score), ".3f"),
         "measured ms": latency_text(measured, first.passes) if measured else "–",
         "predicted ms": number(ms_of(network.predicted.get(result.target.name), first.passes), ".2f"),
         "error": percent(result.prediction_error(network), sign=True),
@@ -132,42 +133,65 @@ def procedure_of(result: "SearchResult") -> str:
     return result.networks[0].evaluations[0].procedure if result.networks else "one pass"
 
 
-def gain_text(comparison: "Comparison") -> tuple[str, str]:
-    """A headline, empty where nothing may be claimed, and the rest: AP at no more end-to-end time than a baseline's."""
+OBJECTIVES = {
+    "end_to_end": "end-to-end time",
+    "latency": "the network's latency",
+    "macs": "multiply-adds",
+    "params": "parameters",
+    "size": "size of the weights",
+    "memory": "memory of the activations",
+}
+"""How a reader is told of what networks are to be small in."""
+
+
+def objectives_text(result: "SearchResult") -> str:
+    """`end-to-end time and parameters`."""
+    names = [OBJECTIVES[one.quantity] + (f" on {one.target}" if one.target else "") for one in result.objectives]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def gain_text(comparison: "Comparison", metric: str) -> tuple[str, str]:
+    """A headline, empty where nothing may be claimed, and the rest: score at no more end-to-end time than a baseline's.
+
+    metric: of the scores, such as AP.
+    """
     found = comparison.at_its_latency
     if not found:
         return "", "No finalist is as fast as this one."
-    aps = f"{found.network} {found.ap:.3f}, {comparison.baseline} {found.baseline_ap:.3f}"
-    gain = found.ap - found.baseline_ap
+    scores = f"{found.network} {found.score:.3f}, {comparison.baseline} {found.baseline_score:.3f}"
+    gain = found.score - found.baseline_score
     if found.verdict == "worthless":
-        return "", f"At no more time nothing is gained: {aps}, which is near a constant answer."
+        return "", f"At no more time nothing is gained: {scores}, which is near a constant answer."
     when = "at no more time" if found.faster else "in as much time, within the uncertainty"
     if found.verdict == "beyond chance" and found.steady and gain > 0:
-        return f"{gain:+.3f} AP", f"{when}, beyond two standard errors: {aps}."
+        return f"{gain:+.3f} {metric}", f"{when}, beyond two standard errors: {scores}."
     why = (
         "within two standard errors, may be chance"
         if found.verdict != "beyond chance"
         else "beyond two standard errors"
     )
     doubt = "" if found.steady else "; the timing is unsteady"
-    return "", f"AP {when}: {aps} ({gain:+.3f}, {why}{doubt})."
+    return "", f"{metric} {when}: {scores} ({gain:+.3f}, {why}{doubt})."
 
 
-def speed_text(comparison: "Comparison") -> tuple[str, str]:
-    """A headline, empty where nothing may be claimed, and the rest: the time for no less AP than a baseline's."""
+def speed_text(comparison: "Comparison", metric: str) -> tuple[str, str]:
+    """A headline, empty where nothing may be claimed, and the rest: the time for no smaller score than a baseline's.
+
+    metric: of the scores, such as AP.
+    """
     found = comparison.at_its_accuracy
     if not found:
-        return "", "No finalist reaches the AP of this one."
+        return "", f"No finalist reaches the {metric} of this one."
     name, speed_up = found.network, found.speed_up
     match speed_up.verdict:
         case "faster":
             interval = f"({speed_up.low:.2f}–{speed_up.high:.2f})"
-            return f"{speed_up.factor:.2f}× as fast", f"end to end {interval} at no less AP: {name}."
+            return f"{speed_up.factor:.2f}× as fast", f"end to end {interval} at no less {metric}: {name}."
         case "slower":
-            return "", f"No less AP, but slower: {name}, {speed_up.factor:.2f}× as fast."
+            return "", f"No less {metric}, but slower: {name}, {speed_up.factor:.2f}× as fast."
         case "no difference":
-            return "", f"No less AP in as much time, within the uncertainty: {name}."
+            return "", f"No less {metric} in as much time, within the uncertainty: {name}."
         case "worthless":
-            return "", f"No speed-up is claimed: the AP of {name} is near that of a constant answer."
+            return "", f"No speed-up is claimed: the {metric} of {name} is near that of a constant answer."
         case _:
             return "", f"No speed-up is claimed: the timing of {name} or of {comparison.baseline} is unsteady."

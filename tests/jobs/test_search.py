@@ -28,6 +28,7 @@ from compress.jobs.search.trials import absolute
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
 from compress.measure.latency import Latency
+from compress.measure.objective import DEFAULT_OBJECTIVES
 from compress.measure.timing import Timing
 from compress.pose.scoring import Score
 from compress.progress import Silent
@@ -189,7 +190,7 @@ def test_accuracy_and_milliseconds_are_of_one_procedure(undisturbed: tuple[Path,
 
 def test_the_front_is_marked_among_the_trials(undisturbed: tuple[Path, SearchResult]) -> None:
     _, result = undisturbed
-    points = [(trial.cost.predicted_ms, trial.ap, trial.on_front) for trial in result.trials]
+    points = [(trial.cost.predicted_ms, trial.value, trial.on_front) for trial in result.trials]
     for ms, ap, on_front in points:
         beaten = any(m <= ms and a >= ap and (m, a) != (ms, ap) for m, a, _ in points)
         assert on_front != beaten
@@ -266,8 +267,8 @@ def test_finalists_of_random_searches() -> None:
         chosen = choose_finalists(trials, wanted, hand_made, decoding_ms)
         baselines = [trial for trial in trials if trial.pick in hand_made]
         free = [trial for trial in trials if trial.pick not in hand_made]
-        least = max((trial.ap for trial in baselines), default=0.0) / 2
-        good = [trial for trial in free if trial.ap >= least]
+        least = max((trial.value for trial in baselines), default=0.0) / 2
+        good = [trial for trial in free if trial.value >= least]
         none += not chosen
         assert bool(chosen) == bool(good)
         assert len(chosen) <= wanted
@@ -277,7 +278,7 @@ def test_finalists_of_random_searches() -> None:
         for baseline in baselines if good and wanted >= len(baselines) else ():
             ms = baseline.cost.predicted_ms
             as_fast = [trial for trial in good if trial.cost.predicted_ms <= ms]
-            best = max(as_fast, key=lambda trial: trial.ap, default=None)
+            best = max(as_fast, key=lambda trial: trial.value, default=None)
             aimed = best or min(good, key=lambda trial: trial.cost.predicted_ms)
             assert aimed in chosen
     assert none > 20
@@ -293,7 +294,12 @@ def test_a_fifth_faster_counts_the_decoding_too() -> None:
 
 
 def costing(macs: int, params: int, **ms: float) -> Cost:
-    return Cost(macs=macs, params=params, latency={name: Latency(one, name, "predicted") for name, one in ms.items()})
+    return Cost(
+        macs=macs,
+        params=params,
+        memory_bytes=0,
+        latency={name: Latency(one, name, "predicted") for name, one in ms.items()},
+    )
 
 
 @pytest.mark.parametrize(
@@ -387,7 +393,7 @@ def test_random_finalists_are_compared_end_to_end() -> None:
         assert bool(faster) == any(ap[one.name] >= ap["n0"] for one in finalists)
         if level:
             assert ms[level.network] <= ms["n0"]
-            assert (level.verdict == "worthless") == (level.ap <= 0.02)
+            assert (level.verdict == "worthless") == (level.score <= 0.02)
         if faster:
             verdict = faster.speed_up.verdict
             seen.add(verdict)
@@ -402,9 +408,9 @@ def test_random_finalists_are_compared_end_to_end() -> None:
 def test_the_front_goes_by_end_to_end_time() -> None:
     """A network of half the time whose maps take long to decode is behind one that is better and decoded at once."""
     quick, good = network("quick", "finalist", 0.4, 1.0, 9.0, 0.01), network("good", "finalist", 0.5, 2.0, 0.5, 0.01)
-    assert measured_front([quick, good]) == ("good",)
+    assert measured_front([quick, good], DEFAULT_OBJECTIVES, {}) == ("good",)
     slow = network("slow", "finalist", 0.6, 9.0, 0.5, 0.01)
-    assert measured_front([slow, quick, good]) == ("good", "slow")
+    assert measured_front([slow, quick, good], DEFAULT_OBJECTIVES, {}) == ("good", "slow")
 
 
 def test_end_to_end_is_all_passes_and_the_decoding() -> None:
@@ -547,7 +553,7 @@ def test_on_real_coco_pictures(tmp_path: Path) -> None:
         "search.trials=4",
     ]
     result = search(small_recipe(*overrides), tmp_path / "run", Silent())
-    assert result.data == SearchedData("coco", train=38, search=8, val=46, people=122)
+    assert result.data == SearchedData("coco", "AP", train=38, search=8, val=46, people=122)
     assert all(one.score and 0 <= (one.score.value or 0.0) <= 1 for one in result.networks)
 
 

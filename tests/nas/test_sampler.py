@@ -19,7 +19,7 @@ def asked(count: int, seed: int) -> list[dict[str, object]]:
     for _ in range(count):
         trial, pick = sampler.ask()
         picks.append(dict(pick))
-        sampler.tell(trial, float(pick["a"] + pick["b"] + 1), float(pick["a"]))
+        sampler.tell(trial, [float(pick["a"] + pick["b"] + 1)], float(pick["a"]))
     return picks
 
 
@@ -50,7 +50,7 @@ def test_refused_picks_do_not_stop_the_search() -> None:
         if pick["a"] > 1:
             sampler.refuse(trial)
         else:
-            sampler.tell(trial, 1.0 + pick["b"], float(pick["a"]))
+            sampler.tell(trial, [1.0 + pick["b"]], float(pick["a"]))
 
 
 WIDE = Space(
@@ -75,7 +75,8 @@ def search(kind: Any, seed: int, trials: int = 60) -> list[dict[str, Any]]:
     for _ in range(trials):
         trial, pick = sampler.ask()
         picks.append(dict(pick))
-        sampler.tell(trial, *cost_and_score(pick))
+        cost, score = cost_and_score(pick)
+        sampler.tell(trial, [cost], score)
     return picks
 
 
@@ -104,7 +105,7 @@ def test_guide_proposes_nothing_that_it_knows() -> None:
     seen = []
     for _ in range(25):  # of 32 picks
         pick = guide.propose()
-        guide.learn(pick, 1.0 + pick["a"], float(pick["b"]))
+        guide.learn(pick, [1.0 + pick["a"]], float(pick["b"]))
         seen.append(tuple(pick.items()))
     assert len(set(seen)) >= 20
 
@@ -123,14 +124,14 @@ def test_guide_asks_for_costs_where_it_can() -> None:
         asked.append(len(picks))
         return np.array([cost(pick) for pick in picks])
 
-    guide = Guide(WIDE, [MIDDLE], rng, costs)
+    guide = Guide(WIDE, [MIDDLE], rng, [costs])
     for pick in (MIDDLE, WIDE.smallest, WIDE.largest):
-        guide.learn(pick, cost(pick), 0.1)
+        guide.learn(pick, [cost(pick)], 0.1)
     told = [cost(pick) for pick in (MIDDLE, WIDE.smallest, WIDE.largest)]
     for _ in range(20):
         pick = guide.propose()
         assert cost(pick) <= max(told)
-        guide.learn(pick, cost(pick), cost_and_score(pick)[1])
+        guide.learn(pick, [cost(pick)], cost_and_score(pick)[1])
     assert len(asked) == 20
 
 

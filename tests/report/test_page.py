@@ -179,9 +179,9 @@ def test_time_is_told_in_minutes(result):
 
 def test_a_gain_is_a_headline_only_beyond_chance(result):
     within = Comparison(
-        "hand balance", gain(network="finalist_3", ap=0.521, baseline_ap=0.498, verdict="within chance"), None
+        "hand balance", gain(network="finalist_3", score=0.521, baseline_score=0.498, verdict="within chance"), None
     )
-    beyond = Comparison("hrnet layout", gain(network="finalist_4", ap=0.549, baseline_ap=0.507), faster("faster"))
+    beyond = Comparison("hrnet layout", gain(network="finalist_4", score=0.549, baseline_score=0.507), faster("faster"))
     text = text_of(replace(result, comparisons=(within, beyond)))
     assert "(+0.023, within two standard errors, may be chance)" in text
     assert "+0.042 AP at no more time, beyond two standard errors" in text
@@ -190,7 +190,7 @@ def test_a_gain_is_a_headline_only_beyond_chance(result):
 
 @pytest.mark.parametrize("verdict", ["worthless", "unsteady", "no difference", "slower", "faster"])
 def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
-    head, rest = speed_text(Comparison("b", None, faster(verdict, 9.45, 9.0, 9.9)))
+    head, rest = speed_text(Comparison("b", None, faster(verdict, 9.45, 9.0, 9.9)), "AP")
     assert head == ("9.45× as fast" if verdict == "faster" else "")
     assert "9.45" not in rest or verdict == "slower"
 
@@ -199,8 +199,8 @@ def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
 @pytest.mark.parametrize("steady", [True, False])
 @pytest.mark.parametrize("difference", [0.0, 0.04, -0.04])
 def test_a_gain_is_a_headline_only_where_it_is_one(verdict, steady, difference):
-    side = gain(ap=0.1 + difference, baseline_ap=0.1, verdict=verdict, steady=steady)
-    head, _ = gain_text(Comparison("b", side, None))
+    side = gain(score=0.1 + difference, baseline_score=0.1, verdict=verdict, steady=steady)
+    head, _ = gain_text(Comparison("b", side, None), "AP")
     assert bool(head) == (verdict == "beyond chance" and steady and difference > 0)
 
 
@@ -283,14 +283,14 @@ def test_csv_has_every_network_and_trial(result, folder):
     assert len(lines) == len(result.trials) + len(result.networks)
     for line, network in zip(lines, result.networks, strict=False):
         assert line["name"] == network.name
-        assert float(line["ap"]) == network.score.value
+        assert float(line["score"]) == network.score.value
         assert float(line["measured_ms"]) == network.latency["onnxruntime"].ms
         assert float(line["predicted_ms"]) == network.predicted["onnxruntime"].ms
         assert int(line["params"]) == network.params
     trial = lines[-1]
     assert trial["provenance"] == "supernet"
     assert trial["measured_ms"] == trial["low_ms"] == ""
-    assert float(trial["ap"]) == result.trials[-1].score.value
+    assert float(trial["score"]) == result.trials[-1].score.value
 
 
 def test_the_interval_is_that_of_the_measured_latency(result):
@@ -318,11 +318,11 @@ def test_the_front_of_chart_and_table_is_that_of_end_to_end_times(result):
 
 def test_chart_puts_trials_where_predicted_and_networks_where_measured(result):
     small, large = marks_of(front_chart(rows_of(result)), "point")
-    assert [(p["predicted_ms"], p["ap"]) for p in small] == [
+    assert [(p["predicted_ms"], p["score"]) for p in small] == [
         (t.cost.predicted_ms, t.score.value) for t in result.trials
     ]
     expected = [(pytest.approx(n.evaluations[0].end_to_end.ms), n.score.value) for n in result.networks]
-    assert [(p["ms"], p["ap"]) for p in large] == expected
+    assert [(p["ms"], p["score"]) for p in large] == expected
     assert {p["kind"] for p in small}.isdisjoint(p["kind"] for p in large)
     assert not any("measured_ms" in p or "low_ms" in p for p in small)
 
@@ -358,7 +358,7 @@ def test_csv_leaves_unknown_empty(result):
     network = with_evaluation(result.networks[0], score=replace(result.networks[0].score, value=None))
     changed = replace(result, networks=(replace(network, latency={}),), best=(), trials=result.trials)
     line = next(csv.DictReader(io.StringIO(table_text(rows_of(changed)))))
-    assert [line[key] for key in ("ap", "measured_ms", "low_ms", "high_ms", "on_front")] == ["", "", "", "", "False"]
+    assert [line[key] for key in ("score", "measured_ms", "low_ms", "high_ms", "on_front")] == ["", "", "", "", "False"]
 
 
 def test_edits_are_shown_beside_the_architecture(result):
@@ -402,7 +402,7 @@ def test_a_trial_stands_at_its_predicted_end_to_end_time(result):
 
 
 def test_more_accuracy_in_as_much_time_is_not_called_less_time():
-    texts = [" ".join(gain_text(Comparison("b", gain(faster=value), None))) for value in (True, False)]
+    texts = [" ".join(gain_text(Comparison("b", gain(faster=value), None), "AP")) for value in (True, False)]
     assert "at no more time" in texts[0]
     assert "in as much time, within the uncertainty" in texts[1]
 

@@ -9,14 +9,16 @@ from compress.artefacts.artefact import load_artefact
 from compress.artefacts.network import Learning
 from compress.artefacts.results import Comparison, Faster, Gain, NetworkResult, PredictionError, TableUsed, Trial
 from compress.errors import EngineError
-from compress.jobs.finalise import Finalist, Tail, finish, measure, time_decoding, tune
+from compress.jobs.finalise import Finalist, Tail, end_to_end, finish, measure, time_decoding, tune
 from compress.jobs.search.task import Task
-from compress.jobs.search.trials import Models, Weights, carried_over
+from compress.jobs.search.trials import Models, Weights, carried_over, costs_of
 from compress.measure.comparison import differ, speed_up
 from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel
+from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.nas.pareto import front, spread
 from compress.nas.space import Pick, pick_key
+from compress.pose.scoring import main_figure
 
 PROVENANCE = "short training"
 """How the weights of finalists and baselines came about."""
@@ -27,33 +29,51 @@ _RECONSTRUCTION = 100  # steps for every replaced module of a finalist; a trial'
 
 
 def choose_finalists(
-    trials: Sequence[Trial], wanted: int, baselines: Sequence[Pick], decoding_ms: float = 0.0
+    trials: Sequence[Trial],
+    wanted: int,
+    baselines: Sequence[Pick],
+    decoding_ms: float = 0.0,
+    objectives: Sequence[CostObjective] = DEFAULT_OBJECTIVES,
 ) -> list[Trial]:
-    """At most `wanted` trials, by the search's scores and predicted end-to-end time, cheapest first.
+    """At most `wanted` trials, by the search's scores and predicted costs, cheapest by the first cost first.
 
     None scores below half of the best baseline: the list may be empty. For every baseline the most accurate trial that
-    is no slower, or the fastest where all are; the most accurate of all; for every baseline the most accurate that is
-    at least a fifth faster; then the second ones of these, for the search's order of close candidates is uncertain;
-    then the most accurate in half and in two thirds of each one's time; then an even spread over the front. Baselines
-    take no place.
+    costs no more, or the cheapest where all cost more; the most accurate of all; for every baseline the most accurate
+    that costs at least a fifth less; then the second ones of these, for the search's order of close candidates is
+    uncertain; then the most accurate at half and at two thirds of each one's cost; then an even spread over the front.
+    Baselines take no place. Where there are several costs, none may be more than the baseline's and one must be so much
+    less.
 
-    decoding_ms: of all candidates alike, per pass of the network, on top of their own predicted time.
+    decoding_ms: of all candidates alike, per pass of the network, on top of their own predicted time, in what is end to
+    end.
     """
     known = {pick_key(pick) for pick in baselines}
     scored_baselines = [trial for trial in trials if pick_key(trial.pick) in known]
-    least = max((trial.ap for trial in scored_baselines), default=0.0) * _LEAST_SCORE
-    found = [trial for trial in trials if pick_key(trial.pick) not in known and trial.ap >= least]
+    least = max((trial.value for trial in scored_baselines), default=0.0) * _LEAST_SCORE
+    found = [trial for trial in trials if pick_key(trial.pick) not in known and trial.value >= least]
     if not found:
         return []
-    points = [(trial.cost.predicted_ms + decoding_ms, trial.ap) for trial in found]
-    best_first = sorted(range(len(found)), key=lambda index: -points[index][1])
-    fastest = min(range(len(found)), key=lambda index: points[index][0])
+    costs = [costs_of(trial, objectives, decoding_ms) for trial in found]
+    points = [(*own, trial.value) for own, trial in zip(costs, found, strict=True)]
+    best_first = sorted(range(len(found)), key=lambda index: -found[index].value)
+
+    def limits_of(baseline: Trial) -> list[float]:
+        return costs_of(baseline, objectives, decoding_ms)
 
     def within(baseline: Trial, factor: float, rank: int) -> list[int]:
-        limit_ms = (baseline.cost.predicted_ms + decoding_ms) / factor
-        return [index for index in best_first if points[index][0] <= limit_ms][rank : rank + 1]
+        most = limits_of(baseline)
 
-    order = [index for one in scored_baselines for index in within(one, 1.0, 0) or [fastest]]
+        def meets(own: Sequence[float]) -> bool:
+            no_more = all(cost <= limit for cost, limit in zip(own, most, strict=True))
+            return no_more and any(cost <= limit / factor for cost, limit in zip(own, most, strict=True))
+
+        return [index for index in best_first if meets(costs[index])][rank : rank + 1]
+
+    def cheapest(baseline: Trial) -> int:
+        most = limits_of(baseline)
+        return min(range(len(found)), key=lambda i: max(c / m for c, m in zip(costs[i], most, strict=True)))
+
+    order = [index for one in scored_baselines for index in within(one, 1.0, 0) or [cheapest(one)]]
     order.append(best_first[0])
     for rank, factors in ((0, (_FASTER,)), (1, (_FASTER, 1.0)), (0, _MUCH_FASTER)):
         order += [index for one in scored_baselines for factor in factors for index in within(one, factor, rank)]
@@ -77,7 +97,7 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
     tail = _tail(task)
 
     def work() -> tuple[NetworkResult, ...]:
-        best = max(trials, key=lambda name: trials[name].ap)
+        best = max(trials, key=lambda name: trials[name].value)
         images = list(task.inputs(task.recipe.search.calibration_pictures))
         candidates = {
             name: carried_over(task, weights, trial.pick, images, _RECONSTRUCTION)[1] for name, trial in trials.items()
@@ -167,14 +187,36 @@ def end_to_end_of(network: NetworkResult) -> Latency:
     return latency
 
 
-def ap_of(network: NetworkResult) -> float:
-    """Validation AP in the recipe's procedure; 0 where there was nothing to measure on."""
+def value_of(network: NetworkResult) -> float:
+    """Validation score in the recipe's procedure; 0 where there was nothing to measure on."""
     return (network.score.value if network.score else None) or 0.0
 
 
-def measured_front(networks: Sequence[NetworkResult]) -> tuple[str, ...]:
-    """Names of the networks that no other one beats in both AP and end-to-end time, fastest first."""
-    return tuple(networks[index].name for index in front([(end_to_end_of(one).ms, ap_of(one)) for one in networks]))
+def measured_front(
+    networks: Sequence[NetworkResult], objectives: Sequence[CostObjective], trials: Mapping[str, Trial]
+) -> tuple[str, ...]:
+    """Names of the networks that no other one beats in score and all costs, cheapest by the first one first.
+
+    A network that the engine of an objective does not take is not among them. trials: by name, see named_trials.
+    """
+    costs = {one.name: [measured_cost(one, each, trials) for each in objectives] for one in networks}
+    known = [one for one in networks if all(cost is not None for cost in costs[one.name])]
+    points = [(*(cost for cost in costs[one.name] if cost is not None), value_of(one)) for one in known]
+    return tuple(known[index].name for index in front(points))
+
+
+def measured_cost(network: NetworkResult, objective: CostObjective, trials: Mapping[str, Trial]) -> float | None:
+    """What a finished network costs: measured times, and counts, which are those of the trial that it was.
+
+    None where there is no time on the objective's target.
+    """
+    if objective.quantity not in ("end_to_end", "latency"):
+        return trials[network.name].cost.of(objective)
+    latency = network.latency.get(objective.target) if objective.target else next(iter(network.latency.values()), None)
+    if latency is None or objective.quantity == "latency":
+        return latency.ms if latency else None
+    first = network.evaluations[0]
+    return end_to_end(first.passes, latency, first.decoding).ms
 
 
 def tables_used(models: Models, networks: Sequence[NetworkResult]) -> dict[str, TableUsed]:
@@ -199,10 +241,10 @@ def compare(baseline: NetworkResult, networks: Sequence[NetworkResult]) -> Compa
     Times are end to end. See Gain for the verdict on accuracy, compress.measure.comparison for that on time.
     """
     finalists = [network for network in networks if network.role == "finalist"]
-    limit_ms, least = end_to_end_of(baseline).ms, ap_of(baseline)
+    limit_ms, least = end_to_end_of(baseline).ms, value_of(baseline)
     no_slower = [network for network in finalists if end_to_end_of(network).ms <= limit_ms]
-    no_worse = [network for network in finalists if ap_of(network) >= least]
-    best = max(no_slower, key=ap_of, default=None)
+    no_worse = [network for network in finalists if value_of(network) >= least]
+    best = max(no_slower, key=value_of, default=None)
     fastest = min(no_worse, key=lambda network: end_to_end_of(network).ms, default=None)
     return Comparison(
         baseline.name,
@@ -212,18 +254,18 @@ def compare(baseline: NetworkResult, networks: Sequence[NetworkResult]) -> Compa
 
 
 def gain_over(baseline: NetworkResult, finalist: NetworkResult) -> Gain:
-    """A finalist's AP beside a baseline's, and whether the difference means anything."""
+    """A finalist's score beside a baseline's, and whether the difference means anything."""
     assert baseline.score is not None
     assert finalist.score is not None
     errors = [score.standard_error or 0.0 for score in (finalist.score, baseline.score)]
-    beyond = abs(ap_of(finalist) - ap_of(baseline)) > 2 * math.hypot(*errors)
+    beyond = abs(value_of(finalist) - value_of(baseline)) > 2 * math.hypot(*errors)
     verdict: Literal["beyond chance", "within chance", "worthless"] = "beyond chance" if beyond else "within chance"
     if finalist.score.worthless:
         verdict = "worthless"
     times = [end_to_end_of(finalist), end_to_end_of(baseline)]
     faster = differ(*times) and times[0].ms < times[1].ms
     steady = all(one.reliable for one in times)
-    return Gain(finalist.name, ap_of(finalist), ap_of(baseline), verdict, steady, faster)
+    return Gain(finalist.name, value_of(finalist), value_of(baseline), verdict, steady, faster)
 
 
 def speed_up_over(baseline: NetworkResult, finalist: NetworkResult) -> Faster:
@@ -242,7 +284,7 @@ def caveats(task: Task, networks: Sequence[NetworkResult]) -> list[str]:
         "after full training.",
         f"Latencies hold for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs on the targets named; decoding the maps "
         "takes the time given beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
-        "One seed: the spread of AP between seeds was not measured.",
+        f"One seed: the spread of {main_figure(recipe.data.kind)} between seeds was not measured.",
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
         "within two standard errors may be chance.",
     ]

@@ -43,6 +43,7 @@ from compress.jobs.search.trials import (
     trial_decoding,
 )
 from compress.pose.approaches import check_joints
+from compress.pose.scoring import check_metric, main_figure
 from compress.progress import Progress
 from compress.recipe import SearchRecipe
 
@@ -64,6 +65,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
     candidates = read_candidates(recipe, space, start)
     check_tuning(recipe)
     check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space)
+    check_metric(candidates.architecture(space.largest), recipe.data.kind, detected=False)
 
     with open_run(folder, recipe, digest=digest_of(start)) as run, settled_heap():
         read_trials(run), seconds_per_phase(run)  # a broken line is an error before any work
@@ -80,7 +82,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
             trials = run_trials(task, models, weights, budget)
             decoding = trial_decoding(task, models, weights, trials)
             decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test) if decoding else 0.0
-            chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()), decoding_ms)
+            objectives = recipe.search.objectives
+            chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()), decoding_ms, objectives)
             if not chosen:
                 progress.say(NO_FINALIST)
             elif recipe.finalists.count < len(baselines):
@@ -100,6 +103,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
             run=run_record(run, recipe, recipe.measurement.targets, seconds_per_phase(run)),
             data=SearchedData(
                 kind=recipe.data.kind,
+                metric=main_figure(recipe.data.kind),
                 train=len(sets.train),
                 search=len(sets.search),
                 val=len(sets.val),
@@ -108,13 +112,14 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
             space=SearchedSpace(space.base["family"], space.size, space.choices),
             start=str(recipe.search.start) if start else None,
             tuning_samples=recipe.search.tuning_samples,
+            objectives=objectives,
             tables=tables_used(models, networks),
             losses=tuple(losses),
             trials=tuple(trials),
             decoding=decoding,
             networks=networks,
             trial_numbers={network.name: named[network.name].number for network in networks},
-            best=measured_front(networks),
+            best=measured_front(networks, objectives, named),
             comparisons=tuple(compare(one, networks) for one in networks if one.role == "baseline"),
             failed_exports=failed_exports(finished),
             no_finalist=None if chosen else NO_FINALIST,

@@ -239,9 +239,18 @@ def check_tuning(recipe: SearchRecipe) -> None:
 
 
 def check_limits(recipe: SearchRecipe, baselines: Sequence[str]) -> None:
-    """Raises RecipeError for a budget of a target that the recipe has not, or a share of a baseline that it has not."""
+    """Raises RecipeError for an objective or a budget of a target that the recipe lacks, and for a share of a baseline
+    that it lacks."""
     budget, targets = recipe.search.budget, [target.name for target in recipe.measurement.targets]
-    limits: dict[str, Limit | None] = {"macs": budget.macs, "params": budget.params, "size": budget.size}
+    for objective in recipe.search.objectives:
+        if objective.target and objective.target not in targets:
+            raise RecipeError(
+                "an objective must be of one of measurement.targets",
+                place=recipe.place("search.objectives"),
+                value=objective.target,
+                remedy=nearest(objective.target, targets),
+            )
+    limits: dict[str, Limit | None] = {name: getattr(budget, name) for name in ("macs", "params", "size", "memory")}
     for name, most in (budget.latency or {}).items():
         limits[f"latency.{name}" if name else "latency"] = most
         if name and name not in targets:

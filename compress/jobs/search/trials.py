@@ -5,7 +5,7 @@ again.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,16 +22,17 @@ from compress.errors import BudgetError, DivergedError
 from compress.files import append_line
 from compress.jobs.search.task import Task
 from compress.measure.cost import Cost
-from compress.measure.counting import count
+from compress.measure.counting import total, trace
 from compress.measure.decoding import decode_time
 from compress.measure.kernels import Kernel
 from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel, Pricing, TimedModel, reference_time, runtime_of
 from compress.measure.limit import Limit
+from compress.measure.objective import CostObjective
 from compress.nas.batch_prediction import PartTable
 from compress.nas.candidate import Candidate
 from compress.nas.pareto import front
-from compress.nas.sampler import Costs, Sampler
+from compress.nas.sampler import GUIDED, Costs, Sampler
 from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet, sandwich_step
@@ -54,7 +55,7 @@ Models = dict[str, Pricing]
 class Limits:
     """Most that a candidate may cost.
 
-    most: by quantity, `macs`, `params`, `size` in bytes, or the name of a target, in milliseconds.
+    most: by quantity, `macs`, `params`, `size` and `memory` in bytes, or the name of a target, in milliseconds.
     """
 
     most: Mapping[str, float]
@@ -70,9 +71,9 @@ def space_models(task: Task) -> Models:
     The run's tables lie in latency_table.json, and, of further targets, in latency_table-TARGET.json.
     """
     recipe, models = task.recipe, Models()
-    limited = recipe.search.budget.latency or {}
+    named = {*(recipe.search.budget.latency or {}), *(one.target for one in recipe.search.objectives)}
     for number, target in enumerate(recipe.measurement.targets):
-        if number and not (recipe.measurement.predict_all or target.name in limited):
+        if number and not (recipe.measurement.predict_all or target.name in named):
             continue
         runtime, rounds = runtime_of(target), recipe.measurement.rounds
         if not runtime.has_kernels:
@@ -127,6 +128,7 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
 
     Baselines are scored whatever they cost, as everything else is compared with them. Returns the trials in order.
     """
+    objectives = task.recipe.search.objectives
     recipe, settings, run = task.recipe, task.recipe.search, task.run
     finished = {pick_key(trial.pick): trial for trial in read_trials(run)}
     if finished:
@@ -138,7 +140,7 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
         population=settings.population,
         seed=recipe.seed,
         baselines=baselines,
-        costs=all_costs(task, models) if settings.sampler == "guided" else None,
+        costs=[all_costs(task, models, one) if settings.sampler == GUIDED else None for one in settings.objectives],
     )
     images = list(task.inputs(settings.calibration_pictures))
     within_any_budget = {pick_key(pick) for pick in baselines}
@@ -149,7 +151,7 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
             asked, pick = sampler.ask()
             key = pick_key(pick)
             if key in trials:  # a repeated pick gets the same answer
-                sampler.tell(asked, trials[key].cost.predicted_ms, trials[key].ap)
+                sampler.tell(asked, costs_of(trials[key], objectives), trials[key].value)
                 continue
             if key not in finished:
                 cost = cost_of(structure_of(task, pick), recipe.input_hw, models)
@@ -162,8 +164,8 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
                 append_line(run.path("trials.jsonl"), to_plain(finished[key]))
                 trial_checkpoint(run, number).unlink(missing_ok=True)
             trial = trials[key] = finished[key]
-            sampler.tell(asked, trial.cost.predicted_ms, trial.ap)
-            phase.advance(1, f"AP {trial.ap:.3f} at {trial.cost.predicted_ms:.2f} ms")
+            sampler.tell(asked, costs_of(trial, objectives), trial.value)
+            phase.advance(1, f"{trial.score.metric} {trial.value:.3f} at {trial.cost.predicted_ms:.2f} ms")
             if len(trials) == settings.trials:
                 break
     if not trials:
@@ -171,8 +173,14 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
     found = list(trials.values())
-    on_front = set(front([(trial.cost.predicted_ms, trial.ap) for trial in found]))
+    on_front = set(front([(*costs_of(trial, objectives), trial.value) for trial in found]))
     return [replace(trial, on_front=index in on_front) for index, trial in enumerate(found)]
+
+
+def costs_of(trial: Trial, objectives: Sequence[CostObjective], decoding_ms: float = 0.0) -> list[float]:
+    """Predicted costs, one for every objective. decoding_ms: per pass of the network, part of what is end to end."""
+    whole = {"end_to_end": decoding_ms}
+    return [trial.cost.of(one) + whole.get(one.quantity, 0.0) for one in objectives]
 
 
 def read_trials(run: Run) -> list[Trial]:
@@ -191,17 +199,21 @@ def structure_of(task: Task, pick: Pick) -> nn.Module:
 
 def cost_of(network: nn.Module, input_hw: tuple[int, int], models: Models) -> Cost:
     """Counted parameters and multiply-adds, and the latency on every target."""
-    counted = count(network, input_hw)
+    traced = trace(network, input_hw)
+    counted = total(network, traced.layers)
     latency = {name: model.latency(network, input_hw) for name, model in models.items()}
-    return Cost(counted.params, counted.macs, tuple(counted.uncounted), latency)
+    return Cost(counted.params, counted.macs, tuple(counted.uncounted), latency, traced.peak_bytes)
 
 
-def all_costs(task: Task, models: Models) -> Costs | None:
-    """Predicts the latency of many candidates at once on the target that decides.
+def all_costs(task: Task, models: Models, objective: CostObjective) -> Costs | None:
+    """Predicts the latency of many candidates at once.
 
-    None for a space of edits, for unknown operators, and for an engine whose kernels are known from exports only.
+    None for other costs, for a space of edits, for unknown operators, and for an engine whose kernels are known from
+    exports only.
     """
-    input_hw, model = task.recipe.input_hw, next(iter(models.values()))
+    if objective.quantity not in ("latency", "end_to_end"):
+        return None
+    input_hw, model = task.recipe.input_hw, models[objective.target or next(iter(models))]
     if isinstance(model, TimedModel) or task.space.edits:  # channels are pruned through the whole network, not by part
         return None
     if model.runtime.kernels_by_part(structure_of(task, task.space.largest), input_hw) is None:
@@ -218,7 +230,8 @@ def all_costs(task: Task, models: Models) -> Costs | None:
 def quantities(cost: Cost) -> dict[str, float]:
     """What limits are of: multiply-adds, parameters, bytes, and milliseconds by target."""
     latencies = {name: latency.ms for name, latency in cost.latency.items()}
-    return {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, **latencies}
+    counted = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, "memory": cost.memory_bytes or 0}
+    return {**counted, **latencies}
 
 
 def check_budget(task: Task, models: Models) -> Limits:
@@ -249,7 +262,7 @@ def check_budget(task: Task, models: Models) -> Limits:
 
 def absolute(budget: Budget, baselines: Mapping[str, Cost], first: str) -> Limits:
     """The budget with shares of baselines' costs worked out. first: the target that a latency without a name is of."""
-    given: dict[str, Limit | None] = {"macs": budget.macs, "params": budget.params, "size": budget.size}
+    given: dict[str, Limit | None] = {name: getattr(budget, name) for name in ("macs", "params", "size", "memory")}
     given |= {name or first: limit for name, limit in (budget.latency or {}).items()}
     costs = {name: quantities(cost) for name, cost in baselines.items()}
     return Limits(
@@ -262,9 +275,10 @@ def absolute(budget: Budget, baselines: Mapping[str, Cost], first: str) -> Limit
 
 
 def cost_text(cost: Cost) -> str:
-    """`2.31 ms on onnxruntime, 41.2 M multiply-adds, 0.52 M parameters`."""
+    """`2.31 ms on onnxruntime, 41.2 M multiply-adds, 0.52 M parameters, 1.3 MB of activations`."""
     latencies = [f"{latency.ms:.3g} ms on {name}" for name, latency in cost.latency.items()]
-    return ", ".join([*latencies, f"{cost.macs / 1e6:.4g} M multiply-adds", f"{cost.params / 1e6:.4g} M parameters"])
+    counted = [f"{cost.macs / 1e6:.4g} M multiply-adds", f"{cost.params / 1e6:.4g} M parameters"]
+    return ", ".join([*latencies, *counted, f"{(cost.memory_bytes or 0) / 1e6:.3g} MB of activations"])
 
 
 def no_candidate(tightest: Cost | None) -> BudgetError:
@@ -286,7 +300,7 @@ def trial_score(task: Task, weights: Weights, pick: Pick, number: int, images: l
     try:
         network = trial_network(task, weights, pick, number, images)
     except DivergedError as error:
-        task.progress.say(f"candidate {number} counts as AP 0: {error}")
+        task.progress.say(f"candidate {number} counts as {main_figure(kind)} 0: {error}")
         return Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {})
     found = score(network, task.estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
     return replace(found, value=found.value or 0.0, details={})
@@ -341,7 +355,7 @@ def trial_decoding(task: Task, models: Models, weights: Weights, trials: Iterabl
     model = next(iter(models.values()))
     if model.target.foreign:
         return None
-    best = max(trials, key=lambda trial: trial.ap)
+    best = max(trials, key=lambda trial: trial.value)
     flip_test = task.recipe.decoding.flip_test
 
     def measured() -> Latency:
