@@ -11,13 +11,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from compress import recipe
@@ -277,6 +280,17 @@ def test_a_shown_command_works(command: str, workplace: Path) -> None:
         run(command, REDUCED.get(command, ()))
 
 
+def test_the_networks_page_shows_what_is_printed() -> None:
+    """`compress networks`, whose counts are kept, without the rows that are left out."""
+    page = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    shown = next(block for block in re.findall(r"^```\n(.*?)^```", page, re.M | re.S) if block.startswith("network "))
+    printed = CliRunner().invoke(app, ["networks"]).stdout
+    whole = {" ".join(line.split()) for line in printed.splitlines()}
+    rows = [" ".join(line.split()) for line in shown.splitlines() if "─" not in line]
+    assert len(rows) > 8
+    assert [row for row in rows if row not in whole] == []
+
+
 @pytest.mark.parametrize("block", dict.fromkeys(block for _, block in blocks("python")))
 def test_a_shown_python_block_works(block: str, workplace: Path) -> None:
     for shown, small in SMALL_PYTHON.items():
@@ -303,6 +317,55 @@ def test_the_pages_build_and_the_reference_names_every_key(tmp_path: Path) -> No
     assert [name for name in names if f"<code>{name}</code>" not in page] == []
     for html in tmp_path.rglob("*.html"):  # offline: nothing is loaded from elsewhere
         assert not re.search(r'(src|rel="stylesheet" href)="https?://', html.read_text(encoding="utf-8")), html
+
+
+PROGRAMS = ("python", "torchrun", "sh ", "mkdocs", "pip ")
+"""Whose words are no options of ours."""
+OTHERS = ("--threads", "--precision", "--rounds", "--help")
+"""Options of run.py, and what Typer adds."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_and_keys_in_the_text_exist(page: Path) -> None:
+    """In what stands between backticks; the commands of the blocks are run."""
+    options, keys = set(options_of(typer.main.get_command(app))) | set(OTHERS), recipe_keys()
+    sections = "|".join({key.partition(".")[0] for key in keys if "." in key})
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for code in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose):
+        if not code.startswith(PROGRAMS):
+            assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", code)) <= options, code
+        named = re.findall(rf"(?<![\w./])((?:{sections})\.[a-z_.]+\w)(?!\w*\.(?:py|png))", code)
+        assert {key for key in named if not key.endswith((".py", ".yaml", ".png"))} <= keys, code
+
+
+def options_of(group: Any) -> Iterator[str]:
+    """Every option of every command."""
+    for parameter in group.params:
+        yield from parameter.opts
+    for command in getattr(group, "commands", {}).values():
+        yield from options_of(command)
+
+
+def recipe_keys() -> set[str]:
+    """The keys of all recipes, those of sections as `section.key`."""
+    models = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, recipe.Settings)]
+    return {key for model in models if "job" in model.model_fields for key in keys_of(model)}
+
+
+def keys_of(kind: type, prefix: str = "") -> Iterator[str]:
+    for name, hint in get_type_hints(kind).items():
+        if not name.startswith(("_", "model_")):
+            yield prefix + name
+            for part in sections_in(hint):
+                yield from keys_of(part, f"{prefix}{name}.")
+
+
+def sections_in(hint: Any) -> Iterator[type]:
+    """Records that a key's value may be."""
+    if isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, recipe.Settings)):
+        yield hint
+    for part in get_args(hint):
+        yield from sections_in(part)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
