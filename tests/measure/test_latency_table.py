@@ -18,6 +18,7 @@ from compress.measure.latency_table import (
     TRIES,
     UNCERTAIN,
     WORST_ERROR,
+    WORST_FACTOR,
     Entry,
     Identity,
     LatencyTable,
@@ -43,6 +44,7 @@ HERE = Identity("onnxruntime", "1.0", "a CPU")
 def limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests' times are made up: the limit holds, unlike in other tests."""
     monkeypatch.setattr(latency_table, "WORST_ERROR", WORST_ERROR)
+    monkeypatch.setattr(latency_table, "WORST_FACTOR", WORST_FACTOR)
 
 
 def relu(channels: int) -> Kernel:
