@@ -53,6 +53,7 @@ from compress.files import NamedCheckpoint, check_writable, named_checkpoint, re
 from compress.networks.checkpoints import Found
 from compress.progress import Progress, Silent
 from compress.recipe import (
+    ANY_NETWORK,
     AnyRecipe,
     EvaluateRecipe,
     ExportRecipe,
@@ -270,34 +271,43 @@ def rewrite(
 
 
 def search(
-    space: str | Path | None = None,
+    network: Named | None = None,
     *,
     target: "Targets" = None,
+    budget: str | Mapping[str, Any] | Settings | None = None,
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
     progress: bool | Progress | None = None,
     **keys: Any,
 ) -> SearchOutcome:
-    """The networks of a search space with the best trade of accuracy against latency, tuned and measured.
+    """The networks with the best trade of accuracy against latency, around a network or of a space, tuned and measured.
 
-    space: a search space's name or path; None takes the recipe's. keys: of SearchRecipe, those of its section `search`
-    by their names, such as `trials=200`. target: what milliseconds are of; of several the first decides.
+    network: a trained one, from which the space is derived unless `space` names one; None searches the architectures of
+    `space`. target: what milliseconds are of; of several the first decides. budget: largest predicted time, such as
+    `"50%"` of the given network's or `"2.5 ms"`, or the recipe's section of limits. recipe: None takes `any_network`
+    where a network is given. keys: of SearchRecipe, those of its section `search` by their names, such as
+    `space="bhrnet"`, `trials=200` or `weights="scratch"`.
     """
     with _in_python(), _run(folder) as run:
-        named = {} if space is None else {"space": str(space)}
         if target is not None:
             measurement = keys.get("measurement") or {}
             if isinstance(measurement, Settings):
                 measurement = measurement.model_dump(exclude_unset=True)
             keys["measurement"] = {**measurement, **_target(target, measurement)}
-        settings = _settings(SearchRecipe, recipe, {**named, **keys}, "search")
+        if budget is not None:
+            keys["budget"] = budget if isinstance(budget, Mapping | Settings) else {"latency": budget}
+        if network is not None and recipe is None:
+            recipe = ANY_NETWORK
+        settings = _settings(SearchRecipe, recipe, keys, "search")
         from compress.jobs.search.search import search as search_space
         from compress.report.page import write_report
 
-        result = search_space(settings, run, _progress(progress))
+        given = None if network is None else _given(network)
+        result = search_space(settings, run, _progress(progress), given)
         if folder is not None:
             write_report(result, run)
-        opened = {one.name: _shown(load_artefact(run / one.folder), one) for one in result.networks}
+        module = getattr(given.architecture, "module", None) if isinstance(given, Opened) else None
+        opened = {one.name: _shown(load_artefact(run / one.folder, module), one) for one in result.networks}
         return SearchOutcome(result, {name: replace(one, name=name) for name, one in opened.items()})
 
 

@@ -29,7 +29,7 @@ from compress.errors import (
     untrained,
 )
 from compress.extensions import NETWORK_GROUP, offered
-from compress.files import check_writable, named_checkpoint
+from compress.files import check_writable, named_checkpoint, read_yaml_mapping
 from compress.report.latency import (
     print_built,
     print_checked,
@@ -102,11 +102,15 @@ def networks_that_begin(incomplete: str) -> list[str]:
 
 def recipes_that_begin(incomplete: str) -> list[str]:
     """The shipped recipes, and YAML files of the current folder."""
-    from compress.recipe import shipped_folder
+    from compress.recipe import shipped_names
 
-    names = [path.stem for path in shipped_folder("recipes").glob("*.yaml")]
     files = [path.name for path in Path().glob("*.yaml")]
-    return sorted(name for name in (*names, *files) if name.startswith(incomplete))
+    return sorted(name for name in (*shipped_names("recipes"), *files) if name.startswith(incomplete))
+
+
+def networks_and_recipes_that_begin(incomplete: str) -> list[str]:
+    """What a search may start from."""
+    return [*networks_that_begin(incomplete), *recipes_that_begin(incomplete)]
 
 
 _COUNTS = Path(__file__).parent / "networks" / "counts.json"
@@ -204,37 +208,67 @@ def example(arguments: str) -> str:
     return f"Example:  [bold]compress {arguments}[/bold]"
 
 
-@app.command(rich_help_panel=FASTER, epilog=example("search bhrnet --set search.trials=50"))
+@app.command(rich_help_panel=FASTER, epilog=example("search runs/openpose --target ncnn --budget 50%"))
 def search(
-    recipe: Annotated[
+    what: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE",
-            help="Recipe by path, or by name such as 'bhrnet'.",
-            autocompletion=recipes_that_begin,
+            metavar="NETWORK|RECIPE",
+            help="A trained network, named as for the other commands; or a recipe: a .yaml file with `job: search`, or "
+            "a shipped one's name such as 'bhrnet'.",
+            autocompletion=networks_and_recipes_that_begin,
         ),
     ],
-    run: RunFolder = None,
     target: TargetsOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MS|R%",
+            help="Largest predicted time of a candidate: 2.5 ms, or a share of the given network's.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="inherit|scratch",
+            help="Candidates around a NETWORK inherit its weights, or are smaller ones of its family, trained here.",
+            show_default="inherit",
+        ),
+    ] = None,
+    recipe: RecipeOption = None,
+    data: DataOption = None,
+    run: RunFolder = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search architectures for the best trade of accuracy against latency; tune, export and measure the best.
+    """Search for the best trade of accuracy against latency, around a network or in a space; tune and measure the best.
 
+    Around a network the space is derived from it: channels, blocks, operators, and zeros where the target skips them.
     Exit code 3: no candidate reaches half of the best baseline's score.
     """
 
     def job(terminal: Terminal) -> "SearchResult":
-        from compress.recipe import SearchRecipe, find, read_recipe
+        from compress.recipe import ANY_NETWORK, SearchRecipe, shipped_names
 
-        path = find(recipe, "recipes", RecipeError)
+        around = not is_recipe(what)
+        if around:
+            check_network(what, "NETWORK or RECIPE", shipped_names("recipes"))
+        elif recipe is not None:
+            raise RecipeError(
+                "there is one recipe", place="--recipe", value=recipe, remedy=f"leave it out, or leave out {what}"
+            )
         options = {"--target": targets_settings(target, "measurement.targets")}
-        settings = read_recipe(path, SearchRecipe, overrides or (), options)
+        options["--budget"] = [] if budget is None else [f"search.budget.latency={json.dumps(budget)}"]
+        options["--from"] = [] if weights is None else [f"search.weights={json.dumps(weights)}"]
+        options["NETWORK"] = [f"search.start={json.dumps(what)}"] if around else []
+        settings = settings_of(SearchRecipe, (recipe or ANY_NETWORK) if around else what, overrides, data, options)
         from compress.jobs.search import search as jobs_search
         from compress.report.page import write_report
 
-        folder = output_folder(run, path.stem)
+        folder = output_folder(run, f"search-{file_name(what)}" if around else Path(what).stem)
         result = jobs_search.search(settings, folder, terminal)
         write_report(result, folder)
         return result
@@ -248,6 +282,17 @@ def search(
         print_search(result)
 
     perform("search", job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)
+
+
+def is_recipe(name: str) -> bool:
+    """Whether the name is a recipe's rather than a network's: a shipped one's, or a YAML file that is no record of an
+    architecture, which says its family."""
+    from compress.recipe import shipped_names
+
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return not path.is_file() or "family" not in read_yaml_mapping(path, RecipeError, "a recipe or a network")
+    return name in shipped_names("recipes")
 
 
 @app.command(rich_help_panel=LOOK, epilog=example("networks --json"))
@@ -1041,10 +1086,10 @@ def settings_of(
     return settings
 
 
-def check_network(name: str, place: str = "NETWORK") -> None:
+def check_network(name: str, place: str = "NETWORK", others: Sequence[str] = ()) -> None:
     """Raises ArtefactError or NetworkError for a NETWORK that cannot be one, before torch is imported to open it.
 
-    place: the argument or option.
+    place: the argument or option. others: names of what may stand there too, which a misspelt name may be near.
     """
     if Path(name).suffix == ".onnx" and not Path(name).is_file():
         raise NetworkError("no such file", place=name, remedy="give the path of an ONNX file")
@@ -1056,7 +1101,7 @@ def check_network(name: str, place: str = "NETWORK") -> None:
     if name in known or ":" in name or Path(name).suffix in (".yaml", ".yml", ".onnx"):
         return
     if not (Path(name) / "architecture.yaml").is_file():
-        raise unknown_network(name, known, place)
+        raise unknown_network(name, [*known, *others], place)
 
 
 def check_artefact(folder: Path) -> None:

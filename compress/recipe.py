@@ -47,6 +47,8 @@ Named = Annotated[str, BeforeValidator(name_of)]
 EngineName = Named
 Side = Annotated[int, Field(ge=32, le=4096)]
 InputSize = tuple[Side, Side]
+ANY_NETWORK = "any_network"
+"""The shipped recipe of a search around a network."""
 DEFAULT_HW = (256, 256)
 """Input size where neither the user, nor the network, nor a paper names one; a multiple of every network's stride."""
 
@@ -486,11 +488,25 @@ class Budget(Settings):
 class Search(Settings):
     """The search loop."""
 
-    space: str = Field(description="Search space: path of a YAML file, or the name of one that comes with the package.")
-    start: Path | None = Field(
+    space: str | None = Field(
         default=None,
-        description="Folder of an artefact: its edits are searched, in place of a supernet's architectures, and the "
-        "`supernet` section is not used.",
+        description="Search space: path of a YAML file, or the name of one that comes with the package. Null derives "
+        "it from `start`.",
+    )
+    start: str | None = Field(
+        default=None,
+        description="NETWORK to start from, trained: an artefact's folder, package.module:function, an ONNX file or "
+        "NAME@FILE. Its edits are searched, in place of a supernet's architectures, and the `supernet` section is not "
+        "used.",
+    )
+    weights: Literal["inherit", "scratch"] = Field(
+        default="inherit",
+        description="Where the weights of candidates around `start` come from: `inherit`, from the given network; "
+        "`scratch`, from a supernet that is trained here, of architectures no larger than the given one's.",
+    )
+    groups: Positive = Field(
+        default=12,
+        description="Most choices of each kind in a derived space; more of them are finer, and need more trials.",
     )
     sampler: Named = Field(
         default="nsga2",
@@ -548,10 +564,16 @@ class SearchRecipe(Settings):
 
     job: Literal["search"] = Field(description="The command that this recipe is for.")
     seed: Seed = Field(default=1, description=_SEED)
-    input_hw: InputSize = Field(default=DEFAULT_HW, description=_INPUT + " Without it, that of `search.start`.")
-    data: Data = Field(default=Data(), description="The pictures.")
+    input_hw: InputSize = Field(
+        default=DEFAULT_HW, description=_INPUT + " Not given, that of `search.start`, if there is one."
+    )
+    data: Data = Field(
+        default=Data(), description="The pictures. Not given, those that `search.start` was validated with."
+    )
     measurement: Measurement = Field(default=Measurement(), description="Latency measurement and exports.")
-    codec: CodecSetting = Field(default=Codec(), description=_CODEC)
+    codec: CodecSetting = Field(
+        default=Codec(), description=_CODEC + " Not given, that of `search.start`, if there is one."
+    )
     supernet: SupernetTraining = Field(default=SupernetTraining(), description="Training of the shared weights.")
     search: Search = Field(description="The search loop.")
     finalists: Finalists = Field(default=Finalists(), description="The candidates that are trained further.")
@@ -1064,6 +1086,11 @@ def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
+def shipped_names(folder: str) -> list[str]:
+    """Names of what comes with the package in `recipes` or `search_spaces`."""
+    return sorted(path.stem for path in shipped_folder(folder).glob("*.yaml"))
+
+
 def _known(folder: str) -> str:
-    names = sorted(path.stem for path in shipped_folder(folder).glob("*.yaml"))
+    names = shipped_names(folder)
     return f"shipped {folder}: {', '.join(names)}" if names else "check the path"

@@ -193,7 +193,7 @@ def test_a_search_gives_its_front_in_memory(trained: Path, monkeypatch: pytest.M
         return real
 
     monkeypatch.setattr(search_job, "search", found)
-    outcome = compress.search("bhrnet_small", trials=7, finalists={"count": 2})
+    outcome = compress.search(space="bhrnet_small", trials=7, finalists={"count": 2})
     assert [network.name for network in outcome.front] == list(real.best)
     assert [network.result for network in outcome.front] == list(real.front)
     assert list(outcome.networks) == [network.name for network in real.networks]

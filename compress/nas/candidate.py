@@ -1,8 +1,9 @@
 """What the picks of a space stand for: an architecture, or a given network, and what is done to it.
 
-Edits come in a fixed order: the space's rewrites as the file lists them, each on what the ones before left, with the
-weights fitted to what the replaced modules did; then the channels of all groups are pruned together, in every pruning
-group those of least L2 norm.
+Edits come in a fixed order. The channels of all groups are pruned together, in every pruning group those of least L2
+norm: first, for which channels go together is then found once for all candidates of one architecture. Then residual
+blocks are removed; then the space's rewrites as the file lists them, each on what the ones before left, with the
+weights fitted to what the replaced modules did; and last the smallest weights become zero.
 """
 
 import copy
@@ -16,16 +17,22 @@ from torch import Tensor, nn
 
 from compress.artefacts.artefact import CHANNELS_PRUNED, Edit, Network
 from compress.errors import RecipeError, SpaceError, nearest
-from compress.nas.space import KEEP, EditChoice, Pick, Space
+from compress.nas.space import KEEP, EditChoice, EditKind, Pick, Space
 from compress.networks import Architecture, architecture_from_data
 from compress.pruning.channels import Channels
-from compress.pruning.groups import PruningGroup, pruning_groups, whole
+from compress.pruning.groups import PruningGroup, layer_of, pruning_groups, whole
 from compress.pruning.importance import importance
 from compress.pruning.selection import uniform
+from compress.pruning.sparsity import Block, apply_masks, masks, prunable
 from compress.pruning.structured import checked, prunable_channels, without_channels
 from compress.rewriting.fitting import fit_sites
 from compress.rewriting.sites import Rewrite, rewrite_in_place, rule_named, sites
+from compress.training.recalibration import recalibrate
 
+SPARSITY = Block()
+"""The scheme in which weights become zero: what sparse kernels of an engine skip."""
+REMOVE_BLOCK = "remove_block"
+"""The rewriting rule that takes a residual block out."""
 _PICTURES = 32  # that replacements are fitted on: sites of wide early maps are many megabytes each
 
 
@@ -41,33 +48,41 @@ class Candidates:
     """The networks of a space's picks. start: the given network that all of them are edits of; None: architectures.
 
     Channels that stay divide by 8 where a pruning group has more, on every machine: candidates are the same on all.
-    Which channels must be pruned together is found once per structure, as it takes seconds.
+    Which channels must be pruned together, and which blocks can be removed, is found once per architecture, as it takes
+    seconds.
     """
 
     def __init__(self, space: Space, input_hw: tuple[int, int], start: Network | None = None) -> None:
         self.space, self.start, self._input_hw = space, start, input_hw
         self._followed: dict[str, Channels] = {}
+        self._blocks: dict[str, list[str]] = {}
 
     def architecture(self, pick: Pick) -> Architecture:
         """What the pick's network is built from."""
         return self.start.architecture if self.start else architecture_from_data(self.space.apply(pick), "search space")
 
     def build(self, pick: Pick) -> nn.Module:
-        """A network of the candidate's structure; its weights mean nothing.
+        """A network of the candidate's structure; its weights mean nothing, but for those that are zero.
 
-        On meta where torch's default device is that, but not a given network, nor where channels are pruned: the least
-        important ones depend on the weights.
+        On meta where torch's default device is that, but not a given network, nor where channels are pruned or weights
+        become zero: the least important ones depend on the weights.
         """
-        with torch.device("cpu") if self._channels(pick) else nullcontext():
+        by_weight = self._chosen(pick, "channels") or self._chosen(pick, "weights")
+        with torch.device("cpu") if by_weight else nullcontext():
             network = self._unedited(pick)
         with torch.device("cpu"):  # some rules try what a module does; what they build comes to the module's device
-            for edit, rule in self._rewrites(pick):
-                rewrite_in_place(network, _at(edit, sites(network, rule_named(rule))))
-            return without_channels(network, *pruned) if (pruned := self._pruned(pick, network)) else network
+            blocks = self._without_blocks(pick, network)
+            if pruned := self._pruned(pick, network):
+                network = without_channels(network, *pruned)
+            rewrite_in_place(network, blocks)
+            for edit, rule in self._chosen(pick, "rewrite"):
+                rewrite_in_place(network, _at(edit, sites(network, rule_named(str(rule)))))
+            self._set_zeros(pick, network)
+            return network
 
     def is_edited(self, pick: Pick) -> bool:
         """Whether the pick asks for any edit, be there a site for it or not."""
-        return bool(self._rewrites(pick) or self._channels(pick))
+        return any(pick[edit.path] != edit.nothing for edit in self.space.edits)
 
     def edited(self, pick: Pick, network: nn.Module, images: Sequence[Tensor], steps: int, seed: int) -> Candidate:
         """The candidate from the pick's unedited network, which is left as it is, in evaluation mode.
@@ -77,15 +92,31 @@ class Candidates:
         the masked network does.
         """
         network, edits = copy.deepcopy(network).eval(), self.start.edits if self.start else ()
-        for edit, rule in self._rewrites(pick):
-            found = _at(edit, sites(network, rule_named(rule)))
+        blocks, pruned = self._without_blocks(pick, network), self._pruned(pick, network)
+        if pruned:
+            network = checked(network, *pruned, self._input_hw)
+        rewrite_in_place(network, blocks)
+        edits = (*edits, *blocks)
+        rewrites = self._chosen(pick, "rewrite")
+        if rewrites and (pruned or blocks):  # replacements are fitted to what the smaller network computes
+            recalibrate(network, images)
+        for edit, rule in rewrites:
+            found = _at(edit, sites(network, rule_named(str(rule))))
             network, _ = fit_sites(network, found, images, limit=_PICTURES, steps=steps, seed=seed)
             edits = (*edits, *found)
-        pruned = self._pruned(pick, network)
-        if pruned is None:
-            return Candidate(network, edits)
-        smaller = checked(network, *pruned, self._input_hw)
-        return Candidate(smaller, edits if CHANNELS_PRUNED in edits else (*edits, CHANNELS_PRUNED))
+        self._set_zeros(pick, network)
+        if pruned and CHANNELS_PRUNED not in edits:
+            edits = (*edits, CHANNELS_PRUNED)
+        return Candidate(network, edits)
+
+    def sparsity(self, pick: Pick, network: nn.Module) -> dict[str, float]:
+        """Of the candidate's network: weight's name → share that is zero, in the scheme SPARSITY."""
+        found: dict[str, float] = {}
+        for edit, share in self._chosen(pick, "weights"):
+            for name in prunable(network, SPARSITY).layers:
+                if _lies_in(layer_of(name), edit.sites):
+                    found[name] = max(found.get(name, 0.0), 1 - float(share))
+        return found
 
     def check(self, place: str) -> None:
         """Raises SpaceError for an unknown rule, and for edits without a site in the smallest and the largest pick.
@@ -108,30 +139,67 @@ class Candidates:
                 for rule in (str(value) for value in edit.values if value != KEEP):
                     known = [site.at for network in built for site in sites(network, rule_named(rule))]
                     _check_sites(edit, known, f"no site of {rule}", place)
+            elif edit.kind == "blocks":
+                known = [path for pick in ends for path in self.removable(pick)]
+                _check_sites(edit, known, "no residual block", place)
+            elif edit.kind == "weights":
+                known = [layer_of(name) for network in built for name in prunable(network, SPARSITY).layers]
+                _check_sites(edit, known, "no convolution whose weights can become zero in blocks", place)
             else:
-                parts = [part for pick in ends for part in self._prunable(pick)]
+                parts = [part for pick in ends for part in self.prunable(pick)]
                 _check_sites(edit, [part.name for part in parts], "no layer that can lose channels", place)
                 _check_shares(edit, [part for part in parts if _lies_in(part.name, edit.sites)], place)
+
+    def over(self, space: Space) -> "Candidates":
+        """Of the same architectures with other edits; what is known of their networks stays known."""
+        same = Candidates(space, self._input_hw, self.start)
+        same._followed, same._blocks = self._followed, self._blocks
+        return same
+
+    def prunable(self, pick: Pick) -> list[PruningGroup]:
+        """The pruning groups of the unedited network that can lose channels."""
+        parts = self.groups(pick)
+        untouched = whole(parts)
+        return [part for part in parts if part.name not in untouched]
+
+    def groups(self, pick: Pick) -> list[PruningGroup]:
+        """All pruning groups of the unedited network."""
+        with torch.device("cpu"):
+            return pruning_groups(self._follow(pick, self._unedited(pick)))
+
+    def removable(self, pick: Pick, network: nn.Module | None = None) -> list[str]:
+        """Paths of the residual blocks of the unedited network."""
+        structure = self._structure(pick)
+        if structure not in self._blocks:
+            with torch.device("meta"):
+                network = network or self._unedited(pick)
+            self._blocks[structure] = [one.at for one in sites(network, rule_named(REMOVE_BLOCK))]
+        return self._blocks[structure]
 
     def _unedited(self, pick: Pick) -> nn.Module:
         return copy.deepcopy(self.start.module) if self.start else self.architecture(pick).build()
 
-    def _rewrites(self, pick: Pick) -> list[tuple[EditChoice, str]]:
-        """The groups that rewrite something, and their rules."""
-        rewrites = [edit for edit in self.space.edits if edit.kind == "rewrite"]
-        return [(edit, pick[edit.path]) for edit in rewrites if pick[edit.path] != KEEP]
+    def _chosen(self, pick: Pick, kind: EditKind) -> list[tuple[EditChoice, str | float]]:
+        """The groups of one kind that change something, and what the pick says of them."""
+        edits = [edit for edit in self.space.edits if edit.kind == kind]
+        return [(edit, pick[edit.path]) for edit in edits if pick[edit.path] != edit.nothing]
 
-    def _channels(self, pick: Pick) -> list[tuple[EditChoice, float]]:
-        """The groups that lose channels, and the shares that stay."""
-        channels = [edit for edit in self.space.edits if edit.kind == "channels"]
-        return [(edit, pick[edit.path]) for edit in channels if pick[edit.path] != edit.nothing]
+    def _without_blocks(self, pick: Pick, network: nn.Module) -> list[Rewrite]:
+        """The residual blocks that go; see compress.nas.space for their order."""
+        gone: dict[str, None] = {}
+        for edit, share in self._chosen(pick, "blocks"):
+            blocks = self.removable(pick, network)
+            order = [path for pattern in edit.sites for path in reversed(blocks) if _lies_in(path, (pattern,))]
+            order = list(dict.fromkeys(order))
+            gone |= dict.fromkeys(order[: round((1 - float(share)) * len(order))])
+        return [Rewrite(REMOVE_BLOCK, path) for path in gone]
 
     def _pruned(self, pick: Pick, network: nn.Module) -> tuple[Channels, set[int]] | None:
-        """The rewritten network's channels and those that are removed; None if none.
+        """The unedited network's channels and those that are removed; None if none.
 
         Of two groups of edits around one pruning group the smaller share counts.
         """
-        groups = self._channels(pick)
+        groups = self._chosen(pick, "channels")
         if not groups:
             return None
         channels = self._follow(pick, network)
@@ -139,33 +207,36 @@ class Candidates:
         scores = importance("l2", network, channels, parts).scores
         removed: set[int] = set()
         for edit, share in groups:
-            removed |= uniform([part for part in parts if _lies_in(part.name, edit.sites)], scores, 1 - share)
+            inside = [part for part in parts if _lies_in(part.name, edit.sites)]
+            removed |= uniform(inside, scores, 1 - float(share))
         return (channels, removed) if removed else None
 
-    def _prunable(self, pick: Pick) -> list[PruningGroup]:
-        """The pruning groups of the unedited network that can lose channels."""
-        with torch.device("cpu"):
-            parts = pruning_groups(self._follow(pick, self._unedited(pick)))
-        untouched = whole(parts)
-        return [part for part in parts if part.name not in untouched]
+    def _set_zeros(self, pick: Pick, network: nn.Module) -> None:
+        """Sets the smallest weights to zero where the pick says so."""
+        if ratios := self.sparsity(pick, network):
+            apply_masks(network, masks(network, SPARSITY, ratios))
 
     def _follow(self, pick: Pick, network: nn.Module) -> Channels:
-        shares = {edit.path for edit in self.space.edits if edit.kind == "channels"}
-        structure = repr({path: value for path, value in pick.items() if path not in shares})
+        structure = self._structure(pick)
         if structure not in self._followed:
             self._followed[structure] = prunable_channels(network, self._input_hw)
         return self._followed[structure]
 
+    def _structure(self, pick: Pick) -> str:
+        """Equal for picks of one unedited network."""
+        return repr({path: pick[path] for path in self.space.architectures.choices})
+
 
 def _check_sites(edit: EditChoice, known: Sequence[str], lack: str, place: str) -> None:
-    """Raises SpaceError unless one of the known paths lies in the group."""
-    if not any(_lies_in(path, edit.sites) for path in known):
-        raise SpaceError(
-            f"{lack} lies there in the smallest and the largest network",
-            place=f"{place}: {edit.path}.sites",
-            value=edit.sites,
-            remedy=nearest(edit.sites, {one for path in known for one in _around(path)}) if known else "leave it out",
-        )
+    """Raises SpaceError unless of every pattern of the group one of the known paths lies there."""
+    for pattern in edit.sites:
+        if not any(_lies_in(path, (pattern,)) for path in known):
+            raise SpaceError(
+                f"{lack} lies there in the smallest and the largest network",
+                place=f"{place}: {edit.path}.sites",
+                value=pattern,
+                remedy=nearest(pattern, {one for path in known for one in _around(path)}) if known else "leave it out",
+            )
 
 
 def _check_shares(edit: EditChoice, parts: Sequence[PruningGroup], place: str) -> None:
@@ -186,9 +257,9 @@ def _at(edit: EditChoice, found: list[Rewrite]) -> list[Rewrite]:
     return [site for site in found if _lies_in(site.at, edit.sites)]
 
 
-def _lies_in(path: str, pattern: str) -> bool:
-    """Whether the pattern matches the module's path, or that of a module around it."""
-    return any(fnmatchcase(one, pattern) for one in _around(path))
+def _lies_in(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern matches the module's path, or that of a module around it."""
+    return any(fnmatchcase(one, pattern) for one in _around(path) for pattern in patterns)
 
 
 def _around(path: str) -> list[str]:

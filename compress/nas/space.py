@@ -15,19 +15,24 @@ first of every list is the smallest candidate, the last of every list the larges
 It may also name groups of edits, things that are done to a network once it is built:
 
     edits:
+      depth: {sites: features.3, blocks: [0.5, 1.0]}                      # shares of the residual blocks that stay
       large kernels: {sites: refinements, rewrite: [keep, conv_to_3x3]}   # names of rules; keep: as it is
       trunk: {sites: features.*, channels: [0.5, 0.75, 1.0]}              # shares of the channels that stay
+      zeros: {sites: [features, initial], weights: [0.5, 1.0]}            # shares of the weights that are not zero
 
-They are choices like the others, with the paths `edits.large kernels` and `edits.trunk`; all sites of a group are
-edited alike. Every group offers the network as it is, `keep` or 1.0. Rewrites come first, in the order of the file,
-then channels are pruned.
+They are choices like the others, with the paths `edits.depth`, `edits.trunk` and so on; all sites of a group are
+edited alike. `sites` is a pattern of modules' paths, or a list of them; blocks go in the order of that list, and of one
+pattern the last block first. Every group offers the network as it is, `keep` or 1.0. Channels go first, then blocks,
+then operators are rewritten in the order of the file, and last weights become zero.
 """
 
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import yaml
 
 from compress.errors import SpaceError, nearest
 from compress.files import read_yaml_mapping
@@ -49,19 +54,20 @@ KEEP = "keep"
 
 _EDITS = "edits."
 _KEYS = ("family", "fixed", "choices", "edits")
-_EDIT_KEYS = ("sites", "rewrite", "channels")
+
+EditKind = Literal["blocks", "rewrite", "channels", "weights"]
 
 
 @dataclass(frozen=True)
 class EditChoice:
-    """A group of edits. sites: pattern of the paths of modules, or of modules around them; `*` matches dots as well.
+    """A group of edits. sites: patterns of the paths of modules, or of modules around them; `*` matches dots as well.
 
-    values: of a rewrite the names of rules, and KEEP; of channels the shares that stay, above 0 and up to 1.
+    values: of a rewrite the names of rules, and KEEP; of the others the shares that stay, up to 1; of blocks also 0.
     """
 
     name: str
-    sites: str
-    kind: Literal["rewrite", "channels"]
+    sites: tuple[str, ...]
+    kind: EditKind
     values: tuple[str | float, ...]
 
     @property
@@ -258,30 +264,34 @@ def _values(values: Any, place: str) -> tuple[Any, ...]:
 
 def _edit(name: str, given: Any, place: str) -> EditChoice:
     """A group of edits. Raises SpaceError unless it is one as the module's docstring has them."""
-    kinds = [key for key in _EDIT_KEYS[1:] if isinstance(given, dict) and key in given]
-    if len(kinds) != 1 or not isinstance(given.get("sites"), str):
+    known = get_args(EditKind)
+    kinds: list[EditKind] = [key for key in known if isinstance(given, dict) and key in given]
+    sites = [given.get("sites")] if isinstance(given, dict) and isinstance(given.get("sites"), str) else None
+    sites = sites or (given.get("sites") if isinstance(given, dict) else None)
+    if len(kinds) != 1 or not isinstance(sites, list) or not sites or not all(isinstance(one, str) for one in sites):
         raise SpaceError(
-            "a group of edits has 'sites', a pattern, and either 'rewrite' or 'channels', a list",
+            f"a group of edits has 'sites', a pattern or a list of them, and one of {', '.join(known)}, a list",
             place=place,
             value=given,
             remedy="see compress/nas/space.py for an example",
         )
     for key in given:
-        if key not in _EDIT_KEYS:
-            raise SpaceError("unknown key", place=f"{place}.{key}", remedy=nearest(str(key), _EDIT_KEYS))
-    kind: Literal["rewrite", "channels"] = "rewrite" if kinds == ["rewrite"] else "channels"
+        if key not in ("sites", *known):
+            raise SpaceError("unknown key", place=f"{place}.{key}", remedy=nearest(str(key), ("sites", *known)))
+    kind = kinds[0]
     values = _values(given[kind], f"{place}.{kind}")
     for value in values:
         if kind == "rewrite" and not isinstance(value, str):
             raise SpaceError("a rewrite is a rule's name", place=f"{place}.{kind}", value=value, remedy="correct it")
-        if kind == "channels" and not (isinstance(value, int | float) and 0 < value <= 1):
+        share = isinstance(value, int | float) and (0 < value <= 1 or (kind == "blocks" and value == 0))
+        if kind != "rewrite" and not share:
             raise SpaceError(
-                "shares of the channels that stay are above 0 and at most 1",
+                f"shares of the {kind} that stay are above 0 and at most 1" + (", or 0" if kind == "blocks" else ""),
                 place=f"{place}.{kind}",
                 value=value,
                 remedy="write 0.75 to remove a quarter",
             )
-    edit = EditChoice(name, given["sites"], kind, values if kind == "rewrite" else tuple(map(float, values)))
+    edit = EditChoice(name, tuple(sites), kind, values if kind == "rewrite" else tuple(map(float, values)))
     if edit.nothing not in edit.values:
         raise SpaceError(
             f"every group of edits must offer the network as it is, {edit.nothing}",
@@ -310,6 +320,28 @@ def expand(file: SpaceFile, base: Fields) -> Space:
             choices[".".join(path)] = file.choices[pattern]
     edits = {edit.path: edit.values for edit in file.edits}
     return Space(base, dict(sorted(choices.items())) | edits, file.edits)
+
+
+def space_text(file: SpaceFile) -> str:
+    """The space as `read_space` reads it."""
+    edits = {
+        edit.name: {"sites": edit.sites[0] if len(edit.sites) == 1 else list(edit.sites), edit.kind: list(edit.values)}
+        for edit in file.edits
+    }
+    choices = {path: list(values) for path, values in file.choices.items()}
+    data = {"family": file.family, "fixed": file.fixed, "choices": choices, "edits": edits}
+    text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120)
+    return text
+
+
+def matches(data: Fields, pattern: str) -> bool:
+    """Whether an architecture's plain data has a field of this path, in which `*` stands for any part."""
+    return bool(_matches(data, pattern.split(".")))
+
+
+def value_at(data: Fields, path: str) -> Any:
+    """What the architecture's plain data says at the path of a choice."""
+    return _get(data, path.split("."))
 
 
 def _matches(data: Any, pattern: list[str]) -> list[list[str]]:

@@ -214,7 +214,7 @@ def test_a_given_network_s_search_is_the_same_undisturbed(
 def test_start_that_cannot_be_used(given: Path, tmp_path: Path) -> None:
     edits = {"edits": EDITS}
     cases: list[tuple[type[CompressError], dict[str, Any], dict[str, Any], str]] = [
-        (ArtefactError, {"family": "mobile_openpose", **edits}, {"start": str(tmp_path)}, "an artefact is a folder"),
+        (ArtefactError, {"family": "mobile_openpose", **edits}, {"start": str(tmp_path)}, "an artefact's folder"),
         (SpaceError, {"family": "openpose", **edits}, {}, "must be of one family"),
         (SpaceError, SPACE, {}, "no other choices"),
         (SpaceError, {"family": "mobile_openpose", "fixed": {}, "choices": {}}, {}, "edits to choose from"),
@@ -236,7 +236,7 @@ def test_a_given_network_has_no_other_baselines(given: Path, tmp_path: Path) -> 
     recipe = SearchRecipe.model_validate({**data, "baselines": {"mine": {}}})
     start = load_artefact(given)
     with pytest.raises(RecipeError, match="the only baseline"):
-        read_baselines(recipe, read_search_space(recipe, start))
+        read_baselines(recipe, read_search_space(recipe, start), start)
     exact = SearchRecipe.model_validate({**data, "codec": {"sigma": 1.5}})
     with pytest.raises(RecipeError, match="as it was trained"):
         search(exact, tmp_path / "run", Silent())

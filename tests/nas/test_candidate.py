@@ -22,8 +22,8 @@ from compress.rewriting.sites import Rewrite, rewritten
 HW = (32, 32)
 PICTURES = [torch.randn(4, 3, *HW, generator=torch.Generator().manual_seed(0))]
 NETWORK = MobileOpenPose(blocks=(1, 1), width=8, features=16, refinement="one_7x7")
-KERNELS = EditChoice("kernels", "refinements", "rewrite", (KEEP, "conv_to_3x3"))
-TRUNK = EditChoice("trunk", "features.3", "channels", (0.5, 1.0))
+KERNELS = EditChoice("kernels", ("refinements",), "rewrite", (KEEP, "conv_to_3x3"))
+TRUNK = EditChoice("trunk", ("features.3",), "channels", (0.5, 1.0))
 SEVENS = [f"refinements.0.{block}.trunk.0.conv" for block in range(5)]
 
 
@@ -78,7 +78,7 @@ def test_the_channels_that_stay_have_the_largest_norms() -> None:
         for name in ("features.3.0.conv1.conv.weight", "features.3.0.conv1.bn.weight"):
             network.get_parameter(name)[1::2] *= 100
         network.get_parameter("features.3.0.conv2.conv.weight")[:, 1::2] *= 100
-    group = EditChoice("one", "features.3.0.conv1", "channels", (0.5, 1.0))
+    group = EditChoice("one", ("features.3.0.conv1",), "channels", (0.5, 1.0))
     made = candidates(group).edited({"edits.one": 0.5}, network, PICTURES, 2, 1)
     kept = made.network.get_submodule("features.3.0.conv1.conv").weight
     assert torch.equal(kept, network.get_parameter("features.3.0.conv1.conv.weight")[1::2])
@@ -115,8 +115,8 @@ def test_without_a_site_the_network_is_the_same() -> None:
 
 def test_groups_follow_one_another() -> None:
     """The second group finds what the first one made; of two groups around one section the smaller share counts."""
-    first = EditChoice("first", "features.0", "rewrite", (KEEP, "conv_to_3x3"))
-    both = [EditChoice(name, "features.3*", "channels", (0.5, 0.75, 1.0)) for name in ("one", "other")]
+    first = EditChoice("first", ("features.0",), "rewrite", (KEEP, "conv_to_3x3"))
+    both = [EditChoice(name, ("features.3*",), "channels", (0.5, 0.75, 1.0)) for name in ("one", "other")]
     made = candidates(first, KERNELS, *both)
     pick = {"edits.first": "conv_to_3x3", "edits.kernels": KEEP, "edits.one": 0.75, "edits.other": 0.5}
     candidate = made.edited(pick, trained(), PICTURES, 2, 1)
@@ -128,7 +128,7 @@ def test_edits_of_a_given_network_come_after_its_own() -> None:
     """It is pruned already; the new edits are added, and the mark of pruned channels stands once."""
     pruned = candidates(TRUNK).edited({"edits.trunk": 0.5}, trained(), PICTURES, 2, 1)
     start = Network("start", NETWORK, pruned.network.eval(), Metadata(HW), pruned.edits)
-    head = EditChoice("head", "initial", "channels", (0.5, 1.0))
+    head = EditChoice("head", ("initial",), "channels", (0.5, 1.0))
     made = candidates(KERNELS, head, start=start)
     assert shapes(made.build({"edits.kernels": KEEP, "edits.head": 1.0})) == shapes(pruned.network)
     candidate = made.edited({"edits.kernels": "conv_to_3x3", "edits.head": 0.5}, start.module, PICTURES, 2, 1)
@@ -140,14 +140,17 @@ def test_edits_of_a_given_network_come_after_its_own() -> None:
 @pytest.mark.parametrize(
     ("edit", "parts"),
     [
-        (EditChoice("k", "refinements", "rewrite", (KEEP, "conv_to_3x33")), ["edits.k", "did you mean 'conv_to_3x3'"]),
         (
-            EditChoice("k", "refinement", "rewrite", (KEEP, "conv_to_3x3")),
+            EditChoice("k", ("refinements",), "rewrite", (KEEP, "conv_to_3x33")),
+            ["edits.k", "did you mean 'conv_to_3x3'"],
+        ),
+        (
+            EditChoice("k", ("refinement",), "rewrite", (KEEP, "conv_to_3x3")),
             ["edits.k.sites", "no site of conv_to_3x3", "did you mean 'refinements'"],
         ),
-        (EditChoice("k", "*", "rewrite", (KEEP, "swish_to_relu")), ["no site of swish_to_relu", "leave it out"]),
-        (EditChoice("c", "features.3.0.conv1", "channels", (0.9, 1.0)), ["edits.c", "must take channels", "0.9"]),
-        (EditChoice("c", "fetures.*", "channels", (0.5, 1.0)), ["edits.c.sites", "no layer that", "features"]),
+        (EditChoice("k", ("*",), "rewrite", (KEEP, "swish_to_relu")), ["no site of swish_to_relu", "leave it out"]),
+        (EditChoice("c", ("features.3.0.conv1",), "channels", (0.9, 1.0)), ["edits.c", "must take channels", "0.9"]),
+        (EditChoice("c", ("fetures.*",), "channels", (0.5, 1.0)), ["edits.c.sites", "no layer that", "features"]),
     ],
 )
 def test_wrong_edits_are_named(edit: EditChoice, parts: list[str]) -> None:
@@ -177,3 +180,94 @@ def test_replacements_are_fitted_to_what_the_modules_did() -> None:
     carried = rewritten(network, [Rewrite("conv_to_3x3", at) for at in SEVENS])
     solved, reconstructed = (candidates(KERNELS).edited(pick, network, [image], steps, 1).network for steps in (0, 30))
     assert error(reconstructed) < error(solved) < error(carried)
+
+
+# --- Every kind of edit against an independent computation ------------------------------------------------------------
+
+DEEP = MobileOpenPose(blocks=(1, 3), width=8, features=16, refinement="one_7x7")
+
+
+def deep(*edits: EditChoice) -> tuple[Candidates, nn.Module]:
+    """Candidates of a network with two removable blocks, features.3.1 and features.3.2, and its weights."""
+    torch.manual_seed(0)
+    network = DEEP.build().eval()
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    start = Network("start", DEEP, network, Metadata(HW))
+    return Candidates(
+        Space(architecture_to_data(DEEP), {edit.path: edit.values for edit in edits}, edits), HW, start
+    ), network
+
+
+class Passes(nn.Module):
+    """What is left of a bottleneck whose branch is zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=0)
+
+
+@pytest.mark.parametrize(
+    ("sites", "share", "gone"),
+    [
+        (("features.3",), 0.5, ["features.3.2"]),  # of one pattern the last block first
+        (("features.3.1", "features.3.2"), 0.5, ["features.3.1"]),  # else in the order of the list
+        (("features.3",), 0.0, ["features.3.2", "features.3.1"]),
+        (("features.3",), 1.0, []),
+    ],
+)
+def test_a_network_without_blocks_is_the_one_that_passes_their_inputs_on(
+    sites: tuple[str, ...], share: float, gone: list[str]
+) -> None:
+    made, network = deep(EditChoice("depth", sites, "blocks", (0.0, 0.5, 1.0)))
+    candidate = made.edited({"edits.depth": share}, network, PICTURES, 0, 1)
+    assert candidate.edits == tuple(Rewrite("remove_block", path) for path in gone)
+    for path in gone:
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, Passes())
+    image = torch.randn(1, 3, *HW)
+    with torch.no_grad():
+        pairs = zip(candidate.network(image), network(image), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_zeros_are_the_weights_of_least_energy_in_blocks_of_four_filters() -> None:
+    made, network = deep(EditChoice("zeros", ("features.3.1",), "weights", (0.25, 1.0)))
+    candidate = made.edited({"edits.zeros": 0.25}, network, PICTURES, 0, 1)
+    assert candidate.edits == ()
+    for name, given in network.state_dict().items():
+        weight = candidate.network.state_dict()[name]
+        if given.ndim < 4 or not name.startswith("features.3.1"):
+            assert torch.equal(weight, given)
+            continue
+        energy = given.square().reshape(-1, 4, *given.shape[1:]).sum(1)
+        stays = (energy >= energy.flatten().sort(descending=True).values[round(0.25 * energy.numel()) - 1])[:, None]
+        assert torch.equal(weight != 0, stays.repeat(1, 4, 1, 1, 1).reshape(given.shape))
+        assert torch.equal(weight[weight != 0], given[weight != 0])
+    built = made.build({"edits.zeros": 0.25})
+    assert all(torch.equal(a, b) for a, b in zip(built.parameters(), candidate.network.parameters(), strict=True))
+
+
+def test_all_kinds_of_edits_join_and_an_artefact_rebuilds_them(tmp_path: Path) -> None:
+    edits = (
+        EditChoice("depth", ("features.3",), "blocks", (0.5, 1.0)),
+        KERNELS,
+        EditChoice("trunk", ("features",), "channels", (0.5, 1.0)),
+        EditChoice("zeros", ("initial",), "weights", (0.25, 1.0)),
+    )
+    made, network = deep(*edits)
+    pick = {edit.path: edit.values[edit.kind == "rewrite"] for edit in edits}
+    candidate = made.edited(pick, network, PICTURES, 0, 1)
+    assert candidate.edits[0] == Rewrite("remove_block", "features.3.2")
+    assert candidate.edits[-1] == CHANNELS_PRUNED
+    assert Counter(edit.rule for edit in candidate.edits[1:-1] if isinstance(edit, Rewrite)) == {"conv_to_3x3": 5}
+    assert shapes(made.build(pick)) == shapes(candidate.network)
+    assert set(made.sparsity(pick, candidate.network)) == {
+        name
+        for name, weight in candidate.network.named_parameters()
+        if name.startswith("initial") and weight.ndim == 4 and (weight == 0).float().mean() > 0.7
+    }
+    save_artefact(tmp_path, DEEP, candidate.network, Metadata(HW), candidate.edits)
+    image = torch.randn(1, 3, *HW)
+    loaded = load_artefact(tmp_path).module
+    assert all(torch.equal(a, b) for a, b in zip(loaded(image), candidate.network(image), strict=True))

@@ -6,6 +6,7 @@ folder, and a killed run that is started again goes on from there.
 
 from pathlib import Path
 
+from compress.artefacts.network import Named
 from compress.artefacts.results import SearchedData, SearchedSpace, SearchResult, write_results
 from compress.artefacts.run import open_run
 from compress.data.memory import settled_heap
@@ -29,9 +30,10 @@ from compress.jobs.search.task import (
     digest_of,
     read_baselines,
     read_candidates,
-    read_search_space,
     read_start,
     seconds_per_phase,
+    settled,
+    show_space,
     stages,
 )
 from compress.jobs.search.trials import (
@@ -50,24 +52,27 @@ from compress.recipe import SearchRecipe
 NO_FINALIST = "no candidate reaches half of the best baseline's score"
 
 
-def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResult:
+def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Named | None = None) -> SearchResult:
     """Runs or resumes the whole job in `folder`; returns what it also writes there as `results.json`.
 
-    Raises a CompressError before any work if the recipe, its space, its baselines or its data cannot be used.
+    network: to start from, in place of the recipe's `search.start`. Raises a CompressError before any work if the
+    recipe, its space, its network, its baselines or its data cannot be used.
     """
     check_names(recipe)
-    start = read_start(recipe)
-    space = read_search_space(recipe, start)
-    baselines = read_baselines(recipe, space)
+    start = read_start(recipe, network)
+    recipe = settled(recipe, start)
     sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
     for note in notes_of(sets.train, sets.search, sets.val):
         progress.say(note)
-    candidates = read_candidates(recipe, space, start)
+    candidates = read_candidates(recipe, start, sets, folder)
+    space = candidates.space
+    baselines = read_baselines(recipe, space, start)
     check_tuning(recipe)
-    check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space)
+    check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space or "data")
     check_metric(candidates.architecture(space.largest), recipe.data.kind, detected=False)
 
-    with open_run(folder, recipe, digest=digest_of(start)) as run, settled_heap():
+    with open_run(folder, recipe, start.name if start else "", digest_of(start)) as run, settled_heap():
+        show_space(run, recipe, space, progress)
         read_trials(run), seconds_per_phase(run)  # a broken line is an error before any work
         task = Task(recipe, candidates, baselines, sets, run, progress)
         progress.plan(stages(task))
@@ -110,7 +115,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress) -> SearchResu
                 people=sum(len(sets.val.people(index)) for index in range(len(sets.val))),
             ),
             space=SearchedSpace(space.base["family"], space.size, space.choices),
-            start=str(recipe.search.start) if start else None,
+            start=start.name if candidates.start and start else None,
             tuning_samples=recipe.search.tuning_samples,
             objectives=objectives,
             tables=tables_used(models, networks),

@@ -6,30 +6,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from compress.artefacts.artefact import Network, load_artefact, network_digest
+from compress.artefacts.artefact import Network, network_digest
+from compress.artefacts.network import Named, open_network
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.run import Run
 from compress.data.normalisation import IMAGENET, Normalisation
-from compress.data.sets import Sets
-from compress.errors import RecipeError, SpaceError, nearest
-from compress.files import append_line
+from compress.data.sets import Sets, data_of
+from compress.errors import DataError, RecipeError, SpaceError, nearest
+from compress.files import append_line, write_text
+from compress.jobs.search.derived import JUDGED_ON, derive, described, no_larger
 from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
-from compress.nas.space import Pick, Space, SpaceFile, expand, read_space
+from compress.nas.space import Pick, Space, SpaceFile, expand, read_space, space_text
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named, made_for
 from compress.networks.architecture import check_input
-from compress.pose.approaches import approach_of, estimator_for, objective_for
+from compress.networks.own import OWN_FAMILIES, check_learns
+from compress.pose.approaches import approach_of, check_joints, estimator_for, objective_for
 from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
 from compress.pose.objective import Objective
 from compress.progress import Progress, Stage
-from compress.recipe import SearchRecipe, Training, find
+from compress.recipe import SearchRecipe, Training, find, shipped_folder
 from compress.training.processes import launch
 from compress.training.recalibration import PICTURES
 
+SPACE = "space.yaml"
+"""A derived space, in the run folder."""
 _EXPORT = 1500  # pictures that pass through a network while it is exported
 
 
@@ -134,14 +142,29 @@ def seconds_per_phase(run: Run) -> dict[str, float]:
     return seconds
 
 
-def read_start(recipe: SearchRecipe) -> Network | None:
-    """The network to start from, if the recipe names one. Raises ArtefactError, NetworkError or RecipeError."""
-    if recipe.search.start is None:
+def read_start(recipe: SearchRecipe, named: Named | None = None) -> Network | None:
+    """The network to start from: the given one, else the recipe's, if it names one.
+
+    Raises ArtefactError, NetworkError, DataError for random weights, or RecipeError for another codec than its own.
+    """
+    named = named or recipe.search.start
+    if named is None:
         return None
-    start = load_artefact(recipe.search.start)
-    check_input(start.architecture, recipe.input_hw, "recipe: input_hw")
+    input_hw = recipe.input_hw if "input_hw" in recipe.model_fields_set else None
+    start = open_network(named, input_hw, seed=recipe.seed)
+    check_input(start.architecture, start.input_hw, "recipe: input_hw")
+    if recipe.search.weights == "scratch":
+        return start
+    if not start.trained:
+        raise DataError(
+            "candidates inherit the given network's weights, and these are random",
+            place=start.name,
+            remedy="train it first (compress train) and give the run's folder, or search --from scratch",
+        )
+    if start.architecture.family in OWN_FAMILIES:
+        check_learns(start.module, start.input_hw, start.name)
     codec = start.metadata.codec
-    for key in asdict(codec):
+    for key in asdict(codec) if "codec" in recipe.model_fields_set else ():
         if key != "name" and getattr(codec, key) != getattr(recipe.codec, key):
             raise RecipeError(
                 "a given network is decoded and tuned as it was trained",
@@ -152,6 +175,40 @@ def read_start(recipe: SearchRecipe) -> Network | None:
     return start
 
 
+def settled(recipe: SearchRecipe, start: Network | None) -> SearchRecipe:
+    """With the given network's input size, codec and pictures where the recipe says nothing of them.
+
+    Raises RecipeError for a recipe without a space or a network, DataError where nobody names pictures.
+    """
+    if recipe.search.weights == "scratch" and (start is None or recipe.search.space is not None):
+        raise RecipeError(
+            "weights: scratch searches around a network, in the space of its family",
+            place=recipe.place("search.weights"),
+            remedy="give a NETWORK and no space, or leave it out: a space of architectures is searched from scratch",
+        )
+    if start is None:
+        if recipe.search.space is None:
+            raise RecipeError(
+                "a search has a space, or a network that one is derived from",
+                place=recipe.place("search.space"),
+                remedy="name a space, or give a NETWORK (search.start)",
+            )
+        return recipe
+    known: dict[str, Any] = {"input_hw": start.input_hw}
+    if recipe.search.weights == "inherit":
+        known["codec"] = start.metadata.codec
+        given = recipe.data if "data" in recipe.model_fields_set else None
+        known["data"] = data_of(start.name, given, start.metadata.data)
+        if known["data"] is None:
+            raise DataError(
+                "candidates are scored on labelled pictures, and the network does not say which",
+                place=start.name,
+                remedy="give --data KIND[:FOLDER]",
+            )
+    known = {key: value for key, value in known.items() if key == "data" or key not in recipe.model_fields_set}
+    return recipe.model_copy(update=known)
+
+
 def digest_of(start: Network | None) -> str:
     """Of the network to start from; empty without one. A run that is resumed must find the same weights."""
     return network_digest(start.architecture, start.module, start.edits, trained=True) if start else ""
@@ -159,6 +216,7 @@ def digest_of(start: Network | None) -> str:
 
 def read_search_space(recipe: SearchRecipe, start: Network | None = None) -> Space:
     """The recipe's space, every single choice tried on the network. Raises SpaceError or NetworkError."""
+    assert recipe.search.space is not None
     path = find(recipe.search.space, "search_spaces", SpaceError)
     file = read_space(path)
     if start:
@@ -167,21 +225,25 @@ def read_search_space(recipe: SearchRecipe, start: Network | None = None) -> Spa
     place = f"{path}: fixed"
     base = architecture_from_data({"family": file.family, **file.fixed}, place)
     space = expand(file, architecture_to_data(made_for(base, recipe.input_hw, "recipe: input_hw")))
-    smallest = architecture_from_data(space.apply(space.smallest), f"{path}: choices")
+    check_architectures(space, recipe, str(path))
+    return space
+
+
+def check_architectures(space: Space, recipe: SearchRecipe, place: str) -> None:
+    """Tries every single value. Raises SpaceError or NetworkError. place: where the space is written."""
+    smallest = architecture_from_data(space.apply(space.smallest), f"{place}: choices")
     for choice, values in space.architectures.choices.items():
         for value in values:
-            architecture = architecture_from_data(
-                space.apply({**space.smallest, choice: value}), f"{path}: choices.{choice}"
-            )
+            where = f"{place}: choices.{choice}"
+            architecture = architecture_from_data(space.apply({**space.smallest, choice: value}), where)
             check_input(architecture, recipe.input_hw, "recipe: input_hw")
             if outputs_of(architecture) != outputs_of(smallest):
                 raise SpaceError(
                     "all candidates must have the same outputs",
-                    place=f"{path}: choices.{choice}",
+                    place=where,
                     value=value,
                     remedy="fix the head and the joints instead of choosing them",
                 )
-    return space
 
 
 def outputs_of(architecture: Architecture) -> tuple[int, tuple[float, ...]]:
@@ -219,11 +281,55 @@ def space_around(start: Network, file: SpaceFile) -> Space:
     return expand(file, base)
 
 
-def read_candidates(recipe: SearchRecipe, space: Space, start: Network | None) -> Candidates:
-    """What the space's picks stand for, its edits tried on the ends of the space. Raises SpaceError."""
-    candidates = Candidates(space, recipe.input_hw, start)
-    candidates.check(recipe.search.space)
-    return candidates
+def read_candidates(recipe: SearchRecipe, start: Network | None, sets: Sets, folder: Path) -> Candidates:
+    """What the picks of the recipe's space stand for, its edits tried on the ends of the space. Raises SpaceError.
+
+    Without a space one is derived from the given network; a run that goes on has it in its folder. Raises NetworkError
+    where nothing can vary.
+    """
+    if recipe.search.space is not None:
+        space = read_search_space(recipe, start)
+        candidates = Candidates(space, recipe.input_hw, start)
+        candidates.check(recipe.search.space)
+        return candidates
+    assert start is not None
+    if recipe.search.weights == "scratch":
+        files = [read_space(file) for file in sorted(shipped_folder("search_spaces").glob("*.yaml"))]
+        smaller = no_larger(start, files)
+        check_architectures(smaller, recipe, "the family's spaces")
+        return Candidates(smaller, recipe.input_hw)
+    base, path = architecture_to_data(start.architecture), folder / SPACE
+    unedited = Candidates(Space(base, {}), recipe.input_hw, start)
+    if path.is_file():
+        return unedited.over(space_around(start, read_space(path)))
+    keypoints = sets.train.keypoints
+    check_joints(start.architecture, keypoints, "data")
+    estimator = estimator_for(
+        start.architecture,
+        keypoints,
+        recipe.input_hw,
+        codec=recipe.codec,
+        decoding=recipe.decoding,
+        boxes=LabelledBoxes(),
+        normalisation=start.normalisation,
+    )
+    images = first_inputs(estimator, sets.train, JUDGED_ON, torch.device("cpu"))
+    engine_name = recipe.measurement.targets[0].engine
+    return unedited.over(expand(derive(unedited, engine_name, images, recipe.search.groups, path), base))
+
+
+def show_space(run: Run, recipe: SearchRecipe, space: Space, progress: Progress) -> None:
+    """Writes a derived space to the run folder, and says what may vary, before any work."""
+    if recipe.search.space is not None:
+        return
+    path = run.path(SPACE)
+    if not path.is_file():
+        chosen = space.architectures.choices
+        fixed = {key: value for key, value in space.base.items() if key != "family"} if chosen else {}
+        write_text(path, space_text(SpaceFile(path, space.base["family"], fixed, chosen, space.edits)))
+    for line in described(space):
+        progress.say(line)
+    progress.say(f"the space lies in {path}; changed, it is searched with --set search.space=FILE")
 
 
 def check_tuning(recipe: SearchRecipe) -> None:
@@ -271,16 +377,16 @@ def check_limits(recipe: SearchRecipe, baselines: Sequence[str]) -> None:
         )
 
 
-def read_baselines(recipe: SearchRecipe, space: Space) -> dict[str, Pick]:
+def read_baselines(recipe: SearchRecipe, space: Space, start: Network | None = None) -> dict[str, Pick]:
     """Every hand-made network as a pick of the space, or the given one. Raises SpaceError where the space lacks one."""
-    if recipe.search.start and recipe.baselines:
+    if start and recipe.baselines:
         raise RecipeError(
             "the given network is the only baseline of a search that starts from one",
             place="recipe: baselines",
             value=list(recipe.baselines),
             remedy="leave them out",
         )
-    picks = {"given": space.unedited} if recipe.search.start else {}
+    picks = {"given": space.pick_of(architecture_to_data(start.architecture), start.name)} if start else {}
     check_limits(recipe, [*picks, *recipe.baselines])
     scored_first = len(picks) + len(recipe.baselines)
     if recipe.search.trials <= scored_first:

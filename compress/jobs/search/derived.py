@@ -1,0 +1,221 @@
+"""The space that is derived from a given network: what can vary in it, in groups, and in which steps.
+
+    channels   of the pruning groups, part by part of the network
+    blocks     residual blocks that can be taken out, by what holds them: a stage's branch, a stage
+    rewrite    operators that rules replace; rules of the same sites are alternatives of one choice
+    weights    zeros, where the engine that decides skips them
+
+The least important blocks of a group go first: those that change least what passes through them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.artefacts.artefact import Network
+from compress.engines import engine
+from compress.errors import NetworkError, SpaceError
+from compress.jobs.rewrite.choice import grouped
+from compress.nas.candidate import REMOVE_BLOCK, SPARSITY, Candidates
+from compress.nas.space import KEEP, EditChoice, EditKind, Space, SpaceFile, expand, matches, value_at
+from compress.networks import architecture_to_data
+from compress.pruning.groups import PruningGroup, layer_of, whole
+from compress.pruning.selection import uniform
+from compress.pruning.sparsity import prunable
+from compress.rewriting.rules import RULES
+from compress.rewriting.sites import rule_named, sites
+
+CHANNEL_SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+"""Of a part's channels that stay: the ratios that `compress prune` tries, and 0.5 and 0.375 between them."""
+WEIGHT_SHARES = (0.25, 0.5)
+"""Of a part's weights that are not zero; sparse kernels gain from 30 % zeros on."""
+_STEPS = 4  # of blocks, at most
+_NOT_SEARCHED = (REMOVE_BLOCK, "fold_batch_norm")
+"""Rules that are no choice here: blocks are one of their own, and what is tuned needs its batch norms."""
+JUDGED_ON = 16
+"""Pictures that blocks are judged on."""
+
+
+def derive(candidates: Candidates, engine_name: str, images: Iterable[Tensor], groups: int, path: Path) -> SpaceFile:
+    """What can vary in the given network, at most `groups` choices of each kind.
+
+    candidates: of the given network, without edits. engine_name: of the target that decides. images: training pictures
+    [B,3,H,W], the first 16 of which blocks are judged on. path: where the space will lie. Raises NetworkError, with the
+    reasons, if nothing can vary.
+    """
+    start = candidates.start
+    assert start is not None
+    blocks = candidates.removable({})
+    edits = [
+        *channel_choices(candidates.prunable({}), groups),
+        *block_choices(blocks, influences(start.module, blocks, images), groups),
+        *rewrite_choices(start.module, groups),
+    ]
+    if engine(engine_name).skips_zeros:
+        edits += weight_choices([layer_of(name) for name in prunable(start.module, SPARSITY).layers], groups)
+    if not edits:
+        reasons = Counter(whole(candidates.groups({})).values()).most_common(3)
+        channels = "; ".join(why for why, _ in reasons) or "it has no layer with channels"
+        raise NetworkError(
+            f"nothing can vary in this network: {channels}; no residual block, and no operator that a rule replaces",
+            place=start.name,
+            remedy="search another network, or write a space (docs/search.md)",
+        )
+    return SpaceFile(path, architecture_to_data(start.architecture)["family"], {}, {}, tuple(_told_apart(edits)))
+
+
+def channel_choices(parts: Sequence[PruningGroup], groups: int) -> list[EditChoice]:
+    """Shares of the channels that stay, of every part of the network; no two that leave the same."""
+    by_name = {part.name: part for part in parts}
+    found = []
+    for name, members in grouped(list(by_name), groups).items():
+        inside = [by_name[one] for one in members]
+        scores = {member: 0.0 for part in inside for member in part.members}
+        removals = {frozenset[int](): 1.0}
+        for share in reversed(CHANNEL_SHARES):
+            removals.setdefault(frozenset(uniform(inside, scores, 1 - share)), share)
+        if len(removals) > 1:
+            values = tuple(sorted(removals.values()))
+            found.append(_choice("channels", name, members, by_name, values))
+    return found
+
+
+def block_choices(blocks: Sequence[str], influence: Mapping[str, float], groups: int) -> list[EditChoice]:
+    """Shares of the blocks that stay, by what holds them; the list of sites is the order in which they go."""
+    holders: dict[str, list[str]] = {}
+    for path in blocks:
+        holders.setdefault(path.rpartition(".")[0] or path, []).append(path)
+    found = []
+    for name, held in grouped(list(holders), groups).items():
+        members = sorted((path for holder in held for path in holders[holder]), key=lambda path: influence[path])
+        steps = min(_STEPS, len(members))
+        stay = sorted({round(step * len(members) / steps) for step in range(steps + 1)})
+        values = tuple(round(count / len(members), 4) for count in stay)
+        found.append(EditChoice(f"blocks of {name.removesuffix('.*')}", tuple(members), "blocks", values))
+    return found
+
+
+def influences(network: nn.Module, blocks: Sequence[str], images: Iterable[Tensor]) -> dict[str, float]:
+    """Of every block |output - what stays without it|² over |output|², over the first 16 pictures.
+
+    After the block influence of ShortGPT (Men et al., 2024), with the relative error in place of the angle.
+    """
+    rule = rule_named(REMOVE_BLOCK)
+    lost, whole_of = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 1e-12)
+    handles = []
+    for path in blocks:
+        module = network.get_submodule(path)
+        instead = rule.build(module)
+
+        def look(_: nn.Module, inputs: tuple[Tensor, ...], path: str = path, instead: nn.Module = instead) -> None:
+            seen[path] = instead(inputs[0].clone())
+
+        def compare(_: nn.Module, __: object, output: Tensor, path: str = path) -> None:
+            lost[path] += float((output - seen.pop(path)).square().sum())
+            whole_of[path] += float(output.square().sum())
+
+        handles += [module.register_forward_pre_hook(look), module.register_forward_hook(compare)]
+    seen: dict[str, Tensor] = {}
+    device, left = next(network.parameters()).device, JUDGED_ON
+    try:
+        with torch.no_grad():
+            for batch in images:
+                network(batch[:left].to(device))
+                left -= len(batch)
+                if left <= 0:
+                    break
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: lost[path] / whole_of[path] for path in blocks}
+
+
+def rewrite_choices(network: nn.Module, groups: int) -> list[EditChoice]:
+    """Rules by the sites they match: those of the same sites are alternatives."""
+    matched: dict[tuple[str, ...], list[str]] = {}
+    for rule in RULES:
+        if rule not in _NOT_SEARCHED and (found := sites(network, rule_named(rule))):
+            matched.setdefault(tuple(one.at for one in found), []).append(rule)
+    each = max(1, groups // max(1, len(matched)))
+    choices = []
+    for paths, rules in matched.items():
+        subject = rules[0].partition("_to_")[0].replace("_", " ")
+        for name, members in grouped(paths, each).items():
+            one = _choice("rewrite", name, members, paths, (KEEP, *rules))
+            choices.append(replace(one, name=f"{subject} in {name.removesuffix('.*')}"))
+    return choices
+
+
+def weight_choices(layers: Sequence[str], groups: int) -> list[EditChoice]:
+    """Shares of the weights that are not zero, of every part of the network."""
+    values = (*WEIGHT_SHARES, 1.0)
+    return [_choice("weights", name, members, layers, values) for name, members in grouped(layers, groups).items()]
+
+
+def _choice(
+    kind: EditKind, name: str, members: Sequence[str], known: Iterable[str], values: tuple[str | float, ...]
+) -> EditChoice:
+    """Of the part `name`; a pattern stands for all its members where it finds these alone among the known ones."""
+    part = name.removesuffix(".*")
+    inside = [path for path in known if f"{path}.".startswith(f"{part}.")] if name != "*" else list(known)
+    sites_of = (part,) if sorted(inside) == sorted(members) else tuple(members)
+    return EditChoice(f"{kind} of {part}", sites_of, kind, values)
+
+
+def _told_apart(edits: Sequence[EditChoice]) -> list[EditChoice]:
+    """The same; of several of one name all but the first are numbered."""
+    seen: Counter[str] = Counter()
+    found = []
+    for edit in edits:
+        seen[edit.name] += 1
+        found.append(edit if seen[edit.name] == 1 else replace(edit, name=f"{edit.name} ({seen[edit.name]})"))
+    return found
+
+
+def no_larger(given: Network, files: Sequence[SpaceFile]) -> Space:
+    """The given network's architecture with the choices of its family's spaces, of numbers none above its own.
+
+    Raises SpaceError where there is no such choice.
+    """
+    base = architecture_to_data(given.architecture)
+    wanted: dict[str, list[Any]] = {}
+    for file in files:
+        if file.family == base["family"]:
+            known = {pattern: values for pattern, values in file.choices.items() if matches(base, pattern)}
+            for path, listed in expand(replace(file, choices=known, edits=()), base).choices.items():
+                wanted.setdefault(path, []).extend(listed)
+    choices: dict[str, tuple[Any, ...]] = {}
+    for path, values in wanted.items():
+        own = value_at(base, path)
+        if isinstance(own, int | float) and not isinstance(own, bool):
+            choices[path] = tuple(sorted({own, *(value for value in values if value <= own)}))
+        else:
+            choices[path] = tuple(dict.fromkeys([*values, own]))
+    choices = {path: values for path, values in choices.items() if len(values) > 1}
+    if not choices:
+        raise SpaceError(
+            "no space that comes with the package varies this network downward",
+            place=given.name,
+            value=base["family"],
+            remedy="write a space of its family (docs/search.md), or search its edits: --from inherit",
+        )
+    return Space(base, dict(sorted(choices.items())))
+
+
+def described(space: Space) -> list[str]:
+    """One line for every choice, and their number: what a user sees before any work."""
+    lines = []
+    for path, given in space.architectures.choices.items():
+        lines.append(f"{path}: {', '.join(map(str, given))}")
+    for edit in space.edits:
+        if edit.kind == "rewrite":
+            values = ", ".join(str(value) for value in edit.values)
+        else:
+            values = ", ".join(f"{100 * float(value):.3g}%" for value in edit.values)
+        lines.append(f"{edit.name}: {values}")
+    return [*lines, f"{len(space.choices)} choices, {space.size:.3g} candidates"]

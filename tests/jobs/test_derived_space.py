@@ -1,0 +1,187 @@
+"""The space that is derived from a given network: what varies, in which groups, and what cannot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.artefacts.network import Network, open_network
+from compress.cli import is_recipe
+from compress.errors import CompressError, DataError, NetworkError, RecipeError, SpaceError
+from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger
+from compress.jobs.search.task import read_start, settled
+from compress.nas.candidate import Candidates
+from compress.nas.space import Space, SpaceFile, expand, read_space, space_text
+from compress.networks import NETWORKS, architecture_to_data
+from compress.networks.mobile_openpose import MobileOpenPose
+from compress.recipe import ANY_NETWORK, SearchRecipe, find, read_recipe, shipped_names
+
+HW = (32, 32)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.conv(x)
+
+
+class Own(nn.Module):
+    """Four residual blocks of 32 channels, Swish in the stem, one map for each of 17 joints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 4, 1), nn.SiLU())
+        self.body = nn.Sequential(*(Residual(32) for _ in range(4)))
+        self.head = nn.Conv2d(32, 17, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x)))  # type: ignore[no-any-return]
+
+
+class Bare(nn.Module):
+    """Its only layer makes the maps: nothing can vary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 17, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def given(module: nn.Module) -> Network:
+    return open_network(module, HW)
+
+
+def derived(network: Network, engine: str = "onnxruntime", groups: int = 4) -> Space:
+    base = architecture_to_data(network.architecture)
+    images = [torch.randn(2, 3, *HW, generator=torch.Generator().manual_seed(0))]
+    return expand(derive(Candidates(Space(base, {}), HW, network), engine, images, groups, Path("space.yaml")), base)
+
+
+def test_every_kind_of_choice_of_an_own_module() -> None:
+    torch.manual_seed(0)
+    space = derived(given(Own()), "mnn_sparse")
+    by_kind: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for edit in space.edits:
+        by_kind.setdefault(edit.kind, {})[edit.name] = edit.values
+    shares = (0.25, 0.5, 0.75, 1.0)  # of 32 channels that stay in eights
+    assert by_kind["channels"] == {"channels of network.stem.0": shares}  # the stream; what blocks make lies on it
+    assert by_kind["blocks"] == {"blocks of network.body": (0.0, 0.25, 0.5, 0.75, 1.0)}
+    assert ("keep", "swish_to_hard_swish", "swish_to_hard_tanh", "swish_to_relu") in by_kind["rewrite"].values()
+    assert set(by_kind["weights"].values()) == {(0.25, 0.5, 1.0)}
+    assert "weights" not in {edit.kind for edit in derived(given(Own())).edits}  # onnxruntime skips no zeros
+    assert described(space)[-1] == f"{len(space.edits)} choices, {space.size:.3g} candidates"
+    assert "channels of network.stem.0: 25%, 50%, 75%, 100%" in described(space)
+
+
+def test_blocks_go_in_the_order_of_what_they_change() -> None:
+    """Of x + s·conv(x) that is |s·conv(x)|² over |x + s·conv(x)|², computed here with a loop over the blocks."""
+    torch.manual_seed(0)
+    module = Own()
+    for number, scale in enumerate((1.0, 0.1, 3.0, 0.3)):
+        module.body[number].scale = scale
+    network, image = given(module), torch.randn(3, 3, *HW)
+    paths = [f"network.body.{number}" for number in range(4)]
+    found = influences(network.module, paths, [image])
+    with torch.no_grad():
+        x = module.stem(image)
+        for path, block in zip(paths, module.body, strict=True):
+            y = block(x)
+            assert found[path] == pytest.approx(float((y - x).square().sum() / y.square().sum()), rel=1e-4)
+            x = y
+    (choice,) = block_choices(paths, found, 4)
+    assert [int(path[-1]) for path in choice.sites] == [1, 3, 0, 2]
+    assert not network.module.get_submodule(paths[0])._forward_hooks
+
+
+def test_blocks_of_many_branches_are_joined() -> None:
+    paths = [f"stages.{stage}.{branch}.{block}" for stage in range(2) for branch in range(3) for block in range(4)]
+    influence = {path: float(number) for number, path in enumerate(paths)}
+    assert [one.name for one in block_choices(paths, influence, 6)] == [
+        f"blocks of stages.{stage}.{branch}" for stage in range(2) for branch in range(3)
+    ]
+    joined = block_choices(paths, influence, 2)
+    assert [(one.name, len(one.sites), one.values) for one in joined] == [
+        (f"blocks of stages.{stage}", 12, (0.0, 0.25, 0.5, 0.75, 1.0)) for stage in range(2)
+    ]
+
+
+def test_a_derived_space_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    space = derived(given(Own()), "mnn_sparse")
+    path = tmp_path / "space.yaml"
+    path.write_text(space_text(SpaceFile(path, "module", {}, {}, space.edits)))
+    assert read_space(path).edits == space.edits
+    Candidates(space, HW, given(Own())).check(str(path))
+
+
+def test_a_network_in_which_nothing_can_vary_is_one_line() -> None:
+    with pytest.raises(NetworkError) as caught:
+        derived(given(Bare()))
+    said = str(caught.value)
+    assert "nothing can vary in this network" in said
+    assert "no residual block" in said
+    assert "\n" not in said
+
+
+def test_from_scratch_the_choices_are_none_above_the_given_network(tmp_path: Path) -> None:
+    record = MobileOpenPose(blocks=(2, 3), width=24, refinements=1, refinement="one_7x7", keypoints=17)
+    network = Network("given", record, nn.Identity(), given(Own()).metadata)
+    choices = {"blocks.0": (1, 2, 3), "width": (16, 32), "refinements": (1, 2), "refinement": ("three_3x3",)}
+    file = SpaceFile(tmp_path, "mobile_openpose", {}, {**choices, "no_such_field": (1, 2)})
+    other = SpaceFile(tmp_path, "hrnet", {}, {"width": (1, 2)})
+    assert no_larger(network, [file, other]).choices == {
+        "blocks.0": (1, 2),
+        "refinement": ("three_3x3", "one_7x7"),
+        "width": (16, 24),
+    }
+    with pytest.raises(SpaceError, match="varies this network downward"):
+        no_larger(network, [other])
+
+
+def recipe(*overrides: str) -> SearchRecipe:
+    return read_recipe(find(ANY_NETWORK, "recipes", RecipeError), SearchRecipe, overrides)
+
+
+def test_what_the_network_says_holds_where_the_recipe_says_nothing() -> None:
+    network = given(Own())
+    found = settled(recipe("data.kind=synthetic"), network)
+    assert (found.input_hw, found.codec, found.data.kind) == (HW, network.metadata.codec, "synthetic")
+    assert settled(recipe("data.kind=synthetic", "input_hw=[64, 32]"), network).input_hw == (64, 32)
+    bhrnet = read_recipe(find("bhrnet", "recipes", RecipeError), SearchRecipe)
+    assert settled(bhrnet, None) is bhrnet
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "network", "part"),
+    [
+        (DataError, [], Own(), "give --data"),
+        (DataError, [], "mobilenet_v2", "these are random"),
+        (RecipeError, [], None, "a search has a space, or a network"),
+        (RecipeError, ["search.weights=scratch"], None, "searches around a network"),
+    ],
+)
+def test_a_start_that_cannot_be_searched_is_one_line(
+    kind: type[CompressError], overrides: list[str], network: Any, part: str
+) -> None:
+    settings = recipe(*overrides)
+    with pytest.raises(kind) as caught:
+        settled(settings, read_start(settings, network))
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_and_recipes_are_told_apart(tmp_path: Path) -> None:
+    assert not set(shipped_names("recipes")) & set(NETWORKS)
+    record, settings = tmp_path / "record.yaml", tmp_path / "settings.yaml"
+    record.write_text("family: hrnet\n")
+    settings.write_text("job: search\n")
+    names = {"bhrnet": True, str(settings): True, "missing.yaml": True, "hrnet_w32": False, str(record): False}
+    names |= {"runs/openpose": False, "module:function": False, "net.onnx": False, "hrnet_w32@file.pth": False}
+    assert {name: is_recipe(name) for name in names} == names
