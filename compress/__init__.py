@@ -18,7 +18,19 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import CompressError
 
 if TYPE_CHECKING:
-    from compress.api import Network, SearchOutcome, evaluate, load, predict, profile, prune, rewrite, search, train
+    from compress.api import (
+        Network,
+        SearchOutcome,
+        bench,
+        evaluate,
+        load,
+        predict,
+        profile,
+        prune,
+        rewrite,
+        search,
+        train,
+    )
 
 __version__ = "0.1.0"
 
@@ -27,6 +39,7 @@ __all__ = [
     "Network",
     "SearchOutcome",
     "__version__",
+    "bench",
     "evaluate",
     "load",
     "predict",

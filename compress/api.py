@@ -50,6 +50,7 @@ from compress.artefacts.results import (
 from compress.artefacts.shown import Shown
 from compress.errors import CompressError, DataError, RecipeError, RunError, nearest
 from compress.files import NamedCheckpoint, check_writable, named_checkpoint, read_yaml_mapping, write_bytes
+from compress.nas.bench import bench as bench
 from compress.networks.checkpoints import Found
 from compress.progress import Progress, Silent
 from compress.recipe import (

@@ -510,8 +510,9 @@ class Search(Settings):
     )
     sampler: Named = Field(
         default="nsga2",
-        description="What proposes candidates: Optuna's `nsga2`, `tpe` or `random` sampler, or `guided`, an additive "
-        "model of the scores so far, which needs the fewest trials where there are baselines to improve on.",
+        description="What proposes candidates: Optuna's `nsga2`, `tpe`, `gp` or `random`; `guided`, an "
+        "additive model of the scores so far, for where there are baselines to improve on; or `predictor`, a Gaussian "
+        "process with its uncertainty, which screens thousands of candidates for the largest expected gain.",
     )
     trials: Positive = Field(default=100, description="Number of candidates that are scored.")
     population: Annotated[int, Field(ge=2)] = Field(

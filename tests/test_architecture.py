@@ -42,7 +42,8 @@ FLOORS = {
 
 # library → the only places that may import it
 BEHIND = {
-    "optuna": ("compress.nas.sampler",),
+    "optuna": ("compress.nas.sampler", "compress.nas.predictor_sampler"),
+    "sklearn": ("compress.nas.predictor",),
     "pycocotools": ("compress.pose.average_precision", "compress.data.coco"),
     "onnx": (
         "compress.engines",

@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseGASampler,
+    BaseSampler,
+    GPSampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from compress.extensions import Extensible
+from compress.nas.predictor_sampler import PredictorSampler
 from compress.nas.space import Pick, Space, pick_key
 
 _CHANGED = 0.2
@@ -30,8 +38,10 @@ NewSampler = Callable[[int, int], BaseSampler]
 SAMPLERS: dict[str, NewSampler] = {
     "nsga2": lambda population, seed: NSGAIISampler(population_size=population, seed=seed),
     "tpe": lambda population, seed: TPESampler(seed=seed, multivariate=False),
+    "gp": lambda population, seed: GPSampler(seed=seed),
     "random": lambda population, seed: RandomSampler(seed=seed),
     GUIDED: lambda population, seed: RandomSampler(seed=seed),
+    "predictor": lambda population, seed: PredictorSampler(seed),
 }
 
 
@@ -61,13 +71,23 @@ Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
 """Picks → one cost of each, the same that `tell` will get."""
 
 
+_BUDGET = "budget"
+"""The constraint that trials are told of."""
+
+
+def screens(kind: object) -> bool:
+    """Whether the sampler of that name, or given, asks what many picks cost for each one that it proposes."""
+    return kind == GUIDED or isinstance(sampler_named(kind)(2, 0), PredictorSampler)
+
+
 class Sampler:
     """One or several costs, to be small, and a score, to be large.
 
     kind: see sampler_named. baselines: picks that the search is to beat. population: of NSGA-II. The first picks are
     the baselines, the smallest and the largest, the baselines with one field changed as a whole (every block of another
     kind), and up to `population`, in equal parts, random picks and baselines with a fifth of their choices changed.
-    costs: one entry for every cost, which predicts it for many picks at once, for the guide; None: it models the cost.
+    costs: one entry for every cost, which predicts it for many picks at once, for those that screen (see screens);
+    None: they model the cost.
     """
 
     def __init__(
@@ -82,9 +102,11 @@ class Sampler:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
+        sampler = sampler_named(kind)(population, seed)
+        if isinstance(sampler, PredictorSampler):
+            sampler.know(space, {place: cost for place, cost in enumerate(costs) if cost})
         self._study = optuna.create_study(
-            directions=[*(StudyDirection.MINIMIZE for _ in costs), StudyDirection.MAXIMIZE],
-            sampler=sampler_named(kind)(population, seed),
+            directions=[*(StudyDirection.MINIMIZE for _ in costs), StudyDirection.MAXIMIZE], sampler=sampler
         )
         rng = random.Random(seed)
         changed = [change for pick in baselines for change in space.whole_changes(pick)]
@@ -104,17 +126,25 @@ class Sampler:
         elif self._guide:
             self._study.enqueue_trial(dict(self._guide.propose()))
         trial = self._study.ask()
+        if isinstance(self._study.sampler, BaseGASampler):
+            _ = trial.relative_params  # counts a given pick as one of its generation too, which Optuna does lazily
         pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
         return trial, pick
 
-    def tell(self, trial: Trial, costs: Sequence[float], score: float) -> None:
-        """The pick's costs, which must be positive, and score."""
+    def tell(self, trial: Trial, costs: Sequence[float], score: float, excess: float | None = None) -> None:
+        """The pick's costs, which must be positive, and score.
+
+        excess: above 0 where it is over budget, by how much; None without a budget.
+        """
+        if excess is not None:
+            trial.set_constraint(_BUDGET, excess)
         self._study.tell(trial, [*costs, score])
         if self._guide:
             self._guide.learn({path: trial.params[path] for path in self._space.choices}, costs, score)
 
-    def refuse(self, trial: Trial) -> None:
-        """The pick is over budget and was not scored."""
+    def refuse(self, trial: Trial, excess: float) -> None:
+        """The pick is over budget and was not scored. excess: above 0, by how much."""
+        trial.set_constraint(_BUDGET, excess)
         self._study.tell(trial, state=TrialState.FAIL)
         if self._guide:
             self._guide.skip({path: trial.params[path] for path in self._space.choices})

@@ -327,6 +327,7 @@ def test_shares_are_of_the_baselines(budget: dict[str, Any], most: dict[str, flo
         for cost, over in ((limit * 1.01, True), (limit, False)):
             figures = {**within, **({"params": cost / 4} if name == "size" else {name: cost})}
             assert limits.exceeded(costing(**figures)) is over
+            assert ((limits.excess(costing(**figures)) or 0.0) > 0) is over
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from optuna.samplers import NSGAIISampler
 
-from compress.nas.sampler import Guide, Sampler
+from compress.nas.predictor_sampler import PredictorSampler
+from compress.nas.sampler import Guide, Sampler, screens
 from compress.nas.space import Pick, Space
 
 SPACE = Space({"a": 0, "b": 0, "kind": "x"}, {"a": (0, 1, 2, 3), "b": (0, 1, 2, 3), "kind": ("x", "y")})
@@ -43,12 +45,24 @@ def test_nsga2_finds_the_front_of_a_plain_problem() -> None:
     assert {pick["a"] for pick in picks if pick["b"] == 0} == {0, 1, 2, 3}
 
 
+def test_the_first_picks_are_the_first_generation() -> None:
+    sampler = Sampler(SPACE, "nsga2", population=12, seed=3, baselines=[HAND])
+    first = []
+    for number in range(14):
+        trial, pick = sampler.ask()
+        first += [dict(pick)] if number < 12 else []
+        sampler.tell(trial, [float(pick["a"] + pick["b"] + 1)], float(pick["a"]))
+    study = sampler._study
+    assert isinstance(study.sampler, NSGAIISampler)
+    assert [trial.params for trial in study.sampler.get_population(study, 0)] == first
+
+
 def test_refused_picks_do_not_stop_the_search() -> None:
     sampler = Sampler(SPACE, "nsga2", population=4, seed=0, baselines=[])
     for _ in range(20):
         trial, pick = sampler.ask()
         if pick["a"] > 1:
-            sampler.refuse(trial)
+            sampler.refuse(trial, 0.1)
         else:
             sampler.tell(trial, [1.0 + pick["b"]], float(pick["a"]))
 
@@ -94,6 +108,44 @@ def test_guided_finds_more_than_chance_and_nearly_all_there_is(share: float, lea
         sum(best_within(search(kind, seed), limit) for seed in range(3)) / 3 for kind in ("guided", "random")
     )
     assert by_chance < least * possible < guided <= possible
+
+
+def test_predictor_is_told_the_space_its_costs_and_the_budget() -> None:
+    """Of a budget nothing but the excess is told: what it proposes in the end is within it."""
+    asked: list[int] = []
+
+    def costs(picks: Sequence[Pick]) -> NDArray[np.float64]:
+        asked.append(len(picks))
+        return np.array([cost_and_score(dict(pick))[0] for pick in picks])
+
+    limit = cost_and_score(MIDDLE)[0]
+    kind = PredictorSampler(1, screened=150, startup=8)
+    sampler = Sampler(WIDE, kind, population=4, seed=1, baselines=[MIDDLE], costs=[costs])
+    within = []
+    for _ in range(17):
+        trial, pick = sampler.ask()
+        cost, score = cost_and_score(dict(pick))
+        within.append(cost <= limit)
+        if cost > limit:
+            sampler.refuse(trial, cost / limit - 1)
+        else:
+            sampler.tell(trial, [cost], score, cost / limit - 1)
+    assert asked
+    assert set(asked) == {150}
+    assert sum(within[-4:]) >= 3
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp", "optuna.samplers:TPESampler"])
+def test_optunas_samplers_are_one_word_away(kind: str) -> None:
+    assert len({tuple(pick.items()) for pick in search(kind, 0, trials=11)}) > 8
+    assert not screens(kind)
+
+
+def test_what_screens() -> None:
+    assert screens("guided")
+    assert screens("predictor")
+    assert screens(PredictorSampler(3))
+    assert not screens("random")
 
 
 def test_guided_asks_the_same_with_the_same_history() -> None:

@@ -5,6 +5,7 @@ again.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from compress.measure.objective import CostObjective
 from compress.nas.batch_prediction import PartTable
 from compress.nas.candidate import Candidate
 from compress.nas.pareto import front
-from compress.nas.sampler import GUIDED, Costs, Sampler
+from compress.nas.sampler import Costs, Sampler, screens
 from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet, sandwich_step
@@ -43,6 +44,7 @@ from compress.training.recalibration import recalibrate
 
 SUPERNET, GIVEN = "supernet", "given weights"
 """Provenance of the trials' scores: the weights that they were taken with."""
+_NOTHING = 1e-6  # share of a limit, in place of 0, which has no logarithm
 _ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
 
 Weights = Callable[[Pick], nn.Module]
@@ -62,7 +64,12 @@ class Limits:
 
     def exceeded(self, cost: Cost) -> bool:
         """Whether a limit is."""
-        return any(value > self.most[name] for name, value in quantities(cost).items() if name in self.most)
+        return (self.excess(cost) or 0.0) > 0
+
+    def excess(self, cost: Cost) -> float | None:
+        """Logarithm of the cost over its limit, for the limit that is met least; None without limits."""
+        shares = [value / self.most[name] for name, value in quantities(cost).items() if name in self.most]
+        return math.log(max(_NOTHING, *shares)) if shares else None
 
 
 def space_models(task: Task) -> Models:
@@ -140,7 +147,7 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
         population=settings.population,
         seed=recipe.seed,
         baselines=baselines,
-        costs=[all_costs(task, models, one) if settings.sampler == GUIDED else None for one in settings.objectives],
+        costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in settings.objectives],
     )
     images = list(task.inputs(settings.calibration_pictures))
     within_any_budget = {pick_key(pick) for pick in baselines}
@@ -151,20 +158,21 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
             asked, pick = sampler.ask()
             key = pick_key(pick)
             if key in trials:  # a repeated pick gets the same answer
-                sampler.tell(asked, costs_of(trials[key], objectives), trials[key].value)
+                known = trials[key]
+                sampler.tell(asked, costs_of(known, objectives), known.value, budget.excess(known.cost))
                 continue
             if key not in finished:
                 cost = cost_of(structure_of(task, pick), recipe.input_hw, models)
                 if key not in within_any_budget and budget.exceeded(cost):
                     tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
-                    sampler.refuse(asked)
+                    sampler.refuse(asked, budget.excess(cost) or 0.0)
                     continue
                 number = len(trials)
                 finished[key] = Trial(number, pick, cost, trial_score(task, weights, pick, number, images))
                 append_line(run.path("trials.jsonl"), to_plain(finished[key]))
                 trial_checkpoint(run, number).unlink(missing_ok=True)
             trial = trials[key] = finished[key]
-            sampler.tell(asked, costs_of(trial, objectives), trial.value)
+            sampler.tell(asked, costs_of(trial, objectives), trial.value, budget.excess(trial.cost))
             phase.advance(1, f"{trial.score.metric} {trial.value:.3f} at {trial.cost.predicted_ms:.2f} ms")
             if len(trials) == settings.trials:
                 break

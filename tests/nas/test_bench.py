@@ -1,0 +1,110 @@
+"""PoseNAS-Bench: what its tables hold, and how they are made."""
+
+import itertools
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import compress
+from benchmarks import pose_nas_bench as maker
+from compress.errors import DataError
+from compress.nas.bench import FOLDER, SPACES, Bench, bench, bench_space, read_networks, read_trainings
+from compress.recipe import SyntheticData
+
+NETWORKS = maker.picks_of("lspet")[:5]
+SCORES = {(0, 1): 0.5, (0, 2): 0.7, (1, 1): 0.2, (2, 1): 0.1, (2, 2): 0.1, (4, 1): 0.9, (4, 2): 0.8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of five networks, of which number 3 is not trained yet."""
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maker, "RECIPES", {"lspet": replace(maker.RECIPES["lspet"], networks=5)})
+        maker.write_networks("lspet", folder)
+    lines = [f"{number},{seed},{score},,0.1,1.0" for (number, seed), score in SCORES.items()]
+    (folder / "lspet_trainings.csv").write_text("\n".join(["network,seed,score,area,loss,cpu_s", *lines, ""]))
+    (folder / "lspet_latency.csv").write_text(
+        "network,engine,latency_ms\n" + "".join(f"{n},onnxruntime,{n + 1}\n" for n in range(5)) + "0,ncnn,3.5\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def small(folder: Path) -> Bench:
+    return bench("lspet", folder)
+
+
+def test_networks_have_their_picks_mean_scores_and_costs(small: Bench) -> None:
+    assert [network.number for network in small.networks] == [0, 1, 2, 4]
+    assert [network.pick for network in small.networks] == [NETWORKS[n] for n in (0, 1, 2, 4)]
+    assert [network.score for network in small.networks] == pytest.approx([0.6, 0.2, 0.1, 0.85])
+    assert small.networks[0].costs["ncnn"] == 3.5
+    assert small.cost_names == ("params", "macs", "onnxruntime")  # ncnn has timed one alone
+    assert [cost for cost, _ in small.points("onnxruntime")] == [1, 2, 3, 5]
+    with pytest.raises(DataError, match="ncnn"):
+        small.points("ncnn")
+
+
+def test_front_and_tau(small: Bench) -> None:
+    points = small.points("onnxruntime")
+    beaten = {
+        a
+        for a, b in itertools.permutations(range(4), 2)
+        if points[b][0] <= points[a][0] and points[b][1] >= points[a][1]
+    }
+    assert [network.number for network in small.front("onnxruntime")] == [
+        network.number for index, network in enumerate(small.networks) if index not in beaten
+    ]
+    assert small.seed_tau == 1.0  # 0.1 < 0.5 < 0.9 and 0.1 < 0.7 < 0.8
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_what_is_committed(name: str) -> None:
+    """Different networks of the space, whose architectures can be built, and scores of no more than these."""
+    space = bench_space(name)
+    networks = read_networks(FOLDER / f"{name}_networks.csv", space)
+    assert [network.pick for network in networks] == maker.picks_of(name)
+    assert len(networks) >= {"lspet": 200, "synthetic": 80}[name]
+    trainings = read_trainings(FOLDER / f"{name}_trainings.csv")
+    assert len({(one.network, one.seed) for one in trainings}) == len(trainings)
+    assert {one.network for one in trainings} <= {network.number for network in networks}
+    assert all(0 <= one.score <= 1 for one in trainings)
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 2e6
+    assert all(network.scores for network in compress.bench(name).networks)
+
+
+def test_wrong_names_and_broken_tables(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lspet"):
+        bench("lspett")
+    with pytest.raises(DataError, match=r"synthetic_networks\.csv"):
+        bench("synthetic", tmp_path)
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    file = tmp_path / "lspet_trainings.csv"
+    file.write_text(file.read_text() + "3,1,0.")
+    with pytest.raises(DataError, match="line 9"):
+        bench("lspet", tmp_path)
+
+
+def test_trainings_are_added_one_by_one_and_a_cut_one_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = maker.RECIPES["synthetic"]
+    data = tiny.data.model_copy(update={"synthetic": SyntheticData(train=8, val=4, people=(1, 1))})
+    settings = tiny.training.model_copy(update={"warmup_steps": 0, "batch_size": 4})
+    recipe = replace(tiny, networks=3, input_hw=(64, 64), data=data, training=settings)
+    monkeypatch.setattr(maker, "RECIPES", {"synthetic": recipe})
+    maker.pictures_of.cache_clear()
+    given = Namespace(bench="synthetic", data=None, device="cpu", workers=1)
+    file = tmp_path / "synthetic_trainings.csv"
+    maker.train_all(given, [(2, 1)], 1, file)
+    first = file.read_text()
+    file.write_text(first + "1,1,0.")  # killed while it wrote
+    maker.train_all(given, [(2, 1), (2, 2)], 1, file)
+    maker.pictures_of.cache_clear()
+    assert file.read_text().startswith(first)
+    assert [(one.network, one.seed) for one in read_trainings(file)] == [(2, 1), (2, 2)]
+    assert capsys.readouterr().out.count(" of 2: network 2 seed 2") == 1
