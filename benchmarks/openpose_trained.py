@@ -20,7 +20,6 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import altair as alt
 import torch
 
 import compress
@@ -30,7 +29,7 @@ from compress.measure.counting import count
 from compress.measure.whole_networks import time_runners
 from compress.networks import Architecture, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
-from compress.report.plots import png
+from compress.report.figures import Axis, Figure, Mark, Panel, Series, png
 from compress.rewriting.depth import at_depth
 
 BASE = MobileOpenPose(blocks=(2, 3), width=16, features=32, refinements=1, refinement="three_3x3")
@@ -166,27 +165,25 @@ def text(results: Row) -> str:
 
 def curve(tables: Mapping[str, list[Row]]) -> bytes:
     """AP over measured time, a line per table, a standard error to either side."""
-    values = [
-        {
-            "table": TITLES[name][0],
-            "choice": f"{row['choice']} {TITLES[name][1]}",
-            "ms": row["network_ms"]["median_ms"],
-            "AP": row["AP"],
-            "low": row["AP"] - row["AP_se"],
-            "high": row["AP"] + row["AP_se"],
-        }
-        for name, rows in tables.items()
-        for row in rows
-    ]
-    x = alt.X("ms:Q", title="network, measured ms", scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=values), width=520, height=320).encode(
-        x=x, color=alt.Color("table:N", title=None, legend=alt.Legend(labelLimit=400))
-    )
-    ap = alt.Y("AP:Q", title="AP, validation", scale=alt.Scale(zero=False))
-    points = base.mark_line(point=True).encode(y=ap, order="ms:Q")
-    bars = base.mark_rule().encode(y=alt.Y("low:Q", title=""), y2="high:Q")
-    names = base.mark_text(align="left", dx=8, dy=14, fontSize=11).encode(y=ap, text="choice:N")
-    return png(points + bars + names, "Refinement stages and depth, trained", "synthetic people, 192x192, onnxruntime")
+    series = []
+    for colour, (name, rows) in enumerate(tables.items()):
+        title, choice = TITLES[name]
+        marks = [
+            Mark(
+                row["network_ms"]["median_ms"],
+                row["AP"],
+                f"{row['choice']} {choice}",
+                labelled=True,
+                y_low=row["AP"] - row["AP_se"],
+                y_high=row["AP"] + row["AP_se"],
+            )
+            for row in rows
+        ]
+        series.append(Series(title, tuple(sorted(marks, key=lambda mark: mark.x)), colour, line="line"))
+    title = "Refinement stages and depth, trained"
+    panel = Panel(Axis("AP, validation"), tuple(series))
+    x = Axis("network, measured ms", "ms")
+    return png(Figure(title, title, x, (panel,)), "synthetic people, 192x192, onnxruntime")
 
 
 if __name__ == "__main__":

@@ -206,11 +206,14 @@ def train(
     with _in_python(), _run(folder) as run:
         settings = _settings(TrainRecipe, recipe, keys, "training")
         from compress.jobs.train import train_network
+        from compress.report.page import write_report
 
         given = _given(network)
         result = train_network(given, settings, run, _progress(progress))
         if result is None:
             raise RunError("of several processes the first one has the network", place="train", remedy="use its result")
+        if folder is not None:
+            write_report("train", result, run)
         return _read(run, given, result)
 
 
@@ -233,12 +236,12 @@ def prune(
     with _in_python(), _run(folder) as run:
         settings = _settings(PruneRecipe, recipe, {**_target(target, keys), **keys}, "pruning")
         from compress.jobs.prune.prune import prune as prune_network
-        from compress.report.prune import write_pruned
+        from compress.report.page import write_report
 
         given = _given(network)
         result = prune_network(given, settings, run, _progress(progress))
         if folder is not None:
-            write_pruned(result, run)
+            write_report("prune", result, run)
         return _read(run, given, result)
 
 
@@ -260,12 +263,12 @@ def rewrite(
     with _in_python(), _run(folder) as run:
         settings = _settings(RewriteRecipe, recipe, {**_target(target, keys), **keys}, "rewriting")
         from compress.jobs.rewrite.rewrite import rewrite as rewrite_network
-        from compress.report.rewrite import write_rewritten
+        from compress.report.page import write_report
 
         given = _given(network)
         result = rewrite_network(given, settings, run, _progress(progress))
         if folder is not None:
-            write_rewritten(result, run)
+            write_report("rewrite", result, run)
         if result.rewritten is None:
             return _shown(open_network(given, result.input_hw, seed=settings.seed), result)
         return _read(run, given, result)
@@ -306,7 +309,7 @@ def search(
         given = None if network is None else _given(network)
         result = search_space(settings, run, _progress(progress), given)
         if folder is not None:
-            write_report(result, run)
+            write_report("search", result, run)
         module = getattr(given.architecture, "module", None) if isinstance(given, Opened) else None
         opened = {one.name: _shown(load_artefact(run / one.folder, module), one) for one in result.networks}
         return SearchOutcome(result, {name: replace(one, name=name) for name, one in opened.items()})

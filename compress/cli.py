@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +50,7 @@ from compress.report.tables import (
     print_networks,
     print_predicted,
     print_profile,
+    print_report,
     print_targets,
     print_trained,
 )
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
         TargetsResult,
         TrainResult,
         UnpackedTable,
+        WrittenReport,
     )
     from compress.recipe import AnyRecipe, LatencyRecipe
 
@@ -270,7 +273,7 @@ def search(
 
         folder = output_folder(run, f"search-{file_name(what)}" if around else Path(what).stem)
         result = jobs_search.search(settings, folder, terminal)
-        write_report(result, folder)
+        write_report("search", result, folder)
         return result
 
     def code(result: "SearchResult") -> int:
@@ -387,8 +390,13 @@ def train(
         check_network(network)
         settings = settings_of(TrainRecipe, recipe, overrides, data)
         from compress.jobs.train import train_network
+        from compress.report.page import write_report
 
-        return train_network(network, settings, output_folder(run, f"train-{file_name(network)}"), terminal)
+        folder = output_folder(run, f"train-{file_name(network)}")
+        result = train_network(network, settings, folder, terminal)
+        if result is not None:  # it is None in all processes but the first one
+            write_report("train", result, folder)
+        return result
 
     def show(result: "TrainResult | None") -> None:
         if result is not None:  # it is None in all processes but the first one
@@ -470,15 +478,15 @@ def prune(
         options |= {"--target": targets_settings(target)}
         settings = settings_of(PruneRecipe, recipe, overrides, data, options)
         from compress.jobs.prune import prune as jobs_prune
-        from compress.report.prune import write_analysed, write_pruned
+        from compress.report.page import write_report
 
         folder = output_folder(run, f"prune-{file_name(network)}")
         if analyse:
             analysed = jobs_prune.analyse(network, settings, folder, terminal)
-            write_analysed(analysed, folder)
+            write_report("analyse", analysed, folder)
             return analysed
         pruned = jobs_prune.prune(network, settings, folder, terminal)
-        write_pruned(pruned, folder)
+        write_report("prune", pruned, folder)
         return pruned
 
     def show(result: Any) -> None:
@@ -558,11 +566,11 @@ def rewrite(
         options |= {"--target": targets_settings(target)}
         settings = settings_of(RewriteRecipe, recipe, overrides, data, options)
         from compress.jobs.rewrite import rewrite as jobs_rewrite
-        from compress.report.rewrite import write_rewritten
+        from compress.report.page import write_report
 
         folder = output_folder(run, f"rewrite-{file_name(network)}")
         result = jobs_rewrite.rewrite(network, settings, folder, terminal)
-        write_rewritten(result, folder)
+        write_report("rewrite", result, folder)
         return result
 
     def show(result: Any) -> None:
@@ -806,6 +814,41 @@ def predict(
     perform("predict", job, print_predicted, as_json=as_json, quiet=quiet, code=code)
 
 
+@app.command(rich_help_panel=LOOK, epilog=example("report runs/small --open"))
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run folder, or a file that a command printed with --json."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE", help="Page that several runs are compared in.", rich_help_panel="Output"),
+    ] = Path("compare.html"),
+    show: Annotated[bool, typer.Option("--open", metavar="", help="Open the page in the browser.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the report of a run anew, or one page that compares several runs.
+
+    A run folder that lacks parts gets a page that says which.
+    """
+
+    def job(terminal: Terminal) -> "WrittenReport":
+        from compress.report.page import compare, report_of
+
+        if len(runs) > 1:
+            check_writable(out.parent)
+            return compare(runs, out)
+        return report_of(runs[0])
+
+    def shown(result: "WrittenReport") -> None:
+        print_report(result)
+        if show:
+            webbrowser.open(Path(result.page).resolve().as_uri())
+
+    perform("report", job, shown, as_json=as_json, quiet=quiet)
+
+
 # --- compress latency ------------------------------------------------------------------------------------------------
 
 
@@ -1031,24 +1074,12 @@ def measure_unpack(run: FinishedRun, folder: Folder, as_json: AsJson = False, qu
         from compress.jobs import measure as jobs_measure
 
         name, result, found = jobs_measure.unpack_run(run, folder)
-        write_again(name, result, run)
+        from compress.report.page import write_report
+
+        write_report(name, result, run)
         return found
 
     perform("measure unpack", job, print_measured, as_json=as_json, quiet=quiet)
-
-
-def write_again(name: str, result: Any, run: Path) -> None:
-    """Renders the report of a run anew."""
-    from compress.report.page import write_report
-    from compress.report.prune import write_pruned
-    from compress.report.rewrite import write_rewritten
-
-    writers: dict[str, Callable[[Any, Path], object]] = {
-        "search": write_report,
-        "prune": write_pruned,
-        "rewrite": write_rewritten,
-    }
-    writers[name](result, run)
 
 
 # --- Reading and running ---------------------------------------------------------------------------------------------

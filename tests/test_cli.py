@@ -74,12 +74,12 @@ def coco(tmp_path: Path) -> Path:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "('torch', 'onnx', 'optuna', 'numpy', 'altair')"
+    heavy = "('torch', 'onnx', 'optuna', 'numpy', 'vl_convert')"
     code = f"import sys, compress.cli; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-HEAVY = ("torch", "onnx", "onnxruntime", "optuna", "numpy", "altair", "cv2", "pycocotools")
+HEAVY = ("torch", "onnx", "onnxruntime", "optuna", "numpy", "vl_convert", "cv2", "pycocotools")
 
 
 MISTAKEN = (

@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import altair as alt
 import numpy as np
 import torch
 
@@ -37,7 +36,7 @@ from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
 from compress.pose.percent_correct import THRESHOLDS
 from compress.recipe import Decoding
-from compress.report.plots import png
+from compress.report.figures import Axis, Figure, Mark, Panel, Series, png
 from compress.report.progress import Terminal
 
 HERE = Path(__file__).parent
@@ -213,21 +212,20 @@ pictures with several people. LSPET's labels are crowd-sourced and noisy; anothe
 
 def curve(results: dict[str, Any]) -> bytes:
     """PCK over the threshold, a line per network."""
-    values = [
-        {"network": n["name"], "threshold": threshold, "PCK": value}
-        for n in results["networks"]
-        for threshold, value in zip(THRESHOLDS, n["curve"], strict=True)
-    ]
-    chart = (
-        alt.Chart(alt.Data(values=values), width=560, height=360)
-        .mark_line()
-        .encode(
-            x=alt.X("threshold:Q", title="threshold, in torso diameters"),
-            y=alt.Y("PCK:Q", title="share of joints found"),
-            color=alt.Color("network:N", sort=[n["name"] for n in results["networks"]], title=None),
+    series = tuple(
+        Series(
+            network["name"],
+            tuple(Mark(x, y) for x, y in zip(THRESHOLDS, network["curve"], strict=True)),
+            colour,
+            shape="none",
+            line="line",
         )
+        for colour, network in enumerate(results["networks"])
     )
-    return png(chart, "PCK on 400 LSPET photographs", f"{results['epochs']} epochs from scratch, mean over the seeds")
+    title = "PCK on 400 LSPET photographs"
+    x = Axis("threshold, in torso diameters")
+    figure = Figure(title, title, x, (Panel(Axis("share of joints found"), series),))
+    return png(figure, f"{results['epochs']} epochs from scratch, mean over the seeds")
 
 
 if __name__ == "__main__":

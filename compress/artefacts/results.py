@@ -1,7 +1,8 @@
 """What jobs return: frozen records, written and read as JSON here and nowhere else.
 
-Every job returns one of the classes of this file. Terminal, pages, `pareto.csv` and the Python API read these records;
-none of them reads JSON. `results.json` and `--json` hold one record with its job's name and the schema's version.
+Every job returns one of the classes of this file. Terminal, reports, `networks.csv` and the Python API read these
+records; none of them reads JSON. `results.json` and `--json` hold one record with its job's name and the schema's
+version.
 """
 
 import json
@@ -1081,6 +1082,18 @@ class SearchResult(Shown):
         measured, predicted = network.latency.get(name), network.predicted.get(name)
         both = measured is not None and measured.provenance == "measured" and predicted is not None
         return predicted.ms / measured.ms - 1 if both else None  # type: ignore[union-attr]
+
+
+# --- compress report -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WrittenReport(Shown):
+    """`compress report`. page: the HTML file. files: all that were written. missing: what the run folder lacks."""
+
+    page: str
+    files: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 # --- The edge --------------------------------------------------------------------------------------------------------

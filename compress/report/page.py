@@ -1,119 +1,203 @@
-"""The report of a search: one page that opens anywhere, its main chart as a picture, and all numbers as a table.
+"""Reports of runs: report.html, one page that opens anywhere, report.md with pictures, and networks.csv.
 
-The page is for a reader who does not believe it yet: every number comes with how it was obtained, on what, and with
-what spread. Its text lies in templates/search.html; Jinja2 escapes whatever is filled in.
+    write_report(job, result, folder)      at the end of every job
+    report_of(path)                        anew, from a run folder, whole or not, or from what --json printed
+    compare(paths, file)                   several runs in one page
+
+What a page says is put together by the job's file in compress/report/pages. Jinja2 escapes whatever is filled in.
 """
 
 import csv
 import io
 import json
-import math
-import shlex
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from compress.artefacts.results import NetworkResult, SearchResult, Trial
+from compress.artefacts.results import (
+    CheckedTable,
+    NetworkResult,
+    PruneResult,
+    RewriteResult,
+    SearchResult,
+    SensitivityResult,
+    ShownNetwork,
+    TrainResult,
+    WrittenReport,
+    read_results,
+)
+from compress.artefacts.run import ENVIRONMENT, RECIPE
+from compress.errors import RunError
 from compress.files import write_bytes, write_text
-from compress.measure.latency import Latency
-from compress.nas.space import KEEP
-from compress.report import plots
-from compress.report.plots import Row
-from compress.report.search import (
-    error_of,
-    gain_text,
-    ms_of,
-    objectives_text,
-    procedure_of,
-    speed_text,
-    value_of,
-    waited_ms,
+from compress.report.figures import NARROW, WIDE, Figure, Parallel, Plan, parallel_svg, plan_svg, png, svg
+from compress.report.pages.changed import prune_page, rewrite_page, sensitivity_page
+from compress.report.pages.compare import Compared, compare_page
+from compress.report.pages.latency import checked_page, shown_page
+from compress.report.pages.networks import Row
+from compress.report.pages.search import search_page
+from compress.report.pages.train import train_page
+from compress.report.pages.unfinished import unfinished_page
+from compress.report.parts import (
+    Card,
+    Cards,
+    Chart,
+    Code,
+    Commands,
+    Facts,
+    Fold,
+    Lines,
+    Page,
+    Part,
+    Table,
+    Text,
+    Threads,
+    TradeOff,
 )
-from compress.report.terminal import duration, file_size, number, percent, short
 
-COLUMNS = (
-    *("role", "name", "provenance", "metric", "score", "predicted_ms", "measured_ms"),
-    *("low_ms", "high_ms", "decode_ms", "end_to_end_ms", "params", "macs", "on_front"),
-)
-"""Of `pareto.csv`. All milliseconds are on one clock; low_ms and high_ms: 95 % confidence interval of measured_ms."""
+PAGES: Mapping[str, tuple[type, Callable[[Any, Path], tuple[Page, list[Row]]]]] = {
+    "search": (SearchResult, search_page),
+    "prune": (PruneResult, prune_page),
+    "analyse": (SensitivityResult, sensitivity_page),
+    "rewrite": (RewriteResult, rewrite_page),
+    "train": (TrainResult, train_page),
+    "latency check": (CheckedTable, checked_page),
+    "latency show": (ShownNetwork, shown_page),
+}
+"""Job → its record, and what makes its page and the lines of networks.csv. The job as results.json names it."""
 
+COLUMNS = tuple(field.name for field in fields(Row))
+"""Of networks.csv: see Row. All milliseconds are on one clock; what is not known is empty."""
 
-def write_report(result: SearchResult, folder: Path) -> None:
-    """Writes report.html, pareto.png and pareto.csv from the result of a search, each as a whole or not at all."""
-    rows = rows_of(result)
-    picture = picture_of(result, rows)
-    write_text(folder / "pareto.csv", table_text(rows))
-    if picture is not None:
-        write_bytes(folder / "pareto.png", picture)
-    write_text(folder / "report.html", page(result, rows, picture))
-
-
-# --- The numbers -----------------------------------------------------------------------------------------------------
+RESULTS, SENSITIVITY, NETWORKS = "results.json", "sensitivity.json", "networks.csv"
 
 
-def rows_of(result: SearchResult) -> list[Row]:
-    """Networks, then trials, as they are shown everywhere."""
-    return [
-        *(_network_row(result, network) for network in result.networks),
-        *(_trial_row(result, trial) for trial in result.trials),
+def write_report(job: str, result: Any, folder: Path) -> WrittenReport:
+    """Writes the report of a job's result into its run folder, every file as a whole or not at all."""
+    page, rows = PAGES[job][1](result, folder)
+    page = replace(page, missing=tuple(_missing(job, result, folder)))
+    return _write(page, rows, folder / ("sensitivity" if job == "analyse" else "report"))
+
+
+def report_of(path: Path) -> WrittenReport:
+    """Writes the report anew of a run folder, or of a file that a command printed with --json, beside the file.
+
+    A run folder without readable results gets a page that says what is missing. Raises RunError for what is neither.
+    """
+    if path.is_file():
+        job, result = _document(path)
+        page, rows = PAGES[job][1](result, path.parent)
+        return _write(page, rows, path.with_suffix(""))
+    files = [path / name for name in (RESULTS, SENSITIVITY) if (path / name).is_file()]
+    if not files and not (path / RECIPE).is_file():
+        raise RunError(
+            "RUN is a run folder, or a file that a command printed with --json",
+            place=str(path),
+            value=f"no {RESULTS} and no {RECIPE}" if path.is_dir() else "no such file or folder",
+            remedy="give a run's folder",
+        )
+    written = []
+    try:
+        for file in files or [path / RESULTS]:
+            job, result = _document(file)
+            written.append(write_report(job, result, path))
+    except RunError as error:
+        page, rows = unfinished_page(path, str(error))
+        written.append(_write(page, rows, path / "report"))
+    return replace(written[0], files=tuple(file for one in written for file in one.files))
+
+
+def compare(paths: Sequence[Path], file: Path) -> WrittenReport:
+    """Writes one page of several runs. Raises RunError for a run without results or without networks."""
+    runs = []
+    for path in paths:
+        job, result = _document(path if path.is_file() else path / RESULTS)
+        _, rows = PAGES[job][1](result, path)
+        run = getattr(result, "run", None)
+        if run is None or not _networks(job, result):
+            raise RunError(
+                "runs that are compared have networks", place=str(path), value=job, remedy="leave this one out"
+            )
+        networks = _networks(job, result)
+        kept = [row for row in rows if row.role != "trial"]
+        runs.append(Compared(str(path), job, run, tuple(networks), tuple(replace(row, run=str(path)) for row in kept)))
+    page, rows = compare_page(runs)
+    return _write(page, rows, file.with_suffix(""))
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def _document(path: Path) -> tuple[str, Any]:
+    """The job of a file of results, and its record. Raises RunError."""
+    try:
+        job = json.loads(path.read_text(encoding="utf-8")).get("job")
+    except (OSError, ValueError, AttributeError):
+        job = "search"  # reading it says what is wrong
+    if job not in PAGES:
+        raise RunError("no report is made of this job", place=str(path), value=job, remedy=f"known: {', '.join(PAGES)}")
+    return job, read_results(path, job, PAGES[job][0])
+
+
+def _networks(job: str, result: Any) -> list[NetworkResult]:
+    """Whose files a run folder should hold, and that a comparison shows."""
+    match job:
+        case "search":
+            return list(result.networks)
+        case "train":
+            return [result.trained]
+        case "prune":
+            return [result.given, result.pruned]
+        case "rewrite":
+            return [one for one in (result.given, result.rewritten) if one]
+        case _:
+            return []
+
+
+def _missing(job: str, result: Any, folder: Path) -> Iterator[str]:
+    """What the run folder lacks, a line each."""
+    for name in (RECIPE, ENVIRONMENT):
+        if not (folder / name).is_file():
+            yield f"{name}: the report has what {RESULTS} says of it"
+    networks = _networks(job, result)
+    own = [one for one in networks if one.role != "given"]
+    artefacts = [one.name for one in own if not (folder / one.folder / "weights.safetensors").is_file()]
+    if artefacts:
+        names = "all networks" if len(artefacts) == len(own) > 1 else ", ".join(artefacts)
+        yield f"weights of {names}: the commands that name them cannot run here"
+    exports = [
+        f"{one.name} ({export.engine})"
+        for one in networks
+        for export in one.exports
+        if not all((folder / one.folder / name).is_file() for name in export.files)
     ]
+    if exports:
+        of_all = len(exports) == sum(len(one.exports) for one in networks) > 1
+        yield f"exported files of {'all networks' if of_all else ', '.join(exports)}: they have no checksums here"
 
 
-def _network_row(result: SearchResult, network: NetworkResult) -> Row:
-    first, latency = network.evaluations[0], result.latency_of(network)
-    measured = latency if latency and latency.provenance == "measured" else None
-    low, high = _interval(latency, first.passes)
-    return Row(
-        role=network.role,
-        name=network.name,
-        provenance=first.score.provenance if first.score else "random weights",
-        metric=result.data.metric,
-        score=value_of(first.score),
-        predicted_ms=ms_of(network.predicted.get(result.target.name), first.passes),
-        measured_ms=ms_of(measured, first.passes),
-        low_ms=low,
-        high_ms=high,
-        decode_ms=ms_of(first.decoding),
-        params=network.params,
-        macs=network.macs,
-        on_front=network.name in result.best,
-        search_score=result.trial_of(network).score.value,
-        standard_error=error_of(first.score),
-        reliable=latency is None or latency.reliable is not False,
-        end_to_end_uncertainty=first.end_to_end.uncertainty if first.end_to_end else None,
-    )
+# --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-def _interval(latency: Latency | None, passes: int) -> tuple[float | None, float | None]:
-    """The ends of the 95 % interval of so many passes."""
-    interval = latency.interval_ms if latency else None
-    return (passes * interval[0], passes * interval[1]) if interval else (None, None)
+def _write(page: Page, rows: Sequence[Row], stem: Path) -> WrittenReport:
+    """STEM.html, STEM.md with its pictures, and networks.csv where there are networks."""
+    text, pictures = markdown(page)
+    folder = stem.parent
+    for name, picture in pictures.items():
+        write_bytes(folder / name, picture)
+    write_text(stem.with_name(f"{stem.name}.md"), text)
+    if rows:
+        write_text(folder / NETWORKS, table_text(rows))
+    whole = stem.with_name(f"{stem.name}.html")
+    write_text(whole, html(page))
+    files = (str(whole), str(stem.with_name(f"{stem.name}.md")), *(str(folder / name) for name in pictures))
+    return WrittenReport(str(whole), (*files, *((str(folder / NETWORKS),) if rows else ())), page.missing)
 
 
-def _trial_row(result: SearchResult, trial: Trial) -> Row:
-    passes = result.networks[0].evaluations[0].passes if result.networks else 1
-    return Row(
-        role="trial",
-        name=f"trial {trial.number}",
-        provenance=trial.score.provenance,
-        metric=trial.score.metric,
-        score=trial.score.value,
-        predicted_ms=passes * trial.cost.predicted_ms,
-        measured_ms=None,
-        low_ms=None,
-        high_ms=None,
-        decode_ms=ms_of(result.decoding),
-        params=trial.cost.params,
-        macs=trial.cost.macs,
-        on_front=bool(trial.on_front),
-    )
-
-
-def table_text(rows: Iterable[Row]) -> str:
+def table_text(rows: Sequence[Row]) -> str:
     """The rows as CSV; what is not known is empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -122,247 +206,108 @@ def table_text(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def picture_of(result: SearchResult, rows: Sequence[Row]) -> bytes | None:
-    """The chart of the front as a PNG; None if there is nothing to draw."""
-    chart = plots.front_chart(rows, width=820, height=480)
-    if chart is None:
-        return None
-    title = f"{result.space.family}: accuracy against latency"
-    return plots.png(chart, title, f"{result.target} · {_sample(result)}")
+def html(page: Page) -> str:
+    """The whole page, style, charts and script included; it loads nothing."""
+    return _TEMPLATES.get_template("page.html").render(page=page)
 
 
-def order_agreement(scores: Sequence[tuple[float | None, float | None]]) -> tuple[int, int]:
-    """Of scores in the search and on validation pictures, one pair per network: how many pairs of networks both
-    order alike, and how many pairs both order at all."""
-    known = [(one, other) for one, other in scores if one is not None and other is not None]
-    signs = [(a[0] - b[0]) * (a[1] - b[1]) for i, a in enumerate(known) for b in known[i + 1 :]]
-    return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
+def markdown(page: Page) -> tuple[str, dict[str, bytes]]:
+    """The page as Markdown, and the pictures that it shows by their files' names."""
+    pictures: dict[str, bytes] = {}
+    lines = [f"# {_escaped(page.title)}", ""]
+    advice = page.recommendation
+    if advice:
+        lines += [f"**{_escaped(advice.sentence)}**", "", *(f"- {_escaped(line)}" for line in advice.reasons), ""]
+    lines += [f"- {name}: {_escaped(value)}" for name, value in page.facts.items()]
+    lines.append("")
+    for part in page.lead:
+        lines += _markdown(part, pictures)
+    if advice and advice.commands:
+        lines += _markdown(Commands(advice.commands), pictures)
+    if page.missing:
+        lines += ["**What this run folder lacks**", "", *(f"- {_escaped(line)}" for line in page.missing), ""]
+    for section in page.sections:
+        lines += [f"## {_escaped(section.title)}", ""]
+        for part in section.parts:
+            lines += _markdown(part, pictures)
+    return "\n".join(lines).rstrip() + "\n", pictures
 
 
-# --- The page --------------------------------------------------------------------------------------------------------
+def _markdown(part: Part | Card, pictures: dict[str, bytes]) -> list[str]:
+    """A part's lines, with an empty one at the end; its pictures are added."""
+    match part:
+        case Text():
+            return [_escaped(part.text), ""]
+        case Facts():
+            return [*(f"- {_escaped(name)}: {_escaped(value)}" for name, value in part.items.items()), ""]
+        case Lines():
+            heading = [f"{_escaped(part.title)}:", ""] if part.title else []
+            return [*heading, *(f"- {_escaped(line)}" for line in part.lines), ""]
+        case Table():
+            return [*_markdown_table(part), ""]
+        case Chart():
+            return _picture(part.figure, pictures)
+        case TradeOff():
+            return _picture(part.axes[0][1], pictures)
+        case Commands():
+            typed = (line for what, command in part.items.items() for line in (f"# {what}", command))
+            return ["```sh", *(line.replace("```", "` ` `") for line in typed), "```", ""]
+        case Card():
+            title = f"**{_escaped(part.title)}** ({_escaped(part.subtitle)})"
+            return [title, "", *(line for one in part.parts for line in _markdown(one, pictures))]
+        case Cards():
+            return [line for card in part.cards for line in _markdown(card, pictures)]
+        case Fold():
+            return [line for one in part.parts for line in _markdown(one, pictures)]
+        case Threads() | Code():  # the page has them, and results.json
+            return []
 
 
-@dataclass(frozen=True)
-class NetworkView:
-    """One network as the page's tables and cards show it."""
-
-    network: NetworkResult
-    row: Row
-    error: float | None
-    blocks: "BlockGrid | None"
-    fields: Mapping[str, object]
-    edits: Mapping[str, str]
-
-    def predicted(self, target: str) -> str:
-        """Predicted milliseconds of all passes, and the error against what was measured, as two lines."""
-        found, measured = self.network.predicted.get(target), self.network.latency.get(target)
-        both = found is not None and measured is not None and measured.provenance == "measured"
-        error = found.ms / measured.ms - 1 if both else None  # type: ignore[union-attr]
-        return _two(_ms(ms_of(found, self.network.evaluations[0].passes)), percent(error, sign=True))
-
-    def export(self, engine: str) -> str:
-        """Size and parity of an export, as two lines; a dash for each that is not there."""
-        found = next((one for one in self.network.exports if one.engine == engine), None)
-        return _two(file_size(found.size_bytes), number(found.parity, ".1e")) if found else _two("–", "–")
-
-    def latency(self, target: str) -> str:
-        """Milliseconds of all passes with their interval, as two lines."""
-        found, passes = self.network.latency.get(target), self.network.evaluations[0].passes
-        low, high = _interval(found, passes)
-        bounds = "" if low is None else f"{_ms(low)} – {_ms(high)}"
-        doubt = Markup("<small class=bad>unreliable</small>") if found and found.reliable is False else ""
-        return _two(_ms(ms_of(found, passes)), bounds) + doubt
+def _picture(figure: Figure, pictures: dict[str, bytes]) -> list[str]:
+    """The figure, where it has a file's name."""
+    if not figure.file:
+        return []
+    pictures[figure.file] = png(figure)
+    return [f"![{_escaped(figure.title)}]({figure.file})", ""]
 
 
-@dataclass(frozen=True)
-class BlockGrid:
-    """Blocks per branch (row) and stage (column). counts: None where a stage has no such branch. extras: title → one
-    value per branch. most: blocks of the fullest place; total: of all."""
-
-    counts: Sequence[Sequence[int | None]]
-    extras: Mapping[str, Sequence[object]]
-    most: int
-    total: int
-
-
-def page(result: SearchResult, rows: Sequence[Row], picture: bytes | None) -> str:
-    """The whole HTML page, script and charts included."""
-    charts = {
-        "front": plots.front_chart(rows),
-        "prediction": plots.prediction_chart(rows),
-        "loss": plots.loss_chart(result.losses),
-    }
-    specifications = {name: plots.specification(chart) for name, chart in charts.items() if chart is not None}
-    views = [_view(result, network, row) for network, row in zip(result.networks, rows, strict=False)]
-    scores = [(view.row.search_score, view.row.score) for view in views]
-    environment = dict(result.run.environment)
-    packages = environment.pop("packages", {})
-    environment.pop("command", None)  # shown by itself
-    errors = sorted({f"{row.standard_error:.3f}" for row in rows if row.standard_error is not None})
-    latencies = [latency for network in result.networks if (latency := result.latency_of(network))]
-    return _TEMPLATES.get_template("search.html").render(
-        result=result,
-        views=views,
-        by_time=sorted(views, key=lambda view: waited_ms(result, view.network) or math.inf),
-        trials=result.trials,
-        engines=sorted({export.engine for network in result.networks for export in network.exports}),
-        other_targets=[target for target in result.run.targets if target.name != result.target.name],
-        timed="predicted" if result.target.table and not any(row.measured_ms for row in rows) else "measured",
-        other_procedure=result.networks[0].evaluations[1].procedure
-        if result.networks and len(result.networks[0].evaluations) > 1
-        else None,
-        procedure=procedure_of(result),
-        metric=result.data.metric,
-        metric_text=_METRICS[result.data.metric],
-        details=_DETAILS[result.data.metric],
-        objectives=objectives_text(result),
-        sample=_sample(result),
-        findings=[
-            (one.baseline, (gain_text(one, result.data.metric), speed_text(one, result.data.metric)))
-            for one in result.comparisons
-        ],
-        agreement=order_agreement(scores),
-        weights="given weights" if result.start else "supernet",
-        search_score=f"{'search' if result.start else 'supernet'} score",
-        weights_text=_weights(result),
-        prediction_method=_prediction_method(result),
-        standard_errors=" to ".join(dict.fromkeys((errors[0], errors[-1]))) if errors else None,
-        provenances=", ".join(sorted({view.row.provenance for view in views})) or "–",
-        calls=" or ".join(sorted({str(one.count) for one in latencies if one.count})) or "an unknown number of",
-        doubted=", ".join(view.network.name for view in views if not view.row.reliable),
-        command=shlex.join(result.run.command),
-        recipe=json.dumps(result.run.recipe, indent=2, ensure_ascii=False),
-        environment={
-            **environment,
-            "packages": ", ".join(f"{name} {version}" for name, version in packages.items()) or None,
-        },
-        total_seconds=sum(result.run.seconds.values()),
-        picture=None if picture is None else b64encode(picture).decode(),
-        specifications=Markup(_json_for_script(specifications)),
-        bundle=Markup(plots.javascript()),
+def _markdown_table(table: Table) -> list[str]:
+    head = (title.replace("\n", ", ") for title in table.head)
+    rows = (
+        " | ".join(
+            _escaped(" ".join(filter(None, (cell.text, f"({cell.small})" if cell.small else "")))) for cell in row
+        )
+        for row in table.cells
     )
+    return [f"| {' | '.join(map(_escaped, head))} |", f"|{'---|' * len(table.head)}", *(f"| {row} |" for row in rows)]
 
 
-def _view(result: SearchResult, network: NetworkResult, row: Row) -> NetworkView:
-    fields = dict(network.architecture)
-    grid = _block_grid(fields)
-    choices = result.trial_of(network).pick
-    edits = {path.removeprefix("edits."): value for path, value in choices.items() if path.startswith("edits.")}
-    return NetworkView(
-        network=network,
-        row=row,
-        error=result.prediction_error(network),
-        blocks=grid,
-        fields=fields,
-        edits={
-            name: f"{percent(value)} of the channels" if isinstance(value, float) else str(value)
-            for name, value in edits.items()
-            if value not in (KEEP, 1.0)
-        },
-    )
+def _escaped(text: str) -> str:
+    """Text of names, in Markdown: no HTML, no new column, no new line."""
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").split())
 
 
-def _block_grid(fields: dict[str, object]) -> BlockGrid | None:
-    """The blocks of a family with branches, None of others; takes what it shows out of the architecture's fields."""
-    blocks = fields.get("blocks")
-    if not (isinstance(blocks, list | tuple) and blocks and all(map(_is_counts, blocks))):
-        return None
-    branches, width = max(map(len, blocks)), fields.get("width")
-    extras: dict[str, Sequence[object]] = {}
-    for title, key in (("kind", "kinds"), ("exp.", "expansions")):
-        values = fields.get(key)
-        if isinstance(values, list | tuple) and len(values) == branches:
-            extras[title] = values
-            del fields[key]
-    if isinstance(width, int):
-        extras["ch."] = [width * 2**branch for branch in range(branches)]
-    del fields["blocks"]
-    counts = [[stage[branch] if branch < len(stage) else None for stage in blocks] for branch in range(branches)]
-    return BlockGrid(counts, extras, max(map(max, blocks)) or 1, sum(map(sum, blocks)))
+# --- Filters of the template -----------------------------------------------------------------------------------------
 
 
-def _is_counts(stage: object) -> bool:
-    return isinstance(stage, list | tuple) and len(stage) > 0 and all(isinstance(n, int) for n in stage)
-
-
-# --- Small texts -----------------------------------------------------------------------------------------------------
-
-
-def _two(first: str, second: str) -> Markup:
-    """A cell of two lines, the second one small."""
-    return Markup("{}<small>{}</small>").format(first, second)
-
-
-def _show(value: object) -> str:
-    """Any plain value as a reader would write it."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(f"[{_show(item)}]" if isinstance(item, list | tuple) else _show(item) for item in value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_show(item)}" for key, item in value.items())
-    return str(value)
-
-
-def _prediction_method(result: SearchResult) -> str:
-    used = result.tables.get(result.target.name)
-    if not used:
-        return "each measured whole, for the engine does not tell the time of kernels."
-    how, scale = f"the sum over the times of kernels, of which the table has {used.kernels:,}", used.scale
-    if not scale:
-        return f"{how}."
-    fit = f"fitted on {scale.networks:,} whole networks (error of the fit {percent(scale.error)})"
-    return f"{how}, times {scale.factor:.3f}, {fit}."
-
-
-def _weights(result: SearchResult) -> str:
-    """What the weights of trials are, in words."""
-    weights = "the weights of the given network" if result.start else "weights that all candidates share"
-    edited = any(path.startswith("edits.") for path in result.space.choices)
-    tuned = f", tuned on {result.tuning_samples:,} samples" if result.tuning_samples else ""
-    return weights + (", carried over to what was edited" if edited else "") + tuned
-
-
-def _sample(result: SearchResult) -> str:
-    people = "" if result.data.people is None else f" with {result.data.people:,} people"
-    return f"a sample of {result.data.val:,} {result.data.kind} validation pictures{people}"
-
-
-def _score(score: float | None) -> str:
-    return number(score, ".3f")
-
-
-_METRICS = {
-    "AP": "COCO average precision (OKS)",
-    "PCKh": "share of joints within half of the head's size of the label (PCKh@0.5)",
-    "PCK": "share of joints within a fifth of the torso's size of the label (PCK@0.2)",
-}
-_DETAILS = {"AP": ("AP50", "AP75", "AR"), "PCKh": ("area",), "PCK": ("area",)}
-"""Further figures of a metric that the page has columns for."""
-
-
-def _count(count: int | None) -> str:
-    return number(count, ",")
-
-
-def _ms(ms: float | None) -> str:
-    return number(ms, ".2f" if ms is None or ms >= 1 else ".3f")
-
-
-def _big(size: int) -> str:
-    """1234 as '1,234', 3482851737 as '3.5×10⁹'."""
-    if size < 10_000_000:
-        return _count(size)
-    mantissa, power = f"{size:.1e}".split("e+")
-    return f"{mantissa}×10{power.lstrip('0').translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-
-
-def _json_for_script(data: object) -> str:
+def _json(data: object) -> Markup:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(data, ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    for char in "<\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
+def _svg(figure: Figure, width: int) -> Markup:
+    return Markup(svg(figure, width))
+
+
+def _threads(chart: Parallel, width: int) -> Markup:
+    return Markup(parallel_svg(chart, width))
+
+
+def _plan(plan: Plan) -> Markup:
+    return Markup(plan_svg(plan))
 
 
 _TEMPLATES = Environment(
@@ -372,14 +317,5 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters |= {
-    "big": _big,
-    "count": _count,
-    "duration": duration,
-    "ms": _ms,
-    "percent": percent,
-    "score": _score,
-    "short": short,
-    "show": _show,
-    "two": _two,
-}
+_TEMPLATES.filters |= {"json": _json, "svg": _svg, "threads": _threads, "plan": _plan}
+_TEMPLATES.globals |= {"WIDE": WIDE, "NARROW": NARROW}

@@ -1,18 +1,12 @@
-"""What `compress prune` says: tables on a terminal, a page (report.md) and the sensitivity curves in the run folder."""
+"""What `compress prune` prints, and the rows and remarks that its report has too."""
 
-from pathlib import Path
-
-import altair as alt
 from rich.console import Console
 
 from compress.artefacts.results import Goal, PruneResult, PruningChoice, SensitivityResult, SparsityChoice
-from compress.files import write_bytes, write_text
 from compress.pruning.sensitivity import DENSE
-from compress.report.plots import png
 from compress.report.terminal import percent, stdout_console
-from compress.report.text import change_remarks, change_rows, how_lines, markdown, print_lines, print_rows
+from compress.report.text import change_remarks, change_rows, print_lines, print_rows
 
-_CURVES = 12  # curves in a picture, those of most loss
 _GROUPS = ("pruning group", "channels", "removed")
 _LAYERS = ("layer", "", "set to zero")
 
@@ -26,22 +20,6 @@ def print_pruned(result: PruneResult, console: Console | None = None) -> None:
     print_rows(console, *network_rows(result))
     print_lines(console, remarks(result))
     print_rows(console, *removed_rows(result), "report.md")
-
-
-def write_pruned(result: PruneResult, folder: Path) -> None:
-    """report.md: what print_pruned says, whole, and how it came about."""
-    lines = [f"# {result.network}, pruned", ""]
-    if result.goal:
-        lines += [f"**{goal_text(result.goal)}**", ""]
-    lines += markdown(*network_rows(result))
-    lines += ["", *(f"- {line}" for line in remarks(result)), ""]
-    head, rows = removed_rows(result)
-    if rows:
-        lines += ["## What was removed", "", *markdown(head, rows), ""]
-    untouched = {name: why for choice in result.choices for name, why in choice.untouched.items()}
-    if untouched:
-        lines += ["## What could not be removed", "", *markdown((head[0], "why"), list(untouched.items())), ""]
-    write_text(folder / "report.md", "\n".join([*lines, *how_lines(result.run)]) + "\n")
 
 
 def network_rows(result: PruneResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -122,17 +100,7 @@ def print_analysed(result: SensitivityResult, console: Console | None = None) ->
     """One row per functional block and pruning group: the score at every ratio."""
     console = console or stdout_console()
     print_lines(console, [f"Sensitivity of {result.network}, no fine-tuning → {result.run.folder}"], "bold")
-    print_rows(console, *sensitivity_rows(result), "sensitivity.md")
-
-
-def write_analysed(result: SensitivityResult, folder: Path) -> None:
-    """sensitivity.md, a table, and sensitivity.png, the curves of the blocks or, without any, of the worst groups."""
-    lines = [f"# Sensitivity of {result.network}", "", f"{result.metric} on search pictures, no fine-tuning.", ""]
-    write_text(folder / "sensitivity.md", "\n".join([*lines, *markdown(*sensitivity_rows(result))]) + "\n")
-    write_bytes(
-        folder / "sensitivity.png",
-        png(_curves_chart(result), f"Sensitivity of {result.network}", "each pruned alone, no fine-tuning"),
-    )
+    print_rows(console, *sensitivity_rows(result), "report.md")
 
 
 def sensitivity_rows(result: SensitivityResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -155,25 +123,3 @@ def sensitivity_rows(result: SensitivityResult) -> tuple[tuple[str, ...], list[t
 def dense_score(result: SensitivityResult) -> float:
     """Of the network as it is."""
     return next(point.score for point in result.points if point.target == DENSE)
-
-
-def _curves_chart(result: SensitivityResult) -> alt.Chart:
-    _, rows = sensitivity_rows(result)
-    shown = set(result.blocks) or {row[0] for row in rows[:_CURVES]}
-    dense = dense_score(result)
-    values = [
-        {"of": point.target, "removed": point.share, "score": point.score}
-        for point in result.points
-        if point.target in shown
-    ]
-    values += [{"of": name, "removed": 0.0, "score": dense} for name in shown]
-    chart: alt.Chart = (
-        alt.Chart(alt.InlineData(values=values), width=620, height=360)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("removed:Q", title="share of its channels removed", axis=alt.Axis(format="%")),
-            y=alt.Y("score:Q", title=result.metric),
-            color=alt.Color("of:N", title=None),
-        )
-    )
-    return chart

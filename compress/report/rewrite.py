@@ -1,28 +1,24 @@
-"""What `compress rewrite` says: both networks, every choice with its gain and loss, and why it was made or not."""
+"""What `compress rewrite` prints, and the rows and remarks that its report has too."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from compress.artefacts.results import RewriteChoice, RewriteResult, RuleInfo
-from compress.files import write_text
 from compress.report.terminal import stdout_console
 from compress.report.text import (
     change_remarks,
     change_rows,
-    how_lines,
-    markdown,
     print_lines,
     print_rows,
     speed_up_text,
 )
 
-_NETWORKS = ("", "given", "rewritten", "rewritten/given")
-_HEAD = ("rule", "site", "sites", "MACs", "predicted ms", "saved ms", "gain", "output error", "score", "decision")
+NETWORKS = ("", "given", "rewritten", "rewritten/given")
+CHOICES = ("rule", "site", "sites", "MACs", "predicted ms", "saved ms", "gain", "output error", "score", "decision")
 _SHORT = ("decision", "gain", "score", "rule", "site")  # of them, on a terminal
 _NAMED = 3  # modules whose functions are no sites
-_EXPLAINED = (
+EXPLAINED = (
     "predicted, saved: milliseconds saved with this choice alone, by the latency table, and measured beside the given "
     "network in one interleaved run; gain: the same as a share of the given network's time, and no more than predicted "
     "where the timing was unsteady. Output error: of the replaced modules on held-out pictures, with random, "
@@ -36,10 +32,10 @@ def print_rewritten(result: RewriteResult, console: Console | None = None) -> No
     console = console or stdout_console()
     print_lines(console, [f"Rewritten {result.network} → {result.run.folder}"], "bold")
     if result.given and result.rewritten:
-        print_rows(console, _NETWORKS, change_rows(result.given, result.rewritten, result.speed_up))
+        print_rows(console, NETWORKS, change_rows(result.given, result.rewritten, result.speed_up))
     print_lines(console, remarks(result))
     if result.choices:
-        rows = [[row[_HEAD.index(name)] for name in _SHORT] for row in choice_rows(result)]
+        rows = [[row[CHOICES.index(name)] for name in _SHORT] for row in choice_rows(result)]
         print_rows(console, _SHORT, [["taken" if row[0] == "taken" else "no", *row[1:]] for row in rows], "report.md")
 
 
@@ -50,17 +46,6 @@ def print_rules(rules: Sequence[RuleInfo], console: Console | None = None) -> No
         print_lines(console, [rule.rule], "bold")
         print_lines(console, [f"    {rule.does}"])
         print_lines(console, [f"    {rule.source}{'; exact' if rule.exact else ''}"], "dim")
-
-
-def write_rewritten(result: RewriteResult, folder: Path) -> None:
-    """report.md: what print_rewritten says, whole, and how it came about."""
-    lines = [f"# {result.network}, rewritten", ""]
-    if result.given and result.rewritten:
-        lines += [*markdown(_NETWORKS, change_rows(result.given, result.rewritten, result.speed_up)), ""]
-    lines += [*(f"- {line}" for line in remarks(result)), ""]
-    if result.choices:
-        lines += ["## Site by site", "", *markdown(_HEAD, choice_rows(result)), "", _EXPLAINED, ""]
-    write_text(folder / "report.md", "\n".join([*lines, *how_lines(result.run)]) + "\n")
 
 
 def remarks(result: RewriteResult) -> list[str]:

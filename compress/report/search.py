@@ -64,8 +64,8 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
     places = {
         "run folder": folder,
         "report": f"{folder}/report.html",
-        "chart": f"{folder}/pareto.png",
-        "numbers": f"{folder}/pareto.csv, {folder}/results.json",
+        "chart": f"{folder}/trade_off.png",
+        "numbers": f"{folder}/networks.csv, {folder}/results.json",
         "networks": f"{folder}/finalists/",
     }
     print_mapping("Where everything lies", places, console)

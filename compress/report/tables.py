@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
         SiteTime,
         TargetsResult,
         TrainResult,
+        WrittenReport,
     )
     from compress.data.normalisation import Normalisation
     from compress.measure.cross_check import CrossCheck
@@ -158,6 +159,12 @@ def print_predicted(result: "PredictResult", console: Console | None = None) -> 
         return
     people = {one.file: f"{_plural(len(one.people), 'person', 'people')} → {one.drawn}" for one in result.drawn}
     print_mapping(f"Drawn in {result.folder}", people, console)
+
+
+def print_report(result: "WrittenReport", console: Console | None = None) -> None:
+    """Where the page is, and what the run folder lacks."""
+    lines = {"page": result.page, "beside it": ", ".join(file for file in result.files if file != result.page)}
+    print_mapping("Report", {**lines, **({"missing": list(result.missing)} if result.missing else {})}, console)
 
 
 def _score_lines(score: "Score", procedure: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Records as text: the cells and remarks that terminal and pages share, and tables as Markdown or for a terminal."""
+"""Records as text: the cells and remarks that terminal and pages share, and tables for a terminal."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from compress.artefacts.results import NetworkResult, RunRecord
+from compress.artefacts.results import NetworkResult
 from compress.measure.comparison import SpeedUp
 from compress.measure.latency import Latency
 from compress.pose.scoring import Score
@@ -123,12 +123,6 @@ def change_remarks(given: NetworkResult, changed: NetworkResult, speed_up: Mappi
 # --- Tables ----------------------------------------------------------------------------------------------------------
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table's lines."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
-
-
 def print_rows(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], whole: str = "") -> None:
     """A table on the terminal. whole: the file that has all rows; only the first ones are printed then."""
     table = plain_table(*head)
@@ -144,9 +138,3 @@ def print_lines(console: Console, lines: Iterable[str], style: str = "") -> None
     """Each as one line of text, whatever names stand in it."""
     for line in lines:
         console.print(Text(printable(line), style=style))
-
-
-def how_lines(run: RunRecord) -> list[str]:
-    """The end of a page: the command, and what times are of."""
-    targets = [f"{one.name}: {one}" + (f", predicted from {one.table}" if one.table else "") for one in run.targets]
-    return ["## How", "", f"`{' '.join(run.command)}`", "", *targets]

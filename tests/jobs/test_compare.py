@@ -19,7 +19,8 @@ from compress.measure.counting import count
 from compress.progress import Silent
 from compress.pruning.structured import difference
 from compress.recipe import PruneRecipe
-from compress.report.prune import print_pruned, write_pruned
+from compress.report.page import write_report
+from compress.report.prune import print_pruned
 
 HW = (32, 32)
 
@@ -123,7 +124,7 @@ def test_it_is_a_further_column(
     compared: tuple[Path, PruneResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = compared[1]
-    write_pruned(result, tmp_path)
+    write_report("prune", result, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "| given | pruned | pruned/given | torch-pruning | torch-pruning/given |" in page
     assert result.torch_pruning is not None

@@ -26,7 +26,8 @@ from compress.progress import Silent
 from compress.pruning.layer_costs import Known
 from compress.pruning.sensitivity import Point
 from compress.recipe import Data, EvaluateRecipe, PruneRecipe
-from compress.report.prune import print_analysed, print_pruned, write_analysed, write_pruned
+from compress.report.page import write_report
+from compress.report.prune import print_analysed, print_pruned
 from tests.recorded_progress import Recorded
 
 HW = (64, 64)
@@ -81,7 +82,7 @@ def test_prune_tune_export_measure_and_go_on_from_the_result(artefact: str, tmp_
     assert again.pruned.macs < result.pruned.macs
     assert load_artefact(tmp_path / "again").edits == (CHANNELS_PRUNED,)
     assert read_results(tmp_path / "run" / "results.json", "prune", PruneResult) == result
-    write_pruned(result, tmp_path)
+    write_report("prune", result, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "onnxruntime, measured ms, one pass" in page
     assert "AP, validation, one pass" in page
@@ -275,7 +276,7 @@ def test_sensitivity_is_kept_and_shown(artefact: str, tmp_path: Path) -> None:
     file.write_text("\n".join(kept[:3]) + "\n")
     assert analyse(artefact, settings, tmp_path / "run", Silent()).points == result.points
     assert read_results(tmp_path / "run" / "sensitivity.json", "analyse", SensitivityResult) == result
-    write_analysed(result, tmp_path)
+    write_report("analyse", result, tmp_path)
     assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     assert "branch 4" in (tmp_path / "sensitivity.md").read_text()
     print_analysed(result)

@@ -32,7 +32,8 @@ from compress.measure.timing import Timing
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import Data, EvaluateRecipe, PruneRecipe, RewriteRecipe
-from compress.report.rewrite import print_rewritten, print_rules, write_rewritten
+from compress.report.page import write_report
+from compress.report.rewrite import print_rewritten, print_rules
 from compress.rewriting import fitting as carry
 from compress.rewriting.depth import layers_of
 from compress.rewriting.rules import RULES
@@ -164,7 +165,7 @@ def test_an_unsteady_timing_is_believed_no_further_than_the_prediction(
     assert gains == pytest.approx([-0.5 / 6, 1 / 7, 1.5 / 6, 1.5 / 6, 1.5 / 6])
     assert [choice.reliable for choice in result.choices] == [False, False, True, True, True]
     assert "saves -8.3% of the time" in result.decision.refused[0]
-    write_rewritten(result, tmp_path)
+    write_report("rewrite", result, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "+5.000 (?) | 14.3% (?)" in page
     assert "Each alone, the accepted save 89.3% of the time in all on onnxruntime; together" in page
@@ -244,7 +245,7 @@ def test_rewrite_tune_export_measure_and_go_on_from_the_result(artefact: str, tm
     scored = evaluate(tmp_path / "run", EvaluateRecipe(), Silent())
     assert scored.score.value == result.rewritten.score.value
     assert read_results(tmp_path / "run" / "results.json", "rewrite", RewriteResult) == result
-    write_rewritten(result, tmp_path)
+    write_report("rewrite", result, tmp_path)
     assert "conv_to_3x3" in (tmp_path / "report.md").read_text()
     print_rewritten(result)
     pruned = prune(
@@ -313,7 +314,7 @@ def test_nothing_is_taken_beyond_the_limits(artefact: str, tmp_path: Path) -> No
     assert result.rewritten is None
     assert len(result.decision.refused) == len(result.choices) > 0
     assert read_results(tmp_path / "run" / "results.json", "rewrite", RewriteResult) == result
-    write_rewritten(result, tmp_path)
+    write_report("rewrite", result, tmp_path)
     print_rewritten(result)
     left, given = load_artefact(tmp_path / "run"), load_artefact(Path(artefact))  # for the next command
     assert (left.edits, left.metadata.provenance) == (given.edits, given.metadata.provenance)
@@ -390,7 +391,7 @@ def test_functions_that_cannot_be_sites_say_why(function: str, said: str, tmp_pa
     asked = recipe({"rules": ["swish_to_relu"]}, data=None, input_hw=HW)
     result = rewrite(f"{__name__}:{function}", asked, tmp_path / "run", Silent())
     assert result.choices == ()
-    write_rewritten(result, tmp_path)
+    write_report("rewrite", result, tmp_path)
     assert said in (tmp_path / "report.md").read_text()
 
 
@@ -405,7 +406,8 @@ def test_fresh_weights_are_judged_by_time_alone(tmp_path: Path) -> None:
     assert result.given.score is None
     assert result.decision.joint_loss is None
     assert "conv_to_3x3" in {result.choices[n].rule for n in result.decision.taken}
-    assert "no accuracy is claimed" in (write_rewritten(result, tmp_path) or (tmp_path / "report.md").read_text())
+    write_report("rewrite", result, tmp_path)
+    assert "no accuracy is claimed" in (tmp_path / "report.md").read_text()
 
 
 def test_another_depth(tmp_path: Path) -> None:

@@ -587,11 +587,11 @@ def test_a_search_for_another_device_predicts_every_time(
             assert evaluation.end_to_end.ms == pytest.approx(evaluation.passes * promised.ms)
             assert evaluation.end_to_end.provenance == "predicted"
     assert any("Nothing was measured on onnxruntime@phone" in caveat for caveat in result.caveats)
-    write_report(result, tmp_path / "run")
+    write_report("search", result, tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "predicted, nothing was measured there" in " ".join(page.split())
-    assert "finalist: predicted, short training" in page
-    assert "finalist: measured, short training" not in page
+    assert "(predicted from another device&#39;s table): all networks" in " ".join(page.split())
+    assert ">finalist, predicted<" in page
+    assert ">finalist<" not in page
     (tmp_path / "phone.json").unlink()  # the run has its own copy, and its record
     assert read_results(tmp_path / "run" / "results.json", "search", SearchResult) == result
 
@@ -602,5 +602,5 @@ def test_a_search_on_an_engine_that_is_timed_whole(tmp_path: Path) -> None:
     assert result.tables == {}
     assert all(trial.cost.latency["torch"].provenance == "measured" for trial in result.trials)
     assert all(list(network.latency) == ["torch"] for network in result.networks)
-    write_report(result, tmp_path / "run")
+    write_report("search", result, tmp_path / "run")
     assert "each measured whole" in (tmp_path / "run" / "report.html").read_text()

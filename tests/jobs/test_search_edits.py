@@ -196,7 +196,7 @@ def test_a_given_network_is_the_baseline(started: tuple[Path, SearchResult], giv
         assert edits[: len(own.edits)] == own.edits
         if edits_of(result, network).get("kernels"):
             assert sum(isinstance(edit, Rewrite) for edit in edits) == 5  # one is the given network's own
-    write_report(result, tmp_path)
+    write_report("search", result, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "given weights" in page
     assert "Supernet" not in page

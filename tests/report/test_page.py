@@ -5,16 +5,28 @@ import re
 from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from compress.artefacts.results import Comparison, Faster, Gain, TableUsed
+from compress.artefacts.results import Comparison, Faster, Gain, SearchResult, TableUsed, document
 from compress.measure.comparison import SpeedUp
-from compress.report.page import COLUMNS, order_agreement, page, picture_of, rows_of, table_text, write_report
-from compress.report.plots import front_chart, javascript
+from compress.report.figures import svg
+from compress.report.page import COLUMNS, compare, html, markdown, report_of, table_text, write_report
+from compress.report.pages.search import (
+    hypervolumes,
+    importance_of,
+    order_agreement,
+    recommendation,
+    rows_of,
+    search_page,
+)
+from compress.report.parts import Chart, Table, TradeOff
 from compress.report.search import gain_text, speed_text
+
+SMALL = Path(__file__).parent / "search"
 
 
 class Resources(HTMLParser):
@@ -29,7 +41,7 @@ class Resources(HTMLParser):
         self._inside = tag
         self.scripts += tag == "script"
         self.loaded += [value for name, value in attrs if name in ("src", "srcset", "poster", "data")]
-        self.loaded += [value for name, value in attrs if name == "href" and tag != "a"]
+        self.loaded += [value for name, value in attrs if name == "href" and not value.startswith("#")]
 
     def handle_endtag(self, tag):
         self._inside = None
@@ -42,28 +54,33 @@ class Resources(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(result, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    write_report(result, folder)
+    write_report("search", result, folder)
     return folder
 
 
-@pytest.fixture(scope="module")
-def parsed(folder):
-    return Resources((folder / "report.html").read_text(encoding="utf-8"))
-
-
-def marks_of(chart, kind):
-    """The points of every layer that draws this kind of mark."""
-    spec = chart.to_dict()
-    layers = [layer for layer in spec["layer"] if layer["mark"]["type"] == kind]
-    return [spec["datasets"][layer["data"]["name"]] for layer in layers]
-
-
 def html_of(result):
-    return page(result, rows_of(result), None)
+    return html(search_page(result, Path("runs/one"))[0])
 
 
 def text_of(result):
     return " ".join(Resources(html_of(result)).text.split())
+
+
+def axes_of(result):
+    """Name of each axis of the trade-off → its figure."""
+    page, _ = search_page(result, Path("runs/one"))
+    (found,) = [part for part in page.lead if isinstance(part, TradeOff)]
+    return dict(found.axes)
+
+
+def marks_of(panel):
+    """Name of each mark → the mark, of all series but lines; (?) marks an unsteady timing."""
+    return {
+        mark.name.removesuffix(" (?)"): mark
+        for series in panel.series
+        if series.shape != "none"
+        for mark in series.marks
+    }
 
 
 def with_first(result, **changes):
@@ -82,34 +99,87 @@ def gain(**changes):
     return replace(Gain("f", 0.2, 0.1, "beyond chance", steady=True, faster=True), **changes)
 
 
-def faster(verdict, factor=1.34, low=1.32, high=1.36):
-    return Faster("f", SpeedUp(factor, low, high, verdict))
+def faster(verdict, factor=1.34, low=1.32, high=1.36, name="f"):
+    return Faster(name, SpeedUp(factor, low, high, verdict))
 
 
-def test_writes_three_files_and_no_leftovers(folder):
-    assert sorted(path.name for path in folder.iterdir()) == ["pareto.csv", "pareto.png", "report.html"]
+def milliseconds(ms):
+    return f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
 
 
-def test_page_loads_nothing(parsed):
-    assert all(source.startswith("data:image/png;base64,") for source in parsed.loaded)
-    assert parsed.scripts == 3  # specifications, bundle, drawing
+# --- Files -----------------------------------------------------------------------------------------------------------
 
 
-def test_script_bundle_is_embedded_once_and_cannot_end_early(folder):
-    bundle = javascript()
-    assert "</script" not in bundle.lower()
-    assert "<!--" not in bundle
-    assert (folder / "report.html").read_text(encoding="utf-8").count(bundle) == 1
+def test_writes_page_text_picture_and_table_and_no_leftovers(folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "networks.csv",
+        "report.html",
+        "report.md",
+        "trade_off.png",
+    ]
 
 
-def test_charts_of_the_page_are_three_specifications(folder):
+def test_page_loads_nothing_and_is_small(folder):
     text = (folder / "report.html").read_text(encoding="utf-8")
-    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.DOTALL).group(1))
-    assert set(charts) == {"front", "prediction", "loss"}
-    assert all(f"id=chart-{name}" in text for name in charts)
+    assert Resources(text).loaded == []
+    assert len(text.encode()) < 4e6
 
 
-def test_page_shows_every_network_and_its_numbers(result, parsed):
+def test_text_has_the_picture_and_what_the_page_says(result, folder):
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "(trade_off.png)" in text
+    for network in result.networks:
+        assert f"{network.score.value:.3f}" in text
+        assert network.name in text
+
+
+def test_picture_is_large_and_on_white(folder):
+    picture = cv2.imdecode(np.frombuffer((folder / "trade_off.png").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    height, width, _ = picture.shape
+    assert height > 900
+    assert width > 1600
+    assert tuple(picture[2, 2]) == (255, 255, 255)
+    assert len(np.unique(picture[::7, ::7].reshape(-1, 3), axis=0)) > 20
+
+
+def test_table_of_networks_has_every_network_and_trial(result, folder):
+    lines = list(csv.DictReader(io.StringIO((folder / "networks.csv").read_text())))
+    assert tuple(lines[0]) == COLUMNS
+    assert [line["role"] for line in lines].count("trial") == len(result.trials)
+    assert len(lines) == len(result.trials) + len(result.networks)
+    for line, network in zip(lines, result.networks, strict=False):
+        assert line["name"] == network.name
+        assert float(line["score"]) == network.score.value
+        assert float(line["measured_ms"]) == network.latency["onnxruntime"].ms
+        assert float(line["predicted_ms"]) == network.predicted["onnxruntime"].ms
+        assert float(line["end_to_end_ms"]) == network.evaluations[0].end_to_end.ms
+        assert int(line["params"]) == network.params
+        assert int(line["size_bytes"]) == network.export("onnxruntime").size_bytes
+    trial = lines[-1]
+    assert trial["provenance"] == "supernet"
+    assert trial["measured_ms"] == trial["low_ms"] == ""
+    assert float(trial["score"]) == result.trials[-1].score.value
+
+
+def test_table_of_networks_leaves_unknown_empty(result):
+    network = with_evaluation(result.networks[0], score=replace(result.networks[0].score, value=None))
+    changed = replace(result, networks=(replace(network, latency={}),), best=())
+    line = next(csv.DictReader(io.StringIO(table_text(rows_of(changed)))))
+    assert [line[key] for key in ("score", "measured_ms", "low_ms", "high_ms", "on_front")] == ["", "", "", "", "False"]
+
+
+def test_the_interval_is_that_of_the_measured_latency(result):
+    for row, network in zip(rows_of(result), result.networks, strict=False):
+        share = network.latency["onnxruntime"].uncertainty
+        assert row.low_ms == pytest.approx(row.measured_ms * max(0, 1 - share))
+        assert row.high_ms == pytest.approx(row.measured_ms * (1 + share))
+
+
+# --- What the page says ----------------------------------------------------------------------------------------------
+
+
+def test_page_shows_every_network_and_its_numbers(result, folder):
+    text = Resources((folder / "report.html").read_text(encoding="utf-8")).text
     for network in result.networks:
         passes, ncnn = network.evaluations[0].passes, network.latency["ncnn"].ms
         for shown in (
@@ -125,44 +195,34 @@ def test_page_shows_every_network_and_its_numbers(result, parsed):
             f"{100 * (network.predicted['onnxruntime'].ms / network.latency['onnxruntime'].ms - 1):+.1f} %",
             *(f"{export.parity:.1e}" for export in network.exports),
         ):
-            assert shown in parsed.text
-
-
-def milliseconds(ms):
-    return f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
+            assert shown in text
 
 
 def test_page_says_what_a_sceptic_asks(result):
-    doubted = with_unreliable(result, "finalist_1")
-    doubted = replace(doubted, run=replace(result.run, command=("compress", "search", "bhrnet", "--run", "a folder")))
-    text = text_of(doubted)
-    errors = sorted(network.score.standard_error for network in result.networks)
+    text = text_of(replace(result, run=replace(result.run, command=("compress", "search", "bhrnet", "--run", "a b"))))
     predictions = [abs(result.prediction_error(network)) for network in result.networks]
     for shown in (
         f"onnxruntime {result.target.version}, 1 thread",
         result.target.device,
-        f"a sample of {result.data.val} synthetic validation pictures with {result.data.people} people",
-        f"Its standard error is {errors[0]:.3f} to {errors[-1]:.3f}",
-        f"{100 * sum(predictions) / len(predictions):.1f} % mean error on onnxruntime",
-        f"{100 * max(predictions):.1f} % worst error on onnxruntime",
-        "Unreliable, for too great an uncertainty: finalist_1",
-        "compress search bhrnet --run 'a folder'",
+        f"on {result.data.val} synthetic validation pictures with {result.data.people} people",
+        f"{100 * sum(predictions) / len(predictions):.1f} % in the mean",
+        f"{100 * max(predictions):.1f} % at worst",
+        "compress search bhrnet --run 'a b'",
         '"input_hw"',
-        *(f"{network.latency['onnxruntime'].count} timed calls" for network in result.networks[:1]),
-        f"one decoding time for all ({milliseconds(result.decoding.ms)} ms",
+        f"with one decoding time for all, {milliseconds(result.decoding.ms)} ms",
         *result.caveats,
     ):
         assert shown in text
 
 
-def with_unreliable(result, name):
-    """The same, with one network's timing unreliable and all others' reliable."""
+def with_unsteady(result, names):
+    """The same, with these networks' timings unsteady and all others' steady."""
     networks = tuple(
         replace(
             network,
             latency={
-                **network.latency,
-                "onnxruntime": replace(network.latency["onnxruntime"], reliable=network.name != name),
+                target: replace(latency, reliable=network.name not in names, uncertainty=0.25)
+                for target, latency in network.latency.items()
             },
         )
         for network in result.networks
@@ -170,67 +230,29 @@ def with_unreliable(result, name):
     return replace(result, networks=networks)
 
 
+def test_unsteady_timings_are_one_sentence(result):
+    result = replace(result, trials=tuple(result.trial_of(network) for network in result.networks))
+    names = [network.name for network in result.networks]
+    text = text_of(with_unsteady(result, names))
+    assert f"All {2 * len(names)} timings are unsteady, by ± 25% to ± 25%" in text
+    text = text_of(with_unsteady(result, names[:1]))
+    assert f"2 of {2 * len(names)} timings are unsteady" in text
+    assert f"({names[0]} on onnxruntime, {names[0]} on ncnn)" in text
+    assert "timings are unsteady" not in text_of(with_unsteady(result, ()))
+
+
+def test_what_was_not_measured_is_named(result):
+    networks = (replace(result.networks[0], latency={}, uncounted=("aten::foo",)), *result.networks[1:])
+    text = text_of(replace(result, networks=networks))
+    assert f"latency on onnxruntime: {networks[0].name}" in text
+    assert "multiply-adds of operators without a counting rule: aten::foo" in text
+
+
 def test_time_is_told_in_minutes(result):
     seconds = {"latency table": 12.0, "supernet": 1412.0}
     text = text_of(replace(result, run=replace(result.run, seconds=seconds)))
     assert "23 min 32 s" in text
-    assert "Time: 23 min 44 s" in text
-
-
-def test_a_gain_is_a_headline_only_beyond_chance(result):
-    within = Comparison(
-        "hand balance", gain(network="finalist_3", score=0.521, baseline_score=0.498, verdict="within chance"), None
-    )
-    beyond = Comparison("hrnet layout", gain(network="finalist_4", score=0.549, baseline_score=0.507), faster("faster"))
-    text = text_of(replace(result, comparisons=(within, beyond)))
-    assert "(+0.023, within two standard errors, may be chance)" in text
-    assert "+0.042 AP at no more time, beyond two standard errors" in text
-    assert "1.34× as fast end to end (1.32–1.36)" in text
-
-
-@pytest.mark.parametrize("verdict", ["worthless", "unsteady", "no difference", "slower", "faster"])
-def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
-    head, rest = speed_text(Comparison("b", None, faster(verdict, 9.45, 9.0, 9.9)), "AP")
-    assert head == ("9.45× as fast" if verdict == "faster" else "")
-    assert "9.45" not in rest or verdict == "slower"
-
-
-@pytest.mark.parametrize("verdict", ["worthless", "within chance", "beyond chance"])
-@pytest.mark.parametrize("steady", [True, False])
-@pytest.mark.parametrize("difference", [0.0, 0.04, -0.04])
-def test_a_gain_is_a_headline_only_where_it_is_one(verdict, steady, difference):
-    side = gain(score=0.1 + difference, baseline_score=0.1, verdict=verdict, steady=steady)
-    head, _ = gain_text(Comparison("b", side, None), "AP")
-    assert bool(head) == (verdict == "beyond chance" and steady and difference > 0)
-
-
-def test_text_is_escaped_everywhere(result):
-    evil = "<script>alert('x')</script>"
-    changed = with_first(result, name=evil, architecture={"family": evil, evil: evil})
-    changed = replace(
-        changed,
-        trial_numbers={evil: 0},
-        comparisons=(Comparison(evil, None, None),),
-        caveats=(evil,),
-        failed_exports=(evil,),
-        no_finalist=evil,
-        space=replace(result.space, family=evil, choices={evil: (evil,)}),
-        data=replace(result.data, kind=evil),
-        run=replace(
-            result.run,
-            folder=evil,
-            command=("compress", evil),
-            targets=(replace(result.target, version=evil, device=evil), replace(result.target, name=evil, table=evil)),
-            recipe={evil: evil},
-            environment={evil: evil, "packages": {evil: evil}},
-            seconds={evil: 1.0},
-        ),
-    )
-    text = html_of(changed)
-    assert "<script>alert" not in text
-    assert "</script>alert" not in text
-    assert escape(evil).replace("&#x27;", "&#39;") in text  # two ways to write an apostrophe
-    assert Resources(text).scripts == 3
+    assert "23 min 44 s" in text
 
 
 def test_nothing_known_is_shown_as_dashes(result):
@@ -244,175 +266,65 @@ def test_nothing_known_is_shown_as_dashes(result):
     )
     trials = tuple(replace(trial, score=replace(trial.score, value=None)) for trial in result.trials)
     changed = replace(result, networks=unknown, trials=trials, comparisons=(), caveats=(), losses=())
-    used = {"onnxruntime": TableUsed(3, None, None)}
-    changed = replace(changed, data=replace(result.data, people=None), tables=used)
-    text = html_of(changed)
-    words = " ".join(Resources(text).text.split())
-    assert "standard error was not estimated" in words
-    assert "the sum over the times of kernels, of which the table has 3." in words
-    assert "None" not in Resources(text).text
-    assert ">nan" not in text
-    assert 'id="charts">{}' in text
+    changed = replace(changed, data=replace(result.data, people=None), tables={"onnxruntime": TableUsed(3, None, None)})
+    words = text_of(changed)
+    assert "score: all networks" in words
+    assert "the sum over the times of kernels, of which the table has 3" in words
+    assert "None" not in words
+    assert ">nan" not in html_of(changed)
 
 
 def test_no_trials_and_no_networks_is_still_a_page(result):
-    empty = replace(result, trials=(), networks=(), comparisons=(), best=())
-    assert picture_of(empty, rows_of(empty)) is None
+    empty = replace(result, trials=(), networks=(), comparisons=(), best=(), no_finalist="none is good")
+    text, pictures = markdown(search_page(empty, Path("runs/one"))[0])
+    assert pictures == {}
+    assert "**none is good**" in text
     assert "<h1>" in html_of(empty)
 
 
-def test_other_families_show_their_fields(result):
-    architecture = {"family": "hrnet", "blocks": 4, "modules": [1, 4, 3], "stem": None}
-    text = Resources(html_of(with_first(result, architecture=architecture))).text
-    assert "modules" in text
-    assert "1, 4, 3" in text
+def test_text_is_escaped_everywhere(result):
+    evil = "<script>alert('x')</script>|`"
+    changed = with_first(
+        result, name=evil, architecture={"family": evil, evil: evil}, edits=(evil,), refused={evil: evil}
+    )
+    changed = replace(
+        changed,
+        trial_numbers={evil: 0},
+        comparisons=(Comparison(evil, None, None),),
+        caveats=(evil,),
+        failed_exports=(evil,),
+        no_finalist=evil,
+        space=replace(result.space, family=evil, choices={evil: (evil,), **result.space.choices}),
+        data=replace(result.data, kind=evil),
+        run=replace(
+            result.run,
+            folder=evil,
+            command=("compress", evil),
+            targets=(replace(result.target, version=evil, device=evil), replace(result.target, name=evil, table=evil)),
+            recipe={evil: evil, "data": {"kind": evil}},
+            environment={evil: evil, "packages": {evil: evil}},
+            seconds={evil: 1.0},
+        ),
+    )
+    page, rows = search_page(changed, Path("runs") / "<b>")
+    text = html(page)
+    assert "<script>alert" not in text
+    assert "</script>|" not in text
+    assert escape(evil).replace("&#x27;", "&#39;") in text  # two ways to write an apostrophe
+    assert Resources(text).scripts == 2  # tips, and the page's own
+    written, _ = markdown(page)
+    inside, outside = written.split("```")[1::2], written.split("```")[::2]
+    assert inside
+    assert not any("<script" in part for part in outside)
+    assert "\\|" in written
+    assert list(csv.reader(io.StringIO(table_text(rows))))[1][2] == evil
 
 
-def test_composition_shows_blocks_kinds_expansions_and_channels(result):
-    architecture = {"width": 10, "blocks": [[7], [8, 9]], "kinds": ["dir", "basic"], "expansions": [2, 4]}
-    text = html_of(with_first(result, architecture=architecture))
-    cells = re.findall(r"<td[^>]*>([^<]*)</td>", re.search(r"<table class=blocks>.*?</table>", text, re.DOTALL).group())
-    assert cells == ["7", "8", "dir", "2", "10", "", "9", "basic", "4", "20"]
-    assert "24 blocks" in text
-
-
-def test_csv_has_every_network_and_trial(result, folder):
-    lines = list(csv.DictReader(io.StringIO((folder / "pareto.csv").read_text())))
-    assert tuple(lines[0]) == COLUMNS
-    assert [line["role"] for line in lines].count("trial") == len(result.trials)
-    assert len(lines) == len(result.trials) + len(result.networks)
-    for line, network in zip(lines, result.networks, strict=False):
-        assert line["name"] == network.name
-        assert float(line["score"]) == network.score.value
-        assert float(line["measured_ms"]) == network.latency["onnxruntime"].ms
-        assert float(line["predicted_ms"]) == network.predicted["onnxruntime"].ms
-        assert int(line["params"]) == network.params
-    trial = lines[-1]
-    assert trial["provenance"] == "supernet"
-    assert trial["measured_ms"] == trial["low_ms"] == ""
-    assert float(trial["score"]) == result.trials[-1].score.value
-
-
-def test_the_interval_is_that_of_the_measured_latency(result):
-    for row, network in zip(rows_of(result), result.networks, strict=False):
-        share = network.latency["onnxruntime"].uncertainty
-        assert row.low_ms == pytest.approx(row.measured_ms * max(0, 1 - share))
-        assert row.high_ms == pytest.approx(row.measured_ms * (1 + share))
-
-
-def test_the_front_of_chart_and_table_is_that_of_end_to_end_times(result):
-    """What no other measured network beats in both; see the search's tests for how it is found."""
-    points = {network.name: (network.evaluations[0].end_to_end.ms, network.score.value) for network in result.networks}
-    expected = {
-        name
-        for name, (ms, ap) in points.items()
-        if not any(other <= ms and score >= ap for one, (other, score) in points.items() if one != name)
-    }
-    rows = rows_of(result)
-    assert {row.name for row in rows if row.on_front and row.role != "trial"} == expected
-    (line,) = marks_of(front_chart(rows), "line")
-    assert {point["name"] for point in line} == expected
-    assert {point["name"]: point["ms"] for point in line} == pytest.approx({name: points[name][0] for name in expected})
-    assert [network.name for network in result.front] == sorted(expected, key=lambda name: points[name])
-
-
-def test_chart_puts_trials_where_predicted_and_networks_where_measured(result):
-    small, large = marks_of(front_chart(rows_of(result)), "point")
-    assert [(p["predicted_ms"], p["score"]) for p in small] == [
-        (t.cost.predicted_ms, t.score.value) for t in result.trials
-    ]
-    expected = [(pytest.approx(n.evaluations[0].end_to_end.ms), n.score.value) for n in result.networks]
-    assert [(p["ms"], p["score"]) for p in large] == expected
-    assert {p["kind"] for p in small}.isdisjoint(p["kind"] for p in large)
-    assert not any("measured_ms" in p or "low_ms" in p for p in small)
-
-
-def test_a_time_that_is_hardly_known_has_an_interval_from_the_axis_on(result):
-    """Half the interval of an end-to-end time may be more than all of it, on a busy machine."""
-    network = result.networks[0]
-    whole = replace(network.evaluations[0].end_to_end, uncertainty=3.0)
-    changed = replace(result, networks=(with_evaluation(network, end_to_end=whole), *result.networks[1:]))
-    spec = front_chart(rows_of(changed)).to_dict()
-    (low, high) = spec["layer"][0]["encoding"]["x"]["scale"]["domain"]
-    _, points = marks_of(front_chart(rows_of(changed)), "point")
-    assert 0 < low == points[0]["low_ms"]
-    assert points[0]["high_ms"] == pytest.approx(4 * whole.ms)
-    assert points[0]["high_ms"] < high
-
-
-def test_order_agreement_counts_pairs():
-    assert order_agreement([(1, 1), (2, 3), (3, 2), (None, 9)]) == (2, 3)
-    assert order_agreement([]) == (0, 0)
-
-
-def test_picture_is_a_chart(folder):
-    picture = cv2.imdecode(np.frombuffer((folder / "pareto.png").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    height, width, _ = picture.shape
-    assert height > 900
-    assert width > 1600
-    assert tuple(picture[2, 2]) == (255, 255, 255)
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
-
-
-def test_csv_leaves_unknown_empty(result):
-    network = with_evaluation(result.networks[0], score=replace(result.networks[0].score, value=None))
-    changed = replace(result, networks=(replace(network, latency={}),), best=(), trials=result.trials)
-    line = next(csv.DictReader(io.StringIO(table_text(rows_of(changed)))))
-    assert [line[key] for key in ("score", "measured_ms", "low_ms", "high_ms", "on_front")] == ["", "", "", "", "False"]
-
-
-def test_edits_are_shown_beside_the_architecture(result):
-    own = result.trial_of(result.networks[0])
-    pick = {
-        **own.pick,
-        "edits.large kernels": "conv_to_3x3",
-        "edits.trunk": 0.5,
-        "edits.head": "keep",
-        "edits.all": 1.0,
-    }
-    space = replace(result.space, choices={**result.space.choices, "edits.trunk": (0.5, 1.0)})
-    changed = replace(with_first(result), trials=(replace(own, pick=pick),), space=space)
-    text = text_of(changed)
-    for shown in ("large kernels", "conv_to_3x3", "50.0 % of the channels", "carried over to what was edited"):
-        assert shown in text
-    assert "100.0 % of the channels" not in text
-    assert "keep" not in text
-
-
-def test_a_search_around_a_given_network_has_no_supernet(result):
-    trials = tuple(replace(trial, score=replace(trial.score, provenance="given weights")) for trial in result.trials)
-    changed = replace(result, start="runs/given", tuning_samples=256, losses=(), trials=trials)
-    changed = replace(changed, run=replace(result.run, recipe={}, seconds={}))
-    text = text_of(changed)
-    assert "the weights of the given network, tuned on 256 samples" in text
-    assert "Supernet" not in text
-    assert "supernet score" not in text
-    assert {row.provenance for row in rows_of(changed) if row.role == "trial"} == {"given weights"}
-
-
-def test_a_trial_stands_at_its_predicted_end_to_end_time(result):
-    rows = rows_of(replace(result, decoding=replace(result.decoding, ms=1.5)))
-    trials = [row for row in rows if row.role == "trial"]
-    assert trials
-    assert all(row.end_to_end_ms == pytest.approx(row.predicted_ms + 1.5) for row in trials)
-    drawn = next(points for points in marks_of(front_chart(rows), "point") if len(points) == len(trials))
-    assert sorted(point["ms"] for point in drawn) == pytest.approx(sorted(row.end_to_end_ms for row in trials))
-    written = list(csv.DictReader(io.StringIO(table_text(rows))))
-    assert all(line["end_to_end_ms"] for line in written if line["role"] == "trial")
-
-
-def test_more_accuracy_in_as_much_time_is_not_called_less_time():
-    texts = [" ".join(gain_text(Comparison("b", gain(faster=value), None), "AP")) for value in (True, False)]
-    assert "at no more time" in texts[0]
-    assert "in as much time, within the uncertainty" in texts[1]
-
-
-def test_what_an_engine_refused_and_that_there_is_no_finalist_stand_first(result):
-    refused = ("finalist_1: ncnn: no <such> layer",)
-    text = html_of(replace(result, failed_exports=refused, no_finalist="none is good"))
-    section = text[text.index("Against the hand-made networks") :]
-    assert section.index("none is good") < section.index("class=card")
-    assert "no &lt;such&gt; layer" in section
+def test_what_an_engine_refused_and_that_there_is_no_finalist_are_told(result):
+    changed = replace(result, failed_exports=("finalist_1: ncnn: no <such> layer",), no_finalist="none is good")
+    text = html_of(changed)
+    assert "none is good" in text
+    assert "no &lt;such&gt; layer" in text
 
 
 def test_all_milliseconds_are_of_the_procedures_passes(result):
@@ -421,8 +333,339 @@ def test_all_milliseconds_are_of_the_procedures_passes(result):
         replace(with_evaluation(network, passes=2), latency={**network.latency, "ncnn": ncnn})
         for network in result.networks
     )
-    text = html_of(replace(result, networks=networks))
-    assert "15.54" in text
-    assert "12.43 – 18.65" in text  # 2 x 7.77, ± 20 %
-    assert "7.77" not in text
+    text = text_of(replace(result, networks=networks))
+    assert "15.54unsteady, 12.43 – 18.65" in text  # 2 x 7.77, ± 20 %
     assert milliseconds(2 * networks[0].latency["onnxruntime"].ms) in text
+
+
+def test_edits_are_shown_beside_the_architecture(result):
+    own = result.trial_of(result.networks[0])
+    edits = {"edits.large kernels": "conv_to_3x3", "edits.trunk": 0.5, "edits.head": "keep", "edits.all": 1.0}
+    space = replace(result.space, choices={**result.space.choices, "edits.trunk": (0.5, 1.0)})
+    changed = replace(with_first(result), trials=(replace(own, pick={**own.pick, **edits}),), space=space)
+    text = text_of(changed)
+    for shown in ("large kernels: conv_to_3x3", "trunk: 50.0 % of the channels", "carried over to what was edited"):
+        assert shown in text
+    assert "100.0 % of the channels" not in text
+    assert "head: keep" not in text
+
+
+def test_a_search_around_a_given_network_has_no_supernet(result):
+    trials = tuple(replace(trial, score=replace(trial.score, provenance="given weights")) for trial in result.trials)
+    changed = replace(result, start="runs/given", tuning_samples=256, losses=(), trials=trials)
+    changed = replace(changed, run=replace(result.run, recipe={}, seconds={}))
+    text = text_of(changed)
+    assert "the weights of the given network, tuned on 256 samples" in text
+    assert "upernet" not in text
+    assert {row.provenance for row in rows_of(changed) if row.role == "trial"} == {"given weights"}
+
+
+# --- The recommendation ----------------------------------------------------------------------------------------------
+
+
+def advice(result, *comparisons, **changes):
+    return recommendation(replace(result, comparisons=comparisons, **changes), Path("runs/one"))
+
+
+def test_the_fastest_that_is_no_less_accurate_is_recommended(result):
+    slow = Comparison("b1", None, faster("faster", 1.1, 1.05, 1.15, name="f1"))
+    fast = Comparison("b2", None, faster("faster", name="f2"))
+    names = iter(("b1", "b2", "f1", "f2"))
+    networks = tuple(replace(one, name=next(names)) for one in result.networks[:4])
+    found = advice(result, slow, fast, networks=networks, best=())
+    score = networks[3].score
+    assert "Take f2: 1.34× as fast end to end as b2 (95 % interval 1.32–1.36)" in found.sentence
+    assert f"AP {score.value:.3f} ± {score.standard_error:.3f} against {networks[1].score.value:.3f}" in found.sentence
+    assert f"{milliseconds(networks[3].evaluations[0].end_to_end.ms)} ms end to end on onnxruntime" in found.sentence
+    assert found.sure == "yes"
+    assert any(f"runs/one/{networks[3].folder}" in command for command in found.commands.values())
+
+
+def test_a_predicted_speed_up_says_so(result):
+    side = faster("faster", name=result.networks[1].name)
+    side = replace(side, speed_up=replace(side.speed_up, provenance="predicted"))
+    found = advice(result, Comparison(result.networks[0].name, None, side))
+    assert "predicted and not measured" in found.sentence
+    assert found.sure == "in part"
+
+
+def test_more_accuracy_counts_only_beyond_chance(result):
+    one, other = (network.name for network in result.networks[:2])
+    beyond = Comparison(one, gain(network=other), None)
+    assert advice(result, beyond).sentence.startswith(f"Take {other}: +0.100 AP over {one}")
+    within = Comparison(one, gain(network=other, verdict="within chance"), None)
+    found = advice(result, within)
+    assert found.sentence.startswith("Keep ")
+    assert found.sure == "no"
+
+
+@pytest.mark.parametrize("verdict", ["worthless", "unsteady", "no difference", "slower"])
+def test_without_a_proven_gain_the_best_baseline_is_kept(result, verdict):
+    baseline = max((n for n in result.networks if n.role == "baseline"), key=lambda n: n.score.value)
+    found = advice(result, Comparison(baseline.name, None, faster(verdict, name=result.networks[-1].name)))
+    assert found.sentence.startswith(f"Keep {baseline.name}, AP {baseline.score.value:.3f}")
+
+
+def test_a_gain_is_a_headline_only_beyond_chance(result):
+    within = Comparison(
+        "hand balance", gain(network="finalist_3", ap=0.521, baseline_ap=0.498, verdict="within chance"), None
+    )
+    text = text_of(replace(result, comparisons=(within,)))
+    assert "(+0.023, within two standard errors, may be chance)" in text
+
+
+@pytest.mark.parametrize("verdict", ["worthless", "unsteady", "no difference", "slower", "faster"])
+def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
+    head, rest = speed_text(Comparison("b", None, faster(verdict, 9.45, 9.0, 9.9)))
+    assert head == ("9.45× as fast" if verdict == "faster" else "")
+    assert "9.45" not in rest or verdict == "slower"
+
+
+@pytest.mark.parametrize("verdict", ["worthless", "within chance", "beyond chance"])
+@pytest.mark.parametrize("steady", [True, False])
+@pytest.mark.parametrize("difference", [0.0, 0.04, -0.04])
+def test_a_gain_is_a_headline_only_where_it_is_a_gain(verdict, steady, difference):
+    side = gain(ap=0.1 + difference, baseline_ap=0.1, verdict=verdict, steady=steady)
+    head, _ = gain_text(Comparison("b", side, None))
+    assert bool(head) == (verdict == "beyond chance" and steady and difference > 0)
+
+
+def test_more_accuracy_in_as_much_time_is_not_called_less_time():
+    texts = [" ".join(gain_text(Comparison("b", gain(faster=value), None))) for value in (True, False)]
+    assert "at no more time" in texts[0]
+    assert "in as much time, within the uncertainty" in texts[1]
+
+
+# --- Charts ----------------------------------------------------------------------------------------------------------
+
+
+def test_trials_and_networks_do_not_share_an_axis_of_scores(result):
+    for name, figure in axes_of(result).items():
+        networks = marks_of(figure.panels[0])
+        assert set(networks) == {network.name for network in result.networks}
+        if len(figure.panels) > 1:
+            trials = marks_of(figure.panels[1])
+            assert set(trials) == {f"trial {trial.number}" for trial in result.trials}
+            assert figure.panels[0].y != figure.panels[1].y
+        else:
+            assert name.startswith(("network alone, ncnn", "file size"))
+
+
+def test_marks_stand_where_they_were_measured_and_predicted(result):
+    figures = axes_of(result)
+    for network in result.networks:
+        whole = network.evaluations[0].end_to_end
+        mark = marks_of(figures["end to end, onnxruntime"].panels[0])[network.name]
+        assert (mark.x, mark.y) == (whole.ms, network.score.value)
+        assert mark.x_high == pytest.approx(whole.ms * (1 + whole.uncertainty))
+        assert mark.y_low == pytest.approx(network.score.value - network.score.standard_error)
+        assert marks_of(figures["network alone, ncnn"].panels[0])[network.name].x == network.latency["ncnn"].ms
+        assert marks_of(figures["multiply-adds"].panels[0])[network.name].x == network.macs
+        assert marks_of(figures["parameters"].panels[0])[network.name].x == network.params
+    for trial in result.trials:
+        mark = marks_of(figures["end to end, onnxruntime"].panels[1])[f"trial {trial.number}"]
+        assert mark.x == pytest.approx(trial.cost.predicted_ms + result.decoding.ms)
+        assert mark.y == trial.score.value
+
+
+def test_what_is_predicted_is_hollow(result):
+    networks = tuple(
+        replace(one, latency={**one.latency, "ncnn": replace(one.latency["ncnn"], provenance="predicted")})
+        for one in result.networks
+    )
+    figures = axes_of(replace(result, networks=networks))
+    for name, hollow in (("network alone, ncnn", True), ("network alone, onnxruntime", False)):
+        series = [one for one in figures[name].panels[0].series if one.shape != "none"]
+        assert {one.hollow for one in series} == {hollow}
+        assert all(one.name.endswith(", predicted") is hollow for one in series)
+
+
+def test_the_line_is_what_nothing_beats_in_both(result):
+    points = {network.name: (network.evaluations[0].end_to_end.ms, network.score.value) for network in result.networks}
+    expected = {
+        name
+        for name, (ms, ap) in points.items()
+        if not any(other <= ms and score >= ap for one, (other, score) in points.items() if one != name)
+    }
+    (line,) = [s for s in axes_of(result)["end to end, onnxruntime"].panels[0].series if s.line == "step"]
+    assert {mark.name.removesuffix(" (?)") for mark in line.marks} == expected
+    assert {row.name for row in rows_of(result) if row.on_front and row.role != "trial"} == expected
+
+
+def test_every_figure_is_drawn_at_both_widths(result):
+    page, _ = search_page(result, Path("runs/one"))
+    figures = [part.figure for section in page.sections for part in section.parts if isinstance(part, Chart)]
+    assert [figure.title for figure in figures] == [
+        "Loss of the supernet",
+        "Hypervolume over evaluations",
+        "Scores in the search and final ones",
+        "Predicted against measured latency of one pass",
+    ]
+    for figure in [*figures, *axes_of(result).values()]:
+        for width in (330, 900):
+            assert svg(figure, width).startswith("<svg")
+
+
+# --- The search ------------------------------------------------------------------------------------------------------
+
+
+def test_hypervolume_is_the_area_that_is_dominated():
+    # a box of 4 ms x 0.8: first 0.4 from 2 ms on, 2 x 0.4; then 0.8 from 3 ms on; a dominated one adds nothing
+    points = [(2.0, 0.4), (3.0, 0.8), (4.0, 0.3)]
+    assert hypervolumes(points) == pytest.approx([0.8 / 3.2, 1.2 / 3.2, 1.2 / 3.2])
+
+
+def test_hypervolume_never_falls_and_does_not_mind_the_order():
+    points = [(float(x), float(y)) for x, y in np.random.default_rng(0).uniform(0.1, 1, (40, 2))]
+    found = hypervolumes(points)
+    assert found == sorted(found)
+    assert hypervolumes(points[::-1])[-1] == pytest.approx(found[-1])
+
+
+def test_importance_is_the_variance_between_a_choices_values(result):
+    """By an independent formula: one less the variance within the groups."""
+    path = "blocks.3.3"
+    trials = result.trials
+    scores = np.array([trial.score.value for trial in trials])
+    groups = np.array([trial.pick[path] for trial in trials])
+    within = sum(((scores[groups == value] - scores[groups == value].mean()) ** 2).sum() for value in set(groups))
+    expected = 1 - within / ((scores - scores.mean()) ** 2).sum()
+    (found,) = [score for name, score, _ in importance_of(trials, result.space.choices) if name == path]
+    assert found == pytest.approx(expected)
+
+
+def test_order_agreement_counts_pairs():
+    scores = [(0.1, 0.5), (0.2, 0.6), (0.3, 0.4), (None, 0.9), (0.3, 0.7)]
+    # (1,2) alike, (1,3) not, (1,5) alike, (2,3) not, (2,5) alike, (3,5) tied
+    assert order_agreement(scores) == (3, 5)
+
+
+# --- What a network is made of ---------------------------------------------------------------------------------------
+
+
+def test_plan_shows_blocks_kinds_expansions_channels_and_what_differs(result):
+    given = {"width": 10, "blocks": [[7], [8, 9]], "kinds": ["dir", "basic"], "expansions": [2, 4]}
+    changed = {**given, "blocks": [[7], [6, 9]], "head": "single"}
+    baseline = replace(result.networks[0], name="b", role="baseline", architecture=given)
+    finalist = replace(result.networks[1], name="f", role="finalist", architecture=changed)
+    numbers = {"b": 0, "f": 1}
+    text = html_of(replace(result, networks=(baseline, finalist), trial_numbers=numbers, best=(), comparisons=()))
+    plans = re.findall(r'<div class="plan">(.*?)</div>', text, re.DOTALL)
+    words = [re.findall(r"<text[^>]*>([^<]*)</text>", plan) for plan in plans]
+    assert words[0][2:] == ["branch 1 dir ×2", "7", "10 ch", "8", "10 ch", "branch 2 basic ×4", "9", "20 ch"]
+    assert words[1][2:] == ["branch 1 dir ×2", "7", "10 ch", "6 (-2)", "10 ch", "branch 2 basic ×4", "9", "20 ch"]
+    assert [plan.count("differs") for plan in plans] == [0, 1]
+    assert 'aria-label="22 blocks in 2 branches and 2 stages"' in plans[1]
+
+
+def test_other_families_show_their_stages_and_fields(result):
+    # HRNet: three stages of 1, 4, 3 modules with 4 blocks on every one of 2, 3, 4 branches
+    hrnet = {"family": "hrnet", "width": 32, "blocks": 4, "modules": [1, 4, 3], "stem": None}
+    text = html_of(with_first(result, architecture=hrnet))
+    (plan,) = re.findall(r'<div class="plan">(.*?)</div>', text, re.DOTALL)
+    assert re.findall(r'class="label">(\d+)<', plan) == ["4", "16", "12", "4", "16", "12", "16", "12", "12"]
+    assert re.findall(r"(\d+) ch", plan)[-1] == "256"
+    other = Resources(html_of(with_first(result, architecture={"family": "own", "depth": [1, 2], "stem": None}))).text
+    assert "1, 2" in other
+
+
+def test_files_have_checksums_or_say_that_they_are_not_there(result, tmp_path):
+    """The checksum of `abc`, from FIPS 180-2, appendix B.1."""
+    network = result.networks[0]
+    (tmp_path / network.folder).mkdir(parents=True)
+    export = replace(network.exports[0], size_bytes=3, files=("model.onnx",))
+    (tmp_path / network.folder / "model.onnx").write_bytes(b"abc")
+    changed = replace(network, exports=(export, *network.exports[1:]))
+    page, _ = search_page(replace(result, networks=(changed, *result.networks[1:])), tmp_path)
+    text = html(page)
+    assert "sha256 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" in text
+    assert "not in the folder" in text
+    (tmp_path / network.folder / "model.onnx").write_bytes(b"abcd")
+    page, _ = search_page(replace(result, networks=(changed, *result.networks[1:])), tmp_path)
+    assert "changed since: 4 bytes, not 3" in html(page)
+
+
+# --- compress report -------------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_written_anew_from_a_run_folder(result, tmp_path):
+    (tmp_path / "results.json").write_text((SMALL / "results.json").read_text())
+    written = report_of(tmp_path)
+    assert written.page == str(tmp_path / "report.html")
+    assert {Path(file).name for file in written.files} == {"report.html", "report.md", "trade_off.png", "networks.csv"}
+    assert {line.split(":")[0] for line in written.missing} == {
+        "recipe.yaml",
+        "environment.json",
+        "weights of all networks",
+        "exported files of all networks",
+    }
+    text = (tmp_path / "report.html").read_text()
+    assert "What this run folder lacks" in text
+    assert "weights of all networks" in text
+
+
+@pytest.mark.parametrize("damage", ["cut", "not there", "another version"])
+def test_a_damaged_run_gets_a_page_that_says_what_is_missing(result, tmp_path, damage):
+    whole = (SMALL / "results.json").read_text()
+    data = json.loads(whole)
+    (tmp_path / "recipe.yaml").write_text("# fingerprint\njob: search\nseed: 1\n")
+    trials = [json.dumps(trial) for trial in data["result"]["trials"]]
+    lines = "\n".join([*trials[:3], '{"number": 3, "pi'])
+    (tmp_path / "trials.jsonl").write_text(lines)
+    (tmp_path / "seconds.jsonl").write_text('{"phase": "supernet", "seconds": 61}\nno json\n')
+    if damage == "cut":
+        (tmp_path / "results.json").write_text(whole[: len(whole) // 2])
+    elif damage == "another version":
+        (tmp_path / "results.json").write_text(json.dumps({**data, "schema": 1}))
+    written = report_of(tmp_path)
+    text = " ".join(Resources((tmp_path / "report.html").read_text()).text.split())
+    assert "results.json" in text
+    assert "trials.jsonl: 1 lines cannot be read" in text
+    assert "environment.json" in text
+    assert "3 trials so far" in text
+    assert "1 min 01 s" in text
+    assert "compress search" in text
+    assert len(written.missing) == 3
+    assert (tmp_path / "trials.jsonl").read_text() == lines  # which another process may be writing
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(Exception, match="RUN is a run folder"):
+        report_of(tmp_path)
+    with pytest.raises(Exception, match="no such file or folder"):
+        report_of(tmp_path / "nothing")
+    (tmp_path / "a.json").write_text(json.dumps(document("targets", {})))
+    with pytest.raises(Exception, match="no report is made of this job"):
+        report_of(tmp_path / "a.json")
+
+
+def test_runs_are_compared_in_one_page(result, tmp_path):
+    for name, seed in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        data = json.loads((SMALL / "results.json").read_text())
+        data["result"]["run"]["recipe"]["seed"] = seed
+        (tmp_path / name / "results.json").write_text(json.dumps(data))
+    written = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "compare.html")
+    text = " ".join(Resources((tmp_path / "compare.html").read_text()).text.split())
+    assert written.page == str(tmp_path / "compare.html")
+    assert "seed12" in text.replace(" ", "")
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "networks.csv").read_text())))
+    assert {line["run"] for line in lines} == {str(tmp_path / "one"), str(tmp_path / "two")}
+    assert len(lines) == 2 * len(result.networks)
+    assert isinstance(result, SearchResult)
+
+
+def test_tables_have_as_many_cells_as_columns(result):
+    page, _ = search_page(result, Path("runs/one"))
+
+    def tables(parts):
+        for part in parts:
+            if isinstance(part, Table):
+                yield part
+            for name in ("parts", "cards"):
+                yield from tables(getattr(part, name, ()))
+
+    found = [table for section in page.sections for table in tables(section.parts)]
+    assert len(found) > 8
+    for table in found:
+        assert {len(row) for row in table.cells} == {len(table.head)}, table.about

@@ -20,7 +20,8 @@ from compress.artefacts.results import (
 from compress.measure.comparison import speed_up
 from compress.measure.latency import Latency
 from compress.pose.scoring import Score
-from compress.report.prune import print_pruned, write_pruned
+from compress.report.page import write_report
+from compress.report.prune import print_pruned
 
 
 def network(name: Role, time: tuple[float, float], score: tuple[float, float] | None) -> NetworkResult:
@@ -71,7 +72,7 @@ def texts(found: PruneResult, folder: Path) -> list[str]:
     """The terminal's and the page's."""
     stream = io.StringIO()
     print_pruned(found, Console(file=stream, width=160))
-    write_pruned(found, folder)
+    write_report("prune", found, folder)
     return [stream.getvalue(), (folder / "report.md").read_text()]
 
 
@@ -117,5 +118,5 @@ def test_a_difference_of_scores_within_two_standard_errors_may_be_chance(tmp_pat
 def test_the_goal_comes_first(met: bool | None, said: str, tmp_path: Path) -> None:
     goal = Goal("time", 0.5, 0.689, 0.014, met)
     for text in texts(result(goal=goal), tmp_path):
-        assert f"{said}" in "".join(text.splitlines()[1:3])
+        assert f"{said}" in "".join(text.splitlines()[1:6])
         assert "50.0% of the time requested, 68.9% of the time (± 1.4 %) reached" in text

@@ -32,7 +32,7 @@ def test_every_network_is_shown_and_where_it_lies(result):
     assert {line.split()[1] for line in text.splitlines() if line.startswith("* ") and "front" not in line} == {
         network.name for network in result.front
     }
-    for place in ("report.html", "pareto.png", "pareto.csv", "results.json"):
+    for place in ("report.html", "trade_off.png", "networks.csv", "results.json"):
         assert f"{result.run.folder}/{place}" in text
     assert all(character.isprintable() for character in text.replace("\n", ""))
 
