@@ -408,7 +408,7 @@ def test_without_a_proven_gain_the_best_baseline_is_kept(result, verdict):
 
 def test_a_gain_is_a_headline_only_beyond_chance(result):
     within = Comparison(
-        "hand balance", gain(network="finalist_3", ap=0.521, baseline_ap=0.498, verdict="within chance"), None
+        "hand balance", gain(network="finalist_3", score=0.521, baseline_score=0.498, verdict="within chance"), None
     )
     text = text_of(replace(result, comparisons=(within,)))
     assert "(+0.023, within two standard errors, may be chance)" in text
@@ -416,7 +416,7 @@ def test_a_gain_is_a_headline_only_beyond_chance(result):
 
 @pytest.mark.parametrize("verdict", ["worthless", "unsteady", "no difference", "slower", "faster"])
 def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
-    head, rest = speed_text(Comparison("b", None, faster(verdict, 9.45, 9.0, 9.9)))
+    head, rest = speed_text(Comparison("b", None, faster(verdict, 9.45, 9.0, 9.9)), "AP")
     assert head == ("9.45× as fast" if verdict == "faster" else "")
     assert "9.45" not in rest or verdict == "slower"
 
@@ -425,13 +425,13 @@ def test_a_speed_up_is_a_headline_only_where_it_is_one(verdict):
 @pytest.mark.parametrize("steady", [True, False])
 @pytest.mark.parametrize("difference", [0.0, 0.04, -0.04])
 def test_a_gain_is_a_headline_only_where_it_is_a_gain(verdict, steady, difference):
-    side = gain(ap=0.1 + difference, baseline_ap=0.1, verdict=verdict, steady=steady)
-    head, _ = gain_text(Comparison("b", side, None))
+    side = gain(score=0.1 + difference, baseline_score=0.1, verdict=verdict, steady=steady)
+    head, _ = gain_text(Comparison("b", side, None), "AP")
     assert bool(head) == (verdict == "beyond chance" and steady and difference > 0)
 
 
 def test_more_accuracy_in_as_much_time_is_not_called_less_time():
-    texts = [" ".join(gain_text(Comparison("b", gain(faster=value), None))) for value in (True, False)]
+    texts = [" ".join(gain_text(Comparison("b", gain(faster=value), None), "AP")) for value in (True, False)]
     assert "at no more time" in texts[0]
     assert "in as much time, within the uncertainty" in texts[1]
 

@@ -31,7 +31,8 @@ class Row:
     with; standard_error: of it. search_score: of the trial that it was. predicted_ms, measured_ms: of the network's
     passes on the target that decides, with the ends of the 95 % interval of the measured one; reliable: the timing.
     decode_ms: from maps to people. end_to_end_ms: both, with half its 95 % interval as a share. size_bytes: of the
-    export that the target runs. on_front: beaten by no other network, or trial, in both score and time.
+    export that the target runs. memory_bytes: peak of the activations of one pass in float32. on_front: beaten by no
+    other network, or trial, in all objectives.
     """
 
     run: str
@@ -54,6 +55,7 @@ class Row:
     params: int | None
     macs: int | None
     size_bytes: int | None
+    memory_bytes: int | None = None
     on_front: bool | None = None
 
 
@@ -199,6 +201,12 @@ def trade_off(
             Axis("size of the exported file", "bytes", log=True),
             lambda one: (one.row.size_bytes, None, None, False),
             lambda row: None,
+        ),
+        (
+            "memory of activations",
+            Axis("peak memory of the activations", "bytes", log=True),
+            lambda one: (one.row.memory_bytes, None, None, False),
+            lambda row: row.memory_bytes,
         ),
     ]
     axes: list[tuple[str, Figure]] = []

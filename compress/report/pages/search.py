@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compress.artefacts.results import NetworkResult, SearchResult, Trial
+from compress.artefacts.results import Comparison, NetworkResult, SearchResult, Trial
 from compress.nas.space import KEEP
 from compress.report.figures import Axis, Figure, Mark, Panel, Parallel, Series
 from compress.report.pages.networks import (
@@ -16,7 +16,6 @@ from compress.report.pages.networks import (
     commands_for,
     detail_table,
     latency_cell,
-    metric_of,
     ms_text,
     plain,
     row_of,
@@ -38,7 +37,7 @@ from compress.report.parts import (
     Text,
     Threads,
 )
-from compress.report.search import gain_text, procedure_of, speed_text, value_of, waited_ms
+from compress.report.search import gain_text, objectives_text, procedure_of, speed_text, value_of, waited_ms
 from compress.report.terminal import percent, short
 from compress.report.text import score_change_text
 
@@ -47,7 +46,7 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
     """The page and the lines of networks.csv: networks, then trials. folder: of the run, which may have moved."""
     rows = rows_of(result)
     networks, count = result.networks, len(result.networks)
-    data, metric = result.data, metric_of(result.networks)
+    data, metric = result.data, result.data.metric
     title = f"{result.space.family}: {metric} against latency"
     listed = [candidate_of(one, row, i) for i, (one, row) in enumerate(zip(networks, rows, strict=False))]
     chart = trade_off(listed, rows[count:], result.run.targets, title, search_score_name(result))
@@ -68,6 +67,7 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
             "Data": f"{data.kind}: {data.train:,} train, {data.search:,} search, {data.val:,} validation pictures"
             + people,
             "Searched": f"{len(result.trials):,} candidates of a space of {big(result.space.size)}",
+            "To be small in": objectives_text(result),
             "Budget": budget_text(result),
         },
         recommendation=recommendation(result, folder),
@@ -82,8 +82,9 @@ def rows_of(result: SearchResult) -> list[Row]:
     found = []
     for network in result.networks:
         row = row_of(network, result.target)
-        search_score = value_of(result.trial_of(network).score)
-        found.append(replace(row, search_score=search_score, on_front=network.name in result.best))
+        trial = result.trial_of(network)
+        known = replace(row, search_score=value_of(trial.score), memory_bytes=trial.cost.memory_bytes)
+        found.append(replace(known, on_front=network.name in result.best))
     return found + [_trial_row(result, trial) for trial in result.trials]
 
 
@@ -114,6 +115,7 @@ def _trial_row(result: SearchResult, trial: Trial) -> Row:
         params=trial.cost.params,
         macs=trial.cost.macs,
         size_bytes=None,
+        memory_bytes=trial.cost.memory_bytes,
         on_front=bool(trial.on_front),
     )
 
@@ -136,7 +138,7 @@ def recommendation(result: SearchResult, folder: Path) -> Recommendation:
     gains = [
         (gain, one)
         for one in result.comparisons
-        if gain_text(one)[0]
+        if gain_text(one, result.data.metric)[0]
         and one.at_its_latency
         and (gain := _difference(by_name, one.at_its_latency.network, one.baseline))
     ]
@@ -159,7 +161,7 @@ def recommendation(result: SearchResult, folder: Path) -> Recommendation:
         _, comparison = max(gains, key=lambda one: one[0])
         assert comparison.at_its_latency
         network, baseline = by_name[comparison.at_its_latency.network], by_name[comparison.baseline]
-        head, rest = gain_text(comparison)
+        head, rest = gain_text(comparison, result.data.metric)
         sentence = f"Take {network.name}: {head} over {baseline.name}{_at(result, network)}, {rest}"
         return Recommendation(sentence, "yes", tuple(reasons), commands_for(network, folder, result.run))
     best = max(
@@ -231,15 +233,21 @@ def _verdicts(result: SearchResult) -> list[Part]:
     if not result.comparisons:
         return [*found, Text("No hand-made network was given, so there is nothing to compare with.")]
     rows: list[tuple[Cell | str, ...]] = [
-        (one.baseline, *(Cell(" ".join(filter(None, said)), tone="strong" if said[0] else "") for said in _said(one)))
+        (
+            one.baseline,
+            *(
+                Cell(" ".join(filter(None, said)), tone="strong" if said[0] else "")
+                for said in _said(one, result.data.metric)
+            ),
+        )
         for one in result.comparisons
     ]
-    head = ("against", "at no more time", f"at no less {metric_of(result.networks)}")
+    head = ("against", "at no more time", f"at no less {result.data.metric}")
     return [*found, Table("Finalists against each baseline", head, tuple(rows), (1, 2))]
 
 
-def _said(comparison: Any) -> tuple[tuple[str, str], tuple[str, str]]:
-    return gain_text(comparison), speed_text(comparison)
+def _said(comparison: Comparison, metric: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return gain_text(comparison, metric), speed_text(comparison, metric)
 
 
 # --- Networks --------------------------------------------------------------------------------------------------------
@@ -248,7 +256,7 @@ def _said(comparison: Any) -> tuple[tuple[str, str], tuple[str, str]]:
 def _networks_table(result: SearchResult) -> list[Part]:
     if not result.networks:
         return []
-    metric = metric_of(result.networks)
+    metric = result.data.metric
     others = [one.procedure for one in result.networks[0].evaluations[1:]]
     targets = result.run.targets
     head = (
@@ -282,9 +290,9 @@ def _networks_table(result: SearchResult) -> list[Part]:
         ]
         rows.append((waited_ms(result, one) or math.inf, tuple(cells)))
     note = (
-        "● beaten by no other measured network in both. ± one standard error of the sample. Scores and milliseconds "
-        f"are of {procedure_of(result)} where nothing else is said; end to end is the network and the decoding of its "
-        "maps."
+        "● beaten by no other measured network in all objectives. ± one standard error of the sample. Scores and "
+        f"milliseconds are of {procedure_of(result)} where nothing else is said; end to end is the network and the "
+        "decoding of its maps."
     )
     table = Table("Scores and times", head, tuple(cells for _, cells in sorted(rows, key=lambda row: row[0])))
     detail = detail_table(result.networks)
@@ -450,7 +458,7 @@ def _order_parts(result: SearchResult) -> list[Part]:
     agreed, all_pairs = order_agreement(pairs)
     if not all_pairs:
         return []
-    metric = metric_of(result.networks)
+    metric = result.data.metric
     looks = {"baseline": (1, "diamond")}
     series = []
     for role, listed in marks.items():
@@ -494,7 +502,7 @@ def _trials_table(result: SearchResult) -> Table:
 
 def _how(result: SearchResult) -> dict[str, str]:
     """Each kind of figure, and how it was obtained."""
-    metric, data = metric_of(result.networks), result.data
+    metric, data = result.data.metric, result.data
     people = "" if data.people is None else f" with {data.people:,} people"
     found = {
         f"{metric}, validation": f"on {data.val:,} {data.kind} validation pictures{people}; weights: "
