@@ -326,7 +326,7 @@ def page(table: Bench, given: argparse.Namespace, curves: dict[str, Array]) -> s
 
     python -m benchmarks.search_quality --bench {given.bench} --cost {given.cost} --seeds {given.seeds}
 
-{len(table.networks)} trained networks, {table.metric} against {given.cost}; {len(table.front(given.cost))} of them are
+{len(table.networks)} networks, {table.metric} against {given.cost}; {len(table.front(given.cost))} of them are
 on the front. Hypervolume: share of the whole front's, cost on a logarithmic scale, medians over seeds; one less it is
 the regret. Every sampler begins with the same {START} random networks. A proposal that is not in the table stands for
 the nearest network not had yet; predictor_among chooses among the table's networks.
