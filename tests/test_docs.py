@@ -60,6 +60,7 @@ AS_SHOWN = (
     "compress export my_net.onnx --set input_hw=[256,192] --out exported",
     "compress evaluate runs/openpose",
     "compress export runs/openpose",
+    "compress report runs/openpose",
     "compress predict runs/openpose photos --out drawn",
 )
 """Run as they stand."""
@@ -78,6 +79,7 @@ REDUCED: dict[str, tuple[str, ...]] = {
         *ONE_EXPORT,
     ),
     "compress predict runs/fast photos --out drawn": (),
+    "compress report runs/openpose runs/fast --out compare.html": (),
     "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --run runs/student "
     "--set distillation.teacher=runs/openpose --set 'distillation.features={features.5: features.5}'": SMALL_TRAIN,
     "compress train benchmarks/openpose_7x7.yaml --recipe train_openpose --run runs/short "
@@ -259,7 +261,7 @@ def run(command: str, settings: tuple[str, ...] = ()) -> None:
     """Runs one command in this process; it must end without a mistake. A missed goal is none: the networks are tiny."""
     words = shlex.split(command)
     assert words[0] == "compress"
-    words[2:3] = ["runs/openpose" if word in EARLIER else word for word in words[2:3]]
+    words[2:4] = ["runs/openpose" if word in EARLIER else word for word in words[2:4]]  # before any option
     result = CliRunner().invoke(app, [*words[1:], *(word for one in settings for word in ("--set", one))])
     assert result.exit_code in (0, 3), (command, result.output, result.stderr, result.exception)
 

@@ -66,6 +66,10 @@ def remarks(result: RewriteResult) -> list[str]:
         found.append(f"No module of the network is one that {' or '.join(siteless) or 'any rule'} replaces.")
     if result.choices and not rewritten:
         found.append("No replacement paid: the network stays as it is, and nothing was exported.")
+    if any(choice.reliable is False for choice in result.choices):
+        found.append(
+            "(?) marks gains whose timing was unsteady, as beside other programs: no more than was predicted counts."
+        )
     found += [
         f"{path} is no site: it shares its parameters with {other}, and would be untied."
         for path, other in result.tied.items()

@@ -168,6 +168,7 @@ def test_an_unsteady_timing_is_believed_no_further_than_the_prediction(
     write_report("rewrite", result, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "+5.000 (?) | 14.3% (?)" in page
+    assert "(?) marks gains whose timing was unsteady" in page
     assert "Each alone, the accepted save 89.3% of the time in all on onnxruntime; together" in page
 
 
