@@ -26,7 +26,6 @@ from statistics import median
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import altair as alt
 import numpy as np
 import optuna
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ from compress.nas.predictor import Encoding, Predictor
 from compress.nas.predictor_sampler import KNOWN_WEIGHT, PredictorSampler
 from compress.nas.sampler import Guide
 from compress.nas.space import Pick
-from compress.report.plots import png
+from compress.report.figures import Axis, Figure, Mark, Panel, Series, png
 
 Array = NDArray[np.float64]
 Run = tuple[str, int]
@@ -353,21 +352,19 @@ one network it is {seed_tau}, over {twice} networks.
 
 def chart(curves: dict[str, Array]) -> bytes:
     """Median hypervolume over evaluations, a line per sampler."""
-    values = [
-        {"sampler": name, "evaluations": count + 1, "hypervolume": float(value)}
-        for name, runs in curves.items()
-        for count, value in enumerate(np.median(runs, axis=0))
-    ]
-    lines = (
-        alt.Chart(alt.Data(values=values), width=560, height=360)
-        .mark_line()
-        .encode(
-            x=alt.X("evaluations:Q"),
-            y=alt.Y("hypervolume:Q", scale=alt.Scale(zero=False), title="share of the front's hypervolume"),
-            color=alt.Color("sampler:N", sort=list(curves), title=None),
+    series = tuple(
+        Series(
+            name,
+            tuple(Mark(count, float(value)) for count, value in enumerate(np.median(runs, axis=0), 1)),
+            colour % 6,
+            shape="none",
+            line="dashed" if colour > 5 else "line",
         )
+        for colour, (name, runs) in enumerate(curves.items())
     )
-    return png(lines, "Hypervolume over evaluations", "median over seeds")
+    title = "Hypervolume over evaluations"
+    panel = Panel(Axis("share of the front's hypervolume"), series)
+    return png(Figure(title, title, Axis("evaluations", "whole"), (panel,)), "median over seeds")
 
 
 if __name__ == "__main__":

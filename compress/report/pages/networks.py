@@ -161,7 +161,6 @@ def trade_off(
     trials: Sequence[Row],
     targets: Sequence[TargetRecord],
     title: str,
-    search_score: str = "",
 ) -> TradeOff | None:
     """The score over every cost that is known; trials, if any, in a panel of their own, for their score is another.
 
@@ -216,7 +215,7 @@ def trade_off(
         drawn = [(i, row, trial_cost(row)) for i, row in enumerate(trials, len(scored))]
         small = _trial_series([(i, row, x) for i, row, x in drawn if x and row.score is not None])
         if small:
-            panels.append(Panel(Axis(f"{metric}, {search_score} (another scale)"), small, 1.15))
+            panels.append(Panel(Axis(f"{metric} in the search (a scale of its own)"), small, 1.15))
         if not panels:
             continue
         about = f"{title}: {metric} over {axis.title}. All figures are in the tables below."

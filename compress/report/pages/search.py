@@ -49,7 +49,7 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
     data, metric = result.data, result.data.metric
     title = f"{result.space.family}: {metric} against latency"
     listed = [candidate_of(one, row, i) for i, (one, row) in enumerate(zip(networks, rows, strict=False))]
-    chart = trade_off(listed, rows[count:], result.run.targets, title, search_score_name(result))
+    chart = trade_off(listed, rows[count:], result.run.targets, title)
     lead: list[Part] = [] if chart is None else [chart, Text(_chart_note(result), "note")]
     sections = [
         Section("Finalists and baselines", (*_verdicts(result), *_networks_table(result))),
