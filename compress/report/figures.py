@@ -5,6 +5,7 @@ so that a page needs no script to show it; the only file that knows vl_convert.
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -232,10 +233,12 @@ def svg(figure: Figure, width: int, *, links: bool = True) -> str:
     bottom = inner[-1][1]
     for tick, text in zip(x_ticks, tick_texts(x_ticks, figure.x.unit), strict=True):
         parts.append(f'<text x="{x_scale(tick):.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{escape(text)}</text>')
-    parts.append(
-        f'<text x="{(left + right) / 2:.1f}" y="{bottom + 38:.1f}" text-anchor="middle">{escape(figure.x.title)}</text>'
-    )
-    whole = bottom + 46
+    title = textwrap.wrap(figure.x.title, int(width / (_WIDTH * FONT)))
+    for number, line in enumerate(title):
+        y = bottom + 38 + 17 * number
+        place = (left + right) / 2 if len(title) == 1 and text_width(line) < right - left else width / 2
+        parts.append(f'<text x="{place:.1f}" y="{y:.1f}" text-anchor="middle">{escape(line)}</text>')
+    whole = bottom + 29 + 17 * len(title)
     linked = links and any(m.link for p in figure.panels for s in p.series for m in s.marks)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {whole:.0f}" '
@@ -282,6 +285,8 @@ def _panel_places(figure: Figure, legend_height: float, height: float) -> list[t
 
 def _fitting(ticks: list[float], scale: Scale, unit: Unit) -> list[float]:
     """Every tick, or every second one and so on, so that their texts do not meet."""
+    texts = tick_texts(ticks, unit)
+    ticks = [t for t, text in zip(ticks, texts, strict=True) if scale(t) + text_width(text) / 2 < scale.end + 12]
     for step in range(1, len(ticks) + 1):
         shown = ticks[::step]
         places = zip(shown, tick_texts(shown, unit), strict=True)
@@ -295,7 +300,9 @@ def _fitting(ticks: list[float], scale: Scale, unit: Unit) -> list[float]:
 
 def _legend(figure: Figure, width: int) -> tuple[list[str], float]:
     """One entry per named series, in as many lines as it takes, and their height."""
-    entries = {series.name: series for panel in figure.panels for series in panel.series if series.name}
+    most = int((width - 34) / (_WIDTH * FONT))  # letters of a name; the tables have it whole
+    names = {series.name: series for panel in figure.panels for series in panel.series if series.name}
+    entries = {name if len(name) <= most else f"…{name[1 - most :]}": series for name, series in names.items()}
     if len(entries) < 2:
         return [], 0.0
     parts, x, y = [], 8.0, 12.0

@@ -6,6 +6,7 @@ for (const table of all("table")) {
   const heads = all("thead th", table), body = table.tBodies[0];
   if (body.rows.length < 2) continue;
   heads.forEach((head, column) => {
+    if (!head.textContent.trim()) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
