@@ -16,6 +16,7 @@ from compress.artefacts.artefact import Edit
 from compress.artefacts.network import Learning, Network
 from compress.artefacts.results import NetworkResult, Role
 from compress.artefacts.run import Run
+from compress.engines import engine
 from compress.engines.export import ForEngine, as_it_is
 from compress.errors import EngineError, RecipeError, nearest
 from compress.jobs.finalise import Finalist, Sparsify, Tail, finish, measure, tune
@@ -25,6 +26,7 @@ from compress.measure.target import Target
 from compress.networks import Architecture
 from compress.pose.scoring import Score, score
 from compress.progress import Progress, Stage
+from compress.pruning.compact import compact, without_transposed
 from compress.recipe import ChangeRecipe
 from compress.training.processes import launch
 
@@ -72,6 +74,14 @@ class Task(Generic[AnyRecipe]):
             measuring=recipe,
             given=original.metadata,
         )
+
+
+def where_zeros_count(network: nn.Module, name: str) -> nn.Module:
+    """The same network in the form in which this engine gains most from weights that are zero.
+
+    One that skips them gets ordinary convolutions only, the others smaller kernels.
+    """
+    return (without_transposed if engine(name).skips_zeros else compact)(network)[0]
 
 
 def check_patterns(network: nn.Module, patterns: Iterable[str], what: str, key: str) -> None:

@@ -62,7 +62,7 @@ class Tail:
     learning: None for random weights: then nothing is tuned or scored. training: of the fine-tuning; with a teacher its
     share of the loss too. decoding: its flip_test says which procedure is scored first. measuring: None where nothing
     is exported. other_procedure: whether that is scored as well. given: of the network that all is made of, if one was
-    given.
+    given; module: where it was a module in memory.
     """
 
     run: Run
@@ -76,6 +76,7 @@ class Tail:
     measuring: Measuring | None
     other_procedure: bool = True
     given: Metadata | None = None
+    module: nn.Module | None = None
 
     @property
     def flip_tests(self) -> tuple[bool, ...]:
@@ -368,7 +369,7 @@ def time_decoding(tail: Tail, results: Sequence[NetworkResult], reference_ms: fl
         found = {}
         with tail.progress.phase("decoding", len(results)) as phase:
             for one in results:
-                network = load_artefact(tail.run.path(one.folder)).module
+                network = load_artefact(tail.run.path(one.folder), tail.module).module
                 found[one.name] = tuple(
                     decode_time(
                         network, learning.estimator, learning.sets.val, flip_test=flip, reference_ms=reference_ms

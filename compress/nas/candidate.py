@@ -65,9 +65,9 @@ class Candidates:
         """A network of the candidate's structure; its weights mean nothing, but for those that are zero.
 
         On meta where torch's default device is that, but not a given network, nor where channels are pruned or weights
-        become zero: the least important ones depend on the weights.
+        may become zero: the least important ones depend on the weights.
         """
-        by_weight = self._chosen(pick, "channels") or self._chosen(pick, "weights")
+        by_weight = self._chosen(pick, "channels") or self.sets_zeros
         with torch.device("cpu") if by_weight else nullcontext():
             network = self._unedited(pick)
         with torch.device("cpu"):  # some rules try what a module does; what they build comes to the module's device
@@ -79,6 +79,11 @@ class Candidates:
                 rewrite_in_place(network, _at(edit, sites(network, rule_named(str(rule)))))
             self._set_zeros(pick, network)
             return network
+
+    @property
+    def sets_zeros(self) -> bool:
+        """Whether weights may become zero in this space."""
+        return any(edit.kind == "weights" for edit in self.space.edits)
 
     def is_edited(self, pick: Pick) -> bool:
         """Whether the pick asks for any edit, be there a site for it or not."""

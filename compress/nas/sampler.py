@@ -88,6 +88,8 @@ class Sampler:
     kind), and up to `population`, in equal parts, random picks and baselines with a fifth of their choices changed.
     costs: one entry for every cost, which predicts it for many picks at once, for those that screen (see screens);
     None: they model the cost.
+    first: picks after the baselines, in place of the smallest, the largest and the changed ones. most: of every cost,
+    beyond which the guide does not aim; empty: no limits.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class Sampler:
         seed: int,
         baselines: Sequence[Pick],
         costs: Sequence[Costs | None] = (None,),
+        first: Sequence[Pick] = (),
+        most: Sequence[float] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
@@ -110,13 +114,13 @@ class Sampler:
         )
         rng = random.Random(seed)
         changed = [change for pick in baselines for change in space.whole_changes(pick)]
-        first = [*baselines, space.smallest, space.largest, *changed]
+        first = [*baselines, *(first or [space.smallest, space.largest, *changed])]
         while len(first) < population:
             near = baselines and len(first) % 2
             first.append(space.mutate(rng.choice(baselines), _CHANGED, rng) if near else space.sample(rng))
         for pick in first:
             self._study.enqueue_trial(dict(pick))
-        self._guide = Guide(space, baselines, rng, costs) if kind == GUIDED else None
+        self._guide = Guide(space, baselines, rng, costs, most) if kind == GUIDED else None
         self._waiting = len(first)
 
     def ask(self) -> tuple[Trial, Pick]:
@@ -130,6 +134,12 @@ class Sampler:
             _ = trial.relative_params  # counts a given pick as one of its generation too, which Optuna does lazily
         pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
         return trial, pick
+
+    def suggest(self, picks: Sequence[Pick]) -> None:
+        """These are asked for next, after those that wait already."""
+        for pick in picks:
+            self._study.enqueue_trial(dict(pick))
+        self._waiting += len(picks)
 
     def tell(self, trial: Trial, costs: Sequence[float], score: float, excess: float | None = None) -> None:
         """The pick's costs, which must be positive, and score.
@@ -167,8 +177,10 @@ class Guide:
         baselines: Sequence[Pick],
         rng: random.Random,
         costs: Sequence[Costs | None] = (None,),
+        most: Sequence[float] = (),
     ) -> None:
         self._space, self._rng, self._costs_of = space, rng, costs
+        self._most = np.asarray(most or [np.inf] * len(costs))
         self._baselines = [pick_key(pick) for pick in baselines]
         self._columns = {
             (path, value): column
@@ -224,6 +236,8 @@ class Guide:
         ]
         aims = [costs * share for costs in of_baselines for share in (1.0, 0.8)]
         low, high = known.min(0), known.max(0)
+        aims = [np.minimum(aim, self._most) for aim in aims]
+        high = np.maximum(low, np.minimum(high, self._most))
         aim = rng.choice([*aims, low * (high / low) ** rng.random()])
         numbers = list(range(len(aim)))
         if len(aim) > 1:

@@ -1,5 +1,8 @@
 """The space that is derived from a given network: what varies, in which groups, and what cannot."""
 
+import math
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefacts.network import Network, open_network
+from compress.artefacts.results import Trial
 from compress.cli import is_recipe
-from compress.errors import CompressError, DataError, NetworkError, RecipeError, SpaceError
+from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
+from compress.jobs.search import search as job
 from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger
+from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import read_start, settled
+from compress.measure import whole_networks
+from compress.measure.cost import Cost
+from compress.measure.counting import count
+from compress.measure.latency import Latency
+from compress.measure.target import Target
+from compress.measure.timing import Timing
 from compress.nas.candidate import Candidates
 from compress.nas.space import Space, SpaceFile, expand, read_space, space_text
 from compress.networks import NETWORKS, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
+from compress.pose.scoring import Score
+from compress.progress import Silent
 from compress.recipe import ANY_NETWORK, SearchRecipe, find, read_recipe, shipped_names
 
 HW = (32, 32)
@@ -185,3 +199,92 @@ def test_networks_and_recipes_are_told_apart(tmp_path: Path) -> None:
     names = {"bhrnet": True, str(settings): True, "missing.yaml": True, "hrnet_w32": False, str(record): False}
     names |= {"runs/openpose": False, "module:function": False, "net.onnx": False, "hrnet_w32@file.pth": False}
     assert {name: is_recipe(name) for name in names} == names
+
+
+# --- What is tried first ----------------------------------------------------------------------------------------------
+
+
+def trial(pick: dict[str, Any], ms: float, score: float) -> Trial:
+    cost = Cost(1, 1, (), {"onnxruntime": Latency(ms, "onnxruntime, 1 thread", "predicted")})
+    return Trial(0, pick, cost, Score("PCK", score, None, "given weights", "lsp", 6, {}))
+
+
+def test_single_edits_begin_with_the_middle_of_every_choice() -> None:
+    space = Space({}, {"a": (0.25, 0.5, 0.75, 1.0), "b": ("keep", "x")})
+    given_pick = {"a": 1.0, "b": "keep"}
+    picks = single_edits(space, given_pick, 10)
+    assert [(pick["a"], pick["b"]) for pick in picks] == [(0.5, "keep"), (1.0, "x"), (0.25, "keep"), (0.75, "keep")]
+    assert single_edits(space, given_pick, 2) == picks[:2]
+
+
+def test_allocated_picks_lose_least_for_their_time() -> None:
+    """Against all 3 x 2 x 2 picks, by the same model: losses add, shares of time multiply."""
+    space = Space({}, {"a": (0.5, 0.75, 1.0), "b": (0.0, 1.0), "c": ("keep", "rule")})
+    unedited = {"a": 1.0, "b": 1.0, "c": "keep"}
+    alone = {("a", 0.5): (6.0, 0.4), ("a", 0.75): (8.0, 0.1), ("b", 0.0): (5.0, 0.3), ("c", "rule"): (9.0, 0.2)}
+    singles = [trial({**unedited, path: value}, ms, 0.9 - lost) for (path, value), (ms, lost) in alone.items()]
+    found = allocated(space, trial(unedited, 10.0, 0.9), singles)
+
+    def modelled(pick: Mapping[str, Any]) -> tuple[float, float]:
+        edits = [alone[path, value] for path, value in pick.items() if value != unedited[path]]
+        return math.prod(ms / 10 for ms, _ in edits), sum(lost for _, lost in edits)
+
+    points = [modelled(dict(zip(space.choices, values, strict=True))) for values in product(*space.choices.values())]
+    assert len(found) >= 3
+    for pick in found:
+        share, lost = modelled(pick)
+        assert not any(other <= share and less < lost - 1e-9 for other, less in points)
+    assert found[-1] == dict(space.smallest) | {"c": "rule"}
+
+
+# --- The whole job ----------------------------------------------------------------------------------------------------
+
+
+class CountedModel:
+    """Stands for a latency table: a millisecond for a million multiply-adds."""
+
+    target = Target("onnxruntime")
+    reference_ms = 1.0
+
+    def latency(self, network: nn.Module, input_hw: tuple[int, int]) -> Latency:
+        return Latency(count(network, input_hw).macs / 1e6, "onnxruntime, 1 thread", "predicted")
+
+
+def timed(runners: Mapping[str, object], *_: object) -> dict[str, Timing]:
+    return dict.fromkeys(runners, Timing(2.0, 2.0, 2.0, 2.0, 2.0, 0, 0.01, 9))
+
+
+def small(*overrides: str) -> SearchRecipe:
+    settings = ["data={kind: synthetic, synthetic: {train: 8, search: 2, val: 2}}", "measurement.targets=[onnxruntime]"]
+    settings += ["search.groups=1", "search.trials=8", "search.population=2", "search.calibration_pictures=4"]
+    settings += ["finalists.count=1", "finalists.training.epochs=1", "finalists.training.batch_size=4"]
+    settings += ["measurement.parity_pictures=1"]
+    return recipe(*settings, *overrides)
+
+
+def test_a_search_around_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "space_models", lambda task: {"onnxruntime": CountedModel()})
+    monkeypatch.setattr(whole_networks, "time_runners", timed)
+    progress, said = Silent(), list[str]()
+    monkeypatch.setattr(progress, "say", said.append)
+    torch.manual_seed(0)
+    module = Own()
+    result = job.search(small("search.budget.latency=70%"), tmp_path / "run", progress, open_network(module, (64, 64)))
+    assert any("blocks of network.body: 0%, 25%, 50%, 75%, 100%" in line for line in said)
+    assert read_space(tmp_path / "run" / "space.yaml").edits
+    unedited, *others = result.trials
+    singles = [one for one in others if sum(one.pick[path] != value for path, value in unedited.pick.items()) == 1]
+    assert len(singles) >= 4  # half of the trials
+    limit_ms = 0.7 * unedited.cost.predicted_ms
+    assert all(one.cost.predicted_ms <= limit_ms for one in others if one not in singles[:4])
+    for network in result.networks:
+        if network.role == "finalist":
+            assert result.trial_of(network).cost.predicted_ms <= limit_ms
+    assert result.start == "Own"
+
+
+def test_a_budget_that_nothing_meets_says_the_tightest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "space_models", lambda task: {"onnxruntime": CountedModel()})
+    with pytest.raises(BudgetError, match=r"tightest seen: .* ms on onnxruntime") as caught:
+        job.search(small("search.budget.latency=0.1%"), tmp_path / "run", Silent(), open_network(Own(), (64, 64)))
+    assert "\n" not in str(caught.value)

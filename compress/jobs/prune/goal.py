@@ -15,14 +15,12 @@ from typing import Generic, Literal, TypeVar
 from torch import nn
 
 from compress.artefacts.results import Goal, GoalSearch, NetworkResult
-from compress.engines import engine
 from compress.errors import BudgetError, RecipeError
 from compress.jobs import change
 from compress.measure.comparison import SpeedUp, met
 from compress.measure.latency_model import load, runtime_of
 from compress.measure.timing import Timing
 from compress.measure.whole_networks import time_runners
-from compress.pruning.compact import compact, without_transposed
 from compress.recipe import PruneRecipe
 
 TRIES = 5
@@ -96,13 +94,8 @@ def times(task: Task, networks: Mapping[str, nn.Module]) -> dict[str, Timing]:
 
 
 def for_engine(network: nn.Module, name: str, recipe: PruneRecipe) -> nn.Module:
-    """The same network in the form in which this engine gains most from weights that are zero.
-
-    One that skips them gets ordinary convolutions only, the others smaller kernels.
-    """
-    if recipe.pruning.scheme == "channel":
-        return network
-    return (without_transposed if engine(name).skips_zeros else compact)(network)[0]
+    """The same network in the form in which this engine gains most from what the scheme sets to zero."""
+    return network if recipe.pruning.scheme == "channel" else change.where_zeros_count(network, name)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
+
+from torch import nn
 
 from compress.artefacts.artefact import load_artefact
 from compress.artefacts.network import Learning
@@ -16,9 +19,11 @@ from compress.measure.comparison import differ, speed_up
 from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
+from compress.nas.candidate import SPARSITY
 from compress.nas.pareto import front, spread
 from compress.nas.space import Pick, pick_key
 from compress.pose.scoring import main_figure
+from compress.pruning.schedule import Sparsifier
 
 PROVENANCE = "short training"
 """How the weights of finalists and baselines came about."""
@@ -91,13 +96,14 @@ def named_trials(task: Task, trials: Sequence[Trial], chosen: Sequence[Trial]) -
 def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -> tuple[NetworkResult, ...]:
     """Fine-tunes, scores, saves and exports finalists and baselines alike. trials: by name, see named_trials.
 
-    The network with the best score in the search learns from the labels alone; tuned, it teaches all others side by
-    side.
+    The given network, else the one with the best score in the search, learns from the labels alone; tuned, it teaches
+    all others, side by side but for those that keep zeros.
     """
     tail = _tail(task)
 
     def work() -> tuple[NetworkResult, ...]:
-        best = max(trials, key=lambda name: trials[name].value)
+        given = "given" if task.candidates.start else None  # which the user has trained, whatever a few pictures say
+        best = given or max(trials, key=lambda name: trials[name].value)
         images = list(task.inputs(task.recipe.search.calibration_pictures))
         candidates = {
             name: carried_over(task, weights, trial.pick, images, _RECONSTRUCTION)[1] for name, trial in trials.items()
@@ -105,8 +111,14 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
         teacher = candidates[best].network
         students = {name: one.network for name, one in candidates.items() if name != best}
         tune(tail, {best: teacher}, None, title="fine-tuning: teacher", checkpoint="tuned_teacher")
-        if students:
-            tune(tail, students, teacher, title="fine-tuning: finalists", checkpoint="tuned_finalists")
+        zeros = {name: task.candidates.sparsity(trials[name].pick, one) for name, one in students.items()}
+        dense = {name: one for name, one in students.items() if not zeros[name]}
+        if dense:
+            tune(tail, dense, teacher, title="fine-tuning: finalists", checkpoint="tuned_finalists")
+        for name in (name for name in students if zeros[name]):  # what is zero stays zero
+            hold = partial(_hold, ratios=zeros[name])
+            title, checkpoint = f"fine-tuning: {name}", f"tuned_{name}"
+            tune(tail, {name: students[name]}, teacher, title=title, checkpoint=checkpoint, sparsify=hold)
         results = []
         with task.progress.phase("scoring and exporting", len(trials)) as phase:
             for name, candidate in candidates.items():
@@ -118,6 +130,7 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
                     edits=candidate.edits,
                     folder=f"finalists/{name}",
                     provenance=PROVENANCE,
+                    for_engine=task.for_engine,
                 )
                 results.append(finish(tail, finalist))
                 phase.advance(1, name)
@@ -143,9 +156,9 @@ def measure_all(task: Task, models: Models, finished: Sequence[NetworkResult]) -
     tail = _tail(task)
     priced = []
     for one in taken:
-        network = load_artefact(task.run.path(one.folder)).module
+        network = load_artefact(task.run.path(one.folder), tail.module).module
         predicted = {
-            name: each.latency(network, task.recipe.input_hw)
+            name: each.latency(task.for_engine(network, each.target.engine), task.recipe.input_hw)
             for name, each in models.items()
             if isinstance(each, LatencyModel) and each.target.engine not in one.refused and not each.target.foreign
         }
@@ -158,9 +171,14 @@ def failed_exports(finished: Sequence[NetworkResult]) -> tuple[str, ...]:
     return tuple(f"{one.name}: {name}: {why}" for one in finished for name, why in one.refused.items())
 
 
+def _hold(network: nn.Module, steps: int, ratios: Mapping[str, float]) -> Sparsifier:
+    """What keeps the candidate's zeros during the tuning."""
+    return Sparsifier(network, SPARSITY, ratios, "one_shot", steps, 0.0)
+
+
 def _tail(task: Task) -> Tail:
     """How finalists and baselines are finished."""
-    recipe, settings = task.recipe, task.recipe.finalists.training
+    recipe, settings, start = task.recipe, task.recipe.finalists.training, task.candidates.start
     return Tail(
         run=task.run,
         progress=task.progress,
@@ -173,7 +191,8 @@ def _tail(task: Task) -> Tail:
         training=settings,
         decoding=recipe.decoding,
         measuring=recipe.measurement,
-        given=task.candidates.start.metadata if task.candidates.start else None,
+        given=start.metadata if start else None,
+        module=getattr(start.architecture, "module", None) if start else None,
     )
 
 

@@ -43,6 +43,7 @@ from compress.jobs.search.trials import (
     space_models,
     trained_weights,
     trial_decoding,
+    within_budget,
 )
 from compress.pose.approaches import check_joints
 from compress.pose.scoring import check_metric, main_figure
@@ -88,7 +89,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             decoding = trial_decoding(task, models, weights, trials)
             decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test) if decoding else 0.0
             objectives = recipe.search.objectives
-            chosen = choose_finalists(trials, recipe.finalists.count, list(baselines.values()), decoding_ms, objectives)
+            within = within_budget(trials, budget, baselines.values())
+            chosen = choose_finalists(within, recipe.finalists.count, list(baselines.values()), decoding_ms, objectives)
             if not chosen:
                 progress.say(NO_FINALIST)
             elif recipe.finalists.count < len(baselines):

@@ -19,8 +19,10 @@ from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.run import Run
 from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.sets import Sets, data_of
+from compress.engines.export import ForEngine, as_it_is
 from compress.errors import DataError, RecipeError, SpaceError, nearest
 from compress.files import append_line, write_text
+from compress.jobs.change import where_zeros_count
 from compress.jobs.search.derived import JUDGED_ON, derive, described, no_larger
 from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
@@ -60,6 +62,11 @@ class Task:
     def space(self) -> Space:
         """What the candidates are picked from."""
         return self.candidates.space
+
+    @property
+    def for_engine(self) -> ForEngine:
+        """The form in which an engine runs the networks."""
+        return where_zeros_count if self.candidates.sets_zeros else as_it_is
 
     @property
     def architecture(self) -> Architecture:

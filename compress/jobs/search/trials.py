@@ -21,6 +21,7 @@ from compress.data.normalisation import Normalisation
 from compress.data.samples import Sample, Samples
 from compress.errors import BudgetError, DivergedError
 from compress.files import append_line
+from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import Task
 from compress.measure.cost import Cost
 from compress.measure.counting import total, trace
@@ -38,6 +39,7 @@ from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet, sandwich_step
 from compress.pose.scoring import Score, main_figure, score
+from compress.pruning.sparsity import apply_masks, masks_of_zeros
 from compress.recipe import Budget
 from compress.training.loop import batch_count, distilled_step, train
 from compress.training.recalibration import recalibrate
@@ -71,6 +73,11 @@ class Limits:
         shares = [value / self.most[name] for name, value in quantities(cost).items() if name in self.most]
         return math.log(max(_NOTHING, *shares)) if shares else None
 
+    def of(self, objective: CostObjective, first: str) -> float:
+        """The limit of what the objective is about; infinite without one. first: the target that decides."""
+        time = objective.quantity in ("latency", "end_to_end")
+        return self.most.get((objective.target or first) if time else objective.quantity, math.inf)
+
 
 def space_models(task: Task) -> Models:
     """What prices candidates on each target, the one that decides first; see Measurement.predict_all, prepare_table.
@@ -88,7 +95,11 @@ def space_models(task: Task) -> Models:
             models[target.name] = TimedModel(target, runtime, rounds, clock_ms)
             continue
         file = f"latency_table-{target.file_name}.json" if number else "latency_table.json"
-        build, path = task.candidates.build, task.run.path(file)
+        path = task.run.path(file)
+
+        def build(pick: Pick, engine_name: str = target.engine) -> nn.Module:
+            return task.for_engine(task.candidates.build(pick), engine_name)
+
         table = prepare_table(path, target, rounds, task.space, build, recipe.input_hw, recipe.seed, task.progress)
         models[target.name] = LatencyModel(target, runtime, table)
     return models
@@ -133,7 +144,8 @@ def trained_weights(task: Task) -> tuple[Weights, list[float]]:
 def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Trial]:
     """Asks the sampler for candidates, prices and scores them, and tells it, until recipe.search.trials are scored.
 
-    Baselines are scored whatever they cost, as everything else is compared with them. Returns the trials in order.
+    Baselines are scored whatever they cost, as everything else is compared with them; so are, around a given network,
+    single edits, see compress.jobs.search.proposals. Returns the trials in order.
     """
     objectives = task.recipe.search.objectives
     recipe, settings, run = task.recipe, task.recipe.search, task.run
@@ -141,6 +153,7 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
     if finished:
         task.progress.say(f"{len(finished)} finished trials are taken from {run.path('trials.jsonl')}")
     baselines = list(task.baselines.values())
+    singles = single_edits(task.space, baselines[0], settings.trials // 2) if task.candidates.start else []
     sampler = Sampler(
         task.space,
         settings.sampler,
@@ -148,13 +161,19 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
         seed=recipe.seed,
         baselines=baselines,
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in settings.objectives],
+        first=singles,
+        most=[budget.of(one, next(iter(models))) for one in settings.objectives],
     )
     images = list(task.inputs(settings.calibration_pictures))
-    within_any_budget = {pick_key(pick) for pick in baselines}
+    within_any_budget = {pick_key(pick) for pick in (*baselines, *singles)}
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
     with task.progress.phase("search", settings.trials) as phase:
         for _ in range(settings.trials * _ASKS_PER_TRIAL):
+            if singles and len(trials) == len(baselines) + len(singles):
+                given, *alone = trials.values()
+                sampler.suggest(allocated(task.space, given, alone))
+                singles = []
             asked, pick = sampler.ask()
             key = pick_key(pick)
             if key in trials:  # a repeated pick gets the same answer
@@ -162,7 +181,7 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
                 sampler.tell(asked, costs_of(known, objectives), known.value, budget.excess(known.cost))
                 continue
             if key not in finished:
-                cost = cost_of(structure_of(task, pick), recipe.input_hw, models)
+                cost = cost_of(task, pick, models)
                 if key not in within_any_budget and budget.exceeded(cost):
                     tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                     sampler.refuse(asked, budget.excess(cost) or 0.0)
@@ -176,7 +195,8 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
             phase.advance(1, f"{trial.score.metric} {trial.value:.3f} at {trial.cost.predicted_ms:.2f} ms")
             if len(trials) == settings.trials:
                 break
-    if not trials:
+    within = [trial for key, trial in trials.items() if key not in within_any_budget or not budget.exceeded(trial.cost)]
+    if not within or (tightest and all(pick_key(trial.pick) in map(pick_key, baselines) for trial in within)):
         raise no_candidate(tightest)
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
@@ -189,6 +209,12 @@ def costs_of(trial: Trial, objectives: Sequence[CostObjective], decoding_ms: flo
     """Predicted costs, one for every objective. decoding_ms: per pass of the network, part of what is end to end."""
     whole = {"end_to_end": decoding_ms}
     return [trial.cost.of(one) + whole.get(one.quantity, 0.0) for one in objectives]
+
+
+def within_budget(trials: Iterable[Trial], budget: Limits, baselines: Iterable[Pick]) -> list[Trial]:
+    """Those that may become finalists, and the baselines: not single edits that cost more."""
+    always = {pick_key(pick) for pick in baselines}
+    return [trial for trial in trials if pick_key(trial.pick) in always or not budget.exceeded(trial.cost)]
 
 
 def read_trials(run: Run) -> list[Trial]:
@@ -205,11 +231,14 @@ def structure_of(task: Task, pick: Pick) -> nn.Module:
         return task.candidates.build(pick)
 
 
-def cost_of(network: nn.Module, input_hw: tuple[int, int], models: Models) -> Cost:
+def cost_of(task: Task, pick: Pick, models: Models) -> Cost:
     """Counted parameters and multiply-adds, and the latency on every target."""
+    network, input_hw = structure_of(task, pick), task.recipe.input_hw
     traced = trace(network, input_hw)
     counted = total(network, traced.layers)
-    latency = {name: model.latency(network, input_hw) for name, model in models.items()}
+    latency = {
+        name: model.latency(task.for_engine(network, model.target.engine), input_hw) for name, model in models.items()
+    }
     return Cost(counted.params, counted.macs, tuple(counted.uncounted), latency, traced.peak_bytes)
 
 
@@ -247,8 +276,8 @@ def check_budget(task: Task, models: Models) -> Limits:
 
     Reports which baselines are over it. Raises BudgetError if even the smallest candidates are.
     """
-    space, input_hw = task.space, task.recipe.input_hw
-    costs = {name: cost_of(structure_of(task, pick), input_hw, models) for name, pick in task.baselines.items()}
+    space = task.space
+    costs = {name: cost_of(task, pick, models) for name, pick in task.baselines.items()}
     limits = absolute(task.recipe.search.budget, costs, next(iter(models)))
     over = [name for name, cost in costs.items() if limits.exceeded(cost)]
     for name in over:
@@ -262,7 +291,7 @@ def check_budget(task: Task, models: Models) -> Limits:
         {**space.smallest, **{path: values[min(place, len(values) - 1)] for path, values in unsized.items()}}
         for place in range(max((len(values) for values in unsized.values()), default=1))
     ]
-    smallest = [cost_of(structure_of(task, pick), input_hw, models) for pick in picks]
+    smallest = [cost_of(task, pick, models) for pick in picks]
     if all(limits.exceeded(cost) for cost in smallest):
         raise no_candidate(min(smallest, key=lambda cost: cost.predicted_ms))
     return limits
@@ -320,6 +349,7 @@ def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images:
     unedited, candidate = carried_over(task, weights, pick, images, steps=0)
     network = candidate.network
     if recipe.search.tuning_samples:
+        zeros = masks_of_zeros(network) if task.candidates.sets_zeros else {}
         objective = task.objective(settings)
         samples = First(objective.samples(task.sets.train), recipe.search.tuning_samples)
         with task.progress.phase(f"tuning candidate {number}", batch_count(settings, samples)) as phase:
@@ -335,6 +365,7 @@ def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images:
                 checkpoint=trial_checkpoint(task.run, number),
                 phase=phase,
             )
+        apply_masks(network, zeros)
         recalibrate(network, images)
     return network
 
