@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from compress.jobs.search.trials import absolute
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
 from compress.measure.latency import Latency
-from compress.measure.objective import DEFAULT_OBJECTIVES
+from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.measure.timing import Timing
 from compress.pose.scoring import Score
 from compress.progress import Silent
@@ -240,6 +241,27 @@ def test_finalists_are_chosen_around_the_hand_made_networks(wanted: int, names: 
     )
     chosen = choose_finalists(trials, wanted, [{"name": "hand"}])
     assert [trial.pick["name"] for trial in chosen] == names
+
+
+def test_finalists_are_no_larger_than_the_hand_made_one_in_any_objective() -> None:
+    trials = scored(HAND, ("faster", 0.7, 0.4), ("level", 0.9, 0.45), ("best", 2.0, 0.6))
+    params = {"hand": 10, "faster": 10, "level": 11, "best": 5}
+    trials = [replace(one, cost=replace(one.cost, params=params[one.pick["name"]])) for one in trials]
+    objectives = (CostObjective("end_to_end"), CostObjective("params"))
+    chosen = choose_finalists(trials, 1, [{"name": "hand"}], objectives=objectives)
+    assert [trial.pick["name"] for trial in chosen] == ["faster"]  # the more accurate one has more parameters
+    chosen = choose_finalists(trials, 1, [{"name": "hand"}], objectives=[CostObjective("params")])
+    assert [trial.pick["name"] for trial in chosen] == ["best"]
+
+
+def test_the_front_follows_the_objectives() -> None:
+    slow, quick = network("slow", "finalist", 0.5, 2.0, 0.1, 0.01), network("quick", "finalist", 0.4, 1.0, 5.0, 0.01)
+    ncnn = {"ncnn": Latency(0.1, "ncnn, 1 thread", "measured"), **slow.latency}
+    slow = replace(slow, latency=ncnn)
+    assert measured_front([slow, quick], DEFAULT_OBJECTIVES, {}) == ("slow",)
+    assert measured_front([slow, quick], [CostObjective("latency", "onnxruntime")], {}) == ("quick", "slow")
+    # of a network that was not timed on ncnn nothing is known there
+    assert measured_front([slow, quick], [CostObjective("latency", "ncnn")], {}) == ("slow",)
 
 
 def test_without_hand_made_networks_the_finalists_spread_over_the_front() -> None:

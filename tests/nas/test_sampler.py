@@ -152,6 +152,22 @@ def test_guided_asks_the_same_with_the_same_history() -> None:
     assert search("guided", 1) == search("guided", 1) != search("guided", 2)
 
 
+@pytest.mark.parametrize("kind", ["guided", "nsga2"])
+def test_two_costs_are_followed_at_once(kind: str) -> None:
+    """Cost b counts blocks, cost a kinds z; blocks and z add to the score: the front has all combinations."""
+    sampler = Sampler(WIDE, kind, population=8, seed=0, baselines=[MIDDLE], costs=[None, None])
+    found = set()
+    for _ in range(20):
+        trial, pick = sampler.ask()
+        blocks = sum(pick[f"blocks.{i}"] for i in range(6))
+        kinds = sum(pick[f"kinds.{i}"] == "z" for i in range(3))
+        sampler.tell(trial, [1.0 + blocks, 1.0 + kinds], blocks + 2.0 * kinds)
+        found.add((blocks, kinds))
+    assert {(0, 0), (12, 3)} <= found
+    assert len({blocks for blocks, kinds in found if kinds == 0}) > 1
+    assert len({kinds for blocks, kinds in found if blocks >= 6}) > 1
+
+
 def test_guide_proposes_nothing_that_it_knows() -> None:
     guide = Guide(SPACE, [HAND], random.Random(0))
     seen = []

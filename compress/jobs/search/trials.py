@@ -267,8 +267,14 @@ def all_costs(task: Task, models: Models, objective: CostObjective) -> Costs | N
 def quantities(cost: Cost) -> dict[str, float]:
     """What limits are of: multiply-adds, parameters, bytes, and milliseconds by target."""
     latencies = {name: latency.ms for name, latency in cost.latency.items()}
-    counted = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, "memory": cost.memory_bytes or 0}
+    counted = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, "memory": memory_of(cost)}
     return {**counted, **latencies}
+
+
+def memory_of(cost: Cost) -> int:
+    """Peak bytes of the activations, of a candidate that was counted here."""
+    assert cost.memory_bytes is not None
+    return cost.memory_bytes
 
 
 def check_budget(task: Task, models: Models) -> Limits:
@@ -315,7 +321,7 @@ def cost_text(cost: Cost) -> str:
     """`2.31 ms on onnxruntime, 41.2 M multiply-adds, 0.52 M parameters, 1.3 MB of activations`."""
     latencies = [f"{latency.ms:.3g} ms on {name}" for name, latency in cost.latency.items()]
     counted = [f"{cost.macs / 1e6:.4g} M multiply-adds", f"{cost.params / 1e6:.4g} M parameters"]
-    return ", ".join([*latencies, *counted, f"{(cost.memory_bytes or 0) / 1e6:.3g} MB of activations"])
+    return ", ".join([*latencies, *counted, f"{memory_of(cost) / 1e6:.3g} MB of activations"])
 
 
 def no_candidate(tightest: Cost | None) -> BudgetError:
