@@ -654,7 +654,8 @@ class BuiltTable(Shown):
     """`compress latency build`. kernels: in the table; measured, timed_again: by this build. uncertain: kernels that
     stayed so.
 
-    scale: None where none is known. uncertainty: of the whole networks' timings, the mean.
+    scale: None where none is known. uncertainty: of the whole networks' timings, the mean. other_load: see
+    LatencyTable.
     """
 
     identity: Identity
@@ -665,6 +666,7 @@ class BuiltTable(Shown):
     uncertain: int
     scale: Scale | None
     uncertainty: float
+    other_load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -838,12 +840,14 @@ class MeasuredRun(Shown):
 
 @dataclass(frozen=True)
 class KnownTable:
-    """A latency table. foreign: it is of another device; `ENGINE@FILE` is that target then."""
+    """A latency table. foreign: it is of another device; `ENGINE@FILE` is that target then. other_load: see
+    LatencyTable."""
 
     file: str
     identity: Identity
     kernels: int
     foreign: bool
+    other_load: float | None = None
 
 
 @dataclass(frozen=True)

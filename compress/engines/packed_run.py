@@ -236,7 +236,7 @@ def version_of(engine: str) -> str:
     return str(__import__(engine).__version__)
 
 
-def measure(entry: dict[str, Any], passes: Passes, rounds: int, reference: Callable[[], None]) -> Any:
+def measure(entry: dict[str, Any], passes: Passes, rounds: int, threads: int, reference: Callable[[], None]) -> Any:
     """One network, whole and node by node, with the reference beside."""
     run, run_timed, finish = passes
 
@@ -265,7 +265,13 @@ def measure(entry: dict[str, Any], passes: Passes, rounds: int, reference: Calla
         for _ in range(DROPPED + GROUP):
             run_timed()
     references += timed_references()
-    return {"name": entry["name"], "whole_ms": whole, "beside_ms": beside, "references_ms": references, **finish()}
+    times = {"whole_ms": whole, "beside_ms": beside, "references_ms": references}
+    return {"name": entry["name"], "other_load": other_load(threads), **times, **finish()}
+
+
+def other_load(threads: int) -> float | None:
+    """As in compress/measure/timing.py."""
+    return max(0.0, os.getloadavg()[0] - threads) if hasattr(os, "getloadavg") else None
 
 
 def cpuinfo_of(text: str) -> str:
@@ -317,7 +323,7 @@ def main() -> None:
                 continue
             start = time.perf_counter()
             passes = OPEN[engine](entry, threads, arguments.precision)
-            run["networks"].append(measure(entry, passes, arguments.rounds, reference))
+            run["networks"].append(measure(entry, passes, arguments.rounds, threads, reference))
             part = path.with_suffix(".part")
             part.write_text(json.dumps(known))
             os.replace(part, path)

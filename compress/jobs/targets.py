@@ -24,5 +24,5 @@ def list_targets(folder: Path | None = None) -> TargetsResult:
             except TableError:
                 continue
             foreign = not table.identity.device.startswith(here.device)
-            found.append(KnownTable(str(file), table.identity, len(table.kernels), foreign))
+            found.append(KnownTable(str(file), table.identity, len(table.kernels), foreign, table.other_load))
     return TargetsResult(available(), here.device, tuple(found))

@@ -13,6 +13,7 @@ from compress.engines.engine import Engine
 from compress.engines.kernel import Kernel
 from compress.measure.latency_table import TRIES, UNCERTAIN, LatencyTable, add_in_situ
 from compress.measure.profiling import ROUNDS, Profiled, time_nodes
+from compress.measure.timing import other_load
 
 TIMES = 3
 """Networks that a kernel is timed in, so that the noise of one does not count for much."""
@@ -65,7 +66,7 @@ def profile_in_networks(
             waiting.append(_timed(runtime, file, table.identity.threads, rounds))
         if waiting and (len(waiting) == BATCH or number == len(files)):
             keys = {kernel.key for network in waiting for kernel in network.kernels} - renewed if again else set()
-            add_in_situ(table, waiting, keys)
+            add_in_situ(table, waiting, keys, other_load(table.identity.threads))
             table.save()
             renewed |= keys
             waiting.clear()

@@ -7,7 +7,7 @@ from pathlib import Path
 from compress.engines import engine
 from compress.files import cache_folder
 from compress.measure.kernels import Kernel
-from compress.measure.latency_table import FORMAT, Identity, LatencyTable, fill, open_table
+from compress.measure.latency_table import FORMAT, Identity, LatencyTable, fill, most_load, open_table
 from compress.measure.timing import pinned
 
 
@@ -44,6 +44,7 @@ def keep(table: LatencyTable, again: bool = False) -> None:
     }
     if new and kept.reference_ms == table.reference_ms:
         kept.kernels.update(new)
+        kept.other_load = most_load((kept.other_load, table.other_load))
         kept.save()
 
 
@@ -52,3 +53,4 @@ def top_up(table: LatencyTable, kept: Path) -> None:
     others = open_table(kept, table.identity)
     if others.reference_ms == table.reference_ms:
         table.kernels = {**others.kernels, **table.kernels}
+        table.other_load = most_load((table.other_load, others.other_load))

@@ -29,7 +29,7 @@ from compress.errors import EngineError, TableError
 from compress.files import write_text
 from compress.measure.neighbours import HALF_INTERVAL, Neighbour, Neighbours
 from compress.measure.profiling import ROUNDS, Profiled, time_nodes
-from compress.measure.timing import Timing
+from compress.measure.timing import Timing, other_load
 
 FORMAT = 4
 BATCH = 32
@@ -111,13 +111,15 @@ class Entry:
 class LatencyTable:
     """kernels: key → entry, on the clock of reference_ms: normalised_ms = ratio x reference_ms for every entry.
 
-    foreign: how the table differs from what it is used for; empty unless that was allowed.
+    foreign: how the table differs from what it is used for; empty unless that was allowed. other_load: other programs
+    that wanted a core while kernels were timed, at the worst (see timing.other_load); None where that is not known.
     """
 
     path: Path
     identity: Identity
     reference_ms: float | None = None
     scale: Scale | None = None
+    other_load: float | None = None
     kernels: dict[str, Entry] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     _estimates: tuple[dict[str, Entry], Neighbours] | None = field(default=None, init=False, repr=False, compare=False)
@@ -153,6 +155,7 @@ class LatencyTable:
             **asdict(self.identity),
             "reference_ms": self.reference_ms,
             "scale": asdict(self.scale) if self.scale else None,
+            "other_load": self.other_load,
             "kernels": {key: _entry_data(self.kernels[key]) for key in sorted(self.kernels)},
         }
         write_text(self.path, _readable(data))
@@ -219,6 +222,7 @@ def load_table(path: Path) -> LatencyTable:
             path,
             reference_ms=data.pop("reference_ms"),
             scale=Scale(**scale) if scale else None,
+            other_load=data.pop("other_load", None),
             kernels=kernels,
             identity=Identity(**{one.name: data[one.name] for one in fields(Identity)}),
         )
@@ -255,8 +259,14 @@ def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
         entries = [table.kernels[key] for table in tables if key in table.kernels]
         timing = _on_clock(_pooled([entry.timing for entry in entries]), merged.reference_ms)
         merged.kernels[key] = replace(entries[0], timing=timing, networks=sum(entry.networks for entry in entries))
+    merged.other_load = most_load(table.other_load for table in tables)
     merged.scale = _common_scale([table.scale for table in tables])
     return merged
+
+
+def most_load(loads: Iterable[float | None]) -> float | None:
+    """Of those that are known."""
+    return max((load for load in loads if load is not None), default=None)
 
 
 def _common_scale(scales: Sequence[Scale | None]) -> Scale | None:
@@ -416,9 +426,8 @@ def fill(
         again: Sequence[Kernel] = chosen
         for _ in range(TRIES):
             timings, reference_ms = measure(again, table.identity.threads)
-            _note(
-                table, {u: Entry.of(u, timing, "in a model of kernels") for u, timing in timings.items()}, reference_ms
-            )
+            entries = {kernel: Entry.of(kernel, timing, "in a model of kernels") for kernel, timing in timings.items()}
+            _note(table, entries, reference_ms, other_load(table.identity.threads))
             again = [kernel for kernel in again if table.kernels[kernel.key].uncertain]
             if not again:
                 break
@@ -439,12 +448,14 @@ def measure_kernels(
     return {kernel: timings[f"u{index}"] for index, kernel in enumerate(kernels)}, found.reference_ms
 
 
-def add_in_situ(table: LatencyTable, networks: Sequence[Profiled], again: Container[str] = ()) -> None:
+def add_in_situ(
+    table: LatencyTable, networks: Sequence[Profiled], again: Container[str] = (), load: float | None = None
+) -> None:
     """Notes the kernels of whole networks that were timed node by node; the caller saves the table.
 
     A kernel's ratio is the mean over its places in a network, and the median over networks. What the table knows (see
-    LatencyTable.known) stays, but the keys in `again` are noted whatever the table has. Raises TableError if the table
-    is foreign.
+    LatencyTable.known) stays, but the keys in `again` are noted whatever the table has. load: of other programs
+    meanwhile, see LatencyTable.other_load. Raises TableError if the table is foreign.
     """
     found: dict[Kernel, list[Timing]] = {}
     for network in networks:
@@ -462,10 +473,10 @@ def add_in_situ(table: LatencyTable, networks: Sequence[Profiled], again: Contai
         together = sqrt(sum(timing.uncertainty**2 for timing in timings)) / len(timings)
         pooled = replace(_pooled(timings), ratio=median(timing.ratio for timing in timings), uncertainty=together)
         entries[kernel] = Entry.of(kernel, pooled, "in situ", len(timings))
-    _note(table, entries, median(network.reference_ms for network in networks))
+    _note(table, entries, median(network.reference_ms for network in networks), load)
 
 
-def _note(table: LatencyTable, entries: Mapping[Kernel, Entry], reference_ms: float) -> None:
+def _note(table: LatencyTable, entries: Mapping[Kernel, Entry], reference_ms: float, load: float | None) -> None:
     if table.foreign:
         raise TableError(
             "times measured here do not belong into a table of something else",
@@ -474,6 +485,8 @@ def _note(table: LatencyTable, entries: Mapping[Kernel, Entry], reference_ms: fl
             remedy="name another file",
         )
     table.reference_ms = table.reference_ms or reference_ms
+    if entries:
+        table.other_load = most_load((table.other_load, load))
     for kernel, entry in entries.items():
         old = table.kernels.get(kernel.key)
         tries = old.tries + 1 if old else 1
@@ -540,6 +553,7 @@ __all__ = [
     "load_table",
     "measure_kernels",
     "merge",
+    "most_load",
     "open_table",
     "predict",
 ]

@@ -230,6 +230,12 @@ def reference_time(clock: Callable[[], float] = time.perf_counter) -> float:
     return median(found)
 
 
+def other_load(threads: int = 1) -> float | None:
+    """Other programs that wanted a core in the last minute, on average, beside that many threads of ours; None where
+    the system does not say."""
+    return max(0.0, os.getloadavg()[0] - threads) if hasattr(os, "getloadavg") else None
+
+
 @contextlib.contextmanager
 def pinned(threads: int = 1) -> Iterator[bool]:
     """Keeps this process on as many cores as threads while the block runs, where the system can; yields whether.

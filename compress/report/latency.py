@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.report.terminal import (
+    busy,
     file_size,
     number,
     percent,
@@ -45,6 +46,8 @@ def print_built(result: "BuiltTable", console: Console | None = None) -> None:
     if result.uncertain:
         lines["uncertain"] = f"{result.uncertain} kernels: build again on a quieter machine, or with --again"
     lines["timings"] = f"± {percent(result.uncertainty)}{noisy}"
+    if beside := busy(result.other_load):
+        lines["load"] = f"timed {beside}: times may be too long"
     print_mapping(f"Latency table of {result.identity}", lines, console)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from compress.report.terminal import (
     NARROW,
     add_row,
+    busy,
     file_size,
     number,
     percent,
@@ -207,7 +208,8 @@ def print_targets(result: "TargetsResult", console: Console | None = None) -> No
     for known in result.tables:
         where = known.identity.device if known.foreign else "this machine"
         identity = replace(known.identity, device=where)
-        console.print(Text(printable(f"{identity}: {known.kernels} kernels")))
+        beside = f", timed {busy(known.other_load)}" if busy(known.other_load) else ""
+        console.print(Text(printable(f"{identity}: {known.kernels} kernels{beside}")))
         name = f"{known.identity.engine}@{known.file}" if known.foreign else known.file
         console.print(Text(f"  {printable(name)}", style="dim"), soft_wrap=True)  # whole, to be copied
 

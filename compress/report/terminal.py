@@ -100,6 +100,11 @@ def number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def busy(other_load: float | None) -> str:
+    """`beside other programs (load 3.2)`; empty where less than one wanted a core, or nobody knows."""
+    return f"beside other programs (load {other_load:.1f})" if other_load is not None and other_load >= 1 else ""
+
+
 def percent(ratio: float | None, sign: bool = False) -> str:
     """A ratio as percent, or a dash."""
     return "–" if ratio is None else f"{100 * ratio:{'+' if sign else ''}.1f} %"

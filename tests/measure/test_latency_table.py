@@ -362,6 +362,19 @@ def test_times_in_situ_are_the_mean_over_places_and_the_median_over_networks(tmp
     assert load_table(table.path) == table
 
 
+def test_the_worst_load_of_other_programs_is_kept(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path / "table.json", HERE)
+    add_in_situ(table, [profiled((relu(8), 1.0))], load=None)
+    assert table.other_load is None
+    add_in_situ(table, [profiled((relu(16), 1.0))], load=2.25)
+    add_in_situ(table, [profiled((relu(24), 1.0))], load=0.5)
+    add_in_situ(table, [profiled((relu(24), 1.0))], load=9.0)  # nothing of it is noted
+    table.save()
+    assert load_table(table.path).other_load == 2.25
+    quiet = LatencyTable(tmp_path / "quiet.json", HERE, 2.0, other_load=0.25)
+    assert merge([quiet, table], tmp_path / "both.json").other_load == 2.25
+
+
 def test_merging_weighs_by_count_on_the_clock_of_the_first(tmp_path: Path) -> None:
     first, second = (LatencyTable(tmp_path / f"{n}.json", HERE) for n in range(2))
     add_in_situ(first, [profiled((relu(8), 1.0), (relu(16), 5.0), reference_ms=2.0)])

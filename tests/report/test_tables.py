@@ -214,11 +214,15 @@ def test_targets_name_what_is_missing_and_tables_whole() -> None:
     )
     file = "/a/long/folder/of/tables/that/is/wider/than/a/terminal/of/eighty/columns/phone-[1].json"
     phone = Identity("ncnn", "1.0", "a phone", 4, "float16")
-    tables = (KnownTable(file, phone, 125, True), KnownTable("here.json", Identity("ncnn", "1.0", "this"), 7, False))
+    tables = (
+        KnownTable(file, phone, 125, True, 2.5),
+        KnownTable("here.json", Identity("ncnn", "1.0", "this"), 7, False),
+    )
     text = shown(print_targets, TargetsResult(engines, "this", tables), width=80)
     assert "MNN is not installed: pip install it" in " ".join(text.split())
     assert f"ncnn@{file}" in text
-    assert "ncnn 1.0, 4 threads, float16, a phone: 125 kernels" in text
+    device = "ncnn 1.0, 4 threads, float16, a phone: 125 kernels, timed beside other programs (load 2.5)"
+    assert device in " ".join(text.split())
     assert "ncnn 1.0, 1 thread, this machine: 7 kernels" in text
     assert "compress latency build" in shown(print_targets, TargetsResult(engines, "this", ()))
 

@@ -120,6 +120,7 @@ def build(
         uncertain=sum(entry.uncertain for entry in table.kernels.values()),
         scale=table.scale,
         uncertainty=round(fmean(m.timing.uncertainty for m in measured.values()), 4),
+        other_load=table.other_load,
     )
 
 

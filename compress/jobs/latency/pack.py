@@ -87,7 +87,7 @@ class NetworkTimes:
 
     whole_ms: of passes, beside_ms: of the reference beside each; references_ms: beside the passes that were timed node
     by node. times_ms: of these, [pass][node]. names: of the nodes; onnxruntime has events instead, its profile of one
-    pass, and graph, the file of the optimised model.
+    pass, and graph, the file of the optimised model. other_load: of other programs meanwhile, see LatencyTable.
     """
 
     name: str
@@ -98,6 +98,7 @@ class NetworkTimes:
     names: tuple[str, ...] | None = None
     graph: str | None = None
     events: list[dict[str, Any]] | None = None
+    other_load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,8 @@ def _from_run(
         raise TableError(
             f"the results do not fit the folder: {error!r}", place=str(folder / RESULTS), remedy="run run.py again"
         ) from error
-    add_in_situ(table, networks)
+    loads = [found.other_load for found in run.networks if found.other_load is not None]
+    add_in_situ(table, networks, load=max(loads, default=None))
     assert table.reference_ms is not None
     if len(networks) >= LEAST_NETWORKS:
         fit_scale(table, [(Counter(n.kernels), n.whole.ratio * table.reference_ms) for n in networks])
