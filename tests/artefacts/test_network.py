@@ -174,7 +174,7 @@ def test_a_module_in_memory_is_a_network_too(tmp_path: Path) -> None:
 def test_what_names_no_network(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="did you mean 'hrnet_w"):
         open_network("hrnet_w33")
-    with pytest.raises(ArtefactError, match="NETWORK is a known network"):
+    with pytest.raises(ArtefactError, match="a network is a known name"):
         open_network(tmp_path)
 
 
