@@ -186,7 +186,8 @@ def test_a_search_gives_its_front_in_memory(trained: Path, monkeypatch: pytest.M
     real = read_results(Path(__file__).parent / "report" / "search" / "results.json", "search", SearchResult)
     wanted: list[SearchRecipe] = []
 
-    def found(recipe: SearchRecipe, folder: Path, progress: object) -> SearchResult:
+    def found(recipe: SearchRecipe, folder: Path, progress: object, given: object) -> SearchResult:
+        assert given is None
         wanted.append(recipe)
         for network in real.networks:
             compress.load(trained).save(folder / network.folder)
