@@ -134,7 +134,7 @@ def test_a_sampler_searches(tiny: str, tmp_path: Path) -> None:
             "input_hw": HW,
             "data": {"kind": "few_people"},
             "measurement": {"rounds": 2, "targets": ["onnxruntime"], "parity_pictures": 1},
-            "search": {"space": str(space), "start": tmp_path / "start", "sampler": "quick_tpe", "trials": 2},
+            "search": {"space": str(space), "start": str(tmp_path / "start"), "sampler": "quick_tpe", "trials": 2},
             "finalists": {"count": 1, "training": SHORT},
         }
     )
