@@ -14,7 +14,7 @@ from compress.jobs.search.task import outputs_of
 from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, expand, read_space
 from compress.nas.supernet import Supernet
-from compress.networks import FAMILIES, architecture_from_data, architecture_to_data, made_for
+from compress.networks import FAMILIES, NETWORKS, architecture_from_data, architecture_to_data, made_for
 from compress.recipe import shipped_folder
 
 NAMES = sorted(path.stem for path in shipped_folder("search_spaces").glob("*.yaml"))
@@ -40,6 +40,11 @@ def built(space: Space, pick: Pick) -> nn.Module:
 def test_every_family_has_a_space_but_two() -> None:
     families = {space_of(name).base["family"] for name in NAMES}
     assert set(FAMILIES) - families == {"dite_hrnet", "edite_hrnet"}
+
+
+def test_no_space_is_called_like_a_network() -> None:
+    """Where spaces and networks may be named, as in `compress latency pack`, a name is one of them."""
+    assert not set(NAMES) & set(NETWORKS)
 
 
 @pytest.mark.parametrize("name", NAMES)
