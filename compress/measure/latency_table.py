@@ -119,9 +119,9 @@ class LatencyTable:
     identity: Identity
     reference_ms: float | None = None
     scale: Scale | None = None
-    other_load: float | None = None
     kernels: dict[str, Entry] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
+    other_load: float | None = None
     _estimates: tuple[dict[str, Entry], Neighbours] | None = field(default=None, init=False, repr=False, compare=False)
 
     def neighbours(self) -> Neighbours:
