@@ -12,7 +12,7 @@ from torch import nn
 from compress.engines.engine import Profiler
 from compress.errors import TableError
 from compress.jobs.latency.latency import space_named
-from compress.measure import in_network
+from compress.measure import in_network, latency_table
 from compress.measure.kept_tables import table_path
 from compress.measure.latency_table import Entry, LatencyTable, Scale, load_table
 from compress.measure.profiling import Profiled
@@ -127,6 +127,7 @@ def test_kernels_that_contradict_whole_networks_are_timed_anew_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kept table whose times were taken while something else ran: four times too long, and certain of it."""
+    monkeypatch.setattr(latency_table, "WORST_FACTOR", 2.0)
     good = first_of(folder)
     poisoned = {key: slower(entry, 4, uncertainty=0.01) for key, entry in good.kernels.items()}
     kept = kept_with(folder, replace(good, kernels=poisoned))
