@@ -118,11 +118,6 @@ def value_of(score: "Score | None") -> float | None:
     return None if score is None else score.value
 
 
-def error_of(score: "Score | None") -> float | None:
-    """The standard error of a score."""
-    return None if score is None else score.standard_error
-
-
 def waited_ms(result: "SearchResult", network: "NetworkResult") -> float | None:
     """End-to-end time in the recipe's procedure, or the network's alone where decoding was not timed."""
     return ms_of(network.evaluations[0].end_to_end or result.latency_of(network))

@@ -107,6 +107,7 @@ def influences(network: nn.Module, blocks: Sequence[str], images: Iterable[Tenso
     """
     rule = rule_named(REMOVE_BLOCK)
     lost, whole_of = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 1e-12)
+    seen: dict[str, Tensor] = {}
     handles = []
     for path in blocks:
         module = network.get_submodule(path)
@@ -120,7 +121,6 @@ def influences(network: nn.Module, blocks: Sequence[str], images: Iterable[Tenso
             whole_of[path] += float(output.square().sum())
 
         handles += [module.register_forward_pre_hook(look), module.register_forward_hook(compare)]
-    seen: dict[str, Tensor] = {}
     device, left = next(network.parameters()).device, JUDGED_ON
     try:
         with torch.no_grad():

@@ -87,16 +87,7 @@ class Task:
     @property
     def estimator(self) -> PoseEstimator:
         """How candidates find people; top-down ones look at the labelled boxes."""
-        recipe = self.recipe
-        return estimator_for(
-            self.architecture,
-            self.sets.train.keypoints,
-            recipe.input_hw,
-            codec=recipe.codec,
-            decoding=recipe.decoding,
-            boxes=LabelledBoxes(),
-            normalisation=self.normalisation,
-        )
+        return _estimator(self.recipe, self.architecture, self.sets, self.normalisation)
 
     def inputs(self, wanted: int) -> Iterator[Tensor]:
         """About the first `wanted` training pictures without augmentation, in batches [B,3,H,W]."""
@@ -309,20 +300,25 @@ def read_candidates(recipe: SearchRecipe, start: Network | None, sets: Sets, fol
     unedited = Candidates(Space(base, {}), recipe.input_hw, start)
     if path.is_file():
         return unedited.over(space_around(start, read_space(path)))
-    keypoints = sets.train.keypoints
-    check_joints(start.architecture, keypoints, "data")
-    estimator = estimator_for(
-        start.architecture,
-        keypoints,
+    check_joints(start.architecture, sets.train.keypoints, "data")
+    estimator = _estimator(recipe, start.architecture, sets, start.normalisation)
+    images = first_inputs(estimator, sets.train, JUDGED_ON, torch.device("cpu"))
+    engine_name = recipe.measurement.targets[0].engine
+    return unedited.over(expand(derive(unedited, engine_name, images, recipe.search.groups, path), base))
+
+
+def _estimator(
+    recipe: SearchRecipe, architecture: Architecture, sets: Sets, normalisation: Normalisation
+) -> PoseEstimator:
+    return estimator_for(
+        architecture,
+        sets.train.keypoints,
         recipe.input_hw,
         codec=recipe.codec,
         decoding=recipe.decoding,
         boxes=LabelledBoxes(),
-        normalisation=start.normalisation,
+        normalisation=normalisation,
     )
-    images = first_inputs(estimator, sets.train, JUDGED_ON, torch.device("cpu"))
-    engine_name = recipe.measurement.targets[0].engine
-    return unedited.over(expand(derive(unedited, engine_name, images, recipe.search.groups, path), base))
 
 
 def show_space(run: Run, recipe: SearchRecipe, space: Space, progress: Progress) -> None:
