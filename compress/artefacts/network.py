@@ -17,6 +17,7 @@ from compress.errors import DataError, NetworkError, unknown_network
 from compress.extensions import NETWORK_GROUP, offered
 from compress.files import NamedCheckpoint, named_checkpoint, read_yaml_mapping
 from compress.networks import NETWORKS, Architecture, architecture_from_data, made_for
+from compress.networks.architecture import without_values
 from compress.networks.checkpoints import Found
 from compress.networks.own import OWN_FAMILIES, check_learns, given_module, is_own, own_network
 from compress.networks.published import published_hw
@@ -143,7 +144,7 @@ def _built(
     own = architecture.family in OWN_FAMILIES
     architecture = made_for(architecture, input_hw) if input_hw else architecture
     torch.manual_seed(seed)  # random weights are the same in every run, and criteria go by weights
-    with torch.device("meta") if not (weights or own) else nullcontext():
+    with without_values() if not (weights or own) else nullcontext():
         module = architecture.build()
     check_memory(module, name)
     only = getattr(architecture, "input_hw", None) or getattr(module, "input_hw", None)

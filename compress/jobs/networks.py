@@ -10,12 +10,11 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compress.artefacts.results import NetworkRow
 from compress.files import write_text
 from compress.measure.counting import Count, count
 from compress.networks import NETWORKS, made_for, network_named
+from compress.networks.architecture import without_values
 from compress.networks.published import PUBLISHED, Published
 
 
@@ -58,7 +57,7 @@ def counted_anew(row: Published) -> Count:
     assert row.input_hw is not None
     architecture = made_for(network_named(row.network), row.input_hw)
     assert is_dataclass(architecture)
-    with torch.device("meta"):
+    with without_values():
         network = replace(architecture, keypoints=row.keypoints).build()
     return count(network, row.input_hw)
 

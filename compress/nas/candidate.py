@@ -19,6 +19,7 @@ from compress.artefacts.artefact import CHANNELS_PRUNED, Edit, Network
 from compress.errors import RecipeError, SpaceError, nearest
 from compress.nas.space import KEEP, EditChoice, EditKind, Pick, Space
 from compress.networks import Architecture, architecture_from_data
+from compress.networks.architecture import without_values
 from compress.pruning.channels import Channels
 from compress.pruning.groups import PruningGroup, layer_of, pruning_groups, whole
 from compress.pruning.importance import importance
@@ -137,7 +138,7 @@ class Candidates:
                         where = f"{place}: {edit.path}"
                         raise SpaceError(wrong.rule, place=where, value=value, remedy=wrong.remedy) from None
         ends = [{**pick, **self.space.unedited} for pick in (self.space.smallest, self.space.largest)]
-        with torch.device("meta"):
+        with without_values():
             built = [self._unedited(pick) for pick in ends]
         for edit in self.space.edits:
             if edit.kind == "rewrite":
@@ -176,7 +177,7 @@ class Candidates:
         """Paths of the residual blocks of the unedited network."""
         structure = self._structure(pick)
         if structure not in self._blocks:
-            with torch.device("meta"):
+            with without_values():
                 network = network or self._unedited(pick)
             self._blocks[structure] = [one.at for one in sites(network, rule_named(REMOVE_BLOCK))]
         return self._blocks[structure]

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import islice, product
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from compress.engines import Engine
@@ -27,6 +26,7 @@ from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
 from compress.nas.space import Pick, Space, pick_key
 from compress.networks import architecture_from_data
+from compress.networks.architecture import without_values
 from compress.progress import Progress
 
 SCALE_NETWORKS = 6
@@ -140,13 +140,13 @@ def covering(
     rng = random.Random(seed)
     drawn = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
     picks = list({pick_key(pick): pick for pick in drawn}.values())
-    with torch.device("meta"):
+    with without_values():
         told = runtime.kernels_by_part(build(picks[0]), input_hw) is not None
     detect = partial(detect_kernels, runtime=runtime) if told else detect_kernels
     kernels: dict[int, set[Kernel]] = {}
     with progress.phase("choosing candidates to time", len(picks)) as phase:
         for number, pick in enumerate(picks):
-            with torch.device("meta"):
+            with without_values():
                 network = build(pick)
             kernels[number] = {kernel for kernel in detect(network, input_hw) if kernel.key not in known}
             phase.advance(1)

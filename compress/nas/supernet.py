@@ -28,6 +28,7 @@ from compress.data.loader import Batch
 from compress.errors import SpaceError
 from compress.nas.space import Pick, Space, pick_key
 from compress.networks import architecture_from_data
+from compress.networks.architecture import without_values
 from compress.pose.objective import Objective
 from compress.training.loop import LossStep, full_precision
 
@@ -65,7 +66,7 @@ class Supernet:
 
     def extract(self, pick: Pick) -> nn.Module:
         """The candidate as a network of its own, with copies of its weights and of the shared statistics."""
-        with torch.device("meta"):
+        with without_values():
             network = architecture_from_data(self.space.apply(pick), "search space").build()
         slices = self._slices(_parts(network))
         state = {name: _channels_last(value.detach().clone()) for name, value in slices.items()}
@@ -95,7 +96,7 @@ class Supernet:
         """Kept with its parts: listing them takes as long as some layers."""
         key = pick_key(pick)
         if key not in self._skeletons:
-            with torch.device("meta"):
+            with without_values():
                 network = architecture_from_data(self.space.apply(pick), "search space").build()
             self._skeletons[key] = network, _parts(network)
         self._skeletons.move_to_end(key)

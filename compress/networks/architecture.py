@@ -1,8 +1,12 @@
 """What every architecture record offers. A record is frozen, goes to YAML and back, and builds its network."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from compress.errors import NetworkError
 
@@ -79,3 +83,39 @@ def check(holds: bool, rule: str, value: object) -> None:
     """Raises ValueError with the rule and the value unless it holds."""
     if not holds:
         raise ValueError(f"{rule}, not {value}")
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Networks built inside have shapes alone: they lie on the meta device, and random numbers are not drawn for them.
+
+    torch derives in Python what drawing gives on that device, and for normal numbers imports its compiler first, which
+    takes seconds.
+    """
+    with torch.device("meta"), _NoDrawing():
+        yield
+
+
+_DRAWING = frozenset(
+    {
+        Tensor.normal_,
+        Tensor.uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_normal_,
+        nn.init.kaiming_uniform_,
+    }
+)
+
+
+class _NoDrawing(TorchFunctionMode):
+    """Tensors on the meta device stay as they are where random numbers would be drawn."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the function, or leaves the tensor."""
+        kwargs = kwargs or {}
+        if func in _DRAWING:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)

@@ -1,6 +1,9 @@
 """What every network must do: one file over all builders."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,10 @@ from torch import Tensor, nn
 from compress.artefacts.artefact import load_artefact, save_artefact
 from compress.artefacts.metadata import Metadata
 from compress.engines import ENGINES, check_parity
+from compress.engines.onnxruntime import OnnxRuntime
 from compress.measure.counting import count
 from compress.networks import FAMILIES, NETWORKS, Architecture, architecture_from_data, architecture_to_data, made_for
+from compress.networks.architecture import without_values
 
 
 def channels(architecture: Architecture) -> list[int]:
@@ -123,11 +128,37 @@ def test_one_picture_of_a_batch_does_not_see_the_others(name: str) -> None:
         torch.testing.assert_close(a[1:2], b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engines that convert ONNX files get that of the engine before, for one and the same network."""
+    real, kept = OnnxRuntime.export, tmp_path_factory.mktemp("onnx") / "kept.onnx"
+    of: list[tuple[nn.Module, tuple[int, int]]] = []
+
+    def export(
+        self: OnnxRuntime, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str
+    ) -> tuple[Path, ...]:
+        if not of or of[0][0] is not network or of[0][1] != input_hw:
+            shutil.copy(real(self, network, input_hw, folder, stem)[0], kept)
+            of[:] = [(network, input_hw)]
+        return (Path(shutil.copy(kept, folder / f"{stem}.onnx")),)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxRuntime, "export", export)
+        yield
+
+
+@cache
+def awake_small(name: str) -> nn.Module:
+    return awake(SMALL[name].build())
+
+
+SLOW = {"edite_hrnet_dense", "edite_hrnet_unmixed"}  # seconds each, and no operation that edite_hrnet lacks
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", SMALL)
-def test_engines_give_torchs_outputs(name: str, engine: str, tmp_path: Path) -> None:
-    architecture = SMALL[name]
-    network, size = awake(architecture.build()), input_hw(architecture)
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in SLOW])
+def test_engines_give_torchs_outputs(name: str, engine: str, onnx_files: None, tmp_path: Path) -> None:
+    network, size = awake_small(name), input_hw(SMALL[name])
     path, *_ = ENGINES[engine].export(network, size, tmp_path, "model")
     images = np.random.default_rng(0).normal(size=(2, 1, 3, *size)).astype(np.float32)
     limit = {"mnn": 5e-4, "mnn_sparse": 5e-4}.get(engine, 1e-4)  # MNN's large Winograd tiles
@@ -157,3 +188,21 @@ def test_everything_in_it_can_be_counted(name: str) -> None:
     counted = count(SMALL[name].build(), input_hw(SMALL[name]))
     assert counted.uncounted == ()
     assert counted.macs > 0
+
+
+@pytest.mark.parametrize("name", ["openpose", "dite_hrnet", "rtmpose"])
+def test_a_network_without_values_has_the_shapes_of_one_with_values(name: str) -> None:
+    with without_values():
+        empty = SMALL[name].build()
+    assert {one.device.type for one in (*empty.parameters(), *empty.buffers())} == {"meta"}
+    full = SMALL[name].build()
+    assert [(name, one.shape, one.dtype) for name, one in empty.state_dict().items()] == [
+        (name, one.shape, one.dtype) for name, one in full.state_dict().items()
+    ]
+
+
+def test_without_values_tensors_elsewhere_are_drawn() -> None:
+    drawn = torch.zeros(100, device="cpu")
+    with without_values():
+        drawn.normal_()
+    assert drawn.std() > 0.5

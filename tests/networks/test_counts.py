@@ -1,16 +1,16 @@
 """Counts against the papers' (hand-copied from their tables, not from compress.networks.published)."""
 
 import pytest
-import torch
 
 from compress.jobs.networks import counted_anew, kept_counts, size_key
 from compress.measure.counting import Count, count
 from compress.networks import NETWORKS, network_named
+from compress.networks.architecture import without_values
 from compress.networks.published import PUBLISHED, Published
 
 
 def counted(name: str, side: int | tuple[int, int]) -> Count:
-    with torch.device("meta"):
+    with without_values():
         network = network_named(name).build()
     return count(network, (side, side) if isinstance(side, int) else side)
 

@@ -322,13 +322,13 @@ def crowd(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]
 def test_crowd_pose_is_the_plain_one() -> None:
     rng = np.random.default_rng(0)
     known = dict.fromkeys(("AP_easy", "AP_medium", "AP_hard"), 0)
-    for _ in range(1000):
+    for _ in range(300):
         coco, results = crowd(rng)
         wanted = plain_crowd_pose(coco, results)
         assert crowd_pose_ap(coco, results) == pytest.approx(wanted, nan_ok=True, abs=1e-9)
         for name in known:
             known[name] += 0 < wanted[name] < 1
-    assert min(known.values()) > 200
+    assert min(known.values()) > 60
 
 
 def crowd_person(number: int, image: int, **extra: Any) -> dict[str, Any]:

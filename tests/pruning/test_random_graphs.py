@@ -19,7 +19,7 @@ from compress.networks.blocks import ChannelShuffle
 from compress.pruning.channels import Channels
 from compress.pruning.structured import checked, difference, prunable_channels
 
-GRAPHS, BLOCKS = 300, 10
+GRAPHS, BLOCKS = 150, 5
 SIDE = 8
 SAME = 1e-9  # in float64
 

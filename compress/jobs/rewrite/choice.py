@@ -18,6 +18,7 @@ from compress.errors import RecipeError
 from compress.jobs import change
 from compress.measure.counting import count
 from compress.networks import Architecture
+from compress.networks.architecture import without_values
 from compress.pruning.structured import difference
 from compress.recipe import RewriteRecipe
 from compress.rewriting.depth import at_depth, layers_of
@@ -155,7 +156,7 @@ def at_other_depth(original: Network, layers: int) -> Architecture:
         )
 
     def macs_of(architecture: Architecture) -> int:
-        with torch.device("meta"):
+        with without_values():
             network = architecture.build()
         return count(network, original.input_hw).macs
 

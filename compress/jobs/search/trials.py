@@ -38,6 +38,7 @@ from compress.nas.sampler import Costs, Sampler, screens
 from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
 from compress.nas.supernet import Supernet, sandwich_step
+from compress.networks.architecture import without_values
 from compress.pose.scoring import Score, main_figure, score
 from compress.pruning.sparsity import apply_masks, masks_of_zeros
 from compress.recipe import Budget
@@ -227,7 +228,7 @@ def read_trials(run: Run) -> list[Trial]:
 
 def structure_of(task: Task, pick: Pick) -> nn.Module:
     """The candidate's network, on the meta device (without weights) where the candidate allows it."""
-    with torch.device("meta"):
+    with without_values():
         return task.candidates.build(pick)
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from compress.data.normalisation import Normalisation
 from compress.errors import NetworkError
 from compress.networks import NETWORKS, Architecture
+from compress.networks.architecture import without_values
 from compress.networks.checkpoints import classifiers, hourglass, hrnet, lite_hrnet, litepose, part_affinity, rtmpose
 from compress.networks.checkpoints.container import Container, read_container
 from compress.networks.checkpoints.recognise import recognised
@@ -158,7 +158,7 @@ def name_of(architecture: Architecture) -> str:
 
 def fitting_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Name → shape of what a file must fill. Counters of batch norms are left out: old files have none."""
-    with torch.device("meta"):
+    with without_values():
         state = architecture.build().state_dict()
     return {name: tuple(one.shape) for name, one in state.items() if not name.endswith("num_batches_tracked")}
 

@@ -62,7 +62,7 @@ def sizes(rng: np.random.Generator) -> tuple[int, int]:
 
 def test_drawn_people() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(1500):
+    for _ in range(500):
         heat, tags = scene(rng, int(rng.integers(0, 6)), sizes(rng), int(rng.integers(1, 4)))
         grouping = Grouping(locate="quarter" if rng.integers(2) else "middle", refine=bool(rng.integers(2)))
         assert_same(heat, tags, BRIEF, grouping)
@@ -70,7 +70,7 @@ def test_drawn_people() -> None:
 
 def test_random_settings_on_noise() -> None:
     rng = np.random.default_rng(1)
-    for _ in range(1500):
+    for _ in range(500):
         heat = rng.normal(0, 1, (4, *sizes(rng))).astype(np.float32)
         tags = rng.normal(0, 1.5, (*heat.shape, int(rng.integers(1, 3)))).astype(np.float32)
         grouping = Grouping(
@@ -85,7 +85,7 @@ def test_random_settings_on_noise() -> None:
 def test_ties_in_heat_and_tags() -> None:
     """Few levels, as an int8 network gives: plateaus, equal scores, equal tags, distances of exactly 0.5 and 1."""
     rng = np.random.default_rng(2)
-    for _ in range(1200):
+    for _ in range(400):
         heat = rng.integers(0, 4, (4, *sizes(rng))).astype(np.float32) / 4
         tags = rng.integers(0, 4, (*heat.shape, int(rng.integers(1, 3)))).astype(np.float32) / 2
         assert_same(heat, tags, BRIEF, Grouping(max_people=int(rng.integers(1, 31))))

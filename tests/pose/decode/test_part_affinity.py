@@ -73,7 +73,7 @@ def random_grouping(rng: np.random.Generator) -> PartGrouping:
 def test_random_maps() -> None:
     """Noise, sparse bumps and smooth fields: candidates abound, limbs cross, people share parts."""
     people = 0
-    for seed in range(2000):
+    for seed in range(600):
         rng = np.random.default_rng(seed)
         layout = (SIMPLE, BRIEF)[seed % 2]
         cells = (int(rng.integers(1, 8)), int(rng.integers(1, 8)))
@@ -81,7 +81,7 @@ def test_random_maps() -> None:
         towards = rng.normal(0, 1, (2 * len(layout.limbs), 1, 1))
         fields = (towards + rng.normal(0, rng.choice([0.01, 0.3, 1]), (len(towards), *cells))).astype(np.float32)
         people += len(assert_same(heatmaps, fields, layout, random_grouping(rng)))
-    assert people > 1500
+    assert people > 450
 
 
 def test_maps_full_of_ties() -> None:
@@ -90,7 +90,7 @@ def test_maps_full_of_ties() -> None:
     Limbs along an axis have unit vectors of 0 and 1; fields are constant so that others tie only with themselves.
     """
     people = 0
-    for seed in range(1500):
+    for seed in range(500):
         rng = np.random.default_rng(seed)
         cells = (1, int(rng.integers(1, 9))) if seed % 2 else (int(rng.integers(1, 9)), 1)
         heatmaps = rng.choice([0, 0.25, 0.5, 1], (len(SIMPLE.names), *cells)).astype(np.float32)
