@@ -15,6 +15,7 @@ from compress.nas.candidate import Candidates
 from compress.nas.space import Pick, Space, expand, read_space
 from compress.nas.supernet import Supernet
 from compress.networks import FAMILIES, NETWORKS, architecture_from_data, architecture_to_data, made_for
+from compress.networks.architecture import without_values
 from compress.recipe import shipped_folder
 
 NAMES = sorted(path.stem for path in shipped_folder("search_spaces").glob("*.yaml"))
@@ -33,7 +34,7 @@ def space_of(name: str) -> Space:
 
 
 def built(space: Space, pick: Pick) -> nn.Module:
-    with torch.device("meta"):
+    with without_values():
         return architecture_from_data(space.apply(pick), "space").build()
 
 
@@ -87,7 +88,7 @@ def test_a_cut_candidate_computes_what_the_supernet_does(name: str) -> None:
 
 def random_supernet(space: Space) -> Supernet:
     """With random weights of the right scale: to build every candidate for its initial weights takes long."""
-    with torch.device("meta"):
+    with without_values():
         supernet = Supernet(space)
     for name, parameter in supernet.parameters.items():
         fan_in = max(1, parameter[0].numel()) if parameter.dim() > 1 else 1

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from test_counts import counted
 
 from compress.measure.counting import count
+from compress.networks.architecture import without_values
 from compress.networks.hourglass import Hourglass, Residual, StackedHourglass
 
 
@@ -13,7 +14,7 @@ def test_counts() -> None:
     c = counted("hourglass_8", (256, 192))
     assert c.params / 1e6 == pytest.approx(25.438, abs=0.001)
     assert c.macs / 1e9 == pytest.approx(20.592, rel=0.005)
-    with torch.device("meta"):
+    with without_values():
         mpii = count(StackedHourglass(keypoints=16).build(), (256, 256))
     assert mpii.params / 1e6 == pytest.approx(25.434, abs=0.001)
     assert mpii.macs / 1e9 == pytest.approx(27.440, rel=0.005)

@@ -9,11 +9,12 @@ from torch import nn
 
 from compress.measure.counting import Count, count
 from compress.networks import network_named
+from compress.networks.architecture import without_values
 from compress.networks.lightweight_hrnet import ChannelExchange, LightweightHRNet, LiteConvModule
 
 
 def counted(architecture: LightweightHRNet, side: int) -> Count:
-    with torch.device("meta"):
+    with without_values():
         network = architecture.build()
     return count(network, (side, side))
 
@@ -147,7 +148,7 @@ def test_lite_conv_computes_what_its_docstring_says(kind: str) -> None:
 
 def test_table_i() -> None:
     # Layer by layer for r = -2 and 448x448, with the two printed sizes that cannot be corrected.
-    with torch.device("meta"):
+    with without_values():
         backbone = named(-2).build().eval().backbone
         shapes = []
         for layer in (backbone.stem, *backbone.layers):
