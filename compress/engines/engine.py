@@ -251,6 +251,23 @@ class Engine(Protocol):
         """
         return None
 
+    @property
+    def channel_block(self) -> int | None:
+        """Channels per block in which it lays maps out on this machine; None if its kernels do not depend on that."""
+        return None
+
+    def laid_out(self, channel_block: int | None) -> "Engine":
+        """The engine as it cuts networks into kernels on a device with such blocks; None is this machine."""
+        return self
+
+    def write_layout_probe(self, folder: Path) -> None:
+        """Writes what packed_run needs to tell the device's channel_block; nothing where there is none."""
+        return
+
+    def read_layout_probe(self, folder: Path) -> int | None:
+        """The channel_block of the device that packed_run ran on; None where it told none."""
+        return None
+
     def profiler(self, path: Path, threads: int = 1) -> Profiler:
         """The exported or assembled model, to be timed node by node.
 

@@ -33,9 +33,10 @@ from compress.engines.engine import (
     silent,
 )
 from compress.engines.kernel import Kernel
-from compress.engines.onnxruntime_fusion import channel_block, kernels_by_part
+from compress.engines.onnxruntime_fusion import block_of, channel_block, kernels_by_part, one_filter
 from compress.engines.onnxruntime_kernels import OPSET, OPTIMISED, OnnxRuntimeProfiler, assemble
 from compress.engines.operations import UnknownOperationError
+from compress.engines.packed_run import LAYOUT, OPTIMISED_LAYOUT
 from compress.engines.tracing import check_traceable, torchscript
 from compress.errors import EngineError, nearest
 from compress.files import write_bytes
@@ -95,6 +96,8 @@ class OnnxRuntime(Engine):
 
     provider: str = CPU
     precision: str = "float32"
+    block: int | None = None
+    """Channels per block of another device's NCHWc layout."""
 
     name = "onnxruntime"
     install = "pip install compress-pose"
@@ -123,7 +126,25 @@ class OnnxRuntime(Engine):
     @property
     def channel_multiple(self) -> int:
         """The block of its NCHWc layout."""
-        return max(CHANNEL_MULTIPLE, channel_block())
+        return max(CHANNEL_MULTIPLE, self.channel_block)
+
+    @property
+    def channel_block(self) -> int:
+        """Of its NCHWc layout: 16 with AVX-512, 8 with AVX2, 1 where it has none."""
+        return self.block or channel_block()
+
+    def laid_out(self, channel_block: int | None) -> Engine:
+        """With another device's blocks."""
+        return replace(self, block=channel_block)
+
+    def write_layout_probe(self, folder: Path) -> None:
+        """A convolution with one filter, which onnxruntime pads to a block."""
+        write_bytes(folder / LAYOUT, one_filter())
+
+    def read_layout_probe(self, folder: Path) -> int | None:
+        """From the graph that onnxruntime made of it there."""
+        made = folder / OPTIMISED_LAYOUT
+        return block_of(made) if made.is_file() else None
 
     def configured(self, precision: str = "float32", provider: str = "") -> Engine:
         """On this provider. Raises EngineError for one that the installed onnxruntime has not."""
@@ -219,7 +240,7 @@ class OnnxRuntime(Engine):
         if not self.has_kernels:
             return None
         try:
-            return kernels_by_part(network, input_hw)
+            return kernels_by_part(network, input_hw, self.block)
         except UnknownOperationError:
             return None
 

@@ -40,10 +40,12 @@ def kernels_by_rules(network: nn.Module, input_hw: tuple[int, int], block: int |
     return [kernel_of(piece, block) for piece in _arrange(_operations(network, input_hw), block)]
 
 
-def kernels_by_part(network: nn.Module, input_hw: tuple[int, int]) -> dict[str, Counter[Kernel]]:
+def kernels_by_part(
+    network: nn.Module, input_hw: tuple[int, int], block: int | None = None
+) -> dict[str, Counter[Kernel]]:
     """The same kernels by the operation they come from: `stem.0.conv:0` is the first of that module."""
     parts: dict[str, Counter[Kernel]] = {}
-    block = channel_block()
+    block = block or channel_block()
     for piece in _arrange(_operations(network, input_hw), block):
         parts.setdefault(piece.part, Counter())[kernel_of(piece, block)] += 1
     return parts
@@ -201,17 +203,26 @@ def channel_block() -> int:
 
     Asked of onnxruntime itself: a one-filter convolution is padded to a full block in its optimised graph.
     """
-    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 3, 1, 1), [0.0] * 3)
-    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, c, 4, 4)) for name, c in (("x", 3), ("y", 1))]
-    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "probe", shapes[:1], shapes[1:], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(Path(folder) / "probe.onnx")
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        optimised = onnx.load(options.optimized_model_filepath)
-    return int(optimised.graph.initializer[0].dims[0])
+        onnxruntime.InferenceSession(one_filter(), options, providers=["CPUExecutionProvider"])
+        return block_of(Path(options.optimized_model_filepath))
+
+
+def one_filter() -> bytes:
+    """An ONNX model of one convolution with one filter."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 3, 1, 1), [0.0] * 3)
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, c, 4, 4)) for name, c in (("x", 3), ("y", 1))]
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "probe", shapes[:1], shapes[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def block_of(graph: Path) -> int:
+    """The block of the machine where onnxruntime has optimised `one_filter` to this graph."""
+    return int(onnx.load(graph).graph.initializer[0].dims[0])
 
 
 # Step 1: operations and shapes ---------------------------------------------------------------------------------------

@@ -61,6 +61,19 @@ def open_onnxruntime(entry: dict[str, Any], threads: int, precision: str) -> Pas
     return lambda: sessions[0].run(None, feed), lambda: sessions[1].run(None, feed), finish
 
 
+LAYOUT, OPTIMISED_LAYOUT = "layout.onnx", "layout.optimised.onnx"
+
+
+def write_layout() -> None:
+    """What onnxruntime makes of LAYOUT here: its size tells in what blocks of channels maps are laid out."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(FOLDER / OPTIMISED_LAYOUT)
+    onnxruntime.InferenceSession(str(FOLDER / LAYOUT), options, providers=["CPUExecutionProvider"])
+
+
 def open_ncnn(entry: dict[str, Any], threads: int, precision: str) -> Passes:
     """ncnn computes a layer when its output is first extracted; a second extraction costs extraction alone."""
     import ncnn
@@ -306,6 +319,8 @@ def main() -> None:
         parser.error(f"{engine} computes in float32 only")
     # The reference is one of the engine's own small networks: this device need not have onnxruntime.
     reference, _, _ = OPEN[engine](manifest["reference"], 1, "float32")
+    if (FOLDER / LAYOUT).exists():
+        write_layout()
     path = FOLDER / "results.json"
     here = {**facts(engine), "folder": manifest["folder"], "runs": []}
     known = json.loads(path.read_text()) if path.exists() else here

@@ -141,12 +141,15 @@ def load(target: Target, file: Path) -> Runner:
 
 
 def runtime_of(target: Target) -> Engine:
-    """The engine with the target's precision and provider. Of another device only its exports and kernels are of use.
+    """The engine with the target's precision and provider. Of another device only its exports and kernels are of use,
+    the latter as that device cuts them.
 
     Raises EngineError for an engine that is not known, or has not what the target asks of it here.
     """
     found = engine(target.engine)
-    return found if target.foreign else found.configured(target.precision or "float32", target.provider or "")
+    if target.foreign:
+        return found.laid_out(_foreign_table(target).channel_block)
+    return found.configured(target.precision or "float32", target.provider or "")
 
 
 def label(target: Target, identity: Identity) -> str:

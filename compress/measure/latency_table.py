@@ -113,6 +113,7 @@ class LatencyTable:
 
     foreign: how the table differs from what it is used for; empty unless that was allowed. other_load: other programs
     that wanted a core while kernels were timed, at the worst (see timing.other_load); None where that is not known.
+    channel_block: of the engine on the table's device, see Engine; None where it has none or that is not known.
     """
 
     path: Path
@@ -122,6 +123,7 @@ class LatencyTable:
     kernels: dict[str, Entry] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     other_load: float | None = None
+    channel_block: int | None = None
     _estimates: tuple[dict[str, Entry], Neighbours] | None = field(default=None, init=False, repr=False, compare=False)
 
     def neighbours(self) -> Neighbours:
@@ -137,7 +139,7 @@ class LatencyTable:
             timed = [
                 Neighbour(key, e.kind, e.macs, e.timing.ratio, e.timing.uncertainty) for key, e in self.kernels.items()
             ]
-            self._estimates = dict(self.kernels), Neighbours(timed, channel_multiple(self.identity))
+            self._estimates = dict(self.kernels), Neighbours(timed, channel_multiple(self))
         return self._estimates[1]
 
     def missing(self, kernels: Iterable[Kernel]) -> list[Kernel]:
@@ -156,6 +158,7 @@ class LatencyTable:
             "reference_ms": self.reference_ms,
             "scale": asdict(self.scale) if self.scale else None,
             "other_load": self.other_load,
+            "channel_block": self.channel_block,
             "kernels": {key: _entry_data(self.kernels[key]) for key in sorted(self.kernels)},
         }
         write_text(self.path, _readable(data))
@@ -191,7 +194,7 @@ def open_table(path: Path, identity: Identity, *, allow_foreign: bool = False) -
     TableError if it is broken, of another engine, or foreign and not allowed to be.
     """
     if not path.exists():
-        return LatencyTable(path, identity)
+        return LatencyTable(path, identity, channel_block=_channel_block(identity))
     table = load_table(path)
     foreign = []
     for name, wanted in asdict(identity).items():
@@ -223,6 +226,7 @@ def load_table(path: Path) -> LatencyTable:
             reference_ms=data.pop("reference_ms"),
             scale=Scale(**scale) if scale else None,
             other_load=data.pop("other_load", None),
+            channel_block=data.pop("channel_block", None),
             kernels=kernels,
             identity=Identity(**{one.name: data[one.name] for one in fields(Identity)}),
         )
@@ -254,7 +258,7 @@ def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
                     value=found,
                     remedy="keep them apart",
                 )
-    merged = LatencyTable(path, first.identity, first.reference_ms)
+    merged = LatencyTable(path, first.identity, first.reference_ms, channel_block=first.channel_block)
     for key in sorted(set().union(*(table.kernels for table in tables))):
         entries = [table.kernels[key] for table in tables if key in table.kernels]
         timing = _on_clock(_pooled([entry.timing for entry in entries]), merged.reference_ms)
@@ -355,13 +359,23 @@ def predict(table: LatencyTable, kernels: Mapping[Kernel, int]) -> Prediction:
     )
 
 
-def channel_multiple(identity: Identity) -> int:
-    """Channels that the engine computes at a time: as it says of this machine, else what most do."""
+def _channel_block(identity: Identity) -> int | None:
+    """Of the engine on this machine."""
     try:
-        runtime = engine(identity.engine)
-        here = runtime.describe().device == identity.device
+        return engine(identity.engine).channel_block
+    except EngineError:
+        return None
+
+
+def channel_multiple(table: LatencyTable) -> int:
+    """Channels that the engine computes at a time: as it says of the table's device, else what most do."""
+    try:
+        runtime = engine(table.identity.engine)
+        here = runtime.describe().device == table.identity.device
     except EngineError:  # not installed here, which a device's table need not be
         return CHANNEL_MULTIPLE
+    if table.channel_block:
+        return runtime.laid_out(table.channel_block).channel_multiple
     return runtime.channel_multiple if here else CHANNEL_MULTIPLE
 
 

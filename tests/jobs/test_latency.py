@@ -288,6 +288,8 @@ def test_a_packed_folder_gives_a_table(
     there = load_table(tmp_path / "there.json")
     assert there.identity.device == engine(runtime).describe().device
     assert len(there.kernels) == packed.kernels
+    assert there.channel_block == engine(runtime).channel_block
+    assert (there.channel_block is None) == (runtime != "onnxruntime")
     if runtime == "onnxruntime":
         assert there.kernels.keys() == load_table(Path(built.table)).kernels.keys()
     if runtime == "ncnn":  # mnn's exports take longest

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from compress.engines.onnxruntime_fusion import kernels_by_rules
 from compress.errors import EngineError, TableError
 from compress.measure.kernels import detect_kernels
 from compress.measure.latency_model import LatencyModel, TimedModel, identity_of, label, open_model, runtime_of
@@ -37,6 +38,20 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
     there = LatencyTable(folder / "phone.json", identity, model.table.reference_ms, Scale(1.1, 6, 0.02), entries)
     there.save()
     return load_table(there.path)
+
+
+@pytest.mark.parametrize("block", [8, 16])
+def test_a_devices_kernels_are_cut_in_its_own_blocks(table: LatencyTable, tmp_path: Path, block: int) -> None:
+    """12 channels are padded to 16 in blocks of 8 and of 16, 20 to 24 and to 32: whatever this machine has."""
+    there = replace(table, path=tmp_path / "there.json", channel_block=block)
+    there.save()
+    assert load_table(there.path).channel_block == block
+    model = open_model(on(there))
+    assert model.runtime.channel_multiple == block
+    expected = Counter(kernels_by_rules(network(20), HW, block))
+    assert Counter(model.kernels(network(20), HW)) == expected
+    other = Counter(kernels_by_rules(network(20), HW, 24 - block))
+    assert other != expected
 
 
 def on(table: LatencyTable, **changes: object) -> Target:

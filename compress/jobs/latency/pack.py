@@ -183,6 +183,7 @@ def write_manifest(
     runtime = engine(target.engine)
     reference = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1))
     first = runtime.export(reference, _REFERENCE_HW, folder, "reference")[0]
+    runtime.write_layout_probe(folder)
     manifest = Manifest(
         folder=fingerprint,
         engine=target.engine,
@@ -331,6 +332,7 @@ def _from_run(
         ) from error
     loads = [found.other_load for found in run.networks if found.other_load is not None]
     add_in_situ(table, networks, load=max(loads, default=None))
+    table.channel_block = runtime.read_layout_probe(folder)
     assert table.reference_ms is not None
     if len(networks) >= LEAST_NETWORKS:
         fit_scale(table, [(Counter(n.kernels), n.whole.ratio * table.reference_ms) for n in networks])
