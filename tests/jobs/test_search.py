@@ -13,8 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from compress.artefacts.artefact import load_artefact
 from compress.artefacts.records import from_plain, to_plain
@@ -629,3 +632,58 @@ def test_a_search_on_an_engine_that_is_timed_whole(tmp_path: Path) -> None:
     assert all(list(network.latency) == ["torch"] for network in result.networks)
     write_report("search", result, tmp_path / "run")
     assert "each measured whole" in (tmp_path / "run" / "report.html").read_text()
+
+
+def single_people(folder: Path) -> Path:
+    """Sixteen pictures of noise with one person each, in LSP's form: 14 joints, no boxes."""
+    rng = np.random.default_rng(0)
+    for name in ("train", "val"):
+        (folder / name).mkdir(parents=True)
+        images, people = [], []
+        for number in range(1, 9):
+            file = f"{number}.png"
+            cv2.imwrite(str(folder / name / file), rng.integers(0, 256, (80, 60, 3), dtype=np.uint8))
+            images.append({"id": number, "file_name": file, "height": 80, "width": 60})
+            joints = [value for _ in range(14) for value in (int(rng.integers(5, 55)), int(rng.integers(5, 75)), 2)]
+            person = {"id": number, "image_id": number, "category_id": 1, "keypoints": joints, "num_keypoints": 14}
+            people.append({**person, "bbox": [2, 2, 56, 76], "area": 4000, "iscrowd": 0})
+        record = {"images": images, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
+        (folder / f"{name}.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_single_people_are_searched_by_pck(tmp_path: Path) -> None:
+    """A search's score is the data's own, from the supernet to the finalists, and its report says which."""
+    space = tmp_path / "space.yaml"
+    file = yaml.safe_load(SPACE.read_text())
+    file["fixed"] |= {"head": "heatmaps", "keypoints": 14}
+    del file["fixed"]["head_filters"]
+    space.write_text(yaml.safe_dump(file))
+    training = {"epochs": 1, "batch_size": 4, "learning_rate": 0.007, "loss": {"heatmap": 100}}
+    written = {
+        "job": "search",
+        "input_hw": [64, 64],
+        "data": {"kind": "lsp", "disk": {"folder": str(single_people(tmp_path / "lsp")), "search": 4}},
+        "measurement": {"targets": ["onnxruntime"], "rounds": 5},
+        "supernet": training,
+        "search": {"space": str(space), "trials": 3, "calibration_pictures": 8, "budget": {"latency": "100 ms"}},
+        "finalists": {"count": 1, "training": training},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(written))
+    recipe = read_recipe(tmp_path / "recipe.yaml", SearchRecipe, [])
+    result = search(recipe, tmp_path / "run", Silent())
+    assert (result.data.kind, result.data.metric) == ("lsp", "PCK")
+    assert {trial.score.metric for trial in result.trials} == {"PCK"}
+    assert all(0 <= (trial.score.value or 0.0) <= 1 for trial in result.trials)
+    assert {one.score.metric for network in result.networks for one in network.evaluations if one.score} == {"PCK"}
+    write_report("search", result, tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "PCK" in page
+    assert ">AP<" not in page
+
+
+def test_settings_of_another_approach_are_told_before_any_work(tmp_path: Path) -> None:
+    for section in ("supernet", "finalists.training"):
+        with pytest.raises(RecipeError, match=rf"recipe: {section}\.person_augment: .*does not read this key"):
+            search(small_recipe(f"{section}.person_augment={{rotation_deg: 5}}"), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()

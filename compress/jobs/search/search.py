@@ -68,8 +68,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
     candidates = read_candidates(recipe, start, sets, folder)
     space = candidates.space
     baselines = read_baselines(recipe, space, start)
-    check_tuning(recipe)
     check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space or "data")
+    check_tuning(recipe, candidates)
     check_metric(candidates.architecture(space.largest), recipe.data.kind, detected=False)
 
     with open_run(folder, recipe, start.name if start else "", digest_of(start)) as run, settled_heap():

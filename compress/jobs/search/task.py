@@ -30,7 +30,7 @@ from compress.nas.space import Pick, Space, SpaceFile, expand, read_space, space
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named, made_for
 from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, check_learns
-from compress.pose.approaches import approach_of, check_joints, estimator_for, objective_for
+from compress.pose.approaches import approach_of, check_joints, check_training, estimator_for, objective_for
 from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
 from compress.pose.objective import Objective
 from compress.progress import Progress, Stage
@@ -335,8 +335,14 @@ def show_space(run: Run, recipe: SearchRecipe, space: Space, progress: Progress)
     progress.say(f"the space lies in {path}; changed, it is searched with --set search.space=FILE")
 
 
-def check_tuning(recipe: SearchRecipe) -> None:
-    """Raises RecipeError if trials are tuned on less than a batch."""
+def check_tuning(recipe: SearchRecipe, candidates: Candidates) -> None:
+    """Raises RecipeError for settings of another approach, and if trials are tuned on less than a batch."""
+    architecture = candidates.architecture(candidates.space.largest)
+    sections = {"finalists.training": recipe.finalists.training}
+    if candidates.start is None:
+        sections["supernet"] = recipe.supernet
+    for section, settings in sections.items():
+        check_training(architecture, settings, recipe.codec, section)
     batch = recipe.finalists.training.batch_size
     if 0 < recipe.search.tuning_samples < batch:
         raise RecipeError(

@@ -57,15 +57,21 @@ def objective_for(
     """
     approach = approach_of(architecture)
     check_joints(architecture, keypoints, architecture.family)
+    check_training(architecture, training, codec)
+    return approach.objective(Setting(architecture, keypoints, input_hw, codec, normalisation), training)
+
+
+def check_training(architecture: Architecture, training: Training, codec: Codec, section: str = "training") -> None:
+    """Raises RecipeError for settings, or a codec, of another approach. section: of the recipe, with the settings."""
+    approach = approach_of(architecture)
     given = {*changed(training), *(f"loss.{key}" for key in changed(training.loss))}
     if unread := sorted(given & approach.unread):
         raise RecipeError(
             f"a network of the approach {approach.name} does not read this key",
-            place=f"recipe: training.{unread[0]}",
+            place=f"recipe: {section}.{unread[0]}",
             remedy="leave it out",
         )
     _check_codec(approach, codec)
-    return approach.objective(Setting(architecture, keypoints, input_hw, codec, normalisation), training)
 
 
 def estimator_for(
