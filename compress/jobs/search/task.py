@@ -338,7 +338,7 @@ def show_space(run: Run, recipe: SearchRecipe, space: Space, progress: Progress)
 def check_tuning(recipe: SearchRecipe, candidates: Candidates) -> None:
     """Raises RecipeError for settings of another approach, and if trials are tuned on less than a batch."""
     architecture = candidates.architecture(candidates.space.largest)
-    sections = {"finalists.training": recipe.finalists.training}
+    sections: dict[str, Training] = {"finalists.training": recipe.finalists.training}
     if candidates.start is None:
         sections["supernet"] = recipe.supernet
     for section, settings in sections.items():
