@@ -6,6 +6,7 @@ command line with `--set key.sub=value`, where the value is YAML; a mapping repl
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -415,6 +416,48 @@ class SupernetTraining(Training):
     )
 
 
+class CandidateTraining(Training):
+    """Training of every candidate by itself on the labels (`search.method: train`), by successive halving: a cohort is
+    trained for a few epochs, the better part of it on to the next rung, up to all epochs.
+
+    Rungs are at `epochs`, at 1/`eta` of them, and so on down to `first_epochs`; at each 1/`eta` of the cohort goes on,
+    by non-dominated rank of score and costs. `cohort` should be several times what the front holds.
+    """
+
+    epochs: Positive = Field(default=20, description="Epochs of a candidate that is never stopped.")
+    cohort: Annotated[int, Field(ge=2)] = Field(
+        default=16, description="Candidates that are trained and compared together; baselines come on top."
+    )
+    eta: Annotated[int, Field(ge=2)] = Field(
+        default=2, description="Factor between the epochs of two rungs, and between the candidates that reach them."
+    )
+    first_epochs: Positive = Field(
+        default=5,
+        description="Fewest epochs after which a candidate may be stopped; as many as `epochs` stops none. At a rung "
+        "where no candidate scores beyond a constant answer none is stopped.",
+    )
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs at which candidates are scored, the last of them `epochs`."""
+        found, epochs = {self.epochs}, self.epochs / self.eta
+        while epochs >= self.first_epochs:
+            found.add(math.ceil(epochs))
+            epochs /= self.eta
+        return tuple(sorted(found))
+
+    def places(self, entered: int, rung: int) -> int:
+        """How many of those that entered the cohort are trained on behind the rung, counted from 0."""
+        factor: int = self.eta ** (rung + 1)
+        return max(1, entered // factor)
+
+    @model_validator(mode="after")
+    def _a_rung_lies_within(self) -> "CandidateTraining":
+        if self.first_epochs > self.epochs:
+            raise ValueError(f"first_epochs must be no more than epochs, {self.epochs}, not {self.first_epochs}")
+        return self
+
+
 class FineTuning(Training):
     """Training of chosen networks. The best of them learns from the labels and then teaches the others."""
 
@@ -485,6 +528,25 @@ class Budget(Settings):
     )
 
 
+class ZeroCost(Settings):
+    """A filter of proposals by a figure of their untrained networks, before anything is trained or scored.
+
+    A proposal is passed over if its figure is below the quantile among the proposals of like cost so far: figures grow
+    with the network, and of all proposals together only large ones would stay.
+    """
+
+    proxy: Literal["synflow", "naswot"] | None = Field(
+        default=None,
+        description="The figure: `synflow` needs no pictures, `naswot` counts activations on some training pictures. "
+        "The report compares both it and multiply-adds with the scores. Null filters nothing.",
+    )
+    quantile: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.5,
+        description="Share of the proposals of like cost that one must exceed to be evaluated; 0 passes over none, and "
+        "only reports.",
+    )
+
+
 class Search(Settings):
     """The search loop."""
 
@@ -503,6 +565,12 @@ class Search(Settings):
         default="inherit",
         description="Where the weights of candidates around `start` come from: `inherit`, from the given network; "
         "`scratch`, from a supernet that is trained here, of architectures no larger than the given one's.",
+    )
+    method: Literal["shared", "train"] = Field(
+        default="shared",
+        description="What candidates are scored with: `shared`, weights of a supernet or of the given network; "
+        "`train`, weights of their own, each trained alone as the `training` section says and stopped early by "
+        "successive halving.",
     )
     groups: Positive = Field(
         default=12,
@@ -535,6 +603,7 @@ class Search(Settings):
         "Sampler, front and finalists follow all of them.",
     )
     budget: Budget = Field(default=Budget(), description="Upper limits for a candidate.")
+    zero_cost: ZeroCost = Field(default=ZeroCost(), description="Filter of proposals by their untrained networks.")
 
 
 class Measurement(Settings):
@@ -576,6 +645,9 @@ class SearchRecipe(Settings):
         default=Codec(), description=_CODEC + " Not given, that of `search.start`, if there is one."
     )
     supernet: SupernetTraining = Field(default=SupernetTraining(), description="Training of the shared weights.")
+    training: CandidateTraining = Field(
+        default=CandidateTraining(), description="Training of candidates of their own, for `search.method: train`."
+    )
     search: Search = Field(description="The search loop.")
     finalists: Finalists = Field(default=Finalists(), description="The candidates that are trained further.")
     decoding: Decoding = Field(
@@ -593,6 +665,14 @@ class SearchRecipe(Settings):
         taken = [name for name in self.baselines if name.startswith("finalist_")]
         if taken:
             raise ValueError(f"finalist_N is what the search names its own networks, not {taken[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _training_is_read(self) -> "SearchRecipe":
+        if self.search.method == "train" and self.search.tuning_samples:
+            raise ValueError("search.tuning_samples belongs to search.method=shared; `train` trains by `training`")
+        if self.search.method == "shared" and changed(self.training):
+            raise ValueError("the training section belongs to search.method=train; it trains no shared weights")
         return self
 
 

@@ -926,12 +926,34 @@ class DoctorResult(Shown):
 
 
 @dataclass(frozen=True)
+class RungScore:
+    """What a candidate that is trained alone scored after so many epochs."""
+
+    epochs: int
+    value: float
+
+
+@dataclass(frozen=True)
+class TrialTraining:
+    """How a trial was trained alone. rungs: its scores on the way, the last of which is the trial's. stopped: whether
+    it was left there, for others that went on or because its loss was no longer a number."""
+
+    rungs: tuple[RungScore, ...]
+    stopped: bool
+
+    @property
+    def epochs(self) -> int:
+        """At which the trial's score was taken."""
+        return self.rungs[-1].epochs
+
+
+@dataclass(frozen=True)
 class Trial:
     """A candidate that a search scored.
 
     pick: its choices, see compress.nas.space. cost: with the predicted latency of one pass. score: on the search
     pictures, with the weights that candidates are compared by. on_front: whether no other trial beats it in all of the
-    search's objectives; None while the search goes on.
+    search's objectives; None while the search goes on. training: None where candidates share weights.
     """
 
     number: int
@@ -939,11 +961,34 @@ class Trial:
     cost: Cost
     score: Score
     on_front: bool | None = None
+    training: TrialTraining | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its training was stopped early, so that its score stands beside those of longer trainings."""
+        return self.training is not None and self.training.stopped
 
     @property
     def value(self) -> float:
         """The score as a number; 0 where there was nothing to measure on."""
         return self.score.value or 0.0
+
+
+@dataclass(frozen=True)
+class ProxyAgreement:
+    """A zero-cost proxy that proposals were filtered by, and whether it orders networks as their scores do.
+
+    proposals: different ones that it looked at; passed_over: of them not evaluated. tau, tau_macs: Kendall's, of the
+    proxy and of multiply-adds, with the scores of so many `trials`, those that were evaluated and not stopped early;
+    None where there is no order. What was passed over is not among them.
+    """
+
+    proxy: str
+    proposals: int
+    passed_over: int
+    trials: int
+    tau: float | None
+    tau_macs: float | None
 
 
 @dataclass(frozen=True)
@@ -1027,7 +1072,7 @@ class SearchResult(Shown):
     the supernet, by epoch. decoding: of the candidate that scored best, taken for every trial. networks: baselines and
     finalists, exported and measured; trial_numbers: the trial that each was; best: names of those that no other one
     beats in all objectives. failed_exports: one line each. no_finalist: why there is none. caveats: what the figures do
-    not say.
+    not say. zero_cost: None where no proxy filtered proposals.
     """
 
     run: RunRecord
@@ -1047,6 +1092,7 @@ class SearchResult(Shown):
     failed_exports: tuple[str, ...]
     no_finalist: str | None
     caveats: tuple[str, ...]
+    zero_cost: ProxyAgreement | None = None
 
     @property
     def front(self) -> tuple[NetworkResult, ...]:
@@ -1065,6 +1111,16 @@ class SearchResult(Shown):
             "no_finalist": self.no_finalist,
             "failed_exports": self.failed_exports,
         }
+
+    @property
+    def whole_trials(self) -> tuple[Trial, ...]:
+        """Those that were not stopped early, whose scores may be compared."""
+        return tuple(trial for trial in self.trials if not trial.stopped)
+
+    @property
+    def trained_alone(self) -> bool:
+        """Whether trials have weights of their own."""
+        return any(trial.training for trial in self.trials)
 
     def trial_of(self, network: NetworkResult) -> Trial:
         """The trial that the network was in the search."""

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 Point = Sequence[float]
 """Costs, then the score: lower costs are better, a higher score is better."""
 
@@ -20,6 +22,59 @@ def front(points: Sequence[Point]) -> list[int]:
 def _no_worse(one: Point, other: Point) -> bool:
     """Whether a point is at least as good as the other in everything."""
     return one[-1] >= other[-1] and all(a <= b for a, b in zip(one[:-1], other[:-1], strict=True))
+
+
+def ranks(points: Sequence[Point]) -> list[int]:
+    """The non-dominated rank of every point: 0 for those that none dominates, 1 for those that only these do, ...
+
+    Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002, Sec. III-A. Equal points have one
+    rank.
+    """
+    own = np.array([(*point[:-1], -point[-1]) for point in points], dtype=np.float64)
+    found = np.full(len(points), -1)
+    if not len(points):
+        return []
+    dominates = np.asarray((own[:, None] <= own[None]).all(2) & (own[:, None] < own[None]).any(2))
+    rank = 0
+    while (left := found < 0).any():
+        found[left & ~dominates[left].any(0)] = rank
+        rank += 1
+    return [int(one) for one in found]
+
+
+def promoted(points: Sequence[Point], count: int, others: Sequence[Point] = ()) -> list[int]:
+    """Indices of the `count` points that go on, in order: the lowest non-dominated ranks among all points first.
+
+    Of a rank that does not fit whole, the points that crowd most are left out, one after the other: those of the least
+    crowding distance (Sec. III-B of the same paper; costs, which must be positive, by their logarithm), of equal ones
+    the later. The ends of the rank, its cheapest and its most accurate, go last. others: points that have no place to
+    win, and count in the ranks all the same.
+    """
+    found = ranks([*points, *others])[: len(points)]
+    chosen: list[int] = []
+    for rank in sorted(set(found)):
+        level = [index for index, one in enumerate(found) if one == rank]
+        while len(chosen) + len(level) > count:
+            distances = _crowding([points[index] for index in level])
+            del level[min(range(len(level)), key=lambda place: (distances[place], -place))]
+        chosen += level
+    return sorted(chosen)
+
+
+def _crowding(points: Sequence[Point]) -> list[float]:
+    """The crowding distance of every point: how far its neighbours are apart, summed over costs and score."""
+    found = [0.0] * len(points)
+    for axis in range(len(points[0])):
+        score = axis == len(points[0]) - 1
+        values = [point[axis] if score else math.log(point[axis]) for point in points]
+        order = sorted(range(len(points)), key=values.__getitem__)
+        width = values[order[-1]] - values[order[0]]
+        if not width:
+            continue
+        found[order[0]] = found[order[-1]] = math.inf
+        for before, at, after in zip(order, order[1:], order[2:], strict=False):
+            found[at] += (values[after] - values[before]) / width
+    return found
 
 
 def spread(points: Sequence[Point], count: int) -> list[int]:

@@ -32,6 +32,8 @@ _CHANGED = 0.2
 GUIDED = "guided"
 """The sampler whose proposals after the first ones come from a Guide."""
 
+Asked = Trial
+"""What an answer is told by."""
 NewSampler = Callable[[int, int], BaseSampler]
 """Population and seed → a sampler of Optuna's."""
 
@@ -123,7 +125,7 @@ class Sampler:
         self._guide = Guide(space, baselines, rng, costs, most) if kind == GUIDED else None
         self._waiting = len(first)
 
-    def ask(self) -> tuple[Trial, Pick]:
+    def ask(self) -> tuple[Asked, Pick]:
         """The next pick, and the trial to answer for it."""
         if self._waiting:
             self._waiting -= 1
@@ -141,7 +143,7 @@ class Sampler:
             self._study.enqueue_trial(dict(pick))
         self._waiting += len(picks)
 
-    def tell(self, trial: Trial, costs: Sequence[float], score: float, excess: float | None = None) -> None:
+    def tell(self, trial: Asked, costs: Sequence[float], score: float, excess: float | None = None) -> None:
         """The pick's costs, which must be positive, and score.
 
         excess: above 0 where it is over budget, by how much; None without a budget.
@@ -152,9 +154,10 @@ class Sampler:
         if self._guide:
             self._guide.learn({path: trial.params[path] for path in self._space.choices}, costs, score)
 
-    def refuse(self, trial: Trial, excess: float) -> None:
-        """The pick is over budget and was not scored. excess: above 0, by how much."""
-        trial.set_constraint(_BUDGET, excess)
+    def refuse(self, trial: Asked, excess: float | None = None) -> None:
+        """The pick was not scored. excess: above 0, by how much it is over budget; None where that is not why."""
+        if excess is not None:
+            trial.set_constraint(_BUDGET, excess)
         self._study.tell(trial, state=TrialState.FAIL)
         if self._guide:
             self._guide.skip({path: trial.params[path] for path in self._space.choices})

@@ -20,7 +20,7 @@ from compress.report.terminal import (
 from compress.report.text import latency_text, score_text
 
 if TYPE_CHECKING:  # whose import takes seconds: it loads torch
-    from compress.artefacts.results import Comparison, NetworkResult, SearchResult
+    from compress.artefacts.results import Comparison, NetworkResult, ProxyAgreement, SearchResult
     from compress.measure.latency import Latency
     from compress.pose.scoring import Score
 
@@ -36,7 +36,7 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
     if result.no_finalist:
         console.print(Text(printable(f"NO FINALIST: {result.no_finalist}"), style="bold red"))
     data = result.data
-    metric, accuracy = data.metric, ("role", f"{data.metric} val", f"{data.metric} supernet")
+    metric, accuracy = data.metric, ("role", f"{data.metric} val", f"{data.metric} search")
     title = f"{result.space.family} · {result.target} · {metric} and milliseconds of {procedure_of(result)}"
     console.print(Text(printable(f"{title} · {metric} on {data.val} {data.kind} pictures"), style="bold"))
     for columns in ([*accuracy, *_LATENCY], _SIZE) if console.width >= _WIDE else (accuracy, _LATENCY, _SIZE):
@@ -51,6 +51,8 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
         both_texts = (gain_text(comparison, metric), speed_text(comparison, metric))
         sentences = "; ".join(" ".join(filter(None, text)) for text in both_texts)
         console.print(Text(printable(f"Against {comparison.baseline}: {sentences}")))
+    if result.zero_cost:
+        console.print(Text(printable(proxy_text(result.zero_cost))))
     console.print(
         Text(
             f"* on the front of the measured networks by {objectives_text(result)}. {metric} val: after short "
@@ -94,7 +96,7 @@ def _cells(result: "SearchResult", network: "NetworkResult") -> dict[str, str]:
     return {
         "role": network.role,
         f"{metric} val": score_text(first.score),
-        f"{metric} supernet": number(value_of(result.trial_of(network).score), ".3f"),
+        f"{metric} search": number(value_of(result.trial_of(network).score), ".3f"),
         "measured ms": latency_text(measured, first.passes) if measured else "–",
         "predicted ms": number(ms_of(network.predicted.get(result.target.name), first.passes), ".2f"),
         "error": percent(result.prediction_error(network), sign=True),
@@ -137,6 +139,15 @@ OBJECTIVES = {
     "memory": "memory of the activations",
 }
 """How a reader is told of what networks are to be small in."""
+
+
+def proxy_text(found: "ProxyAgreement") -> str:
+    """What the zero-cost proxy did, and whether it, or multiply-adds alone, order networks as their scores do."""
+    return (
+        f"Zero-cost proxy {found.proxy}: {found.passed_over} of {found.proposals} proposals were passed over. "
+        f"Kendall's tau with the scores of the {found.trials} trials that were evaluated: {number(found.tau, '.2f')}; "
+        f"of multiply-adds: {number(found.tau_macs, '.2f')} (1 is the same order, 0 none in common)."
+    )
 
 
 def objectives_text(result: "SearchResult") -> str:

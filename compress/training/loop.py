@@ -73,8 +73,11 @@ def train(
     checkpoint: Path,
     phase: Phase,
     observe: Callable[[EpochLoss], None] = lambda epoch: None,
+    until: int | None = None,
 ) -> list[EpochLoss]:
     """Trains for settings.epochs, continuing from `checkpoint` if it exists. Advances `phase` by one per batch.
+
+    until: the epoch behind which it stops, on the way of the whole training: a later call goes on from there.
 
     parameters: by name, one mapping per independent network; gradients are clipped within each, so that networks
     trained side by side come out as if each had been trained alone. observe: called after every epoch.
@@ -89,7 +92,7 @@ def train(
     _require_shared(checkpoint, len(history), fabric)
     steps_per_epoch = len(samples) // settings.batch_size
     phase.advance(len(history) * steps_per_epoch)
-    for epoch in range(len(history), settings.epochs):
+    for epoch in range(len(history), settings.epochs if until is None else until):
         rng = random.Random(f"{seed}-{epoch}")
         torch.manual_seed(random.Random(f"{seed}-{epoch}-{fabric.global_rank}").getrandbits(63))  # a network's dropout
         total = 0.0

@@ -269,7 +269,8 @@ def test_a_search_around_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(progress, "say", said.append)
     torch.manual_seed(0)
     module = Own()
-    result = job.search(small("search.budget.latency=70%"), tmp_path / "run", progress, open_network(module, (64, 64)))
+    settings = small("search.budget.latency=70%", "search.zero_cost={proxy: synflow, quantile: 0}")
+    result = job.search(settings, tmp_path / "run", progress, open_network(module, (64, 64)))
     assert any("blocks of network.body: 0%, 25%, 50%, 75%, 100%" in line for line in said)
     assert read_space(tmp_path / "run" / "space.yaml").edits
     unedited, *others = result.trials
@@ -281,6 +282,8 @@ def test_a_search_around_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         if network.role == "finalist":
             assert result.trial_of(network).cost.predicted_ms <= limit_ms
     assert result.start == "Own"
+    assert result.zero_cost is not None
+    assert (result.zero_cost.passed_over, result.zero_cost.trials) == (0, len(result.trials))
 
 
 def test_a_budget_that_nothing_meets_says_the_tightest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

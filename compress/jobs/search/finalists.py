@@ -13,9 +13,11 @@ from compress.artefacts.network import Learning
 from compress.artefacts.results import Comparison, Faster, Gain, NetworkResult, PredictionError, TableUsed, Trial
 from compress.errors import EngineError
 from compress.jobs.finalise import Finalist, Tail, end_to_end, finish, measure, time_decoding, tune
+from compress.jobs.search.halving import candidate_of
 from compress.jobs.search.task import Task
-from compress.jobs.search.trials import Models, Weights, carried_over, costs_of
+from compress.jobs.search.trials import Models, Weights, costs_of
 from compress.measure.comparison import differ, speed_up
+from compress.measure.decoding import decode_time
 from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
@@ -86,6 +88,27 @@ def choose_finalists(
     return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
 
 
+def trial_decoding(task: Task, models: Models, weights: Weights, trials: Sequence[Trial]) -> Latency | None:
+    """What decoding a candidate's maps takes, predicted for all alike: measured with the one of the best score.
+
+    All have the same outputs, but the noise of a half-trained one takes another time than the maps of a tuned one.
+    None where the target that decides is another device, whose decoding time is not known here.
+    """
+    model = next(iter(models.values()))
+    if model.target.foreign:
+        return None
+    best = max((trial for trial in trials if not trial.stopped), key=lambda trial: trial.value)
+    flip_test = task.recipe.decoding.flip_test
+
+    def measured() -> Latency:
+        images = list(task.inputs(task.recipe.search.calibration_pictures))
+        network = candidate_of(task, weights, best, images, steps=0).network
+        pictures, clock_ms = task.sets.search, model.reference_ms
+        return decode_time(network, task.estimator, pictures, flip_test=flip_test, reference_ms=clock_ms).latency
+
+    return task.run.once("decoding", measured, Latency)
+
+
 def named_trials(task: Task, trials: Sequence[Trial], chosen: Sequence[Trial]) -> dict[str, Trial]:
     """What is finished, by name: every baseline, then the chosen trials."""
     by_pick = {pick_key(trial.pick): trial for trial in trials}
@@ -106,7 +129,7 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
         best = given or max(trials, key=lambda name: trials[name].value)
         images = list(task.inputs(task.recipe.search.calibration_pictures))
         candidates = {
-            name: carried_over(task, weights, trial.pick, images, _RECONSTRUCTION)[1] for name, trial in trials.items()
+            name: candidate_of(task, weights, trial, images, _RECONSTRUCTION) for name, trial in trials.items()
         }
         teacher = candidates[best].network
         students = {name: one.network for name, one in candidates.items() if name != best}
@@ -294,7 +317,7 @@ def speed_up_over(baseline: NetworkResult, finalist: NetworkResult) -> Faster:
     return Faster(finalist.name, found)
 
 
-def caveats(task: Task, networks: Sequence[NetworkResult]) -> list[str]:
+def caveats(task: Task, trials: Sequence[Trial], networks: Sequence[NetworkResult]) -> list[str]:
     """What the numbers do not say."""
     recipe = task.recipe
     samples = recipe.search.tuning_samples
@@ -307,7 +330,14 @@ def caveats(task: Task, networks: Sequence[NetworkResult]) -> list[str]:
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
         "within two standard errors may be chance.",
     ]
-    if task.space.edits:
+    stopped = [trial for trial in trials if trial.stopped]
+    if recipe.search.method == "train":
+        found.append(
+            f"Trials were trained alone for {recipe.training.epochs} epochs at most; {len(stopped)} of {len(trials)} "
+            "were stopped earlier, by rank in score and costs. Their scores are of fewer epochs, so they are on no "
+            "front; one that learns slowly may be among them."
+        )
+    elif task.space.edits:
         how = f"after a tuning on {samples} samples" if samples else "untuned"
         found.append(
             f"Edits are scored {how}: what a full fine-tuning would win back is not known to the search, so it favours "

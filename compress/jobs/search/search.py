@@ -22,8 +22,11 @@ from compress.jobs.search.finalists import (
     measured_front,
     named_trials,
     tables_used,
+    trial_decoding,
     tune_and_finish,
 )
+from compress.jobs.search.halving import read_rungs, run_halving
+from compress.jobs.search.prefilter import check_proxy, proxy_agreement, read_proxies
 from compress.jobs.search.task import (
     Task,
     check_tuning,
@@ -42,7 +45,6 @@ from compress.jobs.search.trials import (
     run_trials,
     space_models,
     trained_weights,
-    trial_decoding,
     within_budget,
 )
 from compress.pose.approaches import check_joints
@@ -74,8 +76,10 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
 
     with open_run(folder, recipe, start.name if start else "", digest_of(start)) as run, settled_heap():
         show_space(run, recipe, space, progress)
-        read_trials(run), seconds_per_phase(run)  # a broken line is an error before any work
+        for read in (read_trials, read_rungs, read_proxies, seconds_per_phase):
+            read(run)  # a broken line is an error before any work
         task = Task(recipe, candidates, baselines, sets, run, progress)
+        check_proxy(task)
         progress.plan(stages(task))
 
         with task.timed("latency table"):
@@ -85,7 +89,9 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
         weights, losses = trained_weights(task)
 
         with task.timed("search"):
-            trials = run_trials(task, models, weights, budget)
+            score_candidates = run_halving if recipe.search.method == "train" else run_trials
+            trials = score_candidates(task, models, weights, budget)
+            zero_cost = proxy_agreement(task, trials)
             decoding = trial_decoding(task, models, weights, trials)
             decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test) if decoding else 0.0
             objectives = recipe.search.objectives
@@ -130,7 +136,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             comparisons=tuple(compare(one, networks) for one in networks if one.role == "baseline"),
             failed_exports=failed_exports(finished),
             no_finalist=None if chosen else NO_FINALIST,
-            caveats=tuple(caveats(task, networks)),
+            caveats=tuple(caveats(task, trials, networks)),
+            zero_cost=zero_cost,
         )
         write_results(run.path("results.json"), "search", result)
     return result

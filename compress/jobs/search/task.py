@@ -113,10 +113,16 @@ def stages(task: Task) -> list[Stage]:
     networks = tuned.count + len(task.baselines)
     pictures = tuned.training.epochs * len(task.sets.train)
     trial = recipe.search.calibration_pictures + len(task.sets.search) + 6 * recipe.search.tuning_samples
+    alone = recipe.search.method == "train"
+    if alone:
+        rungs, cohort = recipe.training.rungs, recipe.training.cohort
+        reach = [1.0, *(recipe.training.places(cohort, rung) / cohort for rung in range(len(rungs) - 1))]
+        epochs = sum((end - begin) * share for begin, end, share in zip((0, *rungs), rungs, reach, strict=False))
+        trial += round(3 * epochs * len(task.sets.train))
     finished = PICTURES + 3 * len(task.sets.val) + _EXPORT  # scored in one pass and in two
     supernet = recipe.supernet.epochs * len(task.sets.train) * 3 * (2 + recipe.supernet.randoms)
     return [
-        *([] if task.candidates.start else [Stage("supernet", supernet)]),
+        *([] if task.candidates.start or alone else [Stage("supernet", supernet)]),
         Stage("search", recipe.search.trials * trial),
         Stage("fine-tuning: teacher", 3 * pictures),
         Stage("fine-tuning: finalists", (1 + 3 * (networks - 1)) * pictures),

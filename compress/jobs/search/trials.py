@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,12 @@ from compress.data.normalisation import Normalisation
 from compress.data.samples import Sample, Samples
 from compress.errors import BudgetError, DivergedError
 from compress.files import append_line
+from compress.jobs.search.prefilter import Prefilter
 from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import Task
 from compress.measure.cost import Cost
 from compress.measure.counting import total, trace
-from compress.measure.decoding import decode_time
 from compress.measure.kernels import Kernel
-from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel, Pricing, TimedModel, reference_time, runtime_of
 from compress.measure.limit import Limit
 from compress.measure.objective import CostObjective
@@ -109,11 +109,14 @@ def space_models(task: Task) -> Models:
 def trained_weights(task: Task) -> tuple[Weights, list[float]]:
     """The given network, or a supernet trained here, of which candidates are extracted; its loss by epoch as well.
 
-    Edits have no part in the supernet: it holds the weights of the unedited operators, see carried_over.
+    Edits have no part in the supernet: it holds the weights of the unedited operators, see carried_over. Architectures
+    that are trained alone begin with random weights, the same every time.
     """
     recipe, settings, start = task.recipe, task.recipe.supernet, task.candidates.start
     if start:
         return (lambda pick: copy.deepcopy(start.module).to(task.fabric.device)), []
+    if recipe.search.method == "train":
+        return partial(_untrained, task), []
     with task.timed("supernet"):
         torch.manual_seed(recipe.seed)
         supernet = Supernet(task.space.architectures).to(task.fabric.device)
@@ -142,6 +145,11 @@ def trained_weights(task: Task) -> tuple[Weights, list[float]]:
     return supernet.extract, [entry.loss for entry in history]
 
 
+def _untrained(task: Task, pick: Pick) -> nn.Module:
+    torch.manual_seed(task.recipe.seed)
+    return task.candidates.architecture(pick).build().to(task.fabric.device)
+
+
 def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Trial]:
     """Asks the sampler for candidates, prices and scores them, and tells it, until recipe.search.trials are scored.
 
@@ -166,6 +174,7 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
         most=[budget.of(one, next(iter(models))) for one in settings.objectives],
     )
     images = list(task.inputs(settings.calibration_pictures))
+    prefilter = Prefilter(task, images)
     within_any_budget = {pick_key(pick) for pick in (*baselines, *singles)}
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
@@ -178,15 +187,19 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
             asked, pick = sampler.ask()
             key = pick_key(pick)
             if key in trials:  # a repeated pick gets the same answer
-                known = trials[key]
-                sampler.tell(asked, costs_of(known, objectives), known.value, budget.excess(known.cost))
+                same = trials[key]
+                sampler.tell(asked, costs_of(same, objectives), same.value, budget.excess(same.cost))
                 continue
-            if key not in finished:
-                cost = cost_of(task, pick, models)
-                if key not in within_any_budget and budget.exceeded(cost):
-                    tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
-                    sampler.refuse(asked, budget.excess(cost) or 0.0)
-                    continue
+            known, always = key in finished, key in within_any_budget
+            cost = finished[key].cost if known else cost_of(task, pick, models)
+            if not known and not always and budget.exceeded(cost):
+                tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
+                sampler.refuse(asked, budget.excess(cost) or 0.0)
+                continue
+            if not prefilter.passes(pick, cost, always=always or known):
+                sampler.refuse(asked)
+                continue
+            if not known:
                 number = len(trials)
                 finished[key] = Trial(number, pick, cost, trial_score(task, weights, pick, number, images))
                 append_line(run.path("trials.jsonl"), to_plain(finished[key]))
@@ -201,9 +214,15 @@ def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> 
         raise no_candidate(tightest)
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
-    found = list(trials.values())
-    on_front = set(front([(*costs_of(trial, objectives), trial.value) for trial in found]))
-    return [replace(trial, on_front=index in on_front) for index, trial in enumerate(found)]
+    return with_front(list(trials.values()), objectives)
+
+
+def with_front(trials: Sequence[Trial], objectives: Sequence[CostObjective]) -> list[Trial]:
+    """The same with the front marked; what was stopped early has no part in it, as it may have scored more later."""
+    whole = [index for index, trial in enumerate(trials) if not trial.stopped]
+    points = [(*costs_of(trials[index], objectives), trials[index].value) for index in whole]
+    on_front = {whole[place] for place in front(points)}
+    return [replace(trial, on_front=index in on_front) for index, trial in enumerate(trials)]
 
 
 def costs_of(trial: Trial, objectives: Sequence[CostObjective], decoding_ms: float = 0.0) -> list[float]:
@@ -213,9 +232,13 @@ def costs_of(trial: Trial, objectives: Sequence[CostObjective], decoding_ms: flo
 
 
 def within_budget(trials: Iterable[Trial], budget: Limits, baselines: Iterable[Pick]) -> list[Trial]:
-    """Those that may become finalists, and the baselines: not single edits that cost more."""
+    """Those that may become finalists, and the baselines: not single edits that cost more, nor what was stopped."""
     always = {pick_key(pick) for pick in baselines}
-    return [trial for trial in trials if pick_key(trial.pick) in always or not budget.exceeded(trial.cost)]
+    return [
+        trial
+        for trial in trials
+        if pick_key(trial.pick) in always or not (trial.stopped or budget.exceeded(trial.cost))
+    ]
 
 
 def read_trials(run: Run) -> list[Trial]:
@@ -390,27 +413,6 @@ def carried_over(
     if task.candidates.is_edited(pick):
         recalibrate(candidate.network, images)
     return unedited, candidate
-
-
-def trial_decoding(task: Task, models: Models, weights: Weights, trials: Iterable[Trial]) -> Latency | None:
-    """What decoding a candidate's maps takes, predicted for all alike: measured with the one of the best score.
-
-    All have the same outputs, but the noise of a half-trained one takes another time than the maps of a tuned one.
-    None where the target that decides is another device, whose decoding time is not known here.
-    """
-    model = next(iter(models.values()))
-    if model.target.foreign:
-        return None
-    best = max(trials, key=lambda trial: trial.value)
-    flip_test = task.recipe.decoding.flip_test
-
-    def measured() -> Latency:
-        images = list(task.inputs(task.recipe.search.calibration_pictures))
-        network = carried_over(task, weights, best.pick, images, steps=0)[1].network
-        pictures, clock_ms = task.sets.search, model.reference_ms
-        return decode_time(network, task.estimator, pictures, flip_test=flip_test, reference_ms=clock_ms).latency
-
-    return task.run.once("decoding", measured, Latency)
 
 
 def trial_checkpoint(run: Run, number: int) -> Path:

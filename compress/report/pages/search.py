@@ -37,7 +37,7 @@ from compress.report.parts import (
     Text,
     Threads,
 )
-from compress.report.search import gain_text, objectives_text, procedure_of, speed_text, value_of, waited_ms
+from compress.report.search import gain_text, objectives_text, procedure_of, proxy_text, speed_text, value_of, waited_ms
 from compress.report.terminal import percent, short
 from compress.report.text import score_change_text
 
@@ -49,7 +49,8 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
     data, metric = result.data, result.data.metric
     title = f"{result.space.family}: {metric} against latency"
     listed = [candidate_of(one, row, i) for i, (one, row) in enumerate(zip(networks, rows, strict=False))]
-    chart = trade_off(listed, rows[count:], result.run.targets, title)
+    drawn = [row for row, trial in zip(rows[count:], result.trials, strict=True) if not trial.stopped]
+    chart = trade_off(listed, drawn, result.run.targets, title)
     lead: list[Part] = [] if chart is None else [chart, Text(_chart_note(result), "note")]
     sections = [
         Section("Finalists and baselines", (*_verdicts(result), *_networks_table(result))),
@@ -66,7 +67,7 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
             "Target": str(result.target) if result.run.targets else "–",
             "Data": f"{data.kind}: {data.train:,} train, {data.search:,} search, {data.val:,} validation pictures"
             + people,
-            "Searched": f"{len(result.trials):,} candidates of a space of {big(result.space.size)}",
+            "Searched": f"{len(result.trials):,} candidates of a space of {big(result.space.size)}" + _stopped(result),
             "To be small in": objectives_text(result),
             "Budget": budget_text(result),
         },
@@ -75,6 +76,11 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
         sections=tuple(one for one in sections if one.parts),
     )
     return page, rows
+
+
+def _stopped(result: SearchResult) -> str:
+    count = len(result.trials) - len(result.whole_trials)
+    return f", {count:,} of them stopped early" if count else ""
 
 
 def rows_of(result: SearchResult) -> list[Row]:
@@ -327,7 +333,8 @@ def _cards(result: SearchResult, folder: Path) -> list[Any]:
 
 def search_score_name(result: SearchResult) -> str:
     """Of the score that trials are compared by."""
-    return "in the search, given weights" if result.start else "in the search, supernet weights"
+    weights = "own" if result.trained_alone else "given" if result.start else "supernet"
+    return f"in the search, {weights} weights"
 
 
 def _chart_note(result: SearchResult) -> str:
@@ -339,13 +346,13 @@ def _chart_note(result: SearchResult) -> str:
     return (
         "Above: networks after a short training, on validation pictures; bars are 95 % intervals of the latency and "
         "one standard error of the score; hollow is predicted, (?) an unsteady timing. Below, on a scale of its own: "
-        f"{len(result.trials):,} trials at their predicted latency, {decoding}, with the score they were ordered by, "
-        "which is not the score they would reach."
+        f"{len(result.whole_trials):,} trials at their predicted latency, {decoding}, with the score they were ordered "
+        "by, which is not the score they would reach."
     )
 
 
 def _search_section(result: SearchResult) -> Section:
-    scored = [trial for trial in result.trials if trial.score.value is not None]
+    scored = [trial for trial in result.whole_trials if trial.score.value is not None]
     parts: list[Part] = []
     if result.losses:
         marks = tuple(Mark(epoch, loss) for epoch, loss in enumerate(result.losses, 1) if math.isfinite(loss))
@@ -356,6 +363,8 @@ def _search_section(result: SearchResult) -> Section:
     if len(scored) > 1:
         parts += [Chart(_hypervolume_figure(scored)), Text(_HYPERVOLUME, "note")]
     parts += _order_parts(result)
+    if result.zero_cost:
+        parts.append(Text(proxy_text(result.zero_cost)))
     importance = importance_of(scored, result.space.choices)
     if importance:
         rows = tuple(
@@ -490,11 +499,21 @@ def _trials_table(result: SearchResult) -> Table:
             Cell(ms_text(one.cost.predicted_ms), value=one.cost.predicted_ms),
             Cell(short(one.cost.params), value=one.cost.params),
             Cell(short(one.cost.macs), value=one.cost.macs),
+            *([_epochs_cell(one)] if result.trained_alone else []),
         )
         for one in result.trials
     )
-    head = ("trial", "score", "predicted ms\none pass", "parameters", "MACs")
+    epochs = ("epochs",) if result.trained_alone else ()
+    head = ("trial", "score", "predicted ms\none pass", "parameters", "MACs", *epochs)
     return Table("Trials; ● on the front of score against predicted latency", head, rows)
+
+
+def _epochs_cell(trial: Trial) -> Cell:
+    """At how many epochs the score was taken."""
+    if trial.training is None:
+        return Cell("–")
+    epochs = trial.training.epochs
+    return Cell(f"{epochs}, stopped" if trial.stopped else str(epochs), value=epochs)
 
 
 # --- How it came about -----------------------------------------------------------------------------------------------
@@ -522,6 +541,8 @@ def _how(result: SearchResult) -> dict[str, str]:
 
 def _weights(result: SearchResult) -> str:
     """What the weights of trials are, in words."""
+    if result.trained_alone:
+        return "each trained alone, some stopped early"
     weights = "with the weights of the given network" if result.start else "with weights that all candidates share"
     edited = any(path.startswith("edits.") for path in result.space.choices)
     tuned = f", tuned on {result.tuning_samples:,} samples" if result.tuning_samples else ""
