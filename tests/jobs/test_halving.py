@@ -287,3 +287,11 @@ def test_settings_of_another_method_are_one_line(tmp_path: Path, change: Mapping
         read_recipe(path, SearchRecipe, [f"{key}={value}" for key, value in change.items()])
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_that_the_networks_do_not_read_are_one_line(tmp_path: Path) -> None:
+    data = recipe_data(tmp_path / "space.yaml")
+    recipe = SearchRecipe.model_validate(data | {"training": {**TRAINING, "person_augment": {"half_body": 0.5}}})
+    with pytest.raises(RecipeError, match=r"recipe: training\.person_augment"):
+        job.search(recipe, tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()

@@ -345,7 +345,9 @@ def check_tuning(recipe: SearchRecipe, candidates: Candidates) -> None:
     """Raises RecipeError for settings of another approach, and if trials are tuned on less than a batch."""
     architecture = candidates.architecture(candidates.space.largest)
     sections: dict[str, Training] = {"finalists.training": recipe.finalists.training}
-    if candidates.start is None:
+    if recipe.search.method == "train":
+        sections["training"] = recipe.training
+    elif candidates.start is None:
         sections["supernet"] = recipe.supernet
     for section, settings in sections.items():
         check_training(architecture, settings, recipe.codec, section)
