@@ -670,7 +670,7 @@ class SearchRecipe(Settings):
     @model_validator(mode="after")
     def _training_is_read(self) -> "SearchRecipe":
         if self.search.method == "train" and self.search.tuning_samples:
-            raise ValueError("search.tuning_samples belongs to search.method=shared; `train` trains by `training`")
+            raise ValueError("search.tuning_samples belongs to search.method=shared; for `train` set it to 0")
         if self.search.method == "shared" and changed(self.training):
             raise ValueError("the training section belongs to search.method=train; it trains no shared weights")
         return self

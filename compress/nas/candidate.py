@@ -2,8 +2,8 @@
 
 Edits come in a fixed order. The channels of all groups are pruned together, in every pruning group those of least L2
 norm: first, for which channels go together is then found once for all candidates of one architecture. Then residual
-blocks are removed; then the space's rewrites as the file lists them, each on what the ones before left, with the
-weights fitted to what the replaced modules did; and last the smallest weights become zero.
+blocks and refinement stages are removed; then the space's rewrites as the file lists them, each on what the ones before
+left, with the weights fitted to what the replaced modules did; and last the smallest weights become zero.
 """
 
 import copy
@@ -32,8 +32,8 @@ from compress.training.recalibration import recalibrate
 
 SPARSITY = Block()
 """The scheme in which weights become zero: what sparse kernels of an engine skip."""
-REMOVE_BLOCK = "remove_block"
-"""The rewriting rule that takes a residual block out."""
+REMOVALS = ("remove_block", "remove_stage")
+"""The rewriting rules that take a residual block out, and a refinement stage."""
 _PICTURES = 32  # that replacements are fitted on: sites of wide early maps are many megabytes each
 
 
@@ -56,7 +56,7 @@ class Candidates:
     def __init__(self, space: Space, input_hw: tuple[int, int], start: Network | None = None) -> None:
         self.space, self.start, self._input_hw = space, start, input_hw
         self._followed: dict[str, Channels] = {}
-        self._blocks: dict[str, list[str]] = {}
+        self._blocks: dict[str, dict[str, str]] = {}
 
     def architecture(self, pick: Pick) -> Architecture:
         """What the pick's network is built from."""
@@ -147,7 +147,7 @@ class Candidates:
                     _check_sites(edit, known, f"no site of {rule}", place)
             elif edit.kind == "blocks":
                 known = [path for pick in ends for path in self.removable(pick)]
-                _check_sites(edit, known, "no residual block", place)
+                _check_sites(edit, known, "no residual block or refinement stage", place)
             elif edit.kind == "weights":
                 known = [layer_of(name) for network in built for name in prunable(network, SPARSITY).layers]
                 _check_sites(edit, known, "no convolution whose weights can become zero in blocks", place)
@@ -174,12 +174,17 @@ class Candidates:
             return pruning_groups(self._follow(pick, self._unedited(pick)))
 
     def removable(self, pick: Pick, network: nn.Module | None = None) -> list[str]:
-        """Paths of the residual blocks of the unedited network."""
+        """Paths of the residual blocks and the refinement stages of the unedited network, in its order by rule."""
+        return list(self._removals(pick, network))
+
+    def _removals(self, pick: Pick, network: nn.Module | None = None) -> dict[str, str]:
+        """Path of what can be taken out → the rule that does."""
         structure = self._structure(pick)
         if structure not in self._blocks:
             with without_values():
                 network = network or self._unedited(pick)
-            self._blocks[structure] = [one.at for one in sites(network, rule_named(REMOVE_BLOCK))]
+            found = (one for rule in REMOVALS for one in sites(network, rule_named(rule)))
+            self._blocks[structure] = {one.at: one.rule for one in found}
         return self._blocks[structure]
 
     def _unedited(self, pick: Pick) -> nn.Module:
@@ -191,14 +196,17 @@ class Candidates:
         return [(edit, pick[edit.path]) for edit in edits if pick[edit.path] != edit.nothing]
 
     def _without_blocks(self, pick: Pick, network: nn.Module) -> list[Rewrite]:
-        """The residual blocks that go; see compress.nas.space for their order."""
+        """The blocks and stages that go; see compress.nas.space for their order. Of what lies in another one that goes
+        nothing is said."""
         gone: dict[str, None] = {}
-        for edit, share in self._chosen(pick, "blocks"):
-            blocks = self.removable(pick, network)
+        chosen = self._chosen(pick, "blocks")
+        removals = self._removals(pick, network) if chosen else {}
+        for edit, share in chosen:
+            blocks = list(removals)
             order = [path for pattern in edit.sites for path in reversed(blocks) if _lies_in(path, (pattern,))]
             order = list(dict.fromkeys(order))
             gone |= dict.fromkeys(order[: round((1 - float(share)) * len(order))])
-        return [Rewrite(REMOVE_BLOCK, path) for path in gone]
+        return [Rewrite(removals[path], path) for path in gone if gone.keys().isdisjoint(_around(path)[:-1])]
 
     def _pruned(self, pick: Pick, network: nn.Module) -> tuple[Channels, set[int]] | None:
         """The unedited network's channels and those that are removed; None if none.

@@ -16,7 +16,7 @@ from torch import nn
 from compress.engines import Engine
 from compress.errors import TableError
 from compress.files import write_json
-from compress.measure.in_network import cover, profile_in_networks
+from compress.measure.in_network import cover, cover_most, profile_in_networks
 from compress.measure.kept_tables import keep, table_path, top_up
 from compress.measure.kernels import Kernel, detect_kernels
 from compress.measure.latency_model import LatencyModel, identity_of, load, open_model, runtime_of
@@ -131,6 +131,9 @@ def covering(
 ) -> list[Pick]:
     """Few candidates that together have almost every kernel the space can produce, several times each.
 
+    Of a space of edits, whose kernels are mostly rare (shares of channels of two neighbouring parts make one each),
+    those that do most of the work; see cover_most.
+
     runtime: whose kernels; of an engine that cannot tell them without an export of every pick, those of onnxruntime
     stand for them, as they follow the same layers. known: keys of kernels that need not be among them. Kernels that
     only combinations of different branches produce may be missing. build: None takes the pick's architecture as it is,
@@ -150,7 +153,7 @@ def covering(
                 network = build(pick)
             kernels[number] = {kernel for kernel in detect(network, input_hw) if kernel.key not in known}
             phase.advance(1)
-    return [picks[number] for number in cover(kernels)]
+    return [picks[number] for number in (cover_most(kernels) if space.edits else cover(kernels))]
 
 
 def _corner_picks(space: Space) -> Iterator[Pick]:

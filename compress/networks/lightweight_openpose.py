@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compress.networks.architecture import check
 from compress.networks.blocks import Activation, conv_bn
-from compress.networks.openpose import Heads, HiddenConv, PafNetwork, check_maps, initialise_paf
+from compress.networks.openpose import Heads, HiddenConv, PafNetwork, ReadsMaps, check_maps, initialise_paf
 
 # The depthwise-separable blocks behind the stem: output channels, stride, dilation. conv4_2 .. conv5_5 stay at 1/8.
 MOBILENET = (
@@ -87,7 +87,7 @@ class RefinementBlock(nn.Module):
         return x + self.trunk(x)  # type: ignore[no-any-return]
 
 
-class RefinementStage(nn.Sequential):
+class RefinementStage(nn.Sequential, ReadsMaps):
     """Refinement blocks and the heads."""
 
     def __init__(self, inputs: int, width: int, blocks: int, dilation: int, keypoints: int, limbs: int) -> None:
@@ -95,6 +95,7 @@ class RefinementStage(nn.Sequential):
             *(RefinementBlock(width if block else inputs, width, dilation) for block in range(blocks)),
             Heads(width, width, keypoints, limbs),
         )
+        self.maps = keypoints + 1 + 2 * limbs
 
 
 @dataclass(frozen=True)

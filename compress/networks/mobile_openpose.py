@@ -25,7 +25,7 @@ from compress.networks.architecture import check
 from compress.networks.blocks import Activation, SqueezeExcite, conv_bn
 from compress.networks.efficient_hrnet import MBConvBlock, multiple_of_8
 from compress.networks.lightweight_openpose import InitialStage
-from compress.networks.openpose import Heads, HiddenConv, PafNetwork, check_maps, initialise_paf
+from compress.networks.openpose import Heads, HiddenConv, PafNetwork, ReadsMaps, check_maps, initialise_paf
 from compress.networks.simple_baseline import ResNetStage
 
 BLOCKS = 5
@@ -52,7 +52,7 @@ class RefinementBlock(nn.Module):
         return x + self.trunk(x)  # type: ignore[no-any-return]
 
 
-class RefinementStage(nn.Sequential):
+class RefinementStage(nn.Sequential, ReadsMaps):
     """Refinement blocks and the heads."""
 
     def __init__(self, inputs: int, width: int, refinement: Refinement, keypoints: int, limbs: int) -> None:
@@ -60,6 +60,7 @@ class RefinementStage(nn.Sequential):
             *(RefinementBlock(width if block else inputs, width, refinement) for block in range(BLOCKS)),
             Heads(width, width, keypoints, limbs),
         )
+        self.maps = keypoints + 1 + 2 * limbs
 
 
 def build_stages(

@@ -45,6 +45,15 @@ class HiddenConv(nn.Sequential):
         super().__init__(layers)
 
 
+class ReadsMaps:
+    """What a refinement stage is beside a module: it reads features and, behind them, the maps of the stage before.
+
+    maps: channels of these, and of what it makes.
+    """
+
+    maps: int
+
+
 def initialise_paf(network: nn.Module) -> None:
     """`initialise`, which takes a bias for the sign of a head; then the hidden convolutions as He et al. 2015.
 
@@ -136,6 +145,15 @@ class Stage(nn.Module):
         return torch.cat((self.heatmaps(x), self.fields(x)), 1)
 
 
+class RefinementStage(Stage, ReadsMaps):
+    """A stage of five layers that reads the maps of the one before."""
+
+    def __init__(self, features: int, kernel: int, keypoints: int, limbs: int) -> None:
+        maps = keypoints + 1 + 2 * limbs
+        super().__init__(features + maps, features, 5, kernel, features, keypoints, limbs)
+        self.maps = maps
+
+
 @dataclass(frozen=True)
 class OpenPose:
     """OpenPose's COCO network. keypoints: COCO's 17 and the neck. limbs: with a field each.
@@ -171,8 +189,7 @@ class OpenPose:
     def build(self) -> PafNetwork:
         """The network with random weights."""
         f, maps = self.features, (self.keypoints, self.limbs)
-        reads = f + self.keypoints + 1 + 2 * self.limbs
-        refinements: list[nn.Module] = [Stage(reads, f, 5, self.kernel, f, *maps) for _ in range(self.stages - 1)]
+        refinements: list[nn.Module] = [RefinementStage(f, self.kernel, *maps) for _ in range(self.stages - 1)]
         network = PafNetwork(Vgg(self.width, f), Stage(f, f, 3, 3, 4 * f, *maps), refinements)
         initialise_paf(network)
         return network

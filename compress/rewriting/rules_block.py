@@ -1,4 +1,4 @@
-"""Residual blocks, upsampling, shuffles and batch norms.
+"""Residual blocks, refinement stages, upsampling, shuffles and batch norms.
 
 A residual block is recognised by what it does: with all weights zero it gives its input, or its input after a ReLU. It
 is no plain chain of modules, and holds no other residual block.
@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from compress.networks.blocks import BlockKind, ChannelShuffle, InvertedResidual, inputs_of
+from compress.networks.openpose import ReadsMaps
 from compress.rewriting.rule import Convolution, Rule, alike, carry_nothing, in_eval_mode, make_identity
 
 EXPANSION = 4
@@ -100,6 +101,30 @@ def _build_without_block(module: nn.Module) -> nn.Module:
     block = residual(module)
     assert block is not None
     return alike(nn.ReLU() if block.rectified else nn.Identity(), module)  # not in place: others may read the input
+
+
+# --- Refinement stages -----------------------------------------------------------------------------------------------
+
+
+class LastChannels(nn.Module):
+    """The last `count` channels of its input."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,count,H,W]."""
+        return x[:, x.shape[1] - self.count :]
+
+
+def _reads_maps(module: nn.Module) -> bool:
+    return isinstance(module, ReadsMaps)
+
+
+def _build_without_stage(module: nn.Module) -> nn.Module:
+    assert isinstance(module, ReadsMaps)
+    return alike(LastChannels(module.maps), module)
 
 
 # --- Upsampling and shuffles -----------------------------------------------------------------------------------------
@@ -227,6 +252,15 @@ BLOCK_RULES = (
         False,
         _is_residual,
         _build_without_block,
+        carry_nothing,
+    ),
+    Rule(
+        "remove_stage",
+        "refinement stage → the maps of the stage before (depth)",
+        "Cao et al., OpenPose, CVPR 2017, Sec. 2.1",
+        False,
+        _reads_maps,
+        _build_without_stage,
         carry_nothing,
     ),
     Rule(

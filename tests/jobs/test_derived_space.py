@@ -15,7 +15,7 @@ from compress.artefacts.results import Trial
 from compress.cli import is_recipe
 from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
 from compress.jobs.search import search as job
-from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger
+from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger, stage_choices
 from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import read_start, settled
 from compress.measure import whole_networks
@@ -28,6 +28,7 @@ from compress.nas.candidate import Candidates
 from compress.nas.space import Space, SpaceFile, expand, read_space, space_text
 from compress.networks import NETWORKS, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
+from compress.networks.openpose import OpenPose
 from compress.pose.scoring import Score
 from compress.progress import Silent
 from compress.recipe import ANY_NETWORK, SearchRecipe, find, read_recipe, shipped_names
@@ -125,6 +126,16 @@ def test_blocks_of_many_branches_are_joined() -> None:
     assert [(one.name, len(one.sites), one.values) for one in joined] == [
         (f"blocks of stages.{stage}", 12, (0.0, 0.25, 0.5, 0.75, 1.0)) for stage in range(2)
     ]
+
+
+def test_refinement_stages_are_a_choice_the_last_goes_first() -> None:
+    record = OpenPose(width=4, features=8, stages=4, kernel=3)
+    network = Network("given", record, record.build().eval(), given(Own()).metadata)
+    edits = {edit.name: edit for edit in derived(network).edits}
+    assert edits["refinement stages"].sites == ("refinements.2", "refinements.1", "refinements.0")
+    assert edits["refinement stages"].values == (0.0, 0.3333, 0.6667, 1.0)
+    assert not any("remove_stage" in edit.values for edit in edits.values())
+    assert stage_choices([]) == []
 
 
 def test_a_derived_space_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from compress.nas.space import KEEP, EditChoice, Space
 from compress.networks import architecture_to_data
 from compress.networks.architecture import without_values
 from compress.networks.mobile_openpose import MobileOpenPose
+from compress.networks.openpose import OpenPose
 from compress.pruning.channels import follow_channels
 from compress.pruning.structured import without_channels
 from compress.rewriting.sites import Rewrite, rewritten
@@ -230,6 +231,47 @@ def test_a_network_without_blocks_is_the_one_that_passes_their_inputs_on(
     with torch.no_grad():
         pairs = zip(candidate.network(image), network(image), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize(("share", "stays"), [(0.5, 1), (0.0, 0)])
+def test_a_network_without_its_last_stages_gives_what_the_others_gave(share: float, stays: int, tmp_path: Path) -> None:
+    """Channels are pruned at the same time: what stays is what the pruned network gave with all its stages."""
+    torch.manual_seed(0)
+    architecture = OpenPose(width=8, features=8, stages=3, kernel=3)
+    network = architecture.build().eval()
+    trunk = EditChoice("trunk", ("features",), "channels", (0.5, 1.0))
+    listed = tuple(f"refinements.{number}" for number in (1, 0))
+    stages = EditChoice("stages", listed, "blocks", (0.0, 0.5, 1.0))
+    edits = (trunk, stages)
+    start = Network("start", architecture, network, Metadata(HW))
+    space = Space(architecture_to_data(architecture), {edit.path: edit.values for edit in edits}, edits)
+    made = Candidates(space, HW, start)
+    pruned = made.edited({trunk.path: 0.5, stages.path: 1.0}, network, PICTURES, 0, 1)
+    pick = {trunk.path: 0.5, stages.path: share}
+    candidate = made.edited(pick, network, PICTURES, 0, 1)
+    gone = [f"refinements.{number}" for number in (1, 0)][: 2 - stays]
+    assert candidate.edits == (*(Rewrite("remove_stage", path) for path in gone), CHANNELS_PRUNED)
+    image = torch.randn(1, 3, *HW)
+    with torch.no_grad():
+        outputs, whole = candidate.network(image), pruned.network(image)
+    assert len(outputs) == 3
+    for number, output in enumerate(outputs):
+        assert torch.equal(output, whole[min(number, stays)])
+    assert shapes(made.build(pick)) == shapes(candidate.network)
+    save_artefact(tmp_path, architecture, candidate.network, Metadata(HW), candidate.edits)
+    with torch.no_grad():
+        again = load_artefact(tmp_path).module(image)
+    assert all(torch.equal(one, other) for one, other in zip(outputs, again, strict=True))
+
+
+def test_of_a_stage_that_goes_the_blocks_are_not_looked_for() -> None:
+    """Both are asked for: the stage's own blocks go with it."""
+    outer = EditChoice("stages", ("outer",), "blocks", (0.0, 1.0))
+    inner = EditChoice("blocks", ("outer.inner",), "blocks", (0.0, 1.0))
+    made = Candidates(Space({}, {edit.path: edit.values for edit in (outer, inner)}, (outer, inner)), HW)
+    made._blocks[made._structure({})] = {"outer.inner": "remove_block", "outer": "remove_stage"}
+    found = made._without_blocks({outer.path: 0.0, inner.path: 0.0}, nn.Identity())
+    assert found == [Rewrite("remove_stage", "outer")]
 
 
 def test_zeros_are_the_weights_of_least_energy_in_blocks_of_four_filters() -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.networks.blocks import ChannelShuffle, conv_bn
+from compress.networks.openpose import RefinementStage
 
 ZOO = {
     "conv_to_3x3": "mobile_openpose_7x7",
@@ -23,6 +24,7 @@ ZOO = {
     "residual_to_ir": "small_hrnet",
     "residual_to_dir": "small_hrnet",
     "remove_block": "hourglass",
+    "remove_stage": "openpose",
     "bilinear_to_nearest": "lite_hrnet",
     "shuffle_to_pointwise": "shufflenet_v2",
     "fold_batch_norm": "mobileposenet",
@@ -73,5 +75,6 @@ def every_rule(width: int = 8) -> nn.Sequential:
         nn.ReLU(),
         nn.AvgPool2d(2),
         nn.Upsample(scale_factor=2, mode="bilinear"),
-        nn.Sequential(nn.Conv2d(width, 5, 1), nn.Sigmoid()),
+        RefinementStage(width - 4, 3, 1, 1),
+        nn.Sequential(nn.Conv2d(4, 5, 1), nn.Sigmoid()),
     )

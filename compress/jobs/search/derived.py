@@ -1,11 +1,12 @@
 """The space that is derived from a given network: what can vary in it, in groups, and in which steps.
 
     channels   of the pruning groups, part by part of the network
-    blocks     residual blocks that can be taken out, by what holds them: a stage's branch, a stage
+    blocks     residual blocks that can be taken out, by what holds them: a stage's branch, a stage; refinement stages
     rewrite    operators that rules replace; rules of the same sites are alternatives of one choice
     weights    zeros, where the engine that decides skips them
 
-The least important blocks of a group go first: those that change least what passes through them.
+The least important blocks of a group go first: those that change least what passes through them. Of refinement stages
+the last go first.
 """
 
 from collections import Counter
@@ -21,7 +22,7 @@ from compress.artefacts.artefact import Network
 from compress.engines import engine
 from compress.errors import NetworkError, SpaceError
 from compress.jobs.rewrite.choice import grouped
-from compress.nas.candidate import REMOVE_BLOCK, SPARSITY, Candidates
+from compress.nas.candidate import REMOVALS, SPARSITY, Candidates
 from compress.nas.space import KEEP, EditChoice, EditKind, Space, SpaceFile, expand, matches, value_at
 from compress.networks import architecture_to_data
 from compress.pruning.groups import PruningGroup, layer_of, whole
@@ -35,7 +36,7 @@ CHANNEL_SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 WEIGHT_SHARES = (0.25, 0.5)
 """Of a part's weights that are not zero; sparse kernels gain from 30 % zeros on."""
 _STEPS = 4  # of blocks, at most
-_NOT_SEARCHED = (REMOVE_BLOCK, "fold_batch_norm")
+_NOT_SEARCHED = (*REMOVALS, "fold_batch_norm")
 """Rules that are no choice here: blocks are one of their own, and what is tuned needs its batch norms."""
 JUDGED_ON = 16
 """Pictures that blocks are judged on."""
@@ -50,10 +51,11 @@ def derive(candidates: Candidates, engine_name: str, images: Iterable[Tensor], g
     """
     start = candidates.start
     assert start is not None
-    blocks = candidates.removable({})
+    blocks, stages = (removable(start.module, rule) for rule in REMOVALS)
     edits = [
         *channel_choices(candidates.prunable({}), groups),
         *block_choices(blocks, influences(start.module, blocks, images), groups),
+        *stage_choices(stages),
         *rewrite_choices(start.module, groups),
     ]
     if engine(engine_name).skips_zeros:
@@ -62,7 +64,8 @@ def derive(candidates: Candidates, engine_name: str, images: Iterable[Tensor], g
         reasons = Counter(whole(candidates.groups({})).values()).most_common(3)
         channels = "; ".join(why for why, _ in reasons) or "it has no layer with channels"
         raise NetworkError(
-            f"nothing can vary in this network: {channels}; no residual block, and no operator that a rule replaces",
+            f"nothing can vary in this network: {channels}; no residual block, no refinement stage, and no operator "
+            "that a rule replaces",
             place=start.name,
             remedy="search another network, or write a space (docs/search.md)",
         )
@@ -100,12 +103,23 @@ def block_choices(blocks: Sequence[str], influence: Mapping[str, float], groups:
     return found
 
 
+def stage_choices(stages: Sequence[str]) -> list[EditChoice]:
+    """Shares of the refinement stages that stay. The last go first: what stays is fed as it was trained."""
+    values = tuple(round(count / len(stages), 4) for count in range(len(stages) + 1)) if stages else ()
+    return [EditChoice("refinement stages", tuple(reversed(stages)), "blocks", values)] if stages else []
+
+
+def removable(network: nn.Module, rule: str) -> list[str]:
+    """Paths of what the rule takes out, in the network's order."""
+    return [one.at for one in sites(network, rule_named(rule))]
+
+
 def influences(network: nn.Module, blocks: Sequence[str], images: Iterable[Tensor]) -> dict[str, float]:
     """Of every block |output - what stays without it|² over |output|², over the first 16 pictures.
 
     After the block influence of ShortGPT (Men et al., 2024), with the relative error in place of the angle.
     """
-    rule = rule_named(REMOVE_BLOCK)
+    rule = rule_named(REMOVALS[0])
     lost, whole_of = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 1e-12)
     seen: dict[str, Tensor] = {}
     handles = []
