@@ -894,6 +894,7 @@ def latency_build(
     """
 
     def job(terminal: Terminal) -> "BuiltTable":
+        check_sources(sources)
         settings = latency_settings(target, overrides)
         from compress.jobs.latency import latency as jobs_latency
 
@@ -934,6 +935,7 @@ def latency_check(
     """Measure networks that the table was not fitted on, and compare with its predictions."""
 
     def job(terminal: Terminal) -> "CheckedTable":
+        check_sources(sources)
         settings = latency_settings(target, overrides)
         from compress.jobs.latency import latency as jobs_latency
 
@@ -993,6 +995,7 @@ def latency_pack(
     """Write a folder that times the sources' kernels on another device, where `python run.py` needs only the engine."""
 
     def job(terminal: Terminal) -> "PackedFolder":
+        check_sources(sources)
         settings = latency_settings(target, overrides, purpose)
         check_writable(out)
         from compress.jobs.latency import pack as jobs_pack
@@ -1133,6 +1136,16 @@ def check_network(name: str, place: str = "NETWORK", others: Sequence[str] = ())
         return
     if not (Path(name) / "architecture.yaml").is_file():
         raise unknown_network(name, [*known, *others], place)
+
+
+def check_sources(sources: list[str]) -> None:
+    """Raises ArtefactError or NetworkError for a SOURCE that is no search space and cannot be a network."""
+    from compress.recipe import shipped_names
+
+    spaces = shipped_names("search_spaces")
+    for source in sources:
+        if source not in spaces:
+            check_network(source, "SOURCE", spaces)
 
 
 def check_artefact(folder: Path) -> None:

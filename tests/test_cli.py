@@ -368,6 +368,14 @@ def test_a_mistake_leaves_no_folder(artefact: Path, tmp_path: Path, monkeypatch:
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("command", ["build", "check", "pack"])
+def test_a_source_that_is_none_is_called_so(command: str, tmp_path: Path) -> None:
+    line = fails("latency", command, "bhrnet_smal", *(["--out", tmp_path / "packed"] if command == "pack" else []))
+    assert line.startswith("error: SOURCE")
+    assert "bhrnet_small" in line  # a search space
+    assert not (tmp_path / "packed").exists()
+
+
 def test_outputs_that_cannot_be_written_are_noticed_before_the_work(artefact: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "out"

@@ -22,7 +22,7 @@ from compress.measure.comparison import SpeedUp
 from compress.measure.cost import Cost
 from compress.measure.cross_check import CrossCheck
 from compress.measure.latency import Latency
-from compress.measure.latency_table import Identity, Prediction, Scale
+from compress.measure.latency_table import Identity, KernelGroup, Prediction, Scale
 from compress.measure.objective import CostObjective
 from compress.networks.checkpoints import Found
 from compress.pose.codec import Codec
@@ -62,7 +62,8 @@ class NetworkResult(Shown):
     uncounted: operators that compute and have no counting rule; their multiply-adds are not in macs. evaluations: the
     recipe's procedure first, then the other one. refused: engine → why it has no export. latency: target → one pass of
     the network, measured; of another device predicted, until what was measured there is unpacked. predicted: the same
-    by the target's latency table, where the job has one.
+    by the target's latency table, where the job has one. times: target → the parts of the predicted time. pictures:
+    files in `folder` that show what the network finds in validation pictures, the same ones for all networks of a job.
     """
 
     name: str
@@ -78,6 +79,8 @@ class NetworkResult(Shown):
     refused: Mapping[str, str]
     latency: Mapping[str, Latency] = field(default_factory=dict)
     predicted: Mapping[str, Latency] = field(default_factory=dict)
+    times: Mapping[str, tuple[KernelGroup, ...]] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
 
     @property
     def score(self) -> Score | None:

@@ -28,6 +28,7 @@ from compress.artefacts.run import Run, environment
 from compress.data.loader import Batch
 from compress.engines.engine import Image
 from compress.engines.export import Export, ForEngine, as_it_is, export_and_check, sample_images
+from compress.jobs.pictures import draw_found
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
 from compress.measure.latency import Latency
@@ -205,7 +206,8 @@ def calibration_inputs(tail: Tail) -> Iterator[Tensor]:
 
 
 def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
-    """Scores the network, saves its artefact, counts and exports it; the result is kept with the run.
+    """Scores the network, draws what it finds, saves its artefact, counts and exports it; the result is kept with the
+    run.
 
     A given network is the user's: it is not saved again. An engine that does not take the network is named in
     `refused`, for all other work is done.
@@ -214,8 +216,11 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
     def work() -> NetworkResult:
         network = finalist.network
         evaluations = evaluate(tail, network, finalist.provenance)
-        network.cpu()
         folder = tail.run.path(finalist.folder)
+        pictures: tuple[str, ...] = ()
+        if tail.learning:
+            pictures = draw_found(network, tail.learning, folder, flip_test=tail.decoding.flip_test)
+        network.cpu()
         if finalist.role != "given":
             metadata = metadata_of(tail, finalist, evaluations[0].score)
             save_artefact(folder, finalist.architecture, network, metadata, finalist.edits)
@@ -245,6 +250,7 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
             exports=exports,
             refused=refused,
             predicted=predicted,
+            pictures=pictures,
         )
 
     step = finalist.name if finalist.folder == "." else finalist.folder  # a user's name for it is no other step's

@@ -1,18 +1,17 @@
 """`compress networks`: our counts beside the papers', each in the paper's own convention.
 
-Counting all networks takes a minute, so the counts lie in `networks/counts.json`; a test counts again and compares.
-`python -m compress.jobs.networks` writes the file anew, after a network or a rule of counting has changed.
+The counts are kept, see compress.measure.kept_counts; `python -m compress.jobs.networks` writes them anew.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from compress.artefacts.results import NetworkRow
 from compress.files import write_text
 from compress.measure.counting import Count, count
+from compress.measure.kept_counts import COUNTS, kept_counts, size_key
 from compress.networks import NETWORKS, made_for, network_named
 from compress.networks.architecture import without_values
 from compress.networks.published import PUBLISHED, Published
@@ -34,24 +33,6 @@ def list_networks(names: Sequence[str]) -> tuple[NetworkRow, ...]:
     return tuple(sorted(rows, key=lambda row: order.index(row.approach)))
 
 
-_COUNTS = Path(__file__).parent.parent / "networks" / "counts.json"
-
-
-def kept_counts() -> dict[str, dict[str, Count]]:
-    """Of every known network, by the `size_key` of a published row."""
-    data = json.loads(_COUNTS.read_text(encoding="utf-8"))
-    return {
-        name: {key: Count(**{**one, "uncounted": tuple(one["uncounted"])}) for key, one in sizes.items()}
-        for name, sizes in data.items()
-    }
-
-
-def size_key(row: Published) -> str:
-    """Input size and number of joints that a row's network is counted with, such as `256x192, 17 joints`."""
-    assert row.input_hw is not None
-    return f"{row.input_hw[0]}x{row.input_hw[1]}, {row.keypoints} joints"
-
-
 def counted_anew(row: Published) -> Count:
     """The count of the row's network, which is built for it."""
     assert row.input_hw is not None
@@ -68,7 +49,7 @@ def write_counts() -> None:
     for row in PUBLISHED:
         if row.mark != "reference only":
             counts[row.network].setdefault(size_key(row), asdict(counted_anew(row)))
-    write_text(_COUNTS, json.dumps(counts, indent=1) + "\n")
+    write_text(COUNTS, json.dumps(counts, indent=1) + "\n")
 
 
 def _counted(row: Published, kept: dict[str, dict[str, Count]]) -> NetworkRow:

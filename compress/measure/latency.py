@@ -20,7 +20,8 @@ class Latency:
     target: what they are of, such as `onnxruntime, 1 thread`. q1_ms, q3_ms: quartiles of single timings. uncertainty:
     half the 95 % confidence interval of `ms`, over `ms`. reliable: certain enough for differences of a few percent to
     mean anything. spread: interquartile range of groups of calls over their median; count: timed calls (see
-    compress.measure.timing). None: not known, as of a predicted time's quartiles.
+    compress.measure.timing). coverage: of a predicted time the share of the kernels that were timed; the rest is
+    estimated. None: not known, as of a predicted time's quartiles.
     """
 
     ms: float
@@ -33,6 +34,7 @@ class Latency:
     reliable: bool | None = None
     spread: float | None = None
     count: int | None = None
+    coverage: float | None = None
 
     @property
     def interval_ms(self) -> tuple[float, float] | None:

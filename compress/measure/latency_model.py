@@ -68,7 +68,12 @@ class LatencyModel:
         """uncertainty: half of the interval that holds nine in ten networks, over the prediction."""
         half = None if prediction.high_ms is None else prediction.high_ms / prediction.ms - 1
         return Latency(
-            prediction.ms, self.label, "predicted", uncertainty=half, reliable=None if half is None else True
+            prediction.ms,
+            self.label,
+            "predicted",
+            uncertainty=half,
+            reliable=None if half is None else True,
+            coverage=prediction.time_coverage,
         )
 
     def nodes(self, network: nn.Module, input_hw: tuple[int, int]) -> Nodes:

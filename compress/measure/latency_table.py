@@ -13,6 +13,7 @@ networks, and one that fits badly is not kept.
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -359,6 +360,39 @@ def predict(table: LatencyTable, kernels: Mapping[Kernel, int]) -> Prediction:
     )
 
 
+@dataclass(frozen=True)
+class KernelGroup:
+    """Kernels of one operator whose outputs have one height: a part of a network's predicted time.
+
+    stride: height of the network's input over that of the outputs, rounded; 0 for outputs without a height. kernels:
+    how many run in one pass. ms: what they take together; estimated_ms: of that, what the table lacks.
+    """
+
+    stride: int
+    operator: str
+    kernels: int
+    ms: float
+    estimated_ms: float
+
+
+def grouped(table: LatencyTable, kernels: Mapping[Kernel, int], input_h: int) -> tuple[KernelGroup, ...]:
+    """Where the time that `predict` gives goes, the finest outputs first. input_h: height of the network's input."""
+    found: dict[tuple[int, str], KernelGroup] = {}
+    for kernel, times in kernels.items():
+        shape = kernel.outputs[0].shape if kernel.outputs else ()
+        stride = round(input_h / shape[-2]) if len(shape) > 2 and shape[-2] else 0
+        prediction = predict(table, {kernel: times})
+        estimated_ms = prediction.ms if prediction.estimated else 0.0
+        old = found.get((stride, kernel.operator), KernelGroup(stride, kernel.operator, 0, 0.0, 0.0))
+        found[stride, kernel.operator] = replace(
+            old,
+            kernels=old.kernels + times,
+            ms=old.ms + prediction.ms,
+            estimated_ms=old.estimated_ms + estimated_ms,
+        )
+    return tuple(sorted(found.values(), key=lambda one: (one.stride or math.inf, -one.ms)))
+
+
 def _channel_block(identity: Identity) -> int | None:
     """Of the engine on this machine."""
     try:
@@ -557,6 +591,7 @@ __all__ = [
     "Difference",
     "Entry",
     "Identity",
+    "KernelGroup",
     "LatencyTable",
     "Prediction",
     "Scale",
@@ -564,6 +599,7 @@ __all__ = [
     "difference",
     "fill",
     "fit_scale",
+    "grouped",
     "load_table",
     "measure_kernels",
     "merge",

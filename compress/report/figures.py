@@ -26,7 +26,8 @@ FONT = 13.0
 _WIDTH = 0.6  # of a letter, over the font's size: about that of wide fonts
 _COLOURS = ("#0072b2", "#c25100", "#00795a", "#8a4d83", "#6b7480", "#1d232a")  # told apart by colour-blind eyes
 _PNG_STYLE = (
-    "text{font:13px sans-serif;fill:#3d4650}.label{fill:#1d232a}.title{font-size:17px;font-weight:bold;fill:#1d232a}"
+    "text{font:13px sans-serif;fill:#3d4650}.label{fill:#1d232a;stroke:#fff;stroke-width:3px;paint-order:stroke}"
+    ".leader{stroke:#6b7480;stroke-width:.8}.title{font-size:17px;font-weight:bold;fill:#1d232a}"
     ".grid{stroke:#e3e7ec}.frame{stroke:#aab3bd;fill:none}.mark{stroke:#fff;stroke-width:1}"
     ".line{fill:none;stroke-width:1.8}.dashed{stroke-dasharray:5 4}.bar{stroke-width:1.6}.small{opacity:.65}"
     + "".join(
@@ -70,7 +71,8 @@ class Mark:
 class Series:
     """Marks of one kind. colour: number in the palette. hollow: predicted. line: joins them, or none.
 
-    small: without a border, for hundreds of them. budget: whether the page's budget filter is about them.
+    small: without a border, for hundreds of them. budget: whether the page's budget filter is about them. optional:
+    whether the page has a switch that takes them away.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Series:
     small: bool = False
     line: Literal["", "line", "step", "dashed"] = ""
     budget: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -337,7 +340,7 @@ def _marks(panel: Panel, x: Scale, y: Scale, links: bool) -> list[str]:
     for series in panel.series:
         for mark in series.marks:
             px, py = x(mark.x), y(mark.y)
-            if series.shape != "none" and not series.small:
+            if _large(series):
                 taken.append((px - 8, py - 8, px + 8, py + 8))
             if mark.x_low is not None and mark.x_high is not None:
                 ends = x(mark.x_low), x(mark.x_high)
@@ -353,16 +356,32 @@ def _marks(panel: Panel, x: Scale, y: Scale, links: bool) -> list[str]:
             taken += _along(points)
         if series.shape != "none":
             marks += [_mark(series, mark, x(mark.x), y(mark.y), links) for mark in series.marks]
-    labels = []
+    centres = [(x(mark.x), y(mark.y)) for series in panel.series if _large(series) for mark in series.marks]
+    frame = (x.start, y.end, x.end, y.start)
+    leaders: list[str] = []
+    labels: list[str] = []
+    named: list[Box] = []
     for mark in (mark for series in panel.series for mark in series.marks if mark.labelled):
-        place = _label_place(mark.name, x(mark.x), y(mark.y), taken, (x.start, y.end, x.end, y.start))
-        if place:
-            taken.append(place)
-            labels.append(
-                f'<text class="label" x="{place[0]:.1f}" y="{place[3] - 4:.1f}" aria-hidden="true">'
-                f"{escape(mark.name)}</text>"
-            )
-    return [*lines, *bars, *marks, *labels]
+        own = x(mark.x), y(mark.y)
+        found = _label_place(mark.name, own, taken, named, [one for one in centres if one != own], frame)
+        if not found:
+            continue
+        place, leader = found
+        taken.append(place)
+        named.append(place)
+        if leader:
+            taken += _along([own, leader])
+            leaders.append(f'<path class="leader" d="M{own[0]:.1f} {own[1]:.1f}L{leader[0]:.1f} {leader[1]:.1f}"/>')
+        labels.append(
+            f'<text class="label" x="{place[0]:.1f}" y="{place[3] - 4:.1f}" aria-hidden="true">'
+            f"{escape(mark.name)}</text>"
+        )
+    return [*lines, *bars, *leaders, *marks, *labels]
+
+
+def _large(series: Series) -> bool:
+    """Whether its marks are large enough for a name beside one to be taken for its own."""
+    return series.shape != "none" and not series.small
 
 
 def _line(series: Series, x: Scale, y: Scale) -> tuple[str, list[tuple[float, float]]]:
@@ -393,6 +412,8 @@ def _mark(series: Series, mark: Mark, px: float, py: float, links: bool) -> str:
     data = "" if mark.tip is None else f' data-tip="{mark.tip}"'
     if series.budget:
         data += f' data-x="{mark.x:.6g}"'
+    if series.optional:
+        data += ' class="optional"'
     if not mark.link:
         return f"<g{data}>{shape}</g>" if data else shape
     area = f'<circle class="area" cx="{px:.1f}" cy="{py:.1f}" r="12"/>'
@@ -419,10 +440,19 @@ def _shape(series: Series, px: float, py: float) -> str:
             return f'<circle class="{classes}" cx="{px:.1f}" cy="{py:.1f}" r="{r}"/>'
 
 
-def _label_place(name: str, px: float, py: float, taken: Sequence[Box], frame: Box) -> Box | None:
-    """Where a name meets nothing: beside the mark, above or below, then further out; None where there is no room."""
-    width, height = text_width(name), FONT + 4
-    for out in (0, 12, 26):
+_Point = tuple[float, float]
+
+
+def _label_place(
+    name: str, own: _Point, taken: Sequence[Box], named: Sequence[Box], others: Sequence[_Point], frame: Box
+) -> tuple[Box, _Point | None] | None:
+    """Where a name meets nothing, and where a line from its mark meets it, if it needs one.
+
+    Beside the mark, above or below, and nearer to it than to any of the other marks; else further out, with a line that
+    passes none of them and none of the names. None where there is no room.
+    """
+    (px, py), width, height = own, text_width(name), FONT + 4
+    for out in (0, 14, 30, 46):
         for left, top in (
             (px + 10 + out, py - height / 2),
             (px - width - 10 - out, py - height / 2),
@@ -435,9 +465,24 @@ def _label_place(name: str, px: float, py: float, taken: Sequence[Box], frame: B
         ):
             box = (left, top, left + width, top + height)
             inside = box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] + 12 and box[3] <= frame[3]
-            if inside and not any(_meet(box, other) for other in taken):
-                return box
+            if not inside or any(_meet(box, other) for other in taken):
+                continue
+            end = _nearest(own, box)
+            if not out:
+                away = math.dist(own, end)
+                if all(math.dist(other, _nearest(other, box)) > away for other in others):
+                    return box, None
+                continue
+            line = list(_along([own, end]))
+            apart = all(math.dist(other, _nearest(other, step)) > 8 for step in line for other in others)
+            if apart and not any(_meet(step, other) for step in line for other in named):
+                return box, end
     return None
+
+
+def _nearest(point: _Point, box: Box) -> _Point:
+    """The place of the box that is nearest to the point."""
+    return min(max(point[0], box[0]), box[2]), min(max(point[1], box[1]), box[3])
 
 
 def _meet(one: Box, other: Box) -> bool:
@@ -486,7 +531,7 @@ def parallel_svg(chart: Parallel, width: int) -> str:
             if px - half > last + 4 and px + half <= width:
                 last = px + half
                 parts.append(
-                    f'<text x="{px:.0f}" y="{y + 17}" text-anchor="middle" style="font-size:11px">'
+                    f'<text class="label" x="{px:.0f}" y="{y + 17}" text-anchor="middle" style="font-size:11px">'
                     f"{escape(value)}</text>"
                 )
     height = 14 + step * len(chart.rows)
@@ -510,17 +555,26 @@ class Place:
 @dataclass(frozen=True)
 class Plan:
     """A network as branches (rows) and stages (columns); None where a stage lacks a branch. rows: what is said of each
-    branch."""
+    branch; rows_before: the same of the baseline, '' where it is no other."""
 
     about: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     places: tuple[tuple[Place | None, ...], ...]
+    rows_before: tuple[str, ...] = ()
+
+    @property
+    def differs(self) -> bool:
+        """From the baseline, where there is one."""
+        return any(self.rows_before) or any(
+            one and (one.change or one.width_changed) for row in self.places for one in row
+        )
 
 
 def plan_svg(plan: Plan) -> str:
     """Boxes with the number of blocks and channels; what differs from the baseline is framed and says by how much."""
-    left = max((text_width(row, 12) for row in plan.rows), default=0) + 12
+    before = [f"was {row}" if row else "" for row in plan.rows_before] or [""] * len(plan.rows)
+    left = max((text_width(row, 12) for row in (*plan.rows, *before)), default=0) + 12
     box, high, gap, top = 52, 40, 8, 22
     width = max(left + len(plan.columns) * (box + gap), 120)
     most = max((one.blocks for row in plan.places for one in row if one), default=1) or 1
@@ -531,7 +585,10 @@ def plan_svg(plan: Plan) -> str:
     ]
     for r, row in enumerate(plan.places):
         y = top + r * (high + gap)
-        parts.append(f'<text x="2" y="{y + high / 2 + 4:.0f}" class="soft">{escape(plan.rows[r])}</text>')
+        middle = y + high / 2 + (-3 if before[r] else 4)
+        parts.append(f'<text x="2" y="{middle:.0f}" class="soft">{escape(plan.rows[r])}</text>')
+        if before[r]:
+            parts.append(f'<text x="2" y="{middle + 16:.0f}" class="soft other">{escape(before[r])}</text>')
         for c, one in enumerate(row):
             if one is None:
                 continue

@@ -10,13 +10,15 @@ What a page says is put together by the job's file in compress/report/pages. Jin
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from compress.artefacts.results import (
     CheckedTable,
@@ -44,6 +46,7 @@ from compress.report.pages.unfinished import unfinished_page
 from compress.report.parts import (
     Card,
     Cards,
+    Cell,
     Chart,
     Code,
     Commands,
@@ -52,6 +55,7 @@ from compress.report.parts import (
     Lines,
     Page,
     Part,
+    Pictures,
     Table,
     Text,
     Threads,
@@ -113,7 +117,7 @@ def report_of(path: Path) -> WrittenReport:
 def compare(paths: Sequence[Path], file: Path) -> WrittenReport:
     """Writes one page of several runs. Raises RunError for a run without results or without networks."""
     runs = []
-    for path in paths:
+    for path, name in zip(paths, _short_names(paths), strict=True):
         job, result = _document(path if path.is_file() else path / RESULTS)
         _, rows = PAGES[job][1](result, path)
         run = getattr(result, "run", None)
@@ -123,9 +127,17 @@ def compare(paths: Sequence[Path], file: Path) -> WrittenReport:
             )
         networks = _networks(job, result)
         kept = [row for row in rows if row.role != "trial"]
-        runs.append(Compared(str(path), job, run, tuple(networks), tuple(replace(row, run=str(path)) for row in kept)))
+        runs.append(Compared(name, job, run, tuple(networks), tuple(replace(row, run=str(path)) for row in kept)))
     page, rows = compare_page(runs)
     return _write(page, rows, file.with_suffix(""))
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The paths without the folders that they all begin with."""
+    parts, alike = [path.parts for path in paths], 0
+    while all(len(one) > alike + 1 for one in parts) and len({one[alike] for one in parts}) == 1:
+        alike += 1
+    return [str(Path(*one[alike:])) for one in parts]
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -177,6 +189,12 @@ def _missing(job: str, result: Any, folder: Path) -> Iterator[str]:
     if exports:
         of_all = len(exports) == sum(len(one.exports) for one in networks) > 1
         yield f"exported files of {'all networks' if of_all else ', '.join(exports)}: they have no checksums here"
+    pictures = [
+        one.name for one in networks if not all((folder / one.folder / name).is_file() for name in one.pictures)
+    ]
+    if pictures:
+        names = "all networks" if len(pictures) == len(networks) > 1 else ", ".join(pictures)
+        yield f"pictures of {names}: the page does not show what they find"
 
 
 # --- Writing ---------------------------------------------------------------------------------------------------------
@@ -259,6 +277,9 @@ def _markdown(part: Part | Card, pictures: dict[str, bytes]) -> list[str]:
             return [line for card in part.cards for line in _markdown(card, pictures)]
         case Fold():
             return [line for one in part.parts for line in _markdown(one, pictures)]
+        case Pictures():
+            titles = (f"![{_escaped(one.title)}]({quote(one.path)})" for row in part.rows for one in row)
+            return [*titles, ""]
         case Threads() | Code():  # the page has them, and results.json
             return []
 
@@ -273,13 +294,15 @@ def _picture(figure: Figure, pictures: dict[str, bytes]) -> list[str]:
 
 def _markdown_table(table: Table) -> list[str]:
     head = (title.replace("\n", ", ") for title in table.head)
-    rows = (
-        " | ".join(
-            _escaped(" ".join(filter(None, (cell.text, f"({cell.small})" if cell.small else "")))) for cell in row
-        )
-        for row in table.cells
-    )
+    rows = (" | ".join(_escaped(_one_line(cell)) for cell in row) for row in table.cells)
     return [f"| {' | '.join(map(_escaped, head))} |", f"|{'---|' * len(table.head)}", *(f"| {row} |" for row in rows)]
+
+
+def _one_line(cell: Cell) -> str:
+    """`0.500 ± 0.010`, `finalist_1 (finalist)`."""
+    if not cell.small or cell.small.startswith("±"):
+        return f"{cell.text} {cell.small}".rstrip()
+    return f"{cell.text} ({cell.small})"
 
 
 def _escaped(text: str) -> str:
@@ -296,6 +319,21 @@ def _json(data: object) -> Markup:
     for char in "<\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return Markup(text)
+
+
+def _soft(text: str) -> Markup:
+    """Text of names, which may go on in the next line behind a dot, a slash or an underscore."""
+    return Markup(re.sub(r"(?<=[\w])([./_])(?=\w)", r"\1<wbr>", str(escape(text))))  # & of entities stays whole
+
+
+def _coded(text: str) -> Markup:
+    """Text, what stands between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _words(command: str) -> Markup:
+    """A command that goes on in the next line between its words, or inside a long name."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(_soft(word)) for word in command.split(" "))
 
 
 def _svg(figure: Figure, width: int) -> Markup:
@@ -318,4 +356,5 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters |= {"json": _json, "svg": _svg, "threads": _threads, "plan": _plan}
+_TEMPLATES.filters |= {"soft": _soft, "coded": _coded, "words": _words}
 _TEMPLATES.globals |= {"WIDE": WIDE, "NARROW": NARROW}

@@ -3,6 +3,7 @@
 Every job's report is built of these by a function in compress/report/pages; none of them knows HTML.
 """
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -49,6 +50,9 @@ class Cell:
     link: str = ""
 
 
+_LONG = 44  # letters of a name, such as of a kernel, that leave no room for figures beside it on a phone
+
+
 @dataclass(frozen=True)
 class Table:
     """head: a column's title, with a second line after a line break. about: its caption for who cannot see it.
@@ -61,6 +65,18 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[Cell | str, ...], ...]
     words: tuple[int, ...] = ()
+
+    @property
+    def wordy(self) -> bool:
+        """Whether it is mostly text, so that cells stand one below the other where there is little room."""
+        if len(self.words) == len(self.head) - 1 > 0:
+            return True
+        return max((len(row[0].text) for row in self.cells), default=0) > _LONG
+
+    @property
+    def slim(self) -> bool:
+        """Whether it has so few columns that they would stand far apart in a wide page."""
+        return len(self.head) < 4 and not self.words
 
     @property
     def cells(self) -> tuple[tuple[Cell, ...], ...]:
@@ -80,12 +96,36 @@ class Chart:
 class TradeOff:
     """Figures of the same marks over several horizontal axes; one is shown at a time, the first one first.
 
-    tips: what is told of a mark, a line each, by the mark's number.
+    tips: what is told of a mark, a line each, by the mark's number. optional: what the switch that takes marks away is
+    called; '' for none.
     """
 
     kind: ClassVar[str] = "trade_off"
     axes: tuple[tuple[str, Figure], ...]
     tips: tuple[tuple[str, ...], ...]
+    optional: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture with what is said of it. jpeg: its file; path: in the run folder."""
+
+    title: str
+    jpeg: bytes
+    path: str
+
+    @property
+    def uri(self) -> str:
+        """The file itself, as an address."""
+        return f"data:image/jpeg;base64,{b64encode(self.jpeg).decode()}"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Rows of pictures to compare, side by side."""
+
+    kind: ClassVar[str] = "pictures"
+    rows: tuple[tuple[Picture, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -140,7 +180,7 @@ class Fold:
     parts: "tuple[Part, ...]"
 
 
-Part = Text | Facts | Lines | Table | Chart | TradeOff | Threads | Commands | Code | Cards | Fold
+Part = Text | Facts | Lines | Table | Chart | TradeOff | Pictures | Threads | Commands | Code | Cards | Fold
 
 
 @dataclass(frozen=True)
@@ -156,13 +196,15 @@ class Section:
 class Recommendation:
     """What to do, in one sentence. sure: whether the figures bear it out. reasons: of how sure, a line each.
 
-    commands: to try it.
+    commands: to try it. heading: above it, for a report that recommends nothing. network: that is recommended.
     """
 
     sentence: str
     sure: Literal["yes", "in part", "no"]
     reasons: tuple[str, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
+    heading: Literal["Recommendation", "Result"] = "Recommendation"
+    network: str = ""
 
 
 @dataclass(frozen=True)

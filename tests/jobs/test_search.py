@@ -114,12 +114,16 @@ def test_everything_lies_in_the_run_folder(undisturbed: tuple[Path, SearchResult
     for network in result.networks:
         files = {path.name for path in (folder / network.folder).iterdir()}
         expected = {"architecture.yaml", "weights.safetensors", "model.onnx", "model.ncnn.param", "model.ncnn.bin"}
-        assert files == expected
+        assert files == {*expected, "pictures"}
+        assert network.pictures
+        assert all((folder / network.folder / name).is_file() for name in network.pictures)
         assert [export.engine for export in network.exports] == ["onnxruntime", "ncnn"]
         assert all(export.parity <= 1e-4 for export in network.exports)
         assert all(one.score and one.score.provenance == "short training" for one in network.evaluations)
         predicted, measured = network.predicted["onnxruntime"].ms, network.latency["onnxruntime"].ms
         assert result.prediction_error(network) == pytest.approx(predicted / measured - 1)
+        assert sum(part.ms for part in network.times["onnxruntime"]) == pytest.approx(predicted)
+        assert network.predicted["onnxruntime"].coverage == 1  # all kernels were timed here
     assert list(result.tables) == ["onnxruntime"]
     assert all(used.error and used.kernels for used in result.tables.values())
 

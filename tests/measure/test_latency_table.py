@@ -27,6 +27,7 @@ from compress.measure.latency_table import (
     difference,
     fill,
     fit_scale,
+    grouped,
     load_table,
     measure_kernels,
     merge,
@@ -436,3 +437,12 @@ def test_kernels_of_an_engine_that_makes_no_models_of_them_stay_to_be_estimated(
     complete_table(table, [relu(8), kernel])
     assert table.missing([relu(8), kernel]) == [kernel]
     assert predict(table, {kernel: 1}).estimated == (kernel.key,)
+
+
+def test_the_parts_of_a_predicted_time_add_up_to_it_by_height_and_operator(tmp_path: Path) -> None:
+    table = filled(tmp_path)
+    kernels = {relu(8): 1, relu(16): 2, relu(20): 3}  # 20 channels are not in the table
+    (part,) = grouped(table, kernels, 32)  # outputs of one height, 8
+    assert (part.stride, part.operator, part.kernels) == (4, "Relu", 6)
+    assert part.ms == pytest.approx(predict(table, kernels).ms)
+    assert part.estimated_ms == pytest.approx(predict(table, {relu(20): 3}).ms)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from compress.jobs.networks import counted_anew, kept_counts, size_key
+from compress.jobs.networks import counted_anew
 from compress.measure.counting import Count, count
+from compress.measure.kept_counts import kept_counts, size_key
 from compress.networks import NETWORKS, network_named
 from compress.networks.architecture import without_values
 from compress.networks.published import PUBLISHED, Published

@@ -1,5 +1,11 @@
 """One record of every job that has a report, small and made by hand but for the search, which is a real one."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
 from compress.artefacts.results import (
     Accuracy,
     CheckedKernel,
@@ -10,6 +16,7 @@ from compress.artefacts.results import (
     RewriteChoice,
     RewriteResult,
     RunRecord,
+    SearchResult,
     SensitivityResult,
     ShownNetwork,
     TargetRecord,
@@ -17,7 +24,7 @@ from compress.artefacts.results import (
 )
 from compress.measure.comparison import speed_up
 from compress.measure.latency import Latency
-from compress.measure.latency_table import Identity, Prediction
+from compress.measure.latency_table import Identity, KernelGroup, Prediction
 from compress.pruning.sensitivity import DENSE, Point
 from tests.report.test_prune_report import network
 
@@ -102,3 +109,25 @@ def shown() -> ShownNetwork:
     )
     shares = {"conv": 0.8, "add": 0.2}
     return ShownNetwork("bhrnet", (128, 128), IDENTITY, "tables/onnxruntime.json", prediction, None, shares, kernels)
+
+
+def furnished(result: SearchResult, folder: Path) -> SearchResult:
+    """The search as if on COCO val2017, every network with pictures, which are written, and parts of its time."""
+    networks = []
+    for number, one in enumerate(result.networks):
+        pictures = ("pictures/0.jpg", "pictures/1.jpg")
+        for name in pictures:
+            (folder / one.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            grey = np.full((48, 64, 3), 40 * number, np.uint8)
+            (folder / one.folder / name).write_bytes(cv2.imencode(".jpg", grey)[1].tobytes())
+        conv = KernelGroup(2, "conv", 3 + number, 0.25, 0.0)
+        groups = (conv, KernelGroup(4, "conv", 2, 0.5 - number / 10, 0.125), KernelGroup(0, "reshape", 1, 0.001, 0.0))
+        networks.append(replace(one, pictures=pictures, times={result.target.name: groups}))
+    trials = tuple(
+        replace(trial, cost=replace(trial.cost, latency={name: replace(ms, coverage=0.5 if number else 0.75)}))
+        for number, trial in enumerate(result.trials)
+        for name, ms in list(trial.cost.latency.items())[:1]
+    )
+    return replace(
+        result, networks=tuple(networks), trials=trials, data=replace(result.data, kind="coco", metric="AP", val=5000)
+    )

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from compress.artefacts.results import SearchResult, read_results
 from compress.report.page import compare, report_of, write_report
-from tests.report.records import analysed, checked, rewritten, shown, trained
+from tests.report.records import analysed, checked, furnished, rewritten, shown, trained
 from tests.report.test_prune_report import result as pruned
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -28,7 +29,7 @@ RUN = "{resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Name → the page. The search is the committed one; all others are small."""
+    """Name → the page. The search is the committed one; all others are small. `small` is a search with all parts."""
     folder = tmp_path_factory.mktemp("pages")
     found = {}
     runs = []
@@ -53,9 +54,9 @@ def pages(tmp_path_factory):
     (folder / "unfinished" / "recipe.yaml").write_text("job: search\n")
     shutil.copy(REPORTS / "bhrnet" / "trials.jsonl", folder / "unfinished")
     found["unfinished"] = report_of(folder / "unfinished").page
+    small = read_results(Path(__file__).parent / "search" / "results.json", "search", SearchResult)
     (folder / "small").mkdir()
-    shutil.copy(Path(__file__).parent / "search" / "results.json", folder / "small")
-    found["small"] = report_of(folder / "small").page
+    found["small"] = write_report("search", furnished(small, folder / "small"), folder / "small").page
     assert set(found) == {*PAGES, "small"}
     return found
 
@@ -126,7 +127,7 @@ return wrong;
 """
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, "small"])
 def test_nothing_meets_or_is_hidden_at_any_width(browser, pages, name):
     opened(browser, pages[name])
     browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true; })")
@@ -179,6 +180,26 @@ def test_charts_are_drawn_and_each_axis_shows_its_own(browser, pages):
         kind = list(zip(drawn, placed, strict=True))[: len(data["networks"])]
         assert [x for x, _ in sorted(kind)] == [x for x, _ in sorted(kind, key=lambda one: one[1])]
     assert len(set(names)) == 6
+
+
+def test_published_figures_are_taken_away_and_put_back(browser, pages):
+    opened(browser, pages["small"])
+    script = """
+    const axis = document.querySelector(".axis"), others = document.querySelector(".switch input");
+    axis.value = [...axis.options].find(one => one.text.trim() === arguments[0]).value;
+    axis.dispatchEvent(new Event("change"));
+    const seen = () => [...document.querySelectorAll(".trade-off .figure:not([hidden]) > .wide-only .optional")]
+        .filter(one => one.getClientRects().length).length;
+    const counts = [seen()];
+    for (const _ of "12") { others.click(); counts.push(seen()); }
+    return [others.disabled, ...counts];
+    """
+    disabled, shown, off, again = browser.execute_script(script, "parameters")
+    assert not disabled
+    assert shown == again > 10
+    assert off == 0
+    latency = browser.execute_script("return document.querySelector('.axis').options[0].text.trim()")
+    assert browser.execute_script(script, latency) == [True, 0, 0, 0]
 
 
 def test_the_budget_dims_what_costs_more(browser, pages):

@@ -23,8 +23,9 @@ from compress.report.pages.search import (
     rows_of,
     search_page,
 )
-from compress.report.parts import Chart, Table, TradeOff
+from compress.report.parts import Chart, Fold, Table, TradeOff
 from compress.report.search import gain_text, speed_text
+from tests.report.records import furnished
 
 SMALL = Path(__file__).parent / "search"
 
@@ -208,7 +209,7 @@ def test_page_says_what_a_sceptic_asks(result):
         f"{100 * sum(predictions) / len(predictions):.1f} % in the mean",
         f"{100 * max(predictions):.1f} % at worst",
         "compress search bhrnet --run 'a b'",
-        '"input_hw"',
+        "input_hw: [64, 64]",
         f"with one decoding time for all, {milliseconds(result.decoding.ms)} ms",
         *result.caveats,
     ):
@@ -375,7 +376,9 @@ def test_the_fastest_that_is_no_less_accurate_is_recommended(result):
     found = advice(result, slow, fast, networks=networks, best=())
     score = networks[3].score
     assert "Take f2: 1.34× as fast end to end as b2 (95 % interval 1.32–1.36)" in found.sentence
-    assert f"AP {score.value:.3f} ± {score.standard_error:.3f} against {networks[1].score.value:.3f}" in found.sentence
+    assert (
+        f"AP ({score.value:.3f} ± {score.standard_error:.3f} against {networks[1].score.value:.3f})" in found.sentence
+    )
     assert f"{milliseconds(networks[3].evaluations[0].end_to_end.ms)} ms end to end on onnxruntime" in found.sentence
     assert found.sure == "yes"
     assert any(f"runs/one/{networks[3].folder}" in command for command in found.commands.values())
@@ -649,6 +652,9 @@ def test_runs_are_compared_in_one_page(result, tmp_path):
     text = " ".join(Resources((tmp_path / "compare.html").read_text()).text.split())
     assert written.page == str(tmp_path / "compare.html")
     assert "seed12" in text.replace(" ", "")
+    assert "The runs differ in seed, see below." in text
+    assert "finalist_1 of one" in text
+    assert str(tmp_path) not in text
     lines = list(csv.DictReader(io.StringIO((tmp_path / "networks.csv").read_text())))
     assert {line["run"] for line in lines} == {str(tmp_path / "one"), str(tmp_path / "two")}
     assert len(lines) == 2 * len(result.networks)
@@ -669,3 +675,82 @@ def test_tables_have_as_many_cells_as_columns(result):
     assert len(found) > 8
     for table in found:
         assert {len(row) for row in table.cells} == {len(table.head)}, table.about
+
+
+# --- What a job leaves in its run folder ------------------------------------------------------------------------------
+
+
+def test_published_figures_stand_beside_those_of_all_of_val2017_alone(result, tmp_path):
+    assert not [s for f in axes_of(result).values() for p in f.panels for s in p.series if s.optional]  # synthetic
+    full = furnished(result, tmp_path)
+    of_coco = {name: f.panels[0].series[-1] for name, f in axes_of(full).items() if f.panels[0].series[-1].optional}
+    assert set(of_coco) == {"multiply-adds", "parameters"}
+    # AP 50.5 at 384x384: DIR-BHRNet, table V, and 48.6: OpenPose at 368x368; neither is a top-down network
+    named = [(mark.name, mark.y) for mark in of_coco["parameters"].marks]
+    assert ("dir_bhrnet_32", 0.505) in named
+    assert ("openpose", 0.486) in named
+    assert not {name for name, _ in named} & {"hrnet_w32", "lite_hrnet_18"}
+    assert "published figures" in text_of(full)
+    part = replace(full, data=replace(full.data, val=400))
+    assert "published" not in text_of(part)
+    other = {"data": {"disk": {"val": "minival"}}}
+    assert "published" not in text_of(replace(full, run=replace(full.run, recipe=other)))
+
+
+def test_where_time_goes_stands_beside_the_baselines(result, tmp_path):
+    page, _ = search_page(furnished(result, tmp_path), tmp_path)
+    cards = {card.title: card for part in page.sections[1].parts for card in part.cards}
+    tables = {
+        title: [p for p in card.parts if isinstance(p, Fold) and "time goes" in p.title]
+        for title, card in cards.items()
+    }
+    number = next(i for i, one in enumerate(result.networks) if one.role == "finalist")
+    name = result.networks[number].name
+    (fold,) = tables[name]
+    by_resolution, by_operator = fold.parts
+    assert [row[0].text for row in by_resolution.cells] == ["1/2", "1/4", "none", "all"]
+    assert [row[0].text for row in by_operator.cells] == ["conv", "reshape", "all"]
+    baseline = by_resolution.head[2].removesuffix(" ms")
+    before = next(i for i, one in enumerate(result.networks) if one.name == baseline)
+    assert by_resolution.cells[1][3].text == f"{-(number - before) / 10:+.3f}"  # 0.1 ms less for every number
+    assert by_resolution.cells[1][1].small == f"{0.125 / (0.5 - number / 10):.1%}".replace("%", " % estimated")
+    assert by_resolution.cells[0][4].small == f"{number - before:+d}"
+    first = next(one.name for one in result.networks if one.role == "baseline")
+    assert tables[first][0].parts[0].head == ("resolution", "ms", "share", "kernels")
+
+
+def test_coverage_is_told_of_all_trials(result, tmp_path):
+    full = furnished(result, tmp_path)  # one trial 0.75, the others 0.5
+    mean = (0.75 + 0.5 * (len(result.trials) - 1)) / len(result.trials)
+    said = f"{100 * mean:.1f} % of a trial's time in the mean, 50.0 % at least, is of kernels that were timed"
+    assert said in text_of(full)
+    assert "Coverage" not in text_of(result)  # not known
+
+
+def test_pictures_of_before_and_after_are_in_the_page(result, tmp_path):
+    full = furnished(result, tmp_path)
+    page, _ = search_page(full, tmp_path)
+    (section,) = [one for one in page.sections if one.title == "What they find"]
+    rows = section.parts[0].rows
+    assert [len(row) for row in rows] == [2, 2]
+    by_name = {one.name: one for one in full.networks}
+    for shown, role in zip(rows[0], ("baseline", "finalist"), strict=True):
+        name = shown.title.removesuffix(", picture 1")
+        assert by_name[name].role == role
+        assert shown.jpeg == (tmp_path / by_name[name].folder / "pictures/0.jpg").read_bytes()
+    loaded = Resources(html(page)).loaded
+    assert len(loaded) == 4
+    assert all(one.startswith("data:image/jpeg;base64,") for one in loaded)
+    assert f"]({rows[0][0].path})" in markdown(page)[0]
+    (tmp_path / rows[0][0].path).unlink()
+    page, _ = search_page(full, tmp_path)
+    (section,) = [one for one in page.sections if one.title == "What they find"]
+    assert len(section.parts[0].rows) == 1
+
+
+def test_the_files_of_the_artefact_are_listed_with_their_checksums(result, tmp_path):
+    network = result.networks[0]
+    (tmp_path / network.folder).mkdir(parents=True)
+    (tmp_path / network.folder / "weights.safetensors").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    page, _ = search_page(result, tmp_path)
+    assert "sha256 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" in html(page)

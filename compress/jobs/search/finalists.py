@@ -20,6 +20,7 @@ from compress.measure.comparison import differ, speed_up
 from compress.measure.decoding import decode_time
 from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel
+from compress.measure.latency_table import grouped, predict
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.nas.candidate import SPARSITY
 from compress.nas.pareto import front, spread
@@ -180,12 +181,15 @@ def measure_all(task: Task, models: Models, finished: Sequence[NetworkResult]) -
     priced = []
     for one in taken:
         network = load_artefact(task.run.path(one.folder), tail.module).module
-        predicted = {
-            name: each.latency(task.for_engine(network, each.target.engine), task.recipe.input_hw)
-            for name, each in models.items()
-            if isinstance(each, LatencyModel) and each.target.engine not in one.refused and not each.target.foreign
-        }
-        priced.append(replace(one, predicted={**one.predicted, **predicted}))  # of other devices `finish` has them
+        predicted, times = dict(one.predicted), {}  # of other devices `finish` has the predictions
+        for name, each in models.items():
+            if not isinstance(each, LatencyModel) or each.target.engine in one.refused:
+                continue
+            kernels = each.kernels(task.for_engine(network, each.target.engine), task.recipe.input_hw)
+            times[name] = grouped(each.table, kernels, task.recipe.input_hw[0])
+            if not each.target.foreign:
+                predicted[name] = each.latency_of(predict(each.table, kernels))
+        priced.append(replace(one, predicted=predicted, times=times))
     return tuple(time_decoding(tail, measure(tail, priced, model.reference_ms), model.reference_ms))
 
 
@@ -356,10 +360,4 @@ def caveats(task: Task, trials: Sequence[Trial], networks: Sequence[NetworkResul
             f"Nothing was measured on {target.name}: its latencies are predicted, decoding is not in them, and "
             "`compress measure pack` makes a folder that measures the networks there."
         )
-    latencies = [(network.name, network.latency[target.name]) for network in networks]
-    found += [
-        f"The timing of {name} is uncertain by ± {latency.uncertainty:.0%}: repeat it on a quieter machine."
-        for name, latency in latencies
-        if latency.provenance == "measured" and not latency.reliable
-    ]
     return found

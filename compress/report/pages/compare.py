@@ -1,7 +1,7 @@
 """Several runs in one page: their networks over one another's costs, and what differs between the runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compress.artefacts.results import NetworkResult, RunRecord, TargetRecord
@@ -23,7 +23,7 @@ _LOOKS: tuple[tuple[int, Shape], ...] = (
 
 @dataclass(frozen=True)
 class Compared:
-    """One run. name: its folder. rows: of its networks, in their order."""
+    """One run. name: its folder, as far as it is not that of all. rows: of its networks, in their order."""
 
     name: str
     job: str
@@ -35,7 +35,7 @@ class Compared:
 def compare_page(runs: Sequence[Compared]) -> tuple[Page, list[Row]]:
     """The page and the lines of networks.csv."""
     rows = [row for one in runs for row in one.rows]
-    networks = [network for one in runs for network in one.networks]
+    networks = [replace(network, name=f"{network.name} of {one.name}") for one in runs for network in one.networks]
     targets: dict[str, TargetRecord] = {}
     for one in runs:
         for target in one.run.targets:
@@ -46,7 +46,7 @@ def compare_page(runs: Sequence[Compared]) -> tuple[Page, list[Row]]:
         for network, row in zip(one.networks, one.rows, strict=False):
             passes = network.evaluations[0].passes if network.evaluations else 1
             known = {**network.predicted, **network.latency}
-            candidates.append(Candidate(row, one.name, colour, shape, known, passes))
+            candidates.append(Candidate(replace(row, run=one.name), one.name, colour, shape, known, passes))
     chart = trade_off(candidates, (), tuple(targets.values()), "Runs compared")
     differences = _differences(runs)
     metrics = {row.metric for row in rows if row.metric}
@@ -92,7 +92,7 @@ def compare_page(runs: Sequence[Compared]) -> tuple[Page, list[Row]]:
     timed = [Fold(one.name, (seconds_table(one.run.seconds),)) for one in runs if one.run.seconds]
     if timed:
         sections.append(Section("Where the time went", tuple(timed)))
-    best = [row for row in rows if row.score is not None]
+    best = [replace(row, run=one.name) for one in runs for row in one.rows if row.score is not None]
     sentence = "No network of these runs has a score."
     if best:
         top = max(best, key=lambda row: row.score or 0.0)
@@ -108,8 +108,10 @@ def compare_page(runs: Sequence[Compared]) -> tuple[Page, list[Row]]:
         sentence += (
             f"; {len(close)} of the other {len(best) - 1} are within two standard errors of it." if close else "."
         )
-    reasons = (f"The runs differ in {len(differences)} settings or circumstances, see below.",) if differences else ()
-    advice = Recommendation(sentence, "in part", reasons)
+    names = [name for name, *_ in differences]
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    reasons = (f"The runs differ in {', '.join(names[: 4 if more else 5])}{more}, see below.",) if names else ()
+    advice = Recommendation(sentence, "in part", reasons, heading="Result")
     facts = {"Runs": ", ".join(f"{one.name} ({one.job})" for one in runs)}
     return Page("compress report", f"{len(runs)} runs compared", facts, advice, tuple(lead), tuple(sections)), rows
 

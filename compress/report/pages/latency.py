@@ -7,7 +7,7 @@ from compress.measure.latency_table import Identity, Prediction
 from compress.report.figures import Axis, Figure, Mark, Panel, Series
 from compress.report.pages.networks import Row, ms_text
 from compress.report.parts import Cell, Chart, Page, Part, Recommendation, Section, Table, Text
-from compress.report.terminal import number, percent
+from compress.report.terminal import percent
 
 _KERNELS = 200  # of a page; there may be thousands
 
@@ -16,11 +16,14 @@ def checked_page(result: CheckedTable, folder: Path) -> tuple[Page, list[Row]]:
     """Predicted against measured; it has no lines of networks.csv."""
     found = result.accuracy
     unsteady = [one.network for one in result.networks if one.measured.reliable is False]
+    close = round(found.within_10 * found.count)
+    near = "all" if close == found.count else f"{close} of {found.count}"
+    networks = f"{found.count} networks were" if found.count > 1 else "1 network was"
     sentence = (
-        f"Trust predictions of this table to {percent(found.mape)} in the mean: {found.count} networks were predicted "
-        f"and measured, the worst is off by {percent(found.worst)}, and {percent(found.within_10)} are within 10 %."
+        f"Trust predictions of this table to {percent(found.mape)} in the mean: {networks} predicted and measured, the "
+        f"worst is off by {percent(found.worst)}, and {near} are within 10 %."
     )
-    reasons = [f"Order: Kendall's tau {number(found.tau, '.3f')} (1 is the same order)."]
+    reasons = [f"Order: Kendall's tau {found.tau:.3f} (1 is the same order)."] if found.tau is not None else []
     inside = [one.inside for one in result.networks if one.inside is not None]
     if inside:
         reasons.append(f"{sum(inside)} of {len(inside)} measured times are inside the predicted interval.")
@@ -114,7 +117,7 @@ def shown_page(result: ShownNetwork, folder: Path) -> tuple[Page, list[Row]]:
     if result.scale:
         scale = result.scale
         facts["Scale"] = f"{scale.factor:.3f} by {scale.networks} networks, mean error {percent(scale.error)}"
-    advice = Recommendation(sentence, "in part", (known,))
+    advice = Recommendation(sentence, "in part", (known,), heading="Result")
     return Page("compress latency show", f"{result.network}, kernel by kernel", facts, advice, (), tuple(sections)), []
 
 

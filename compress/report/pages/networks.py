@@ -6,13 +6,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from compress.artefacts.artefact import ARCHITECTURE, WEIGHTS
 from compress.artefacts.results import NetworkResult, RunRecord, TargetRecord
 from compress.measure.latency import Latency
+from compress.measure.latency_table import KernelGroup
 from compress.pose.scoring import Score
 from compress.report.figures import Axis, Figure, Mark, Panel, Place, Plan, Series, Shape
-from compress.report.parts import Card, Cell, Commands, Facts, Fold, Lines, Part, Table, Text, TradeOff
+from compress.report.pages.published import PublishedPoint
+from compress.report.parts import (
+    Card,
+    Cell,
+    Commands,
+    Facts,
+    Fold,
+    Lines,
+    Part,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    TradeOff,
+)
 from compress.report.terminal import file_size, number, percent, short
 
 LOOKS: Mapping[str, tuple[int, Shape]] = {
@@ -161,15 +178,17 @@ def trade_off(
     trials: Sequence[Row],
     targets: Sequence[TargetRecord],
     title: str,
+    published: Sequence[PublishedPoint] = (),
 ) -> TradeOff | None:
     """The score over every cost that is known; trials, if any, in a panel of their own, for their score is another.
 
-    None if there is nothing to draw.
+    published: of the same pictures and metric; they have no time, and stand over what was counted alone. None if there
+    is nothing to draw.
     """
     scored = [one for one in candidates if one.row.score is not None]
     if not scored and not any(trial.score is not None for trial in trials):
         return None
-    tips = [*(_tip(one.row) for one in scored), *(_tip(row) for row in trials)]
+    tips = [*(_tip(one.row) for one in scored), *(_tip(row) for row in trials), *map(_published_tip, published)]
     metric = next((one.row.metric for one in scored), "score")
     decides = targets[0].name if targets else ""
     whole = any(one.row.end_to_end_ms for one in scored)
@@ -208,9 +227,17 @@ def trade_off(
             lambda row: row.memory_bytes,
         ),
     ]
+    counted = {"multiply-adds": [one.macs for one in published], "parameters": [one.params for one in published]}
     axes: list[tuple[str, Figure]] = []
     for name, axis, cost, trial_cost in costs:
         top = _panel_series(scored, cost)
+        if top and counted.get(name):
+            first = len(scored) + len(trials)
+            marks = (
+                Mark(x, one.ap, one.name, tip=first + i)
+                for i, (x, one) in enumerate(zip(counted[name], published, strict=True))
+            )
+            top.append(Series("published", tuple(marks), 5, "triangle", hollow=True, optional=True))
         panels = [Panel(Axis(f"{metric}, validation"), tuple(top), 2.0)] if top else []
         drawn = [(i, row, trial_cost(row)) for i, row in enumerate(trials, len(scored))]
         small = _trial_series([(i, row, x) for i, row, x in drawn if x and row.score is not None])
@@ -221,7 +248,7 @@ def trade_off(
         about = f"{title}: {metric} over {axis.title}. All figures are in the tables below."
         file = "" if axes else "trade_off.png"
         axes.append((name, Figure(title, about, axis, tuple(panels), 520 if small else 380, file)))
-    return TradeOff(tuple(axes), tuple(tips)) if axes else None
+    return TradeOff(tuple(axes), tuple(tips), "published figures" if published else "") if axes else None
 
 
 def _whole(one: Candidate) -> Value:
@@ -290,6 +317,16 @@ def _panel_series(candidates: Sequence[Candidate], cost: Callable[[Candidate], V
     return [line, *(replace(one, marks=tuple(marks)) for one, marks in series.values())]
 
 
+def _published_tip(one: PublishedPoint) -> tuple[str, ...]:
+    """What is told of a paper's network."""
+    return (
+        f"{one.name}, {'×'.join(map(str, one.input_hw))}",
+        f"AP {one.ap:.3f}, published: {one.paper}",
+        "on COCO val2017, after full training",
+        f"{short(one.params)} parameters, {short(one.macs)} MACs, counted here",
+    )
+
+
 def _trial_series(drawn: Sequence[tuple[int, Row, float]]) -> tuple[Series, ...]:
     """All trials, and those on the front of the search apart."""
     kinds = (("trial", 4, False), ("trial on the search's front", 2, True))
@@ -338,7 +375,6 @@ def plan_of(fields: Mapping[str, Any], baseline: Mapping[str, Any] | None = None
     counts, widths = grid
     other = _grid(baseline) if baseline else None
     same_form = other is not None and [len(row) for row in other[0]] == [len(row) for row in counts]
-    kinds, expansions = _per_branch(fields, "kinds", len(counts)), _per_branch(fields, "expansions", len(counts))
     places = []
     for branch, row in enumerate(counts):
         line: list[Place | None] = []
@@ -352,14 +388,24 @@ def plan_of(fields: Mapping[str, Any], baseline: Mapping[str, Any] | None = None
             change = None if before is None else blocks - before
             line.append(Place(blocks, width, change, width != width_before))
         places.append(tuple(line))
-    single = len(counts) == 1
-    rows = []
-    for branch in range(len(counts)):
-        of = [*(str(v) for v in (kinds[branch],) if v is not None), *(f"×{v:g}" for v in (expansions[branch],) if v)]
-        rows.append("" if single else " ".join([f"branch {branch + 1}", *of]))
+    count = len(counts)
+    told = _told(fields, count)
+    rows = () if count == 1 else tuple(" ".join([f"branch {n}", *of]) for n, of in enumerate(told, 1))
+    given = _told(baseline, count) if same_form and baseline else told
+    rows_before = tuple(" ".join(was) if was != now else "" for was, now in zip(given, told, strict=True))
     total = sum(one.blocks for line in places for one in line if one)
     about = f"{total} blocks in {len(places)} branches and {len(counts[0])} stages"
-    return Plan(about, tuple(rows), tuple(f"stage {n + 1}" for n in range(len(counts[0]))), tuple(places))
+    columns = tuple(f"stage {n + 1}" for n in range(len(counts[0])))
+    return Plan(about, rows or ("",), columns, tuple(places), rows_before if any(rows_before) else ())
+
+
+def _told(fields: Mapping[str, Any], branches: int) -> list[list[str]]:
+    """Kind and expansion of the blocks of every branch, as far as the family has them."""
+    kinds, expansions = _per_branch(fields, "kinds", branches), _per_branch(fields, "expansions", branches)
+    return [
+        [*([] if kind is None else [str(kind)]), *([f"×{times:g}"] if times else [])]
+        for kind, times in zip(kinds, expansions, strict=True)
+    ]
 
 
 _Grid = tuple[list[list[int | None]], list[list[int | None]]]
@@ -407,36 +453,45 @@ def card_of(
     run: RunRecord,
     baseline: NetworkResult | None = None,
     edits: Sequence[str] = (),
+    memory_bytes: int | None = None,
 ) -> Card:
-    """What one network is, what was done to it, its files, and how to go on with it.
+    """What one network is, what was done to it, where its time goes, its files, and how to go on with it.
 
-    baseline: what its plan is compared with. folder: of the run, whose files are looked at.
+    baseline: what it is compared with. folder: of the run, whose files are looked at. memory_bytes: see Row.
     """
     fields, given = network.architecture, baseline.architecture if baseline else {}
     plan = plan_of(fields, given or None)
     facts = {"family": plain(fields.get("family"))} if "family" in fields else {}
     facts["parameters"], facts["MACs"] = short(network.params), short(network.macs)
+    if memory_bytes is not None:
+        facts["memory"] = f"{file_size(memory_bytes)}, peak of the activations"
     for name, value in fields.items():
         if name in _DRAWN and (plan or name == "family"):
             continue
         changed = name in given and given[name] != value
         facts[name.replace("_", " ")] = plain(value) + (f" (was {plain(given[name])})" if changed else "")
     parts: list[Part] = [Facts(facts)]
-    if plan and baseline and any(one and (one.change or one.width_changed) for row in plan.places for one in row):
-        parts.append(Text(f"Framed: not as in {baseline.name}; in brackets by how many blocks.", "note"))
+    if plan and baseline and plan.differs:
+        parts.append(Text(f"Framed, or with what it was: not as in {baseline.name}; in brackets, blocks more.", "note"))
     done = (*network.edits, *edits)
     if done:
         parts.append(Fold(f"Edits ({len(done)})", (Lines(tuple(done)),)) if len(done) > 4 else Lines(done, "Edits"))
-    if network.exports or network.refused:
-        parts.append(_files(network, folder))
+    parts += _time_parts(network, baseline, run)
+    files = _files(network, folder)
+    if files.rows:
+        parts.append(files)
     if network.role != "given":
         parts.append(Fold("Go on with it", (Commands(commands_for(network, folder, run)),)))
     return Card(f"network-{number_}", network.name, network.role, plan, tuple(parts))
 
 
 def _files(network: NetworkResult, folder: Path) -> Table:
-    """Exports with their files; a file that is not there, or not of the size it was, says so."""
+    """Artefact and exports with their files; a file that is not there, or not of the size it was, says so."""
     rows: list[tuple[Cell | str, ...]] = []
+    for path in (folder / network.folder / name for name in (ARCHITECTURE, WEIGHTS)):
+        if path.is_file() and network.role != "given":
+            whole = Cell(file_size(path.stat().st_size), value=path.stat().st_size)
+            rows.append((Cell(path.name, f"sha256 {_sha256(path)}"), "artefact", whole, ""))
     for export in network.exports:
         paths = [folder / network.folder / name for name in export.files]
         there = all(path.is_file() for path in paths)
@@ -458,13 +513,86 @@ def _files(network: NetworkResult, folder: Path) -> Table:
                 )
             )
     rows += [(Cell("none", why, tone="bad"), engine, "", "") for engine, why in network.refused.items()]
-    head = ("file", "engine", "size", "error\nagainst torch")
-    return Table(f"Exports of {network.name}", head, tuple(rows), (1,))
+    head = ("file", "for", "size", "error\nagainst torch")
+    return Table(f"Files of {network.name}", head, tuple(rows), (1,))
+
+
+def _time_parts(network: NetworkResult, baseline: NetworkResult | None, run: RunRecord) -> list[Part]:
+    """The predicted time of one pass by resolution and by operator, beside the baseline's: what was kept and cut."""
+    found: list[Part] = []
+    for target in run.targets:
+        own = network.times.get(target.name)
+        if not own:
+            continue
+        given = (baseline.times.get(target.name) or ()) if baseline else ()
+        tables = tuple(
+            _time_table(
+                f"Predicted time of {network.name} on {target.name}, by {title}", title, own, given, baseline, key
+            )
+            for title, key in (("resolution", _resolution), ("operator", lambda one: one.operator))
+        )
+        found.append(Fold(f"Where its time goes, {target.name}", tables))
+    return found
+
+
+def _resolution(group: KernelGroup) -> str:
+    """`1/4` of the input's height."""
+    return f"1/{group.stride}" if group.stride else "none"
+
+
+def _time_table(
+    about: str,
+    title: str,
+    own: Sequence[KernelGroup],
+    given: Sequence[KernelGroup],
+    baseline: NetworkResult | None,
+    key: Callable[[KernelGroup], str],
+) -> Table:
+    """given: of the baseline; without any there is a share in place of the change."""
+    names = dict.fromkeys(map(key, (*given, *own)))
+    whole = sum(one.ms for one in own)
+    rows: list[tuple[Cell | str, ...]] = []
+    for name in (*names, "all"):
+        mine, theirs = ([one for one in groups if name in ("all", key(one))] for groups in (own, given))
+        ms, before_ms = sum(one.ms for one in mine), sum(one.ms for one in theirs)
+        count, before = sum(one.kernels for one in mine), sum(one.kernels for one in theirs)
+        estimated = sum(one.estimated_ms for one in mine)
+        note = f"{percent(estimated / ms)} estimated" if estimated else ""
+        cells: list[Cell | str] = [name, Cell(f"{ms:.3f}", note, ms)]
+        if given:
+            change = ms - before_ms
+            tone: Literal["good", "bad", ""] = "good" if change < -0.0005 else "bad" if change > 0.0005 else ""
+            cells += [Cell(f"{before_ms:.3f}", value=before_ms), Cell(f"{change:+.3f}", value=change, tone=tone)]
+            cells.append(Cell(str(count), f"{count - before:+d}" if count != before else "", count))
+        else:
+            cells += [Cell(percent(ms / whole), value=ms / whole, bar=ms / whole), Cell(str(count), value=count)]
+        rows.append(tuple(cells))
+    middle = (f"{baseline.name} ms", "change") if given and baseline else ("share",)
+    return Table(about, (title, "ms", *middle, "kernels"), tuple(rows))
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pictures_section(before: NetworkResult | None, after: NetworkResult, folder: Path) -> Section:
+    """What both networks find in the same validation pictures; nothing where no file is there. folder: of the run."""
+    shown = [one for one in (before, after) if one]
+    rows = []
+    for index in range(min(len(one.pictures) for one in shown)):
+        paths = [Path(one.folder) / one.pictures[index] for one in shown]
+        if all((folder / path).is_file() for path in paths):
+            found = zip(shown, paths, strict=True)
+            rows.append(
+                tuple(
+                    Picture(f"{one.name}, picture {index + 1}", (folder / p).read_bytes(), str(p)) for one, p in found
+                )
+            )
+    if not rows:
+        return Section("What they find", ())
+    note = "Validation pictures, with the people that each network finds in them; left is the body's own left, in blue."
+    return Section("What they find" if before else "What it finds", (Pictures(tuple(rows)), Text(note, "note")))
 
 
 def data_option(run: RunRecord) -> str:

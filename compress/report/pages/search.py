@@ -17,12 +17,14 @@ from compress.report.pages.networks import (
     detail_table,
     latency_cell,
     ms_text,
+    pictures_section,
     plain,
     row_of,
     score_cell,
     score_text,
     trade_off,
 )
+from compress.report.pages.published import NOTE, published_points
 from compress.report.pages.trust import run_section, trust_section
 from compress.report.parts import (
     Cards,
@@ -50,11 +52,17 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
     title = f"{result.space.family}: {metric} against latency"
     listed = [candidate_of(one, row, i) for i, (one, row) in enumerate(zip(networks, rows, strict=False))]
     drawn = [row for row, trial in zip(rows[count:], result.trials, strict=True) if not trial.stopped]
-    chart = trade_off(listed, drawn, result.run.targets, title)
+    fields = networks[0].architecture if networks else {}
+    published = published_points(result.run, data.kind, metric, data.val, fields)
+    chart = trade_off(listed, drawn, result.run.targets, title, published)
     lead: list[Part] = [] if chart is None else [chart, Text(_chart_note(result), "note")]
+    if published and chart:
+        lead.append(Text(NOTE, "note"))
+    advice = recommendation(result, folder)
     sections = [
         Section("Finalists and baselines", (*_verdicts(result), *_networks_table(result))),
         Section("What they are made of", (Cards(tuple(_cards(result, folder))),)),
+        *_pictures(result, advice, folder),
         _search_section(result),
         trust_section(networks, result.run, _how(result), result.caveats),
         run_section(result.run),
@@ -71,7 +79,7 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
             "To be small in": objectives_text(result),
             "Budget": budget_text(result),
         },
-        recommendation=recommendation(result, folder),
+        recommendation=advice,
         lead=tuple(lead),
         sections=tuple(one for one in sections if one.parts),
     )
@@ -156,20 +164,22 @@ def recommendation(result: SearchResult, folder: Path) -> Recommendation:
         predicted = "" if up.provenance == "measured" else ", predicted and not measured,"
         sentence = (
             f"Take {network.name}: {up.factor:.2f}× as fast end to end as {baseline.name}{predicted} (95 % interval "
-            f"{up.low:.2f}–{up.high:.2f}) at no less {_metric(network)} ({_own(network)} against "
+            f"{up.low:.2f}–{up.high:.2f}) at no less {_metric(network)} ({_value(network)} against "
             f"{score_text(value_of(baseline.score))}),"
             f"{_at(result, network)}."
         )
         sure = "yes" if up.provenance == "measured" else "in part"
         reasons.append(f"{_metric(network)} changes by {score_change_text(baseline.score, network.score)}.")
-        return Recommendation(sentence, sure, tuple(reasons), commands_for(network, folder, result.run))  # type: ignore[arg-type]
+        commands = commands_for(network, folder, result.run)
+        return Recommendation(sentence, sure, tuple(reasons), commands, network=network.name)  # type: ignore[arg-type]
     if gains:
         _, comparison = max(gains, key=lambda one: one[0])
         assert comparison.at_its_latency
         network, baseline = by_name[comparison.at_its_latency.network], by_name[comparison.baseline]
         head, rest = gain_text(comparison, result.data.metric)
         sentence = f"Take {network.name}: {head} over {baseline.name}{_at(result, network)}, {rest}"
-        return Recommendation(sentence, "yes", tuple(reasons), commands_for(network, folder, result.run))
+        commands = commands_for(network, folder, result.run)
+        return Recommendation(sentence, "yes", tuple(reasons), commands, network=network.name)
     best = max(
         (one for one in result.networks if one.role == "baseline"),
         key=lambda one: value_of(one.score) or 0.0,
@@ -202,10 +212,13 @@ def _difference(by_name: Mapping[str, NetworkResult], name: str, baseline: str) 
 
 def _own(network: NetworkResult) -> str:
     """`AP 0.551 ± 0.011`."""
-    if network.score is None:
-        return "without a score"
-    error = network.score.standard_error
-    return f"{_metric(network)} {score_text(value_of(network.score))}" + ("" if error is None else f" ± {error:.3f}")
+    return "without a score" if network.score is None else f"{_metric(network)} {_value(network)}"
+
+
+def _value(network: NetworkResult) -> str:
+    """`0.551 ± 0.011`."""
+    error = network.score.standard_error if network.score else None
+    return score_text(value_of(network.score)) + ("" if error is None else f" ± {error:.3f}")
 
 
 def _at(result: SearchResult, network: NetworkResult) -> str:
@@ -305,6 +318,18 @@ def _networks_table(result: SearchResult) -> list[Part]:
     return [table, Text(note, "note"), *([Fold("Scores in detail", tuple(detail))] if detail else [])]
 
 
+def _pictures(result: SearchResult, advice: Recommendation, folder: Path) -> list[Section]:
+    """Before and after: the best baseline, and the recommended network, or the finalist that scores best."""
+    finalists = [one for one in result.networks if one.role == "finalist"]
+    if not finalists:
+        return []
+    baselines = [one for one in result.networks if one.role == "baseline"]
+    before = max(baselines, key=lambda one: value_of(one.score) or 0.0, default=None)
+    best = max(finalists, key=lambda one: value_of(one.score) or 0.0)
+    after = next((one for one in finalists if one.name == advice.network), best)
+    return [pictures_section(before, after, folder)]
+
+
 def _training(result: SearchResult) -> str:
     """How the networks' weights came about, in words."""
     found = sorted({one.score.provenance for one in result.networks if one.score})
@@ -318,13 +343,15 @@ def _cards(result: SearchResult, folder: Path) -> list[Any]:
     for number_, one in enumerate(result.networks):
         own = waited_ms(result, one) or 0.0
         near = min(baselines, key=lambda other: abs((waited_ms(result, other) or 0.0) - own), default=None)
-        choices = result.trial_of(one).pick
+        trial = result.trial_of(one)
+        choices = trial.pick
         edits = [
             f"{path.removeprefix('edits.')}: " + (f"{percent(v)} of the channels" if isinstance(v, float) else str(v))
             for path, v in choices.items()
             if path.startswith("edits.") and v not in (KEEP, 1.0)
         ]
-        found.append(card_of(one, number_, folder, result.run, None if one.role == "baseline" else near, edits))
+        other = None if one.role == "baseline" else near
+        found.append(card_of(one, number_, folder, result.run, other, edits, trial.cost.memory_bytes))
     return found
 
 
@@ -532,11 +559,29 @@ def _how(result: SearchResult) -> dict[str, str]:
         "Parameters, MACs": "counted on the network; a MAC is one multiply-add, FLOPs of papers may be twice as many",
     }
     for name, used in result.tables.items():
+        shares = [
+            share
+            for one in result.trials
+            if (latency := one.cost.latency.get(name)) and (share := latency.coverage) is not None
+        ]
+        if shares:
+            found[f"Coverage of the table, {name}"] = coverage_text(shares)
         if used.error:
             found[f"Error of the prediction, {name}"] = (
                 f"{percent(used.error.mean)} in the mean, {percent(used.error.worst)} at worst"
             )
     return found
+
+
+def coverage_text(shares: Sequence[float]) -> str:
+    """shares: of every trial's predicted time, what is of kernels that were timed."""
+    if min(shares) >= 1:
+        return "all kernels of all trials were timed"
+    mean = sum(shares) / len(shares)
+    return (
+        f"{percent(mean)} of a trial's time in the mean, {percent(min(shares))} at least, is of kernels that were "
+        "timed; the rest is estimated from kernels of neighbouring sizes"
+    )
 
 
 def _weights(result: SearchResult) -> str:

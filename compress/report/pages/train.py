@@ -5,7 +5,16 @@ from pathlib import Path
 
 from compress.artefacts.results import TrainResult
 from compress.report.figures import Axis, Figure, Mark, Panel, Series
-from compress.report.pages.networks import Row, card_of, commands_for, data_option, detail_table, row_of, score_text
+from compress.report.pages.networks import (
+    Row,
+    card_of,
+    commands_for,
+    data_option,
+    detail_table,
+    pictures_section,
+    row_of,
+    score_text,
+)
 from compress.report.pages.trust import run_section, trust_section
 from compress.report.parts import Cards, Chart, Page, Part, Recommendation, Section
 from compress.report.terminal import percent, short
@@ -46,11 +55,12 @@ def train_page(result: TrainResult, folder: Path) -> tuple[Page, list[Row]]:
     )
     sections = [
         Section("Scores in detail", tuple(detail_table([network]))),
+        pictures_section(None, network, folder),
         Section("The network", (Cards((card_of(network, 0, folder, result.run),)),)),
         trust_section([network], result.run, how),
         run_section(result.run),
     ]
-    advice = Recommendation(sentence, sure, tuple(reasons), commands)  # type: ignore[arg-type]
+    advice = Recommendation(sentence, sure, tuple(reasons), commands, "Result")  # type: ignore[arg-type]
     kept = tuple(one for one in sections if one.parts)
     return Page("compress train", f"{result.network}, trained", facts, advice, tuple(lead), kept), [
         row_of(network, None)

@@ -1,8 +1,10 @@
 """What every report says of how far its figures can be trusted: how each came about, and what is not known."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from compress.artefacts.results import NetworkResult, RunRecord
 from compress.report.figures import Axis, Figure, Mark, Panel, Series
@@ -100,6 +102,7 @@ def prediction_parts(networks: Sequence[NetworkResult], run: RunRecord) -> list[
                     Cell(ms_text(met.ms if met else None), _span(ends), met.ms if met else None),
                     Cell(percent(error, sign=True), value=error),
                     Cell(str(met.count) if met and met.count else "–", value=met.count if met else None),
+                    Cell(percent(predicted.coverage), value=predicted.coverage),
                 )
             )
     parts: list[Part] = []
@@ -123,6 +126,7 @@ def prediction_parts(networks: Sequence[NetworkResult], run: RunRecord) -> list[
             "measured ms\none pass, 95 % interval",
             "error",
             "timed calls",
+            "in the table\nof the predicted time",
         )
         parts.append(Table("Predicted against measured latency", head, tuple(rows), (1,)))
     return parts
@@ -175,8 +179,13 @@ def run_section(run: RunRecord) -> Section:
     if run.seconds:
         parts.append(seconds_table(run.seconds))
     if run.recipe:
-        parts.append(Fold("Recipe", (Code(json.dumps(run.recipe, indent=2, ensure_ascii=False)),)))
+        parts.append(Fold("Recipe", (Code(recipe_text(run.recipe)),)))
     return Section("How to repeat it", tuple(parts), "repeat")
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """As recipes are written: YAML, short lists and mappings in one line."""
+    return yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
 
 
 def seconds_table(seconds: Mapping[str, float]) -> Table:

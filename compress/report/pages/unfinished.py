@@ -11,9 +11,10 @@ from compress.artefacts.records import from_plain
 from compress.artefacts.results import Trial
 from compress.artefacts.run import ENVIRONMENT, RECIPE
 from compress.errors import RunError
+from compress.report.figures import Axis, Figure, Mark, Panel, Series
 from compress.report.pages.networks import Row, ms_text, plain, score_text
 from compress.report.pages.trust import seconds_table
-from compress.report.parts import Cell, Code, Facts, Fold, Page, Part, Section, Table
+from compress.report.parts import Cell, Chart, Code, Facts, Fold, Page, Part, Section, Table
 from compress.report.terminal import short
 
 _SHOWN = 200  # trials
@@ -28,7 +29,7 @@ def unfinished_page(folder: Path, reason: str) -> tuple[Page, list[Row]]:
     if broken or len(found) < len(trials):
         missing.append(f"trials.jsonl: {broken + len(trials) - len(found)} lines cannot be read")
     if found:
-        sections.append(Section(f"{len(found):,} trials so far", (_trials_table(found),)))
+        sections.append(Section(f"{len(found):,} trials so far", tuple(_trials(found))))
     steps = sorted(str(path.relative_to(folder / "steps")) for path in folder.glob("steps/**/*") if path.is_file())
     if steps:
         sections.append(
@@ -88,6 +89,20 @@ def _trial(data: Any) -> Trial | None:
         return from_plain(Trial, data, "trials.jsonl")
     except RunError:
         return None
+
+
+def _trials(trials: list[Trial]) -> Iterator[Part]:
+    """Their scores over predicted latency, and the best of them."""
+    points = [(next(iter(one.cost.latency.values()), None), one) for one in trials]
+    marks = tuple(Mark(ms.ms, one.score.value) for ms, one in points if ms and one.score.value is not None)
+    if marks:
+        metric = trials[0].score.metric
+        panel = Panel(Axis(f"{metric} in the search"), (Series("", marks, small=True),))
+        about = f"{metric} in the search over predicted latency, one mark per trial"
+        x = Axis("predicted latency of one pass [ms]", "ms", log=True)
+        yield Chart(Figure("Score in the search against predicted latency", about, x, (panel,), 340))
+    table = _trials_table(trials)
+    yield Fold(table.about, (table,))
 
 
 def _trials_table(trials: list[Trial]) -> Table:

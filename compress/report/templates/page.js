@@ -51,7 +51,13 @@ for (const chart of all(".trade-off")) {
   const axis = chart.querySelector(".axis"), budget = chart.querySelector(".budget");
   const within = chart.querySelector(".within"), figures = all(".figure", chart);
   chart.querySelector(".controls").hidden = false;
+  const others = chart.querySelector(".switch input");
   const apply = () => {
+    if (others) {
+      const there = figures.map(figure => all(".optional", figure));
+      there.flat().forEach(mark => mark.classList.toggle("off", !others.checked));
+      others.disabled = !there[axis.value].length;
+    }
     const figure = figures[axis.value];
     figures.forEach(one => { one.hidden = one !== figure; });
     const marks = all("[data-x]", figure), values = marks.map(mark => Number(mark.dataset.x));
@@ -67,6 +73,7 @@ for (const chart of all(".trade-off")) {
   };
   axis.addEventListener("change", () => { budget.value = 1000; apply(); });
   budget.addEventListener("input", apply);
+  if (others) others.addEventListener("change", apply);
   apply();
 }
 
