@@ -101,12 +101,6 @@ REDUCED: dict[str, tuple[str, ...]] = {
         "finalists={count: 1, training: {epochs: 1, batch_size: 8}}",
         "baselines={hand: {width: 8}}",
     ),
-    "compress search runs/openpose --target ncnn --budget 50%": (
-        "measurement.rounds=4",
-        "measurement.parity_pictures=1",
-        "search={sampler: guided, trials: 2, calibration_pictures: 8, population: 2, groups: 2}",
-        "finalists={count: 1, training: {epochs: 1, batch_size: 8, warmup_steps: 0}}",
-    ),
     "compress latency build runs/openpose --target ncnn": SMALL_TABLE,
     "compress latency show runs/openpose --target ncnn": SMALL_TABLE,
     "compress latency check runs/openpose --target ncnn": SMALL_TABLE,
@@ -131,6 +125,9 @@ NOT_RUN: dict[str, str] = {
     "compress evaluate runs/mobileposenet --data lsp:/path/to/lspet": "photographs",
     ".venv/bin/compress search recipes/bhrnet.yaml": "a quarter of an hour; `compress search bhrnet` is run reduced",
     "compress search bhrnet_coco --set data.disk.folder=/path/to/coco": "COCO, and a GPU",
+    "compress search runs/openpose --target ncnn --budget 50%": (
+        "minutes; tests/jobs/test_derived_space.py searches around a network of four blocks"
+    ),
     'compress search my_package:network --data coco:/data/coco --target ncnn --budget "2.5 ms"': "COCO",
     "compress search network.onnx --data lsp:/data/lsp --target ncnn --budget 50%": "photographs",
     "compress predict runs/openpose --data coco:/path/to/coco --format coco --out results": "COCO",
