@@ -42,7 +42,13 @@ FLOORS = {
 
 # library → the only places that may import it
 BEHIND = {
-    "optuna": ("compress.nas.sampler", "compress.nas.predictor_sampler"),
+    "optuna": (
+        "compress.nas.sampler",
+        "compress.nas.predictor_sampler",
+        "compress.nas.study",
+        "compress.nas.trial_book",
+    ),
+    "sqlalchemy": ("compress.nas.study",),
     "sklearn": ("compress.nas.predictor",),
     "pycocotools": ("compress.pose.average_precision", "compress.data.coco"),
     "onnx": (

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,11 +75,14 @@ def _digest(result: Any) -> str:
 
 
 @contextmanager
-def open_run(folder: Path, recipe: Settings, network: str = "", digest: str = "") -> Iterator[Run]:
+def open_run(
+    folder: Path, recipe: Settings, network: str = "", digest: str = "", beside: Callable[[], None] | None = None
+) -> Iterator[Run]:
     """Makes the folder or goes on in it, and keeps other processes out while it is open.
 
     network: name of what the recipe is applied to, if the recipe does not say.
     digest: of the network that the run starts from, if it does; another network may come to lie where it lay.
+    beside: what is done while another process has the folder, which is waited for afterwards; None: that is an error.
 
     Ctrl-C leaves it as Stopped.
 
@@ -109,11 +113,16 @@ def open_run(folder: Path, recipe: Settings, network: str = "", digest: str = ""
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(
-                "a run folder is used by one process at a time",
-                place=str(folder),
-                remedy="wait for the other run or choose another --run folder",
-            ) from None
+            if beside is None:
+                raise RunError(
+                    "a run folder is used by one process at a time",
+                    place=str(folder),
+                    remedy="wait for the other run or choose another --run folder",
+                ) from None
+            beside()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if resumed := existing.is_file():
+                _check_made_from(existing, first_line, digest)
         if not resumed:
             write_json(folder / ENVIRONMENT, environment())
             text = yaml.safe_dump(to_data(recipe), sort_keys=False, default_flow_style=None, width=120)
@@ -123,6 +132,16 @@ def open_run(folder: Path, recipe: Settings, network: str = "", digest: str = ""
             yield Run(folder)
         except KeyboardInterrupt:
             raise Stopped(folder) from None
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process has the run folder open."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _untouched(folder: Path) -> bool:
@@ -139,9 +158,14 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "command": ["compress" if program == "__main__.py" else program, *sys.argv[1:]],
+        "command": ["compress" if program == "__main__.py" else program, *map(_without_password, sys.argv[1:])],
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
+
+
+def _without_password(argument: str) -> str:
+    """Of a database's URL."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", argument)
 
 
 def cpu_name() -> str:

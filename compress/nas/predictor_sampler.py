@@ -86,9 +86,9 @@ class PredictorSampler(BaseSampler):
         trials = [one for one in study.get_trials(deepcopy=False) if search_space.keys() <= one.params.keys()]
         finished = [one for one in trials if one.state == TrialState.COMPLETE]
         rng = random.Random(f"{self._seed}-{trial.number}")
-        seen = {pick_key(_pick_of(one, space)) for one in trials}
+        seen = {pick_key(pick_of(one, space)) for one in trials}
         predicting = len(finished) >= max(1, self._startup)
-        parents = [_pick_of(finished[index], space) for index in _best(_gains(study, finished))] if predicting else []
+        parents = [pick_of(finished[index], space) for index in _best(_gains(study, finished))] if predicting else []
         if self._among is None:
             picks = _screened(space, parents, seen, self._screened if predicting else 1, rng)
         else:
@@ -129,7 +129,7 @@ class PredictorSampler(BaseSampler):
         def columns(rows: Array, objectives: Mapping[int, Array]) -> Array:
             return np.concatenate([rows, *(values[:, None] for values in objectives.values())], axis=1)
 
-        picked, rows = [_pick_of(one, space) for one in finished], encoding(picks)
+        picked, rows = [pick_of(one, space) for one in finished], encoding(picks)
         learned = columns(encoding(picked), {place: gains[:, place] for place in known})
         wanted = columns(rows, known)
         weights = np.array([1.0] * rows.shape[1] + [KNOWN_WEIGHT] * len(known))
@@ -185,7 +185,7 @@ def _log_feasible(trials: Sequence[FrozenTrial], space: Space, encoding: Encodin
     total = np.zeros(len(rows))
     for name in {name: None for one in trials for name in one.constraints}:
         told = [one for one in trials if name in one.constraints]
-        predictor = Predictor(encoding([_pick_of(one, space) for one in told]), [one.constraints[name] for one in told])
+        predictor = Predictor(encoding([pick_of(one, space) for one in told]), [one.constraints[name] for one in told])
         means, deviations = predictor.predict(rows)
         total += norm.logcdf(-means / deviations)
     return total
@@ -251,7 +251,8 @@ def _child(space: Space, parents: Sequence[Pick], rng: random.Random) -> Pick:
     return child
 
 
-def _pick_of(trial: FrozenTrial, space: Space) -> Pick:
+def pick_of(trial: FrozenTrial, space: Space) -> Pick:
+    """The parameters of a trial that has all of them."""
     return {path: trial.params[path] for path in space.choices}
 
 

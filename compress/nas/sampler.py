@@ -8,6 +8,7 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import optuna
@@ -24,8 +25,9 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from compress.extensions import Extensible
-from compress.nas.predictor_sampler import PredictorSampler
+from compress.nas.predictor_sampler import PredictorSampler, pick_of
 from compress.nas.space import Pick, Space, pick_key
+from compress.nas.study import SharedStudy, Storage, open_study
 
 _CHANGED = 0.2
 
@@ -75,6 +77,8 @@ Costs = Callable[[Sequence[Pick]], NDArray[np.float64]]
 
 _BUDGET = "budget"
 """The constraint that trials are told of."""
+REFUSED = "refused"
+"""Attribute of a trial whose pick was not scored: why."""
 
 
 def screens(kind: object) -> bool:
@@ -91,7 +95,8 @@ class Sampler:
     costs: one entry for every cost, which predicts it for many picks at once, for those that screen (see screens);
     None: they model the cost.
     first: picks after the baselines, in place of the smallest, the largest and the changed ones. most: of every cost,
-    beyond which the guide does not aim; empty: no limits.
+    beyond which the guide does not aim; empty: no limits. shared: a study that other processes work on too, and its
+    storage, see compress.nas.study; the first picks are the same, and all others other ones than theirs.
     """
 
     def __init__(
@@ -105,15 +110,20 @@ class Sampler:
         costs: Sequence[Costs | None] = (None,),
         first: Sequence[Pick] = (),
         most: Sequence[float] = (),
+        shared: tuple[SharedStudy, Storage] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         sampler = sampler_named(kind)(population, seed)
         if isinstance(sampler, PredictorSampler):
             sampler.know(space, {place: cost for place, cost in enumerate(costs) if cost})
-        self._study = optuna.create_study(
-            directions=[*(StudyDirection.MINIMIZE for _ in costs), StudyDirection.MAXIMIZE], sampler=sampler
-        )
+        if shared:
+            self.study = open_study(*shared, sampler)
+            sampler.reseed_rng()
+        else:
+            self.study = optuna.create_study(
+                directions=[*(StudyDirection.MINIMIZE for _ in costs), StudyDirection.MAXIMIZE], sampler=sampler
+            )
         rng = random.Random(seed)
         changed = [change for pick in baselines for change in space.whole_changes(pick)]
         first = [*baselines, *(first or [space.smallest, space.largest, *changed])]
@@ -121,18 +131,22 @@ class Sampler:
             near = baselines and len(first) % 2
             first.append(space.mutate(rng.choice(baselines), _CHANGED, rng) if near else space.sample(rng))
         for pick in first:
-            self._study.enqueue_trial(dict(pick))
-        self._guide = Guide(space, baselines, rng, costs, most) if kind == GUIDED else None
-        self._waiting = len(first)
+            self.study.enqueue_trial(dict(pick), skip_if_exists=shared is not None)
+        self._shared = shared is not None
+        guide_rng = random.Random() if shared else rng
+        self._guide = Guide(space, baselines, guide_rng, costs, most) if kind == GUIDED else None
+        self._learned: set[int] = set()
 
     def ask(self) -> tuple[Asked, Pick]:
         """The next pick, and the trial to answer for it."""
-        if self._waiting:
-            self._waiting -= 1
-        elif self._guide:
-            self._study.enqueue_trial(dict(self._guide.propose()))
-        trial = self._study.ask()
-        if isinstance(self._study.sampler, BaseGASampler):
+        if self._guide:
+            self._learn(self._guide)
+            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                self.study.enqueue_trial(dict(self._guide.propose()))
+        with catch_warnings():
+            simplefilter("ignore", UserWarning)  # heartbeats are compress.nas.trial_book's here
+            trial = self.study.ask()
+        if isinstance(self.study.sampler, BaseGASampler):
             _ = trial.relative_params  # counts a given pick as one of its generation too, which Optuna does lazily
         pick = {path: trial.suggest_categorical(path, values) for path, values in self._space.choices.items()}
         return trial, pick
@@ -140,8 +154,7 @@ class Sampler:
     def suggest(self, picks: Sequence[Pick]) -> None:
         """These are asked for next, after those that wait already."""
         for pick in picks:
-            self._study.enqueue_trial(dict(pick))
-        self._waiting += len(picks)
+            self.study.enqueue_trial(dict(pick), skip_if_exists=self._shared)
 
     def tell(self, trial: Asked, costs: Sequence[float], score: float, excess: float | None = None) -> None:
         """The pick's costs, which must be positive, and score.
@@ -150,17 +163,25 @@ class Sampler:
         """
         if excess is not None:
             trial.set_constraint(_BUDGET, excess)
-        self._study.tell(trial, [*costs, score])
-        if self._guide:
-            self._guide.learn({path: trial.params[path] for path in self._space.choices}, costs, score)
+        self.study.tell(trial, [*costs, score])
 
-    def refuse(self, trial: Asked, excess: float | None = None) -> None:
+    def refuse(self, trial: Asked, excess: float | None = None, why: str = "over budget") -> None:
         """The pick was not scored. excess: above 0, by how much it is over budget; None where that is not why."""
+        trial.set_user_attr(REFUSED, why)
         if excess is not None:
             trial.set_constraint(_BUDGET, excess)
-        self._study.tell(trial, state=TrialState.FAIL)
-        if self._guide:
-            self._guide.skip({path: trial.params[path] for path in self._space.choices})
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def _learn(self, guide: "Guide") -> None:
+        """What was told since the last time, here or by another process."""
+        for one in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+            if one.number in self._learned:
+                continue
+            self._learned.add(one.number)
+            if one.values:
+                guide.learn(pick_of(one, self._space), one.values[:-1], one.values[-1])
+            elif REFUSED in one.user_attrs:
+                guide.skip(pick_of(one, self._space))
 
 
 class Guide:

@@ -53,7 +53,7 @@ def test_the_first_picks_are_the_first_generation() -> None:
         trial, pick = sampler.ask()
         first += [dict(pick)] if number < 12 else []
         sampler.tell(trial, [float(pick["a"] + pick["b"] + 1)], float(pick["a"]))
-    study = sampler._study
+    study = sampler.study
     assert isinstance(study.sampler, NSGAIISampler)
     assert [trial.params for trial in study.sampler.get_population(study, 0)] == first
 
