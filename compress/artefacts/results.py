@@ -956,7 +956,8 @@ class Trial:
 
     pick: its choices, see compress.nas.space. cost: with the predicted latency of one pass. score: on the search
     pictures, with the weights that candidates are compared by. on_front: whether no other trial beats it in all of the
-    search's objectives; None while the search goes on. training: None where candidates share weights.
+    search's objectives; None while the search goes on. training: None where candidates share weights. failure: why it
+    counts as 0 where its weights were no longer numbers; None where it was scored.
     """
 
     number: int
@@ -965,6 +966,7 @@ class Trial:
     score: Score
     on_front: bool | None = None
     training: TrialTraining | None = None
+    failure: str | None = None
 
     @property
     def stopped(self) -> bool:
@@ -1119,6 +1121,11 @@ class SearchResult(Shown):
     def whole_trials(self) -> tuple[Trial, ...]:
         """Those that were not stopped early, whose scores may be compared."""
         return tuple(trial for trial in self.trials if not trial.stopped)
+
+    @property
+    def failed_trials(self) -> tuple[Trial, ...]:
+        """Those whose weights were no longer numbers."""
+        return tuple(trial for trial in self.trials if trial.failure)
 
     @property
     def trained_alone(self) -> bool:

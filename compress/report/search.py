@@ -53,6 +53,8 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
         console.print(Text(printable(f"Against {comparison.baseline}: {sentences}")))
     if result.zero_cost:
         console.print(Text(printable(proxy_text(result.zero_cost))))
+    for trial in result.failed_trials:
+        console.print(Text(printable(f"Failed, and counted as 0: trial {trial.number}: {trial.failure}")))
     console.print(
         Text(
             f"* on the front of the measured networks by {objectives_text(result)}. {metric} val: after short "

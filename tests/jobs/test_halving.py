@@ -83,7 +83,8 @@ def scores(candidates: Sequence[Entrant], values: Mapping[int, Sequence[float]],
     for epochs, each in values.items():
         for one, value in zip(candidates, each, strict=True):
             score = Score("AP", value, None, f"trained alone for {epochs} epochs", "synthetic", 6, {})
-            known[pick_key(one.pick), epochs] = Rung(one.number, one.pick, epochs, score, one.number == diverged)
+            failure = "the loss was nan" if one.number == diverged else None
+            known[pick_key(one.pick), epochs] = Rung(one.number, one.pick, epochs, score, failure)
     return known
 
 
@@ -174,6 +175,7 @@ def test_what_diverged_goes_no_further_even_as_a_baseline(tmp_path: Path) -> Non
     trials = halve(task, candidates, scores(candidates, {1: [0.0, 0.2, 0.1], 2: [0.0, 0.3, 0.2]}, diverged=0))
     assert [trial.stopped for trial in trials] == [True, False, True]
     assert trials[0].training == TrialTraining(trials[0].training.rungs[:1], stopped=True)  # type: ignore[union-attr]
+    assert [trial.failure for trial in trials[:2]] == ["the loss was nan", None]
 
 
 def test_stopped_trials_are_on_no_front_and_no_finalists(tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ def test_a_candidate_that_diverges_counts_as_nothing(tmp_path: Path, monkeypatch
     result = search(SearchRecipe.model_validate(recipe_data(tmp_path, SPACE)), tmp_path / "run", progress)
     assert [trial.score.value for trial in result.trials if trial.number == 1] == [0.0]
     assert len(result.trials) == 4
+    (failed,) = result.failed_trials
+    assert (failed.number, failed.failure) == (1, "training: the loss must stay a number (found nan); lower it")
     assert any("candidate 1 counts as AP 0" in line for line in said)
 
 

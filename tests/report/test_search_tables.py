@@ -2,10 +2,13 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from compress.report.pages.search import search_page
+from compress.report.parts import Fold, Table
 from compress.report.search import print_search
 
 
@@ -35,6 +38,19 @@ def test_every_network_is_shown_and_where_it_lies(result):
     for place in ("report.html", "trade_off.png", "networks.csv", "results.json"):
         assert f"{result.run.folder}/{place}" in text
     assert all(character.isprintable() for character in text.replace("\n", ""))
+
+
+def test_failed_trials_are_listed_with_their_cause(result):
+    cause = "training: the loss must stay a number"
+    failed = (*result.trials[:-1], replace(result.trials[-1], failure=cause))
+    result = replace(result, trials=failed)
+    assert f"trial {failed[-1].number}: {cause}" in " ".join(shown(result).split())
+    page, _ = search_page(result, Path(result.run.folder))
+    folds = [part for section in page.sections for part in section.parts if isinstance(part, Fold)]
+    (fold,) = [one for one in folds if one.title == "1 failed trials, counted as 0"]
+    (table,) = fold.parts
+    assert isinstance(table, Table)
+    assert table.rows == ((f"trial {failed[-1].number}", cause),)
 
 
 def test_a_narrow_terminal_cuts_no_number(result):

@@ -55,14 +55,19 @@ NOTHING_TOLD = (
 
 @dataclass(frozen=True)
 class Rung:
-    """A line of `rungs.jsonl`: what a candidate scored after so many epochs. diverged: its loss was no number any
-    more, so that it goes no further."""
+    """A line of `rungs.jsonl`: what a candidate scored after so many epochs. failure: where its loss was no number any
+    more, so that it goes no further, that line."""
 
     number: int
     pick: Mapping[str, object]
     epochs: int
     score: Score
-    diverged: bool
+    failure: str | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss was no number any more."""
+        return self.failure is not None
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ def _trial(one: Entrant, rungs: Sequence[Rung], epochs: int) -> Trial:
     last = rungs[-1]
     scores = tuple(RungScore(rung.epochs, rung.score.value or 0.0) for rung in rungs)
     training = TrialTraining(scores, stopped=last.diverged or last.epochs < epochs)
-    return Trial(one.number, one.pick, one.cost, last.score, training=training)
+    return Trial(one.number, one.pick, one.cost, last.score, training=training, failure=last.failure)
 
 
 def _scored(task: Task, weights: Weights, one: Entrant, epochs: int, images: list[Tensor], known: Known) -> Rung:
@@ -215,15 +220,17 @@ def _scored(task: Task, weights: Weights, one: Entrant, epochs: int, images: lis
     key = pick_key(one.pick)
     if (key, epochs) in known:
         return known[key, epochs]
-    kind, provenance, diverged = task.recipe.data.kind, f"trained alone for {epochs} epochs", False
+    kind, provenance = task.recipe.data.kind, f"trained alone for {epochs} epochs"
+    failure: str | None = None
     try:
         network = trained_alone(task, weights, one.pick, one.number, epochs, images).network
         found = score(network, task.estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
         found = replace(found, value=found.value or 0.0, details={})
     except DivergedError as error:
         task.progress.say(f"candidate {one.number} counts as {main_figure(kind)} 0: {error}")
-        found, diverged = Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {}), True
-    known[key, epochs] = Rung(one.number, one.pick, epochs, found, diverged)
+        found = Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {})
+        failure = str(error)
+    known[key, epochs] = Rung(one.number, one.pick, epochs, found, failure)
     append_line(task.run.path("rungs.jsonl"), to_plain(known[key, epochs]))
     return known[key, epochs]
 

@@ -405,6 +405,10 @@ def _search_section(result: SearchResult) -> Section:
         space = tuple((path, plain(values)) for path, values in result.space.choices.items())
         title = f"The space: {len(space)} choices, {big(result.space.size)} candidates"
         parts.append(Fold(title, (Table("Choices of the space", ("choice", "values"), space, (1,)),)))
+    if failed := result.failed_trials:
+        causes = tuple((f"trial {one.number}", str(one.failure)) for one in failed)
+        why = Table("Why trials failed", ("trial", "why"), causes, (1,))
+        parts.append(Fold(f"{len(failed):,} failed trials, counted as 0", (why,)))
     if result.trials:
         parts.append(Fold(f"All {len(result.trials):,} trials", (_trials_table(result),)))
     return Section("The search", tuple(parts), "search")
