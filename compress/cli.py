@@ -240,6 +240,21 @@ def search(
             show_default="inherit",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Processes that score candidates side by side on this machine.", show_default="1"
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Database to share the trials through, such as postgresql://USER@HOST/DATABASE: the same command on "
+            "another machine takes part.",
+            show_default="a file in the run folder",
+        ),
+    ] = None,
     recipe: RecipeOption = None,
     data: DataOption = None,
     run: RunFolder = None,
@@ -266,6 +281,8 @@ def search(
         options = {"--target": targets_settings(target, "measurement.targets")}
         options["--budget"] = [] if budget is None else [f"search.budget.latency={json.dumps(budget)}"]
         options["--from"] = [] if weights is None else [f"search.weights={json.dumps(weights)}"]
+        options["--workers"] = [] if workers is None else [f"search.workers={workers}"]
+        options["--storage"] = [] if storage is None else [f"search.storage={json.dumps(storage)}"]
         options["NETWORK"] = [f"search.start={json.dumps(what)}"] if around else []
         settings = settings_of(SearchRecipe, (recipe or ANY_NETWORK) if around else what, overrides, data, options)
         from compress.jobs.search import search as jobs_search

@@ -604,6 +604,20 @@ class Search(Settings):
     )
     budget: Budget = Field(default=Budget(), description="Upper limits for a candidate.")
     zero_cost: ZeroCost = Field(default=ZeroCost(), description="Filter of proposals by their untrained networks.")
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1,
+        exclude=True,
+        description="Processes that score candidates side by side on this machine, each with its part of the cores. "
+        "One gives the same candidates for the same seed. It is no part of what a run folder belongs to: a run may go "
+        "on with other workers.",
+    )
+    storage: str | None = Field(
+        default=None,
+        exclude=True,
+        description="URL of the database that the trials are shared through, such as "
+        "`postgresql://USER@HOST/DATABASE`; null shares them through a file in the run folder, if there are several "
+        "workers. No part of what a run folder belongs to, and not written there.",
+    )
 
 
 class Measurement(Settings):

@@ -18,22 +18,29 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from optuna.samplers import RandomSampler
 
 from compress.artefacts.artefact import load_artefact
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.results import Evaluation, NetworkResult, SearchedData, SearchResult, Trial, read_results
+from compress.artefacts.run import open_run
 from compress.errors import BudgetError, RunError
 from compress.files import append_line
 from compress.jobs.evaluate import evaluate
 from compress.jobs.finalise import end_to_end
+from compress.jobs.search import sharing
 from compress.jobs.search.finalists import choose_finalists, compare, measured_front
 from compress.jobs.search.search import search
-from compress.jobs.search.trials import absolute
+from compress.jobs.search.sharing import check_sharing, scored_trials
+from compress.jobs.search.task import prepared
+from compress.jobs.search.trials import absolute, check_budget, space_models, trained_weights
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
 from compress.measure.latency import Latency
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.measure.timing import Timing
+from compress.nas.space import pick_key
+from compress.nas.study import open_study
 from compress.pose.scoring import Score
 from compress.progress import Silent
 from compress.recipe import Budget, EvaluateRecipe, RecipeError, SearchRecipe, find, read_recipe
@@ -494,6 +501,56 @@ def test_a_finished_run_is_not_run_again(undisturbed: tuple[Path, SearchResult])
     again = search(small_recipe(), folder, Silent())
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert again.networks == result.networks
+
+
+def test_another_process_scores_trials_of_the_run(
+    undisturbed: tuple[Path, SearchResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them here, as this one waits: with table, supernet and recipe of the run folder."""
+    folder, result = undisturbed
+    for name in ("recipe.yaml", "latency_table.json", "steps/supernet.pt"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / name, tmp_path / "run" / name)
+    task = prepared(small_recipe("search.workers=2"), tmp_path / "run", Silent(), None)
+    real, seen = sharing.run_trials, []
+
+    def waiting(*arguments: Any) -> list[Trial]:
+        study, storage = arguments[-1]
+        deadline = time.monotonic() + 240
+        opened = open_study(study, storage, RandomSampler())
+        while sum("score" in one.user_attrs for one in opened.trials) < 8 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        seen.extend(opened.trials)
+        return real(*arguments)
+
+    monkeypatch.setattr(sharing, "run_trials", waiting)
+    with open_run(tmp_path / "run", task.recipe):
+        models = space_models(task)
+        trials = scored_trials(task, models, trained_weights(task)[0], check_budget(task, models))
+    assert len(seen) >= len(trials) == 8
+    assert [trial.number for trial in trials] == list(range(8))
+    assert len({pick_key(trial.pick) for trial in trials}) == 8
+    assert trials_of(tmp_path / "run") == [to_plain(replace(trial, on_front=None)) for trial in trials]
+    alone = {pick_key(trial.pick): trial for trial in result.trials}
+    common = [(alone[key], trial) for trial in trials if (key := pick_key(trial.pick)) in alone]
+    assert len(common) >= 4  # the first ones are the same
+    for one, other in common:
+        assert other.value == pytest.approx(one.value, abs=1e-4)
+        assert other.cost == one.cost
+
+
+def test_what_several_processes_cannot_do_is_told_before_any_work(tmp_path: Path) -> None:
+    for override, said in (
+        ("search.method=train", "compared in one process"),
+        ("measurement.targets=[torch]", "timed whole"),
+        ("search.storage=trials", "postgresql://USER@HOST/DATABASE"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            search(small_recipe("search.workers=2", override), tmp_path / "run", Silent())
+    task = prepared(small_recipe("search.workers=2"), tmp_path / "run", Silent(), None)
+    with pytest.raises(RecipeError, match="opens the network itself, by its name"):
+        check_sharing(task, torch.nn.Identity())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["trials.jsonl", "seconds.jsonl"])

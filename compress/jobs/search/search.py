@@ -4,15 +4,14 @@ Read `search` from top to bottom: the order of lines is the order of events. Eve
 folder, and a killed run that is started again goes on from there.
 """
 
+from functools import partial
 from pathlib import Path
 
 from compress.artefacts.network import Named
 from compress.artefacts.results import SearchedData, SearchedSpace, SearchResult, write_results
 from compress.artefacts.run import open_run
 from compress.data.memory import settled_heap
-from compress.data.sets import notes_of, picture_sets
 from compress.jobs.finalise import run_record
-from compress.jobs.names import check_names
 from compress.jobs.search.finalists import (
     caveats,
     choose_finalists,
@@ -25,30 +24,18 @@ from compress.jobs.search.finalists import (
     trial_decoding,
     tune_and_finish,
 )
-from compress.jobs.search.halving import read_rungs, run_halving
+from compress.jobs.search.halving import read_rungs
 from compress.jobs.search.prefilter import check_proxy, proxy_agreement, read_proxies
-from compress.jobs.search.task import (
-    Task,
-    check_tuning,
-    digest_of,
-    read_baselines,
-    read_candidates,
-    read_start,
-    seconds_per_phase,
-    settled,
-    show_space,
-    stages,
-)
+from compress.jobs.search.sharing import check_sharing, scored_trials, shares, take_part
+from compress.jobs.search.task import digest_of, prepared, seconds_per_phase, show_space, stages
 from compress.jobs.search.trials import (
     check_budget,
     read_trials,
-    run_trials,
     space_models,
     trained_weights,
     within_budget,
 )
-from compress.pose.approaches import check_joints
-from compress.pose.scoring import check_metric, main_figure
+from compress.pose.scoring import main_figure
 from compress.progress import Progress
 from compress.recipe import SearchRecipe
 
@@ -61,24 +48,16 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
     network: to start from, in place of the recipe's `search.start`. Raises a CompressError before any work if the
     recipe, its space, its network, its baselines or its data cannot be used.
     """
-    check_names(recipe)
-    start = read_start(recipe, network)
-    recipe = settled(recipe, start)
-    sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
-    for note in notes_of(sets.train, sets.search, sets.val):
-        progress.say(note)
-    candidates = read_candidates(recipe, start, sets, folder)
-    space = candidates.space
-    baselines = read_baselines(recipe, space, start)
-    check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space or "data")
-    check_tuning(recipe, candidates)
-    check_metric(candidates.architecture(space.largest), recipe.data.kind, detected=False)
+    task = prepared(recipe, folder, progress, network)
+    check_sharing(task, network)
+    recipe, start, space, sets = task.recipe, task.start, task.space, task.sets
+    candidates, baselines = task.candidates, task.baselines
+    beside = partial(take_part, task) if shares(recipe, folder) else None
 
-    with open_run(folder, recipe, start.name if start else "", digest_of(start)) as run, settled_heap():
+    with open_run(folder, recipe, start.name if start else "", digest_of(start), beside) as run, settled_heap():
         show_space(run, recipe, space, progress)
         for read in (read_trials, read_rungs, read_proxies, seconds_per_phase):
             read(run)  # a broken line is an error before any work
-        task = Task(recipe, candidates, baselines, sets, run, progress)
         check_proxy(task)
         progress.plan(stages(task))
 
@@ -89,8 +68,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
         weights, losses = trained_weights(task)
 
         with task.timed("search"):
-            score_candidates = run_halving if recipe.search.method == "train" else run_trials
-            trials = score_candidates(task, models, weights, budget)
+            trials = scored_trials(task, models, weights, budget)
             zero_cost = proxy_agreement(task, trials)
             decoding = trial_decoding(task, models, weights, trials)
             decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test) if decoding else 0.0

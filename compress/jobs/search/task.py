@@ -18,11 +18,12 @@ from compress.artefacts.network import Named, open_network
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.run import Run
 from compress.data.normalisation import IMAGENET, Normalisation
-from compress.data.sets import Sets, data_of
+from compress.data.sets import Sets, data_of, notes_of, picture_sets
 from compress.engines.export import ForEngine, as_it_is
 from compress.errors import DataError, RecipeError, SpaceError, nearest
 from compress.files import append_line, write_text
 from compress.jobs.change import where_zeros_count
+from compress.jobs.names import check_names
 from compress.jobs.search.derived import JUDGED_ON, derive, described, no_larger
 from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
@@ -33,6 +34,7 @@ from compress.networks.own import OWN_FAMILIES, check_learns
 from compress.pose.approaches import approach_of, check_joints, check_training, estimator_for, objective_for
 from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
 from compress.pose.objective import Objective
+from compress.pose.scoring import check_metric
 from compress.progress import Progress, Stage
 from compress.recipe import SearchRecipe, Training, find, shipped_folder
 from compress.training.processes import launch
@@ -47,16 +49,21 @@ _EXPORT = 1500  # pictures that pass through a network while it is exported
 class Task:
     """One search: its recipe, what the recipe names, and where it runs.
 
-    baselines: name → pick of every hand-made network, or of the given one.
+    start: the network that it starts from, if it does, and the name that it was given beside the recipe, if there was
+    one. baselines: name → pick of every hand-made network, or of the given one. beside: another process has the run
+    folder, and this one only takes part in its trials: it writes none of the run's own files.
     """
 
     recipe: SearchRecipe
+    start: Network | None
+    named: str | None
     candidates: Candidates
     baselines: Mapping[str, Pick]
     sets: Sets
     run: Run
     progress: Progress
     fabric: Fabric = field(default_factory=partial(launch, "auto"))
+    beside: bool = False
 
     @property
     def space(self) -> Space:
@@ -101,7 +108,30 @@ class Task:
             yield
         finally:
             seconds = round(time.monotonic() - start, 2)
-            append_line(self.run.path("seconds.jsonl"), to_plain(PhaseTime(phase, seconds)))
+            if not self.beside:
+                append_line(self.run.path("seconds.jsonl"), to_plain(PhaseTime(phase, seconds)))
+
+
+def prepared(recipe: SearchRecipe, folder: Path, progress: Progress, network: Named | None) -> Task:
+    """The search with everything that its recipe names, read and checked. The folder is only looked at.
+
+    network: to start from, in place of the recipe's `search.start`. Raises a CompressError if the recipe, its space,
+    its network, its baselines or its data cannot be used.
+    """
+    check_names(recipe)
+    start = read_start(recipe, network)
+    recipe = settled(recipe, start)
+    sets = picture_sets(recipe.data, recipe.input_hw, recipe.seed)
+    for note in notes_of(sets.train, sets.search, sets.val):
+        progress.say(note)
+    candidates = read_candidates(recipe, start, sets, folder)
+    space = candidates.space
+    baselines = read_baselines(recipe, space, start)
+    check_joints(candidates.architecture(space.largest), sets.train.keypoints, recipe.search.space or "data")
+    check_tuning(recipe, candidates)
+    check_metric(candidates.architecture(space.largest), recipe.data.kind, detected=False)
+    named = str(network) if isinstance(network, str | Path) else None
+    return Task(recipe, start, named, candidates, baselines, sets, Run(folder), progress)
 
 
 def stages(task: Task) -> list[Stage]:

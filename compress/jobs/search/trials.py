@@ -1,10 +1,11 @@
 """The trials of a search: the weights they share, which candidate is next, what it costs, how well it does.
 
 Finished trials lie in `trials.jsonl`, one a line. A resumed search repeats them to its sampler and does not score them
-again.
+again. Where several processes score them, they are in the study that these share, see compress.jobs.search.sharing.
 """
 
 import copy
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.artefacts.records import read_records, to_plain
+from compress.artefacts.records import from_plain, read_records, to_plain
 from compress.artefacts.results import Trial
 from compress.artefacts.run import Run
 from compress.data.normalisation import Normalisation
 from compress.data.samples import Sample, Samples
-from compress.errors import BudgetError, DivergedError
-from compress.files import append_line
+from compress.errors import BudgetError, DivergedError, RunError
+from compress.files import append_line, write_text
 from compress.jobs.search.prefilter import Prefilter
 from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import Task
@@ -37,7 +38,9 @@ from compress.nas.pareto import front
 from compress.nas.sampler import Costs, Sampler, screens
 from compress.nas.space import Pick, pick_key
 from compress.nas.space_table import prepare_table
+from compress.nas.study import SharedStudy, Storage
 from compress.nas.supernet import Supernet, sandwich_step
+from compress.nas.trial_book import TRIES, TrialBook
 from compress.networks.architecture import without_values
 from compress.pose.scoring import Score, main_figure, score
 from compress.pruning.sparsity import apply_masks, masks_of_zeros
@@ -48,7 +51,6 @@ from compress.training.recalibration import recalibrate
 SUPERNET, GIVEN = "supernet", "given weights"
 """Provenance of the trials' scores: the weights that they were taken with."""
 _NOTHING = 1e-6  # share of a limit, in place of 0, which has no logarithm
-_ASKS_PER_TRIAL = 20  # bound on picks that are over budget or known already, so that the loop ends
 
 Weights = Callable[[Pick], nn.Module]
 """A pick's unedited network with trained weights, a new copy every time."""
@@ -150,71 +152,89 @@ def _untrained(task: Task, pick: Pick) -> nn.Module:
     return task.candidates.architecture(pick).build().to(task.fabric.device)
 
 
-def run_trials(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Trial]:
+def run_trials(
+    task: Task, models: Models, weights: Weights, budget: Limits, shared: tuple[SharedStudy, Storage] | None = None
+) -> list[Trial]:
     """Asks the sampler for candidates, prices and scores them, and tells it, until recipe.search.trials are scored.
 
     Baselines are scored whatever they cost, as everything else is compared with them; so are, around a given network,
-    single edits, see compress.jobs.search.proposals. Returns the trials in order.
+    single edits, see compress.jobs.search.proposals. shared: a study that other processes work on too, whose trials
+    count like those of this one. Returns the trials in the order in which they were asked for; of several processes the
+    one that has the run folder leaves them in `trials.jsonl` in that order.
     """
-    objectives = task.recipe.search.objectives
     recipe, settings, run = task.recipe, task.recipe.search, task.run
-    finished = {pick_key(trial.pick): trial for trial in read_trials(run)}
+    objectives, file = settings.objectives, run.path("trials.jsonl")
+    finished = {} if task.beside else {pick_key(trial.pick): trial for trial in read_trials(run)}
     if finished:
-        task.progress.say(f"{len(finished)} finished trials are taken from {run.path('trials.jsonl')}")
+        task.progress.say(f"{len(finished)} finished trials are taken from {file}")
+    written = set(finished)
     baselines = list(task.baselines.values())
     singles = single_edits(task.space, baselines[0], settings.trials // 2) if task.candidates.start else []
+    alone = [pick_key(pick) for pick in (baselines[0], *singles)] if singles else []
     sampler = Sampler(
         task.space,
         settings.sampler,
         population=settings.population,
         seed=recipe.seed,
         baselines=baselines,
-        costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in settings.objectives],
+        costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         first=singles,
-        most=[budget.of(one, next(iter(models))) for one in settings.objectives],
+        most=[budget.of(one, next(iter(models))) for one in objectives],
+        shared=shared,
     )
+    if shared:
+        sampler.suggest([trial.pick for trial in finished.values()])  # of one process, before there were several
     images = list(task.inputs(settings.calibration_pictures))
     prefilter = Prefilter(task, images)
     within_any_budget = {pick_key(pick) for pick in (*baselines, *singles)}
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
-    with task.progress.phase("search", settings.trials) as phase:
-        for _ in range(settings.trials * _ASKS_PER_TRIAL):
-            if singles and len(trials) == len(baselines) + len(singles):
-                given, *alone = trials.values()
-                sampler.suggest(allocated(task.space, given, alone))
-                singles = []
-            asked, pick = sampler.ask()
+    book = TrialBook(task.space, sampler, settings.trials, shared)
+    with task.progress.phase("search", settings.trials) as phase, book:
+        while True:
+            for key, record in book.records().items():
+                if key not in trials:
+                    trial = trials[key] = from_plain(Trial, record, "the study")
+                    phase.advance(1, f"{trial.score.metric} {trial.value:.3f} at {trial.cost.predicted_ms:.2f} ms")
+                    if not task.beside and key not in written:
+                        append_line(file, to_plain(trial))
+            if alone and trials.keys() >= set(alone):
+                given, *others = (trials[key] for key in alone)
+                sampler.suggest(allocated(task.space, given, others))
+                alone = []
+            if (asked := book.ask()) is None:
+                break
+            answer, pick = asked
             key = pick_key(pick)
-            if key in trials:  # a repeated pick gets the same answer
-                same = trials[key]
-                sampler.tell(asked, costs_of(same, objectives), same.value, budget.excess(same.cost))
-                continue
             known, always = key in finished, key in within_any_budget
             cost = finished[key].cost if known else cost_of(task, pick, models)
             if not known and not always and budget.exceeded(cost):
                 tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
-                sampler.refuse(asked, budget.excess(cost) or 0.0)
+                book.refuse(answer, "over budget", budget.excess(cost) or 0.0)
                 continue
             if not prefilter.passes(pick, cost, always=always or known):
-                sampler.refuse(asked)
+                book.refuse(answer, "passed over by the zero-cost filter")
                 continue
             if not known:
-                number = len(trials)
-                finished[key] = Trial(number, pick, cost, trial_score(task, weights, pick, number, images))
-                append_line(run.path("trials.jsonl"), to_plain(finished[key]))
-                trial_checkpoint(run, number).unlink(missing_ok=True)
-            trial = trials[key] = finished[key]
-            sampler.tell(asked, costs_of(trial, objectives), trial.value, budget.excess(trial.cost))
-            phase.advance(1, f"{trial.score.metric} {trial.value:.3f} at {trial.cost.predicted_ms:.2f} ms")
-            if len(trials) == settings.trials:
-                break
+                number = answer.number if shared else len(trials)
+                scored, failure = trial_score(task, weights, pick, number, images)
+                finished[key] = Trial(number, pick, cost, scored, failure=failure)
+            trial = finished[key]
+            values = costs_of(trial, objectives), trial.value, budget.excess(trial.cost)
+            book.tell(answer, *values, to_plain(trial))
+            trial_checkpoint(run, trial.number).unlink(missing_ok=True)
+    _check_left(task, book, trials)
     within = [trial for key, trial in trials.items() if key not in within_any_budget or not budget.exceeded(trial.cost)]
     if not within or (tightest and all(pick_key(trial.pick) in map(pick_key, baselines) for trial in within)):
         raise no_candidate(tightest)
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
-    return with_front(list(trials.values()), objectives)
+    found = [replace(trials[key], number=number) for number, key in enumerate(book.records())]
+    if shared and not task.beside:
+        write_text(file, "".join(json.dumps(to_plain(trial)) + "\n" for trial in found))
+        for left in run.path("steps").glob("trial_*.pt"):  # of processes that were killed
+            left.unlink()
+    return with_front(found, objectives)
 
 
 def with_front(trials: Sequence[Trial], objectives: Sequence[CostObjective]) -> list[Trial]:
@@ -223,6 +243,20 @@ def with_front(trials: Sequence[Trial], objectives: Sequence[CostObjective]) -> 
     points = [(*costs_of(trials[index], objectives), trials[index].value) for index in whole]
     on_front = {whole[place] for place in front(points)}
     return [replace(trial, on_front=index in on_front) for index, trial in enumerate(trials)]
+
+
+def _check_left(task: Task, book: TrialBook, trials: Mapping[str, Trial]) -> None:
+    """Says which candidates ended the processes that scored them. Raises RunError for a baseline."""
+    for pick in book.given_up():
+        task.progress.say(f"{TRIES} processes ended while they scored this candidate, which is left out: {dict(pick)}")
+    for name, pick in task.baselines.items():
+        if pick_key(pick) not in trials:
+            raise RunError(
+                "a baseline must be scored",
+                place=f"recipe: baselines.{name}",
+                value=f"{TRIES} processes ended while they scored it",
+                remedy="look at the machine's memory, or use fewer workers",
+            )
 
 
 def costs_of(trial: Trial, objectives: Sequence[CostObjective], decoding_ms: float = 0.0) -> list[float]:
@@ -361,16 +395,18 @@ def no_candidate(tightest: Cost | None) -> BudgetError:
 # --- How well it does ------------------------------------------------------------------------------------------------
 
 
-def trial_score(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> Score:
-    """On the search pictures, one pass each; 0 for a candidate whose tuning diverges, as heavy edits may make it."""
+def trial_score(
+    task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]
+) -> tuple[Score, str | None]:
+    """On the search pictures, one pass each; 0, and why, where the tuning diverges, as heavy edits may make it."""
     kind, provenance = task.recipe.data.kind, GIVEN if task.candidates.start else SUPERNET
     try:
         network = trial_network(task, weights, pick, number, images)
     except DivergedError as error:
         task.progress.say(f"candidate {number} counts as {main_figure(kind)} 0: {error}")
-        return Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {})
+        return Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {}), str(error)
     found = score(network, task.estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
-    return replace(found, value=found.value or 0.0, details={})
+    return replace(found, value=found.value or 0.0, details={}), None
 
 
 def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> nn.Module:
