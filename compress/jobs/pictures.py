@@ -19,7 +19,7 @@ from compress.recipe import PredictRecipe
 
 COUNT = 4
 """Pictures of one network."""
-_SIDE = 320  # pixels of the longer side at most: a page holds some of them as text
+_SIDE = 320  # pixels of the longer side: lines are fine enough, and a page can hold some of them as text
 _QUALITY = 80
 
 
@@ -34,9 +34,9 @@ def draw_found(network: nn.Module, learning: Learning, folder: Path, *, flip_tes
     chosen = list(chosen_pictures(pictures))
     for found in estimate_poses(network, learning.estimator, pictures, flip_test=flip_test, indices=chosen):
         image = pictures.image(found.index)
-        scale = min(1.0, _SIDE / max(image.shape[:2]))
-        if scale < 1:
-            image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+        scale = _SIDE / max(image.shape[:2])
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=how), np.uint8)
         people = [one for one in people_of(found.poses, 0, 1) if one.score >= least]
         scaled = [np.reshape(one.keypoints, (-1, 3)) * (scale, scale, 1) for one in people]
         drawn = draw_people(image, [one.ravel().tolist() for one in scaled], pictures.keypoints)

@@ -53,13 +53,13 @@ def test_people_are_drawn_in_the_same_pictures_for_every_network(pictures, tmp_p
     assert names == tuple(f"pictures/{number}.jpg" for number in range(COUNT))
     assert drawn(pictures, tmp_path / "unsure", 0.01) == names  # below the score from which people are drawn
     for name, index in zip(names, chosen_pictures(pictures), strict=True):
-        given = pictures.image(index)[:, :, ::-1].astype(int)
+        given = cv2.resize(pictures.image(index)[:, :, ::-1], (320, 320)).astype(int)
         sure, unsure = (cv2.imread(str(tmp_path / of / name)).astype(int) for of in ("sure", "unsure"))
         assert sure.shape == given.shape
         # only JPEG tells them apart where nobody was drawn
         assert np.abs(unsure - given).mean() < 12
         joints = pictures.people(index).keypoints_pk3[0]
-        x, y = joints[joints[:, 2] > 0][0, :2].round().astype(int)
+        x, y = (joints[joints[:, 2] > 0][0, :2] * 320 / 96).round().astype(int)
         assert np.abs(sure - unsure)[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].max() > 40
 
 

@@ -591,7 +591,7 @@ def pictures_section(before: NetworkResult | None, after: NetworkResult, folder:
             )
     if not rows:
         return Section("What they find", ())
-    note = "Validation pictures, with the people that each network finds in them; left is the body's own left, in blue."
+    note = "Validation pictures and the people found in them; blue is a body's own left side, orange its right."
     return Section("What they find" if before else "What it finds", (Pictures(tuple(rows)), Text(note, "note")))
 
 
