@@ -65,6 +65,7 @@ Kind = Literal[
     "global_pool",
     "to_blocks",
     "from_blocks",
+    "identity",
 ]
 
 
@@ -151,6 +152,8 @@ def kernel_of(piece: Piece, block: int) -> Kernel:
             return onnx_kernel(piece.kind.capitalize(), [first, second], out, {})
         case "relu" | "sigmoid":
             return onnx_kernel(piece.kind.capitalize(), inputs, out, {})
+        case "identity":
+            return onnx_kernel("Identity", inputs, out, {})
         case "concat":
             return onnx_kernel("Concat", inputs, out, {"axis": 1})
         case "upsample":
@@ -469,8 +472,11 @@ def _arrange(trace: _Trace, block: int) -> list[Piece]:
             read(source, blocked, piece.part)
         values[index] = _Value(len(pieces), blocked, operation.uses)
         pieces.append(_with(piece, blocked=blocked))
-    for index in trace.outputs:
+    for index, times in Counter(trace.outputs).items():
         read(index, False, "")
+        c, h, w = trace.shape(index)
+        copy = Piece("identity", (c,), c, h, w, blocked=False)  # of an output that is given again
+        pieces += [copy] * (times - 1)
     return pieces
 
 

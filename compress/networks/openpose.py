@@ -54,6 +54,18 @@ class ReadsMaps:
     maps: int
 
 
+class PreviousMaps(nn.Module):
+    """In place of a refinement stage: the maps that it would have read. A PafNetwork does not even join its input."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C+maps,h,w] → [B,maps,h,w]."""
+        return x[:, x.shape[1] - self.maps :]
+
+
 def initialise_paf(network: nn.Module) -> None:
     """`initialise`, which takes a bias for the sign of a head; then the hidden convolutions as He et al. 2015.
 
@@ -99,7 +111,8 @@ class PafNetwork(nn.Module):
         features = self.features(images)
         outputs = [self.initial(features)]
         for refinement in self.refinements:
-            outputs.append(refinement(torch.cat((features, outputs[-1]), 1)))
+            left_out = isinstance(refinement, PreviousMaps)
+            outputs.append(outputs[-1] if left_out else refinement(torch.cat((features, outputs[-1]), 1)))
         return tuple(outputs)
 
 

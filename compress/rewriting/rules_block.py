@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from compress.networks.blocks import BlockKind, ChannelShuffle, InvertedResidual, inputs_of
-from compress.networks.openpose import ReadsMaps
+from compress.networks.openpose import PreviousMaps, ReadsMaps
 from compress.rewriting.rule import Convolution, Rule, alike, carry_nothing, in_eval_mode, make_identity
 
 EXPANSION = 4
@@ -106,25 +106,13 @@ def _build_without_block(module: nn.Module) -> nn.Module:
 # --- Refinement stages -----------------------------------------------------------------------------------------------
 
 
-class LastChannels(nn.Module):
-    """The last `count` channels of its input."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,C,H,W] → [B,count,H,W]."""
-        return x[:, x.shape[1] - self.count :]
-
-
 def _reads_maps(module: nn.Module) -> bool:
     return isinstance(module, ReadsMaps)
 
 
 def _build_without_stage(module: nn.Module) -> nn.Module:
     assert isinstance(module, ReadsMaps)
-    return alike(LastChannels(module.maps), module)
+    return alike(PreviousMaps(module.maps), module)
 
 
 # --- Upsampling and shuffles -----------------------------------------------------------------------------------------

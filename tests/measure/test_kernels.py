@@ -3,6 +3,7 @@
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from compress.networks import Architecture
 from compress.networks.architecture import without_values
 from compress.networks.blocks import BLOCK_KINDS, build_block, conv_bn
 from compress.networks.dir_bhrnet import DirBHRNet
+from compress.rewriting.sites import Rewrite, rewritten
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "networks"))
 from small import SMALL
@@ -91,6 +93,15 @@ def test_a_hand_made_network_cut_by_hand() -> None:
 def test_the_fast_way_gives_onnxruntimes_own_kernels(name: str) -> None:
     network = SMALL[name].build()
     assert Counter(kernels_by_rules(network, HW)) == Counter(kernels_of_engine(network, HW, engine("onnxruntime")))
+
+
+def test_a_stage_that_is_left_out_costs_a_copy() -> None:
+    """Of the maps before it, which the network gives a second time; nothing is joined for it."""
+    network = rewritten(SMALL["openpose"].build(), [Rewrite("remove_stage", "refinements.0")])
+    found = Counter(kernels_by_rules(network, HW))
+    assert found == Counter(kernels_of_engine(network, HW, engine("onnxruntime")))
+    one_stage = Counter(kernels_by_rules(replace(SMALL["openpose"], stages=1).build(), HW))
+    assert [kernel.operator for kernel in found - one_stage] == ["Identity"]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -75,6 +75,6 @@ def every_rule(width: int = 8) -> nn.Sequential:
         nn.ReLU(),
         nn.AvgPool2d(2),
         nn.Upsample(scale_factor=2, mode="bilinear"),
-        RefinementStage(width - 4, 3, 1, 1),
-        nn.Sequential(nn.Conv2d(4, 5, 1), nn.Sigmoid()),
+        nn.Sequential(nn.Conv2d(width, width, 1), nn.Sigmoid()),
+        RefinementStage(width - 5, 3, 2, 1),  # last, for its maps are never pruned
     )
