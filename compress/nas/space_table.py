@@ -131,7 +131,7 @@ def covering(
 ) -> list[Pick]:
     """Few candidates that together have almost every kernel the space can produce, several times each.
 
-    Of a space of edits, whose kernels are mostly rare (shares of channels of two neighbouring parts make one each),
+    Of edited networks, whose kernels are mostly rare (shares of channels of two neighbouring parts make one each),
     those that do most of the work; see cover_most.
 
     runtime: whose kernels; of an engine that cannot tell them without an export of every pick, those of onnxruntime
@@ -139,6 +139,7 @@ def covering(
     only combinations of different branches produce may be missing. build: None takes the pick's architecture as it is,
     without edits.
     """
+    choose = cover_most if build and space.edits else cover
     build = build or (lambda pick: architecture_from_data(space.apply(pick), "search space").build())
     rng = random.Random(seed)
     drawn = [*_corner_picks(space), *(space.sample(rng) for _ in range(_RANDOM_PICKS))]
@@ -153,7 +154,7 @@ def covering(
                 network = build(pick)
             kernels[number] = {kernel for kernel in detect(network, input_hw) if kernel.key not in known}
             phase.advance(1)
-    return [picks[number] for number in (cover_most(kernels) if space.edits else cover(kernels))]
+    return [picks[number] for number in choose(kernels)]
 
 
 def _corner_picks(space: Space) -> Iterator[Pick]:

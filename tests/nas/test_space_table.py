@@ -9,6 +9,7 @@ import pytest
 import yaml
 from torch import nn
 
+from compress.engines import engine
 from compress.engines.engine import Profiler
 from compress.errors import TableError
 from compress.jobs.latency.latency import space_named
@@ -18,9 +19,10 @@ from compress.measure.latency_table import Entry, LatencyTable, Scale, load_tabl
 from compress.measure.profiling import Profiled
 from compress.measure.target import Target
 from compress.nas import space_table as deployment
-from compress.nas.space import Pick
-from compress.nas.space_table import prepare_table
-from compress.networks import architecture_from_data
+from compress.nas.space import KEEP, EditChoice, Pick, Space
+from compress.nas.space_table import covering, prepare_table
+from compress.networks import architecture_from_data, architecture_to_data
+from compress.networks.mobile_openpose import MobileOpenPose
 from compress.progress import Silent
 from compress.recipe import LatencyRecipe
 
@@ -109,6 +111,22 @@ def test_a_resumed_run_keeps_its_table_and_scale_whatever_became_of_the_cache(
     replace(first, path=kept, reference_ms=9.0, scale=Scale(2.3, 6, 0.01)).save()
     assert prepared(folder / "run") == first
     assert (folder / "run" / "latency_table.json").read_bytes() == before
+
+
+def test_only_of_edited_networks_most_kernels_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compress latency build` of a space with edits takes its networks without them, and has every kernel."""
+    monkeypatch.setattr(deployment, "_RANDOM_PICKS", 1)
+    called: list[str] = []
+    for name in ("cover", "cover_most"):
+        monkeypatch.setattr(deployment, name, lambda kernels, name=name: called.append(name) or [0])
+    base = architecture_to_data(MobileOpenPose(blocks=(1, 1), width=4, features=8))
+    edit = EditChoice("kernels", ("refinements",), "rewrite", (KEEP, "conv_to_3x3"))
+    plain, edited = Space(base, {"width": (4, 8)}), Space(base, {edit.path: edit.values}, (edit,))
+    network = architecture_from_data(base, "test").build()
+    for space in (plain, edited):
+        for build in (None, lambda pick: network):
+            covering(space, (32, 32), 1, Silent(), engine("onnxruntime"), (), build)
+    assert called == ["cover", "cover", "cover", "cover_most"]
 
 
 def test_a_kept_scale_of_another_clock_is_not_used(folder: Path) -> None:
