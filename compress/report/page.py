@@ -322,8 +322,8 @@ def _json(data: object) -> Markup:
 
 
 def _soft(text: str) -> Markup:
-    """Text of names, which may go on in the next line behind a dot, a slash or an underscore."""
-    return Markup(re.sub(r"(?<=[\w])([./_])(?=\w)", r"\1<wbr>", str(escape(text))))  # & of entities stays whole
+    """Text of names, which may go on in the next line behind a dot, a slash or an underscore; not inside a number."""
+    return Markup(re.sub(r"(?<=\w)([/_]|\.(?!\d))(?=\w)", r"\1<wbr>", str(escape(text))))  # & of entities stays whole
 
 
 def _coded(text: str) -> Markup:

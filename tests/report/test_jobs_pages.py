@@ -62,6 +62,13 @@ def test_what_a_command_printed_as_json_becomes_a_page_beside_it(job: str, tmp_p
     assert report_of(file).files[1] == str(tmp_path / "printed.md")
 
 
+def test_a_network_of_a_file_is_called_by_the_files_name() -> None:
+    page, _ = train_page(replace(trained(), network="/home/me/nets/mine.yaml"), Path("runs/one"))
+    assert page.title == "mine, trained"
+    assert page.recommendation
+    assert page.recommendation.sentence.startswith("mine reaches AP 0.400")
+
+
 def test_a_faster_network_is_recommended_with_its_interval_and_its_cost() -> None:
     page, _ = prune_page(pruned(scores=((0.5, 0.01), (0.45, 0.01))), Path("runs/one"))
     assert page.recommendation

@@ -677,6 +677,12 @@ def test_tables_have_as_many_cells_as_columns(result):
         assert {len(row) for row in table.cells} == {len(table.head)}, table.about
 
 
+def test_a_name_may_be_broken_and_a_number_may_not(result):
+    text = html_of(with_first(result, name="hand_balance"))
+    assert "hand_<wbr>balance" in text
+    assert not re.search(r"\d\.<wbr>", text)
+
+
 # --- What a job leaves in its run folder ------------------------------------------------------------------------------
 
 

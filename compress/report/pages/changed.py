@@ -16,6 +16,7 @@ from compress.pruning.sensitivity import DENSE
 from compress.report.figures import Axis, Figure, Mark, Panel, Series
 from compress.report.pages.networks import (
     Row,
+    called,
     candidate_of,
     card_of,
     commands_for,
@@ -70,7 +71,7 @@ def prune_page(result: PruneResult, folder: Path) -> tuple[Page, list[Row]]:
     advice = _advice(result.given, result.pruned, result.speed_up, folder, result.run, goal)
     if result.goal and result.goal.met is not True and advice.sure == "yes":
         advice = Recommendation(advice.sentence, "in part", advice.reasons, advice.commands)
-    return _page("prune", f"{result.network}, pruned", result.input_hw, advice, networks, sections, result.run)
+    return _page("prune", f"{called(result.network)}, pruned", result.input_hw, advice, networks, sections, result.run)
 
 
 def _removed(result: PruneResult) -> list[Part]:
@@ -115,7 +116,7 @@ def sensitivity_page(result: SensitivityResult, folder: Path) -> tuple[Page, lis
     reasons = (f"{result.metric} of the network as it is: {dense_score(result):.3f}.",)
     advice = Recommendation(sentence, "in part", reasons)
     sections.append(run_section(result.run))
-    title = f"Sensitivity of {result.network}"
+    title = f"Sensitivity of {called(result.network)}"
     return Page("compress prune --analyse", title, {}, advice, (), tuple(sections)), []
 
 
@@ -133,7 +134,7 @@ def sensitivity_figure(result: SensitivityResult) -> Figure:
     panel = Panel(Axis(f"{result.metric}, no fine-tuning"), tuple(series))
     about = f"{result.metric} over the share of channels removed, one line for each of the {len(shown)} that lose most"
     x = Axis("share of its channels removed", "percent")
-    return Figure(f"Sensitivity of {result.network}", about, x, (panel,), 380, "sensitivity.png")
+    return Figure(f"Sensitivity of {called(result.network)}", about, x, (panel,), 380, "sensitivity.png")
 
 
 # --- compress rewrite ------------------------------------------------------------------------------------------------
@@ -160,7 +161,9 @@ def rewrite_page(result: RewriteResult, folder: Path) -> tuple[Page, list[Row]]:
         advice = _advice(result.given, result.rewritten, result.speed_up, folder, result.run)
     else:
         advice = Recommendation("Keep the network as it is: no replacement pays on the target.", "yes")
-    return _page("rewrite", f"{result.network}, rewritten", result.input_hw, advice, networks, sections, result.run)
+    return _page(
+        "rewrite", f"{called(result.network)}, rewritten", result.input_hw, advice, networks, sections, result.run
+    )
 
 
 def _sites(result: RewriteResult) -> list[Part]:

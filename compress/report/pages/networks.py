@@ -137,6 +137,12 @@ def plain(value: object) -> str:
     return str(value)
 
 
+def called(network: str) -> str:
+    """What the user named, in a heading: of a file its name alone."""
+    path = Path(network)
+    return path.stem if path.suffix in (".yaml", ".yml", ".onnx") else network
+
+
 def metric_of(networks: Iterable[NetworkResult]) -> str:
     """Of the first that has a score; `score` where none has."""
     return next((one.score.metric for one in networks if one.score), "score")

@@ -7,6 +7,7 @@ from compress.artefacts.results import TrainResult
 from compress.report.figures import Axis, Figure, Mark, Panel, Series
 from compress.report.pages.networks import (
     Row,
+    called,
     card_of,
     commands_for,
     data_option,
@@ -34,7 +35,7 @@ def train_page(result: TrainResult, folder: Path) -> tuple[Page, list[Row]]:
         error = score.standard_error
         spread = "" if error is None else f" ± {error:.3f} (one standard error)"
         on = f"{score.pictures:,} {score.data} pictures"
-        sentence = f"{result.network} reaches {score.metric} {score_text(score.value)}{spread} on {on}."
+        sentence = f"{called(result.network)} reaches {score.metric} {score_text(score.value)}{spread} on {on}."
         sure = "in part"
         if score.worthless:
             sentence += " That is no better than a constant answer: train it for longer before anything else."
@@ -62,7 +63,7 @@ def train_page(result: TrainResult, folder: Path) -> tuple[Page, list[Row]]:
     ]
     advice = Recommendation(sentence, sure, tuple(reasons), commands, "Result")  # type: ignore[arg-type]
     kept = tuple(one for one in sections if one.parts)
-    return Page("compress train", f"{result.network}, trained", facts, advice, tuple(lead), kept), [
+    return Page("compress train", f"{called(result.network)}, trained", facts, advice, tuple(lead), kept), [
         row_of(network, None)
     ]
 
