@@ -37,6 +37,7 @@ def main() -> None:
         compress.search(
             recipe="bhrnet",
             target=arguments.targets,
+            measurement={"predict_all": True},
             folder=arguments.run,
             trials=arguments.trials,
             data={"synthetic": {"val": 160}},

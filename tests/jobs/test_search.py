@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -33,7 +34,7 @@ from compress.jobs.search.finalists import choose_finalists, compare, measured_f
 from compress.jobs.search.search import search
 from compress.jobs.search.sharing import check_sharing, scored_trials
 from compress.jobs.search.task import prepared
-from compress.jobs.search.trials import absolute, check_budget, space_models, trained_weights
+from compress.jobs.search.trials import Limits, absolute, check_budget, cost_of, space_models, trained_weights
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
 from compress.measure.latency import Latency
@@ -748,3 +749,33 @@ def test_settings_of_another_approach_are_told_before_any_work(tmp_path: Path) -
         with pytest.raises(RecipeError, match=rf"recipe: {section}\.person_augment: .*does not read this key"):
             search(small_recipe(f"{section}.person_augment={{rotation_deg: 5}}"), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
+
+
+def test_beyond_a_limit_further_targets_are_not_priced() -> None:
+    """Some engines tell kernels from an export alone, which takes seconds; the candidate is refused anyway."""
+    asked: list[str] = []
+
+    def model(name: str, ms: float) -> Any:
+        def latency(*_: object) -> Latency:
+            asked.append(name)
+            return Latency(ms, name, "predicted")
+
+        return SimpleNamespace(target=SimpleNamespace(engine=name), latency=latency)
+
+    task: Any = SimpleNamespace(
+        candidates=SimpleNamespace(build=lambda _: torch.nn.Conv2d(3, 4, 1)),
+        recipe=SimpleNamespace(input_hw=(8, 8)),
+        for_engine=lambda network, _: network,
+    )
+    models: Any = {"onnxruntime": model("onnxruntime", 2.0), "mnn": model("mnn", 3.0), "ncnn": model("ncnn", 9.0)}
+    for limits, names in (
+        (None, ["onnxruntime", "mnn", "ncnn"]),
+        (Limits({"onnxruntime": 2.5}), ["onnxruntime", "mnn", "ncnn"]),
+        (Limits({"onnxruntime": 1.5}), ["onnxruntime"]),
+        (Limits({"macs": 700}), ["onnxruntime"]),  # 12 weights at 64 places; the first target is always told
+        (Limits({"macs": 800, "mnn": 2.0}), ["onnxruntime", "mnn"]),
+    ):
+        asked.clear()
+        cost = cost_of(task, {}, models, limits)
+        assert asked == list(cost.latency) == names
+        assert cost.macs == 768

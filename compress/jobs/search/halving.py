@@ -129,7 +129,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
                     sampler.tell(asked, costs_of(one, objectives), one.value, budget.excess(one.cost))
                     continue
                 if key not in cohort:
-                    cost = cost_of(task, pick, models)
+                    cost = cost_of(task, pick, models, None if key in always else budget)
                     if key not in always and budget.exceeded(cost):
                         tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                         sampler.refuse(asked, budget.excess(cost) or 0.0)

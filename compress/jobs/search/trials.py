@@ -207,7 +207,7 @@ def run_trials(
             answer, pick = asked
             key = pick_key(pick)
             known, always = key in finished, key in within_any_budget
-            cost = finished[key].cost if known else cost_of(task, pick, models)
+            cost = finished[key].cost if known else cost_of(task, pick, models, None if always else budget)
             if not known and not always and budget.exceeded(cost):
                 tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                 book.refuse(answer, "over budget", budget.excess(cost) or 0.0)
@@ -289,15 +289,21 @@ def structure_of(task: Task, pick: Pick) -> nn.Module:
         return task.candidates.build(pick)
 
 
-def cost_of(task: Task, pick: Pick, models: Models) -> Cost:
-    """Counted parameters and multiply-adds, and the latency on every target."""
+def cost_of(task: Task, pick: Pick, models: Models, most: Limits | None = None) -> Cost:
+    """Counted parameters and multiply-adds, and the latency on every target.
+
+    most: beyond a limit, times on further targets than the first are not looked for, as some engines need an export.
+    """
     network, input_hw = structure_of(task, pick), task.recipe.input_hw
     traced = trace(network, input_hw)
     counted = total(network, traced.layers)
-    latency = {
-        name: model.latency(task.for_engine(network, model.target.engine), input_hw) for name, model in models.items()
-    }
-    return Cost(counted.params, counted.macs, tuple(counted.uncounted), latency, traced.peak_bytes)
+    cost = Cost(counted.params, counted.macs, tuple(counted.uncounted), {}, traced.peak_bytes)
+    for name, model in models.items():
+        if cost.latency and most and most.exceeded(cost):
+            break
+        ms = model.latency(task.for_engine(network, model.target.engine), input_hw)
+        cost = replace(cost, latency={**cost.latency, name: ms})
+    return cost
 
 
 def all_costs(task: Task, models: Models, objective: CostObjective) -> Costs | None:
