@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compress.networks import lightweight_openpose, mobile_openpose, openpose
 from compress.networks.architecture import without_values
 from compress.networks.blocks import Bottleneck, ChannelShuffle, InvertedResidual, ResidualBlock, SqueezeExcite, conv_bn
 from compress.rewriting.rules import RULES
@@ -58,6 +59,9 @@ EXAMPLES: list[tuple[str, Callable[[], nn.Module], int]] = [
     ("remove_block", lambda: PreactBlock(6), 6),
     ("remove_block", lambda: Bottleneck(8, 2), 8),
     ("remove_block", lambda: InvertedResidual(6, 2, "dir_se"), 6),
+    ("remove_stage", lambda: openpose.RefinementStage(4, 3, 2, 1), 9),
+    ("remove_stage", lambda: lightweight_openpose.RefinementStage(9, 4, 1, 2, 2, 1), 9),
+    ("remove_stage", lambda: mobile_openpose.RefinementStage(9, 4, "three_3x3", 2, 1), 9),
     ("bilinear_to_nearest", lambda: nn.Upsample(scale_factor=2, mode="bilinear"), 6),
     ("bilinear_to_nearest", lambda: nn.Upsample((14, 22), mode="bilinear", align_corners=True), 6),
     ("shuffle_to_pointwise", lambda: ChannelShuffle(3), 6),
@@ -165,6 +169,7 @@ def test_replacements_have_the_device_the_dtype_and_the_mode(
         ("remove_block", conv_bn(4, 4, 3)),
         ("remove_block", nn.Sequential(ResidualBlock(4), ResidualBlock(4))),
         ("remove_block", nn.ReLU()),
+        ("remove_stage", openpose.Stage(4, 4, 3, 3, 4, 2, 1)),  # the initial one
         ("bilinear_to_nearest", nn.Upsample(scale_factor=2)),
         ("fold_batch_norm", nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))),
         ("fold_batch_norm", nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))),
@@ -489,6 +494,12 @@ def test_what_is_left_of_a_block_is_its_relu() -> None:
     x = torch.randn(2, 4, 5, 6)
     assert torch.equal(RULES["remove_block"].build(ResidualBlock(4))(x), functional.relu(x))
     assert torch.equal(RULES["remove_block"].build(PreactBlock(4))(x), x)
+
+
+def test_what_is_left_of_a_stage_are_the_maps_it_read() -> None:
+    """Of two joints and a background, and x and y of a limb's field, behind four channels of features."""
+    x = torch.randn(2, 9, 5, 6)
+    assert torch.equal(RULES["remove_stage"].build(openpose.RefinementStage(4, 3, 2, 1))(x), x[:, -5:])
 
 
 def test_a_shuffle_is_its_permutation_also_with_an_order() -> None:
