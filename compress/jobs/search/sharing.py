@@ -34,6 +34,7 @@ from compress.jobs.search.trials import (
     Models,
     Weights,
     check_budget,
+    priced_targets,
     run_trials,
     space_models,
     trained_weights,
@@ -73,13 +74,13 @@ def check_sharing(task: Task, named: Named | None) -> None:
             place=asked,
             remedy="use one worker and no storage",
         )
-    for target in recipe.measurement.targets[:1]:
+    for target in priced_targets(recipe):
         if not runtime_of(target).has_kernels:
             raise RecipeError(
                 "candidates of this engine are timed whole, which other processes would disturb",
                 place=asked,
                 value=target.engine,
-                remedy="use one worker and no storage, or let another target come first",
+                remedy="use one worker and no storage, or another target",
             )
     if recipe.search.storage is not None:
         with open_storage(_study(recipe, folder, "")):

@@ -32,6 +32,7 @@ from compress.measure.kernels import Kernel
 from compress.measure.latency_model import LatencyModel, Pricing, TimedModel, reference_time, runtime_of
 from compress.measure.limit import Limit
 from compress.measure.objective import CostObjective
+from compress.measure.target import Target
 from compress.nas.batch_prediction import PartTable
 from compress.nas.candidate import Candidate
 from compress.nas.pareto import front
@@ -44,7 +45,7 @@ from compress.nas.trial_book import TRIES, TrialBook
 from compress.networks.architecture import without_values
 from compress.pose.scoring import Score, main_figure, score
 from compress.pruning.sparsity import apply_masks, masks_of_zeros
-from compress.recipe import Budget
+from compress.recipe import Budget, SearchRecipe
 from compress.training.loop import batch_count, distilled_step, train
 from compress.training.recalibration import recalibrate
 
@@ -82,16 +83,20 @@ class Limits:
         return self.most.get((objective.target or first) if time else objective.quantity, math.inf)
 
 
+def priced_targets(recipe: SearchRecipe) -> list[Target]:
+    """Those that candidates are priced on: the first, and what budgets and objectives name, or all."""
+    first, *others = recipe.measurement.targets
+    named = {*(recipe.search.budget.latency or {}), *(one.target for one in recipe.search.objectives)}
+    return [first, *(one for one in others if recipe.measurement.predict_all or one.name in named)]
+
+
 def space_models(task: Task) -> Models:
     """What prices candidates on each target, the one that decides first; see Measurement.predict_all, prepare_table.
 
     The run's tables lie in latency_table.json, and, of further targets, in latency_table-TARGET.json.
     """
     recipe, models = task.recipe, Models()
-    named = {*(recipe.search.budget.latency or {}), *(one.target for one in recipe.search.objectives)}
-    for number, target in enumerate(recipe.measurement.targets):
-        if number and not (recipe.measurement.predict_all or target.name in named):
-            continue
+    for number, target in enumerate(priced_targets(recipe)):
         runtime, rounds = runtime_of(target), recipe.measurement.rounds
         if not runtime.has_kernels:
             clock_ms = task.run.once("clock", reference_time, float)
