@@ -25,6 +25,8 @@ EDGES = (
     "artefacts/metadata.py",
     "artefacts/run.py",
     "artefacts/shown.py",
+    # JSON of trials in a study's storage
+    "nas/trial_book.py",
     # JSON of latency tables, of engines' profiles, and of the folder that runs on another device
     "measure/latency_table.py",
     "engines/onnxruntime_kernels.py",

@@ -19,7 +19,7 @@ ts     (torchstat as the Lite- and Dite-HRNet repositories have it) like mmcv, b
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -310,7 +310,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return sum(parameter.numel() for parameter in new)
 
 
-def _result(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _result(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, object]) -> Any:
     """What the operator returns. Of the commonest that keep the shape, on the meta device, that shape: torch derives it
     in Python, which takes most of the time of a count."""
     if name == "native_batch_norm" and args[0].is_meta and not args[5]:
@@ -329,7 +329,7 @@ _KEEP_SHAPE = {"relu", "sigmoid", "hardtanh", "silu", "hardswish", "hardsigmoid"
 
 
 def _operator_macs(
-    func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, object], result: Any
 ) -> tuple[int, tuple[str, ...]]:
     """Multiply-adds of one operator, and its name if it has no rule."""
     if name == "convolution":
