@@ -15,6 +15,7 @@ from compress.artefacts.results import Comparison, Faster, Gain, SearchResult, T
 from compress.measure.comparison import SpeedUp
 from compress.report.figures import svg
 from compress.report.page import COLUMNS, compare, html, markdown, report_of, table_text, write_report
+from compress.report.pages.compare import Compared, compare_page
 from compress.report.pages.search import (
     hypervolumes,
     importance_of,
@@ -23,7 +24,7 @@ from compress.report.pages.search import (
     rows_of,
     search_page,
 )
-from compress.report.parts import Chart, Fold, Table, TradeOff
+from compress.report.parts import Chart, Fold, Table, Text, TradeOff
 from compress.report.search import gain_text, speed_text
 from tests.report.records import furnished
 
@@ -640,6 +641,21 @@ def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(document("targets", {})))
     with pytest.raises(Exception, match="no report is made of this job"):
         report_of(tmp_path / "a.json")
+
+
+def test_times_of_other_devices_are_said_not_to_compare(result):
+    """In one page only where a target of one name is another device, engine's version, or number of threads."""
+    target = result.run.targets[0]
+    there = replace(result, run=replace(result.run, targets=(replace(target, device="another CPU"),)))
+
+    def sentences(*results):
+        runs = [Compared(f"run{n}", "search", one.run, one.networks, ()) for n, one in enumerate(results)]
+        return [part.text for part in compare_page(runs)[0].lead if isinstance(part, Text)]
+
+    assert sentences(result, result) == []
+    (said,) = sentences(result, there)
+    assert "another CPU (run1)" in said
+    assert f"{target.device} (run0)" in said
 
 
 def test_runs_are_compared_in_one_page(result, tmp_path):

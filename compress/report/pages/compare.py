@@ -57,6 +57,7 @@ def compare_page(runs: Sequence[Compared]) -> tuple[Page, list[Row]]:
                 f"The runs are scored by different metrics ({', '.join(sorted(metrics))}): do not compare them.", "bad"
             )
         )
+    lead += [Text(one, "bad") for one in _other_devices(runs)]
     if chart:
         lead.append(chart)
     metric = metric_of(networks)
@@ -114,6 +115,21 @@ def compare_page(runs: Sequence[Compared]) -> tuple[Page, list[Row]]:
     advice = Recommendation(sentence, "in part", reasons, heading="Result")
     facts = {"Runs": ", ".join(f"{one.name} ({one.job})" for one in runs)}
     return Page("compress report", f"{len(runs)} runs compared", facts, advice, tuple(lead), tuple(sections)), rows
+
+
+def _other_devices(runs: Sequence[Compared]) -> list[str]:
+    """A sentence for each target that is another engine or device in another run: its times do not compare."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for one in runs:
+        for target in one.run.targets:
+            found.setdefault(target.name, {}).setdefault(str(target), []).append(one.name)
+    return [
+        f"Milliseconds of {name} are not of one device or version: "
+        + "; ".join(f"{identity} ({', '.join(names)})" for identity, names in of.items())
+        + ". Compare times, and the front, within a run only."
+        for name, of in found.items()
+        if len(of) > 1
+    ]
 
 
 def _differences(runs: Sequence[Compared]) -> tuple[tuple[str, ...], ...]:
