@@ -17,9 +17,9 @@ from torch import nn
 from compress.engines import Engine, Runner, engine
 from compress.engines.kernel import Kernel
 from compress.errors import EngineError, TableError
-from compress.measure.in_network import profile_in_networks
+from compress.measure.in_network import kernels_of_file, profile_in_networks
 from compress.measure.kept_tables import complete_table, keep, table_path
-from compress.measure.kernels import detect_kernels, with_weights
+from compress.measure.kernels import with_weights
 from compress.measure.latency import Latency
 from compress.measure.latency_table import Identity, LatencyTable, Prediction, load_table, open_table, predict
 from compress.measure.profiling import Nodes
@@ -40,7 +40,9 @@ class LatencyModel:
 
         Raises EngineError if the engine cannot take the network.
         """
-        found = detect_kernels(network, input_hw, self.runtime)
+        if (parts := self.runtime.kernels_by_part(network, input_hw)) is None:
+            return self._exported_kernels(network, input_hw)
+        found = sum(map(Counter, parts.values()), Counter[Kernel]())
         if self.target.foreign or not self.table.missing(found):
             return found
         if self.runtime.assembles_kernels:
@@ -48,6 +50,18 @@ class LatencyModel:
             return found
         with tempfile.TemporaryDirectory() as folder:
             self._time_in(self.runtime.export(with_weights(network), input_hw, Path(folder), "network")[0])
+        return found
+
+    def _exported_kernels(self, network: nn.Module, input_hw: tuple[int, int]) -> Counter[Kernel]:
+        """Of one export: another one of the same network may be optimised otherwise."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.runtime.export(with_weights(network), input_hw, Path(folder), "network")[0]
+            found = Counter(kernels_of_file(self.runtime, file))
+            if not self.target.foreign and self.table.missing(found):
+                if self.runtime.assembles_kernels:
+                    complete_table(self.table, found)
+                else:
+                    self._time_in(file)
         return found
 
     def _time_in(self, file: Path) -> None:

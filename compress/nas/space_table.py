@@ -90,7 +90,8 @@ def prepare_table(
                 raise
     table.save()
     assert table.scale is not None
-    ratios = {key: table.kernels[key].timing.ratio for key in sorted(fitted_on)}
+    # What a later load of the same file was optimised to may differ: such kernels stay estimates.
+    ratios = {key: table.kernels[key].timing.ratio for key in sorted(fitted_on & table.kernels.keys())}
     write_json(known_scale, {**asdict(table.scale), "reference_ms": table.reference_ms, "kernels": ratios})
     return table
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from compress.engines.onnxruntime import OnnxRuntime
 from compress.engines.onnxruntime_fusion import kernels_by_rules
 from compress.errors import EngineError, TableError
 from compress.measure.kernels import detect_kernels
 from compress.measure.latency_model import LatencyModel, TimedModel, identity_of, label, open_model, runtime_of
-from compress.measure.latency_table import LatencyTable, Scale, load_table, predict
+from compress.measure.latency_table import LatencyTable, Scale, load_table, open_table, predict
 from compress.measure.target import Target
 
 HW = (32, 32)
@@ -80,8 +81,8 @@ def test_there_nothing_is_timed_and_what_is_missing_is_named(
     known = model.predict(network(16), HW)
     assert known.estimated == ()
     assert known.ms == pytest.approx(predict(table, Counter(detect_kernels(network(16), HW))).ms)
-    unknown = model.predict(network(24), HW)
-    keys = {kernel.key for kernel in detect_kernels(network(24), HW)}
+    unknown = model.predict(network(40), HW)
+    keys = {kernel.key for kernel in detect_kernels(network(40), HW)}
     assert set(unknown.estimated) == keys - table.kernels.keys() != set()
     assert unknown.high_ms is not None
     assert known.high_ms is not None
@@ -133,3 +134,28 @@ def test_an_engine_without_kernels_is_timed_whole() -> None:
     assert found.ms > 0
     assert label(target, identity_of(target)) == "torch, 1 thread"
     assert isinstance(open_model(Target("onnxruntime")), LatencyModel)
+
+
+class Fickle(OnnxRuntime):
+    """Tells kernels from exports only, and optimises every other one otherwise."""
+
+    exports = 0
+    assembles_kernels = False  # type: ignore[assignment]
+
+    def kernels_by_part(self, network: nn.Module, input_hw: tuple[int, int]) -> None:
+        return None
+
+    def export(self, network: nn.Module, input_hw: tuple[int, int], folder: Path, stem: str) -> tuple[Path, ...]:
+        Fickle.exports += 1
+        last = [nn.Sigmoid()] if Fickle.exports % 2 else [nn.Tanh()]
+        return super().export(nn.Sequential(network, *last), input_hw, folder, stem)
+
+
+def test_kernels_are_those_of_the_export_that_they_are_timed_in(tmp_path: Path) -> None:
+    target = Target("onnxruntime")
+    table = open_table(tmp_path / "table.json", identity_of(target))
+    model = LatencyModel(target, Fickle(), table)
+    found = model.kernels(network(), HW)
+    assert Fickle.exports == 1
+    assert {kernel.key for kernel in found} == set(table.kernels)
+    assert any("Sigmoid" in key for key in table.kernels)
