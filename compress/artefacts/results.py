@@ -1061,11 +1061,13 @@ class PredictionError:
 
 @dataclass(frozen=True)
 class TableUsed:
-    """A target's latency table. kernels: how many it has. error: of its predictions; None without measured times."""
+    """A target's latency table. kernels: how many it has. error: of its predictions; None without measured times.
+    other_load: of other programs while it was measured, see compress.measure.timing.other_load."""
 
     kernels: int
     scale: Scale | None
     error: PredictionError | None
+    other_load: float | None = None
 
 
 @dataclass(frozen=True)

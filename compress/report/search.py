@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.report.terminal import (
+    BUSY,
     add_row,
     file_size,
     number,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
 
 _LATENCY = ("measured ms", "predicted ms", "error")
 _SIZE = ("decoding ms", "params", "MACs", "files")
+_FAR_OFF = 0.1  # mean error of predictions from which on they mislead a search
 _WIDE = 120  # columns of a terminal from which accuracy and latency stand side by side
 
 
@@ -53,6 +55,8 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
         console.print(Text(printable(f"Against {comparison.baseline}: {sentences}")))
     if result.zero_cost:
         console.print(Text(printable(proxy_text(result.zero_cost))))
+    for doubt in table_doubts(result):
+        console.print(Text(printable(doubt), style="yellow"))
     for trial in result.failed_trials:
         console.print(Text(printable(f"Failed, and counted as 0: trial {trial.number}: {trial.failure}")))
     console.print(
@@ -150,6 +154,24 @@ def proxy_text(found: "ProxyAgreement") -> str:
         f"Kendall's tau with the scores of the {found.trials} trials that were evaluated: {number(found.tau, '.2f')}; "
         f"of multiply-adds: {number(found.tau_macs, '.2f')} (1 is the same order, 0 none in common)."
     )
+
+
+def table_doubts(result: "SearchResult") -> list[str]:
+    """Why predictions, and with them the choice of candidates, are not to be trusted; empty where nothing speaks
+    against them."""
+    found = []
+    for name, used in result.tables.items():
+        if used.other_load is not None and used.other_load >= BUSY:
+            found.append(
+                f"Predictions on {name} are doubtful: its table was measured beside other programs "
+                f"(load {used.other_load:.1f}); time it again on a quiet one (compress latency build --again, or pack)."
+            )
+        if used.error and used.error.mean > _FAR_OFF:
+            found.append(
+                f"Predictions on {name} are off by {percent(used.error.mean)} on average, so that the candidates that "
+                "were chosen by them may not be the best: table and networks were timed at different speeds."
+            )
+    return found
 
 
 def objectives_text(result: "SearchResult") -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.report.terminal import (
+    BUSY,
     NARROW,
     add_row,
     busy,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:  # whose import takes seconds: it loads torch
     from compress.pose.scoring import Figure, Score
 
 _FEW, _MANY = 12, 24  # rows of a short table, and of one that is cut to its costliest
-_BUSY = 0.5  # load from which on other programs disturb timings
 _SITES = 6  # of a concern that are listed
 _PATH = 44  # longest path of a module that is shown whole
 _MARKS = {"exact": "=", "reconstruction": "~", "reference only": "ref"}
@@ -246,7 +246,7 @@ def print_doctor(result: "DoctorResult", console: Console | None = None) -> None
 
 def _busy(load: float | None) -> str:
     """What a machine's load means for timings."""
-    return "" if load is None or load < _BUSY else ": other programs compute, so timings will be unsteady"
+    return "" if load is None or load < BUSY else ": other programs compute, so timings will be unsteady"
 
 
 def _gigabytes(size_bytes: int | None) -> str:

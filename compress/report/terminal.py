@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+BUSY = 0.5  # load of other programs from which on they disturb timings
 NARROW = 100  # columns that every table fits
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
 

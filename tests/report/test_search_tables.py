@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from compress.artefacts.results import PredictionError
+from compress.report.page import markdown
 from compress.report.pages.search import search_page
 from compress.report.parts import Fold, Table
 from compress.report.search import print_search
@@ -38,6 +40,19 @@ def test_every_network_is_shown_and_where_it_lies(result):
     for place in ("report.html", "trade_off.png", "networks.csv", "results.json"):
         assert f"{result.run.folder}/{place}" in text
     assert all(character.isprintable() for character in text.replace("\n", ""))
+
+
+def test_tables_that_mislead_are_named(result):
+    (name, used), *_ = result.tables.items()
+    quiet = replace(used, other_load=0.1, error=PredictionError(0.04, 0.3))
+    assert "Predictions on" not in shown(replace(result, tables={name: quiet}))
+    busy = " ".join(shown(replace(result, tables={name: replace(quiet, other_load=1.4)})).split())
+    assert f"Predictions on {name} are doubtful" in busy
+    assert "(load 1.4)" in busy
+    wrong = replace(result, tables={name: replace(quiet, error=PredictionError(0.19, 0.3))})
+    assert "are off by 19.0 % on average" in " ".join(shown(wrong).split())
+    page, _ = search_page(wrong, Path(result.run.folder))
+    assert "are off by 19.0 % on average" in markdown(page)[0]
 
 
 def test_failed_trials_are_listed_with_their_cause(result):

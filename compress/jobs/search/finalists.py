@@ -278,7 +278,7 @@ def _table_used(model: LatencyModel, networks: Sequence[NetworkResult]) -> Table
         if name in one.predicted and name in one.latency and one.latency[name].provenance == "measured"
     ]
     error = PredictionError(sum(errors) / len(errors), max(errors)) if errors else None
-    return TableUsed(len(model.table.kernels), model.table.scale, error)
+    return TableUsed(len(model.table.kernels), model.table.scale, error, model.table.other_load)
 
 
 def compare(baseline: NetworkResult, networks: Sequence[NetworkResult]) -> Comparison:

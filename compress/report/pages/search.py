@@ -39,7 +39,16 @@ from compress.report.parts import (
     Text,
     Threads,
 )
-from compress.report.search import gain_text, objectives_text, procedure_of, proxy_text, speed_text, value_of, waited_ms
+from compress.report.search import (
+    gain_text,
+    objectives_text,
+    procedure_of,
+    proxy_text,
+    speed_text,
+    table_doubts,
+    value_of,
+    waited_ms,
+)
 from compress.report.terminal import percent, short
 from compress.report.text import score_change_text
 
@@ -64,7 +73,7 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
         Section("What they are made of", (Cards(tuple(_cards(result, folder))),)),
         *_pictures(result, advice, folder),
         _search_section(result),
-        trust_section(networks, result.run, _how(result), result.caveats),
+        trust_section(networks, result.run, _how(result), (*table_doubts(result), *result.caveats)),
         run_section(result.run),
     ]
     people = "" if data.people is None else f", {data.people:,} people"
