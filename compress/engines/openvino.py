@@ -139,6 +139,7 @@ class _OpenVinoProfiler:
         self._plain: _Runner | None = None
         self._blob: Any = None
         self._image = np.random.default_rng(0).standard_normal(tuple(self._first.inputs[0].shape), dtype=np.float32)
+        self._nodes: list[Any] = []
         self._names: list[str] = []
         self._kept: list[list[float]] = []  # passes of models that are gone
         self._counters: list[list[int]] = []  # [pass of this model][node], in microseconds
@@ -154,15 +155,16 @@ class _OpenVinoProfiler:
         if len(self._counters) == PASSES:
             self._renew()
         self._timed.run(self._image)
-        if not self._names:
-            self._names = [node.get_friendly_name() for node in _executed(self._first)]
         times = {info.node_name: info.real_time for info in self._timed.request.profiling_info}
+        if not self._nodes:  # reorders of weights ran once, before the first pass, and have no time in it
+            self._nodes = [node for node in _executed(self._first) if node.get_friendly_name() in times]
+            self._names = [node.get_friendly_name() for node in self._nodes]
         self._counters.append([times[name] // timedelta(microseconds=1) for name in self._names])
 
     def finish(self) -> Profile:
         """What was timed, and the kernels of the model that was loaded from the file: the others lack some names."""
-        nodes, operations = _executed(self._first), _operations(_core().read_model(str(self._path)))
-        kernels = tuple(_kernel(node, operations) for node in nodes)
+        operations = _operations(_core().read_model(str(self._path)))
+        kernels = tuple(_kernel(node, operations) for node in self._nodes)
         return Profile(kernels, self._kept + passes_ms(self._counters), tuple(self._names))
 
     def _renew(self) -> None:

@@ -169,7 +169,7 @@ def table_doubts(result: "SearchResult") -> list[str]:
         if used.error and used.error.mean > _FAR_OFF:
             found.append(
                 f"Predictions on {name} are off by {percent(used.error.mean)} on average, so that the candidates that "
-                "were chosen by them may not be the best: table and networks were timed at different speeds."
+                "were chosen by them may not be the best."
             )
     return found
 

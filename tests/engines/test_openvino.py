@@ -15,6 +15,7 @@ from torch import nn
 from compress.engines.openvino import OpenVino
 from compress.engines.packed_run import passes_ms
 from compress.errors import EngineError
+from compress.networks.mobile_openpose import MobileOpenPose
 
 HW = (32, 48)
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
@@ -99,6 +100,22 @@ def test_weights_without_a_graph_and_a_graph_without_weights(path: Path) -> None
     path.with_suffix(".bin").unlink()
     with pytest.raises(EngineError, match=r"net\.bin: OpenVINO cannot load the model: no such file"):
         OpenVino().load(path)
+
+
+@needs_openvino
+def test_what_ran_once_before_the_first_pass_is_no_kernel(tmp_path: Path) -> None:
+    """With AVX-512 a layer's weights are laid out anew at the first pass: a node of the runtime graph without a time."""
+    network = MobileOpenPose((1, 1), width=8, features=32, refinement="one_7x7").build().eval()
+    profiler = OpenVino().profiler(OpenVino().export(network, (64, 64), tmp_path, "net")[0])
+    for _ in range(14):
+        profiler.run_timed()
+    profile = profiler.finish()
+    assert {len(times) for times in profile.times_ms} == {len(profile.kernels)} == {len(profile.names)}
+    assert sum(kernel.operator == "Convolution" for kernel in profile.kernels) == sum(
+        isinstance(module, nn.Conv2d) for module in network.modules()
+    )
+    moved = [kernel for kernel in profile.kernels if kernel.operator == "Reorder"]
+    assert all(not operand.constant for kernel in moved for operand in kernel.inputs)
 
 
 @needs_openvino
