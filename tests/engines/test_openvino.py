@@ -104,7 +104,7 @@ def test_weights_without_a_graph_and_a_graph_without_weights(path: Path) -> None
 
 @needs_openvino
 def test_what_ran_once_before_the_first_pass_is_no_kernel(tmp_path: Path) -> None:
-    """With AVX-512 a layer's weights are laid out anew at the first pass: a node of the runtime graph without a time."""
+    """With AVX-512 weights are laid out anew at the first pass: a node of the runtime graph that has no time."""
     network = MobileOpenPose((1, 1), width=8, features=32, refinement="one_7x7").build().eval()
     profiler = OpenVino().profiler(OpenVino().export(network, (64, 64), tmp_path, "net")[0])
     for _ in range(14):
