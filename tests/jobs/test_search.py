@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from optuna.samplers import RandomSampler
 
 from compress.artefacts.artefact import load_artefact
 from compress.artefacts.records import from_plain, to_plain
@@ -29,7 +28,6 @@ from compress.errors import BudgetError, RunError
 from compress.files import append_line
 from compress.jobs.evaluate import evaluate
 from compress.jobs.finalise import end_to_end
-from compress.jobs.search import sharing
 from compress.jobs.search.finalists import choose_finalists, compare, measured_front
 from compress.jobs.search.search import search
 from compress.jobs.search.sharing import check_sharing, scored_trials
@@ -41,7 +39,7 @@ from compress.measure.latency import Latency
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.measure.timing import Timing
 from compress.nas.space import pick_key
-from compress.nas.study import open_study
+from compress.nas.trial_book import TrialBook
 from compress.pose.scoring import Score
 from compress.progress import Silent
 from compress.recipe import Budget, EvaluateRecipe, RecipeError, SearchRecipe, find, read_recipe
@@ -507,28 +505,26 @@ def test_a_finished_run_is_not_run_again(undisturbed: tuple[Path, SearchResult])
 def test_another_process_scores_trials_of_the_run(
     undisturbed: tuple[Path, SearchResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them here, as this one waits: with table, supernet and recipe of the run folder."""
+    """All of them here, as this one waits before it asks: with table, supernet and recipe of the run folder."""
     folder, result = undisturbed
     for name in ("recipe.yaml", "latency_table.json", "steps/supernet.pt"):
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / name, tmp_path / "run" / name)
     task = prepared(small_recipe("search.workers=2"), tmp_path / "run", Silent(), None)
-    real, seen = sharing.run_trials, []
+    real, seen = TrialBook.ask, []
 
-    def waiting(*arguments: Any) -> list[Trial]:
-        study, storage = arguments[-1]
+    def waiting(book: TrialBook) -> Any:
         deadline = time.monotonic() + 240
-        opened = open_study(study, storage, RandomSampler())
-        while sum("score" in one.user_attrs for one in opened.trials) < 8 and time.monotonic() < deadline:
+        while len(book.records()) < 8 and time.monotonic() < deadline:
             time.sleep(0.1)
-        seen.extend(opened.trials)
-        return real(*arguments)
+        seen.append(len(book.records()))
+        return real(book)
 
-    monkeypatch.setattr(sharing, "run_trials", waiting)
+    monkeypatch.setattr(TrialBook, "ask", waiting)
     with open_run(tmp_path / "run", task.recipe):
         models = space_models(task)
         trials = scored_trials(task, models, trained_weights(task)[0], check_budget(task, models))
-    assert len(seen) >= len(trials) == 8
+    assert seen == [len(trials)] == [8]
     assert [trial.number for trial in trials] == list(range(8))
     assert len({pick_key(trial.pick) for trial in trials}) == 8
     assert trials_of(tmp_path / "run") == [to_plain(replace(trial, on_front=None)) for trial in trials]

@@ -196,13 +196,20 @@ def run_trials(
     tightest: Cost | None = None
     book = TrialBook(task.space, sampler, settings.trials, shared)
     with task.progress.phase("search", settings.trials) as phase, book:
-        while True:
-            for key, record in book.records().items():
+
+        def take_in() -> list[str]:
+            """The scored picks, in order, those that other processes have scored since among them."""
+            records = book.records()
+            for key, record in records.items():
                 if key not in trials:
                     trial = trials[key] = from_plain(Trial, record, "the study")
                     phase.advance(1, f"{trial.score.metric} {trial.value:.3f} at {trial.cost.predicted_ms:.2f} ms")
                     if not task.beside and key not in written:
                         append_line(file, to_plain(trial))
+            return list(records)
+
+        while True:
+            take_in()
             if alone and trials.keys() >= set(alone):
                 given, *others = (trials[key] for key in alone)
                 sampler.suggest(allocated(task.space, given, others))
@@ -228,13 +235,14 @@ def run_trials(
             values = costs_of(trial, objectives), trial.value, budget.excess(trial.cost)
             book.tell(answer, *values, to_plain(trial))
             trial_checkpoint(run, trial.number).unlink(missing_ok=True)
+        order = take_in()  # the last ones may be another process's
     _check_left(task, book, trials)
     within = [trial for key, trial in trials.items() if key not in within_any_budget or not budget.exceeded(trial.cost)]
     if not within or (tightest and all(pick_key(trial.pick) in map(pick_key, baselines) for trial in within)):
         raise no_candidate(tightest)
     if len(trials) < settings.trials:
         task.progress.say(f"the space and budget gave {len(trials)} different candidates, not {settings.trials}")
-    found = [replace(trials[key], number=number) for number, key in enumerate(book.records())]
+    found = [replace(trials[key], number=number) for number, key in enumerate(order)]
     if shared and not task.beside:
         write_text(file, "".join(json.dumps(to_plain(trial)) + "\n" for trial in found))
         for left in run.path("steps").glob("trial_*.pt"):  # of processes that were killed
