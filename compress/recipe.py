@@ -142,6 +142,9 @@ class SyntheticData(Settings):
     train: Positive = Field(default=4096, description="Number of training pictures.")
     search: Positive = Field(default=160, description="Number of pictures that a search scores its candidates on.")
     val: Positive = Field(default=256, description="Number of validation pictures, which reported scores are of.")
+    picture_hw: InputSize | None = Field(
+        default=None, description="Height and width of the pictures; the network's input size if nothing is written."
+    )
     people: tuple[Persons, Persons] = Field(default=(1, 2), description="Fewest and most people in a picture.")
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
         default=(0.75, 0.98),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from compress.errors import CompressError, NetworkError, RecipeError, SpaceError
 from compress.jobs.names import check_names
 from compress.jobs.search.task import read_baselines, read_search_space
 from compress.nas.space import Space, expand, read_space
+from compress.networks import architecture_from_data, architecture_to_data
 from compress.recipe import (
     ANY_NETWORK,
     PruneRecipe,
@@ -228,6 +230,52 @@ def test_baselines_outside_the_space(baseline: dict[str, object], part: str) -> 
 def test_input_size_is_checked_before_any_work() -> None:
     recipe = SearchRecipe.model_validate({"job": "search", "input_hw": [100, 128], "search": {"space": "bhrnet_small"}})
     with pytest.raises(NetworkError, match="multiples of 32"):
+        read_search_space(recipe)
+
+
+def test_input_sizes_are_a_choice_of_no_field(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("family: hrnet\nfixed: {width: 16}\nchoices: {width: [8, 16], input_hw: [64x96, 96x96]}\n")
+    base = architecture_to_data(architecture_from_data({"family": "hrnet", "width": 16}, "test"))
+    space = expand(read_space(path), base)
+    assert space.input_sizes == ((64, 96), (96, 96))
+    assert (space.size, set(space.architectures.choices)) == (4, {"width"})
+    small = {"width": 8, "input_hw": "64x96"}
+    assert space.apply(small) == {**base, "width": 8}
+    assert space.input_hw(small, (1, 1)) == (64, 96)
+    assert space.pick_of(base, "test") == {"width": 16, "input_hw": "96x96"}
+    assert {space.input_hw(space.sample(random.Random(n)), (1, 1)) for n in range(20)} == {(64, 96), (96, 96)}
+    with_none = expand(replace(read_space(path), choices={"width": (8, 16)}), base)
+    assert with_none.input_hw({"width": 8}, (64, 32)) == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ("[64x96, 96x96, 32x32]", "from smallest to largest"),
+        ("[64]", "written HEIGHTxWIDTH"),
+        ("[0x64]", "written HEIGHTxWIDTH"),
+        ("[64x64, 128x128]", "the largest input size must be the recipe's"),
+        ("[48x48, 64x64, 96x96]", "positive multiples of 32"),
+    ],
+)
+def test_mistakes_in_input_sizes(tmp_path: Path, sizes: str, said: str) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(f"family: hrnet\nfixed: {{width: 16}}\nchoices: {{width: [8, 16], input_hw: {sizes}}}\n")
+    recipe = read_recipe(find("bhrnet", "recipes", RecipeError), SearchRecipe, ["input_hw=[96, 96]"])
+    recipe = recipe.model_copy(update={"search": recipe.search.model_copy(update={"space": str(path)})})
+    with pytest.raises(CompressError) as caught:
+        read_search_space(recipe)
+    assert said in str(caught.value)
+    assert "input_hw" in str(caught.value)
+
+
+def test_a_network_made_for_one_input_size_has_no_choice_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("family: rtmpose\nfixed: {}\nchoices: {input_hw: [128x96, 256x192]}\n")
+    recipe = read_recipe(find("bhrnet", "recipes", RecipeError), SearchRecipe, ["input_hw=[256, 192]"])
+    recipe = recipe.model_copy(update={"search": recipe.search.model_copy(update={"space": str(path)})})
+    with pytest.raises(SpaceError, match="is made for one input size"):
         read_search_space(recipe)
 
 

@@ -64,6 +64,7 @@ class NetworkResult(Shown):
     the network, measured; of another device predicted, until what was measured there is unpacked. predicted: the same
     by the target's latency table, where the job has one. times: target → the parts of the predicted time. pictures:
     files in `folder` that show what the network finds in validation pictures, the same ones for all networks of a job.
+    input_hw: None in results of older versions, where all networks of a job had its recipe's.
     """
 
     name: str
@@ -81,6 +82,7 @@ class NetworkResult(Shown):
     predicted: Mapping[str, Latency] = field(default_factory=dict)
     times: Mapping[str, tuple[KernelGroup, ...]] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
+    input_hw: tuple[int, int] | None = None
 
     @property
     def score(self) -> Score | None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from compress.data.normalisation import IMAGENET, Normalisation
 from compress.data.picture import PictureSet
-from compress.data.samples import Samples
+from compress.data.samples import Samples, SeveralSizes
 from compress.data.transforms import Matrix, fit_matrix, normalise, warp
 from compress.errors import DataError
 
@@ -139,9 +139,10 @@ class _Batches(Dataset["Batch | DataError"]):
         return len(self.chunks)
 
     def __getitem__(self, number: int) -> "Batch | DataError":
+        samples = self.samples.of_batch(number) if isinstance(self.samples, SeveralSizes) else self.samples
         try:
             drawn = [
-                self.samples.sample(index, np.random.default_rng([*self.seeds, index]))
+                samples.sample(index, np.random.default_rng([*self.seeds, index]))
                 for index in self.chunks[number].tolist()
             ]
         except DataError as error:

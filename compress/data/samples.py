@@ -44,6 +44,32 @@ class Samples(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SeveralSizes:
+    """The same samples at several input sizes: those of a batch at one, those of the next batch at the next one.
+
+    sizes: of each; on its own a sample is of the last.
+    """
+
+    sizes: tuple[Samples, ...]
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """See Samples."""
+        return self.sizes[-1].normalisation
+
+    def __len__(self) -> int:
+        return len(self.sizes[-1])
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """See Samples."""
+        return self.sizes[-1].sample(index, rng)
+
+    def of_batch(self, number: int) -> Samples:
+        """What the n-th batch of an epoch is drawn from."""
+        return self.sizes[number % len(self.sizes)]
+
+
 def moved_picture(
     pictures: PictureSet,
     index: int,

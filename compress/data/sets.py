@@ -175,7 +175,7 @@ def _drawn(data: Data, count: int, part: int, input_hw: tuple[int, int], seed: i
         occluder=settings.occluder,
     )
     # Parts of one seed: 3·seed, 3·seed+1, 3·seed+2 never meet those of another seed.
-    return SyntheticPeople(count, input_hw, 3 * seed + part, difficulty=difficulty)
+    return SyntheticPeople(count, settings.picture_hw or input_hw, 3 * seed + part, difficulty=difficulty)
 
 
 # --- Data sets on disk -----------------------------------------------------------------------------------------------

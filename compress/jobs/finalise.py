@@ -36,7 +36,7 @@ from compress.measure.latency_model import identity_of, open_model
 from compress.measure.target import Target
 from compress.measure.whole_networks import time_exports
 from compress.networks import Architecture, architecture_to_data
-from compress.pose.estimator import first_inputs
+from compress.pose.estimator import PoseEstimator, first_inputs
 from compress.pose.scoring import RESAMPLES, Score, procedure, score
 from compress.progress import Progress
 from compress.pruning.schedule import Sparsifier
@@ -63,7 +63,8 @@ class Tail:
     learning: None for random weights: then nothing is tuned or scored. training: of the fine-tuning; with a teacher its
     share of the loss too. decoding: its flip_test says which procedure is scored first. measuring: None where nothing
     is exported. other_procedure: whether that is scored as well. given: of the network that all is made of, if one was
-    given; module: where it was a module in memory.
+    given; module: where it was a module in memory. estimator_at: of networks of several input sizes; None where all
+    have input_hw.
     """
 
     run: Run
@@ -78,6 +79,7 @@ class Tail:
     other_procedure: bool = True
     given: Metadata | None = None
     module: nn.Module | None = None
+    estimator_at: Callable[[tuple[int, int]], PoseEstimator] | None = None
 
     @property
     def flip_tests(self) -> tuple[bool, ...]:
@@ -251,6 +253,7 @@ def finish(tail: Tail, finalist: Finalist) -> NetworkResult:
             refused=refused,
             predicted=predicted,
             pictures=pictures,
+            input_hw=tail.input_hw,
         )
 
     step = finalist.name if finalist.folder == "." else finalist.folder  # a user's name for it is no other step's
@@ -347,7 +350,8 @@ def measure(tail: Tail, results: Sequence[NetworkResult], reference_ms: float | 
         exported = {export.engine: tail.run.path(one.folder, export.files[0]) for export in one.exports}
         here = [target for target in targets if not target.foreign and target.engine in exported]
         files[one.name] = {target: exported[target.engine] for target in here}
-    work = partial(time_exports, files, tail.measuring.rounds, tail.input_hw, tail.progress, reference_ms)
+    sizes = {one.name: one.input_hw or tail.input_hw for one in results}
+    work = partial(time_exports, files, tail.measuring.rounds, sizes, tail.progress, reference_ms)
     measured = tail.run.once("measured", work, dict[str, dict[str, Latency]])
 
     def latency_of(one: NetworkResult) -> dict[str, Latency]:
@@ -376,10 +380,9 @@ def time_decoding(tail: Tail, results: Sequence[NetworkResult], reference_ms: fl
         with tail.progress.phase("decoding", len(results)) as phase:
             for one in results:
                 network = load_artefact(tail.run.path(one.folder), tail.module).module
+                own = tail.estimator_at(one.input_hw) if tail.estimator_at and one.input_hw else learning.estimator
                 found[one.name] = tuple(
-                    decode_time(
-                        network, learning.estimator, learning.sets.val, flip_test=flip, reference_ms=reference_ms
-                    ).latency
+                    decode_time(network, own, learning.sets.val, flip_test=flip, reference_ms=reference_ms).latency
                     for flip in tail.flip_tests
                 )
                 phase.advance(1, one.name)

@@ -70,7 +70,7 @@ def pack_run(run: Path, folder: Path, name: str | None = None) -> PackedFolder:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / f"{one.name}{_ending(file)}")
             if number == 0:
-                packed.append(PackedNetwork(one.name, f"{one.name}{_ending(file)}", input_of(result)))
+                packed.append(PackedNetwork(one.name, f"{one.name}{_ending(file)}", one.input_hw or input_of(result)))
     write_manifest(folder, target, fingerprint(result, target), packed)
     return packed_folder(folder, target, packed, 0)
 
@@ -160,7 +160,7 @@ def networks_of(result: Result) -> list[NetworkResult]:
 
 
 def input_of(result: Result) -> tuple[int, int]:
-    """The networks' input size."""
+    """The input size of networks that do not say their own."""
     if isinstance(result, SearchResult):
         height, width = result.run.recipe["input_hw"]
         return height, width

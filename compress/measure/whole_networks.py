@@ -1,6 +1,7 @@
 """Whole networks timed side by side."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,18 @@ from compress.progress import Progress
 
 def time_runners(
     runners: Mapping[str, Runner],
-    input_hw: tuple[int, int],
+    input_hw: tuple[int, int] | Mapping[str, tuple[int, int]],
     threads: int,
     rounds: int,
     progress: Callable[[int, str], None] = lambda rounds, note: None,
 ) -> dict[str, Timing]:
-    """All networks in one interleaved run, on one random picture.
+    """All networks in one interleaved run, on a random picture.
 
-    threads: that the runners were loaded with, and get as many cores. rounds: timings of each.
+    input_hw: of all of them, or of each by its name. threads: that the runners were loaded with, and get as many cores.
+    rounds: timings of each.
     """
-    image: Image = np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
-    calls = {name: _call(runner, image) for name, runner in runners.items()}
+    sizes = input_hw if isinstance(input_hw, Mapping) else dict.fromkeys(runners, input_hw)
+    calls = {name: _call(runner, _picture(sizes[name])) for name, runner in runners.items()}
     with pinned(threads):
         return time_interleaved(calls, reference_convolution(), rounds=rounds, progress=progress)
 
@@ -34,15 +36,16 @@ def time_runners(
 def time_exports(
     files: Mapping[str, Mapping[Target, Path]],
     rounds: int,
-    input_hw: tuple[int, int],
+    input_hw: tuple[int, int] | Mapping[str, tuple[int, int]],
     progress: Progress,
     reference_ms: float | None = None,
 ) -> dict[str, dict[str, Latency]]:
     """Times every network on every target of this machine: network → target's name → latency of one pass.
 
     All targets of as many threads in one interleaved run. files: network → target → the file that its engine loads.
-    reference_ms: see Latency.of_timing.
+    input_hw: of all networks, or of each by its name. reference_ms: see Latency.of_timing.
     """
+    sizes = input_hw if isinstance(input_hw, Mapping) else dict.fromkeys(files, input_hw)
     pairs = [(name, target) for name, of_target in files.items() for target in of_target]
     groups: dict[int, list[tuple[str, Target]]] = {}
     for name, target in pairs:
@@ -51,18 +54,24 @@ def time_exports(
     with progress.phase("measuring", rounds * max(1, len(groups))) as phase:
         for threads, members in groups.items():
             runners = {}
+            of_runner = {f"{name} {target.name}": sizes[name] for name, target in members}
             for name, target in members:
                 runners[f"{name} {target.name}"] = load(target, files[name][target])
                 left = runtime_of(target).left_to_cpu(files[name][target])
                 if left:
                     progress.say(f"{name} on {target.name}: {len(left)} nodes run on the CPU, such as {left[0]}")
-            found = time_runners(runners, input_hw, threads, rounds, phase.advance)
+            found = time_runners(runners, of_runner, threads, rounds, phase.advance)
             timings |= {(name, target.name): found[f"{name} {target.name}"] for name, target in members}
     latencies: dict[str, dict[str, Latency]] = {name: {} for name in files}
     for name, target in pairs:
         of = label(target, identity_of(target))
         latencies[name][target.name] = Latency.of_timing(timings[name, target.name], of, reference_ms)
     return latencies
+
+
+@cache
+def _picture(input_hw: tuple[int, int]) -> Image:
+    return np.random.default_rng(0).standard_normal((1, 3, *input_hw), dtype=np.float32)
 
 
 def _call(runner: Runner, image: Image) -> Callable[[], object]:

@@ -58,6 +58,10 @@ class Candidates:
         self._followed: dict[str, Channels] = {}
         self._blocks: dict[str, dict[str, str]] = {}
 
+    def input_hw(self, pick: Pick) -> tuple[int, int]:
+        """The input size of the pick's network."""
+        return self.space.input_hw(pick, self._input_hw)
+
     def architecture(self, pick: Pick) -> Architecture:
         """What the pick's network is built from."""
         return self.start.architecture if self.start else architecture_from_data(self.space.apply(pick), "search space")

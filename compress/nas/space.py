@@ -12,6 +12,10 @@ A space file names a family, fixes some of its fields and lists choices for othe
 A *pick* is one value per choice, {"width": 12, "blocks.0.0": 2, ...}. Values are listed from smallest to largest: the
 first of every list is the smallest candidate, the last of every list the largest.
 
+One choice is of no field, the input size, of which the last value is that of the recipe:
+
+      input_hw: [96x96, 128x96, 128x128]      # height x width
+
 It may also name groups of edits, things that are done to a network once it is built:
 
     edits:
@@ -26,7 +30,9 @@ pattern the last block first. Every group offers the network as it is, `keep` or
 then operators are rewritten in the order of the file, and last weights become zero.
 """
 
+import math
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +57,9 @@ def pick_key(pick: Pick) -> str:
 
 KEEP = "keep"
 """Of a rewrite: the modules stay as they are."""
+
+INPUT_SIZE = "input_hw"
+"""The choice of the input size, in values such as `128x96`."""
 
 _EDITS = "edits."
 _KEYS = ("family", "fixed", "choices", "edits")
@@ -105,13 +114,28 @@ class Space:
 
     @property
     def architectures(self) -> "Space":
-        """The same without edits."""
-        return Space(self.base, {p: values for p, values in self.choices.items() if not p.startswith(_EDITS)})
+        """The same without edits and input sizes."""
+        return Space(self.base, {path: values for path, values in self.choices.items() if _is_field(path)})
+
+    @property
+    def edit_paths(self) -> set[str]:
+        """Choices that are edits."""
+        return {edit.path for edit in self.edits}
+
+    @property
+    def input_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) to choose from, the recipe's last; empty where they are no choice."""
+        return tuple(map(size_of, self.choices.get(INPUT_SIZE, ())))
+
+    def input_hw(self, pick: Pick, given: tuple[int, int]) -> tuple[int, int]:
+        """The pick's input size. given: the recipe's, where the space has no choice of it."""
+        return size_of(pick[INPUT_SIZE]) if INPUT_SIZE in self.choices else given
 
     @property
     def unedited(self) -> Pick:
-        """The values of all edits that leave a network as it is."""
-        return {edit.path: edit.nothing for edit in self.edits}
+        """The values of all edits that leave a network as it is, and the recipe's input size where that is a choice."""
+        sizes = {INPUT_SIZE: self.choices[INPUT_SIZE][-1]} if INPUT_SIZE in self.choices else {}
+        return {**sizes, **{edit.path: edit.nothing for edit in self.edits}}
 
     @property
     def smallest(self) -> Pick:
@@ -195,10 +219,10 @@ class Space:
         return pick
 
     def apply(self, pick: Pick) -> Fields:
-        """The architecture's plain data with the pick's values in place; edits are not part of it."""
+        """The architecture's plain data with the pick's values in place; edits and the input size are no part of it."""
         data: Fields = _copy(self.base)
         for path, value in pick.items():
-            if not path.startswith(_EDITS):
+            if _is_field(path):
                 _set(data, path.split("."), value)
         return data
 
@@ -223,6 +247,22 @@ class Space:
                 remedy="change 'fixed' in the space or the architecture",
             )
         return pick
+
+
+def _is_field(path: str) -> bool:
+    """Whether a choice is of the architecture's fields."""
+    return path != INPUT_SIZE and not path.startswith(_EDITS)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of `128x96`."""
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+def size_text(input_hw: tuple[int, int]) -> str:
+    """`128x96`."""
+    return f"{input_hw[0]}x{input_hw[1]}"
 
 
 def read_space(path: Path) -> SpaceFile:
@@ -259,6 +299,13 @@ def _values(values: Any, place: str) -> tuple[Any, ...]:
         raise SpaceError("a choice lists a value twice", place=place, value=values, remedy="drop one")
     if all(isinstance(value, int | float) for value in values) and sorted(values) != values:
         raise SpaceError("numbers are listed from smallest to largest", place=place, value=values, remedy="sort them")
+    if place.endswith(f": choices.{INPUT_SIZE}"):
+        if not all(isinstance(value, str) and re.fullmatch(r"[1-9]\d*x[1-9]\d*", value) for value in values):
+            raise SpaceError("input sizes are written HEIGHTxWIDTH", place=place, value=values, remedy="write 128x96")
+        if sorted(values, key=lambda value: math.prod(size_of(value))) != values:
+            raise SpaceError(
+                "input sizes are listed from smallest to largest", place=place, value=values, remedy="sort"
+            )
     return tuple(values)
 
 
@@ -309,6 +356,9 @@ def expand(file: SpaceFile, base: Fields) -> Space:
     """
     choices: dict[str, tuple[Any, ...]] = {}
     for pattern in sorted(file.choices, key=lambda p: -p.count("*")):
+        if pattern == INPUT_SIZE:
+            choices[pattern] = _sizes(file, base)
+            continue
         paths = _matches(base, pattern.split("."))
         if not paths:
             raise SpaceError(
@@ -320,6 +370,17 @@ def expand(file: SpaceFile, base: Fields) -> Space:
             choices[".".join(path)] = file.choices[pattern]
     edits = {edit.path: edit.values for edit in file.edits}
     return Space(base, dict(sorted(choices.items())) | edits, file.edits)
+
+
+def _sizes(file: SpaceFile, base: Fields) -> tuple[Any, ...]:
+    """The input sizes to choose from. Raises SpaceError for a network that is made for one."""
+    if base.get(INPUT_SIZE):
+        raise SpaceError(
+            f"{file.family} is made for one input size",
+            place=f"{file.path}: choices.{INPUT_SIZE}",
+            remedy="leave the choice out, and search once for every size",
+        )
+    return file.choices[INPUT_SIZE]
 
 
 def space_text(file: SpaceFile) -> str:

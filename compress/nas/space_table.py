@@ -24,7 +24,7 @@ from compress.measure.latency_table import LatencyTable, Scale, fit_scale, load_
 from compress.measure.target import Target
 from compress.measure.timing import pinned
 from compress.measure.whole_networks import time_runners
-from compress.nas.space import Pick, Space, pick_key
+from compress.nas.space import INPUT_SIZE, Pick, Space, pick_key
 from compress.networks import architecture_from_data
 from compress.networks.architecture import without_values
 from compress.progress import Progress
@@ -115,7 +115,9 @@ def _measure_kernels(
         tempfile.TemporaryDirectory() as exports,
     ):
         files = {
-            f"candidate {number} of {len(chosen)}": _exporting(partial(build, pick), target, input_hw, Path(exports))
+            f"candidate {number} of {len(chosen)}": _exporting(
+                partial(build, pick), target, space.input_hw(pick, input_hw), Path(exports)
+            )
             for number, pick in enumerate(chosen, 1)
         }
         profile_in_networks(table, runtime, files, progress=lambda name: phase.advance(1, name), again=again)
@@ -153,7 +155,8 @@ def covering(
         for number, pick in enumerate(picks):
             with without_values():
                 network = build(pick)
-            kernels[number] = {kernel for kernel in detect(network, input_hw) if kernel.key not in known}
+            found = detect(network, space.input_hw(pick, input_hw))
+            kernels[number] = {kernel for kernel in found if kernel.key not in known}
             phase.advance(1)
     return [picks[number] for number in choose(kernels)]
 
@@ -167,7 +170,7 @@ def _corner_picks(space: Space) -> Iterator[Pick]:
         for edit in space.edits:
             yield from ({**pick, **space.unedited, edit.path: value} for value in edit.values)
     groups: dict[str, list[str]] = {}
-    for path in space.architectures.choices:
+    for path in (*space.architectures.choices, *({INPUT_SIZE} & space.choices.keys())):
         groups.setdefault(re.sub(r"\b\d+\b", "*", path), []).append(path)
     places = []
     for pattern, paths in groups.items():
@@ -180,7 +183,7 @@ def _corner_picks(space: Space) -> Iterator[Pick]:
             for place, paths in zip(combination, groups.values(), strict=True)
             for path in paths
         }
-        yield {**chosen, **space.unedited}
+        yield {**space.unedited, **chosen}
 
 
 def _exporting(
@@ -204,14 +207,15 @@ def _fit(
     picks = [space.largest, *(space.sample(rng) for _ in range(SCALE_NETWORKS - 1))]
     samples: list[tuple[Mapping[Kernel, int], float]] = []
     with progress.phase("latency scale", len(picks)) as phase, tempfile.TemporaryDirectory() as folder:
-        runners, kernels = {}, {}
+        runners, kernels, sizes = {}, {}, {}
         for number, pick in enumerate(picks):
-            network = build(pick)
-            files = runtime_of(target).export(network, input_hw, Path(folder), f"scale{number}")
+            network, size = build(pick), space.input_hw(pick, input_hw)
+            files = runtime_of(target).export(network, size, Path(folder), f"scale{number}")
             runners[str(number)] = load(target, files[0])
-            kernels[str(number)] = LatencyModel(target, runtime_of(target), table).kernels(network, input_hw)
+            kernels[str(number)] = LatencyModel(target, runtime_of(target), table).kernels(network, size)
+            sizes[str(number)] = size
             phase.advance(1)
-        timings = time_runners(runners, input_hw, target.local_threads, rounds)
+        timings = time_runners(runners, sizes, target.local_threads, rounds)
     assert table.reference_ms is not None
     for name, timing in timings.items():
         samples.append((kernels[name], timing.ratio * table.reference_ms))

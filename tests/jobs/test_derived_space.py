@@ -60,7 +60,7 @@ class Own(nn.Module):
 
 
 class Bare(nn.Module):
-    """Its only layer makes the maps: nothing can vary."""
+    """Its only layer makes the maps: nothing can vary, but for the input size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,8 +92,23 @@ def test_every_kind_of_choice_of_an_own_module() -> None:
     assert ("keep", "swish_to_hard_swish", "swish_to_hard_tanh", "swish_to_relu") in by_kind["rewrite"].values()
     assert set(by_kind["weights"].values()) == {(0.25, 0.5, 1.0)}
     assert "weights" not in {edit.kind for edit in derived(given(Own())).edits}  # onnxruntime skips no zeros
-    assert described(space)[-1] == f"{len(space.edits)} choices, {space.size:.3g} candidates"
+    assert described(space)[-1] == f"{len(space.edits) + 1} choices, {space.size:.3g} candidates"
     assert "channels of network.stem.0: 25%, 50%, 75%, 100%" in described(space)
+
+
+def test_smaller_inputs_are_a_choice_where_the_network_takes_them() -> None:
+    """Half, five, six and seven eighths of the given size, in whole strides; maps must be as small."""
+    torch.manual_seed(0)
+    space = derived(given(Own()))
+    stride = given(Own()).architecture.stride
+    expected = []
+    for share in (0.5, 0.625, 0.75, 0.875):
+        size = tuple(max(stride, round(share * side / stride) * stride) for side in HW)
+        if size not in expected and size != HW:
+            expected.append(size)
+    assert space.input_sizes == (*expected, HW)
+    assert space.unedited["input_hw"] == f"{HW[0]}x{HW[1]}"
+    assert derived(given(Bare())).choices == {"input_hw": ("16x16", "20x20", "24x24", "28x28", "32x32")}
 
 
 def test_blocks_go_in_the_order_of_what_they_change() -> None:
@@ -148,7 +163,7 @@ def test_a_derived_space_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_network_in_which_nothing_can_vary_is_one_line() -> None:
     with pytest.raises(NetworkError) as caught:
-        derived(given(Bare()))
+        derived(open_network(Bare(), (4, 4)))  # of its stride: there is no smaller input
     said = str(caught.value)
     assert "nothing can vary in this network" in said
     assert "no residual block" in said

@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -24,6 +25,7 @@ from compress.artefacts.artefact import load_artefact
 from compress.artefacts.records import from_plain, to_plain
 from compress.artefacts.results import Evaluation, NetworkResult, SearchedData, SearchResult, Trial, read_results
 from compress.artefacts.run import open_run
+from compress.data.loader import batches
 from compress.errors import BudgetError, RunError
 from compress.files import append_line
 from compress.jobs.evaluate import evaluate
@@ -35,10 +37,11 @@ from compress.jobs.search.task import prepared
 from compress.jobs.search.trials import Limits, absolute, check_budget, cost_of, space_models, trained_weights
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
+from compress.measure.counting import count
 from compress.measure.latency import Latency
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.measure.timing import Timing
-from compress.nas.space import pick_key
+from compress.nas.space import pick_key, size_of
 from compress.nas.trial_book import TrialBook
 from compress.pose.scoring import Score
 from compress.progress import Silent
@@ -759,8 +762,7 @@ def test_beyond_a_limit_further_targets_are_not_priced() -> None:
         return SimpleNamespace(target=SimpleNamespace(engine=name), latency=latency)
 
     task: Any = SimpleNamespace(
-        candidates=SimpleNamespace(build=lambda _: torch.nn.Conv2d(3, 4, 1)),
-        recipe=SimpleNamespace(input_hw=(8, 8)),
+        candidates=SimpleNamespace(build=lambda _: torch.nn.Conv2d(3, 4, 1), input_hw=lambda _: (8, 8)),
         for_engine=lambda network, _: network,
     )
     models: Any = {"onnxruntime": model("onnxruntime", 2.0), "mnn": model("mnn", 3.0), "ncnn": model("ncnn", 9.0)}
@@ -775,3 +777,41 @@ def test_beyond_a_limit_further_targets_are_not_priced() -> None:
         cost = cost_of(task, {}, models, limits)
         assert asked == list(cost.latency) == names
         assert cost.macs == 768
+
+
+def test_input_sizes_are_searched(tmp_path: Path) -> None:
+    """The supernet's batches are of all sizes in turn; a candidate is priced, scored, tuned, exported and measured at
+    its own."""
+    space = yaml.safe_load(SPACE.read_text())
+    space["choices"] = {"blocks.3.0": [1, 2], "input_hw": ["32x64", "64x64"]}
+    file = tmp_path / "space.yaml"
+    file.write_text(yaml.safe_dump(space))
+    overrides = (f"search.space={file}", ONE_ENGINE, "search.trials=4", "finalists.count=3")
+    task = prepared(small_recipe(*overrides), tmp_path / "run", Silent(), None)
+    drawn = batches(task.samples(task.recipe.supernet), batch_size=8, epoch=0, seed=1)
+    assert [tuple(batch.images.shape[2:]) for batch in drawn] == [(32, 64), (64, 64)] * 2
+    result = search(small_recipe(*overrides), tmp_path / "run", Silent())
+    trials = {(trial.pick["blocks.3.0"], trial.pick["input_hw"]): trial for trial in result.trials}
+    assert len(trials) == 4
+    for blocks in (1, 2):
+        small, large = trials[blocks, "32x64"].cost, trials[blocks, "64x64"].cost
+        assert small.params == large.params
+        assert 2 * small.macs == large.macs
+        assert small.predicted_ms < large.predicted_ms
+    sizes = {network.name: size_of(str(result.trial_of(network).pick["input_hw"])) for network in result.networks}
+    assert sizes["hand_balance"] == (64, 64)
+    assert set(sizes.values()) == {(32, 64), (64, 64)}
+    for network in result.networks:
+        size = sizes[network.name]
+        folder = tmp_path / "run" / network.folder
+        artefact = load_artefact(folder)
+        assert network.input_hw == artefact.input_hw == size
+        assert network.macs == count(artefact.module, size).macs
+        (image,) = onnxruntime.InferenceSession(folder / "model.onnx").get_inputs()
+        assert image.shape == [1, 3, *size]
+        scored = evaluate(folder, EvaluateRecipe.model_validate({"decoding": {"flip_test": False}}), Silent())
+        assert scored.score == network.score  # on the same pictures, whatever the input size
+    small_ones = [one for one in result.networks if sizes[one.name] == (32, 64)]
+    assert {one.latency["onnxruntime"].provenance for one in small_ones} == {"measured"}
+    write_report("search", result, tmp_path / "run")
+    assert "input_hw" in (tmp_path / "run" / "report.html").read_text()

@@ -219,7 +219,12 @@ def test_start_that_cannot_be_used(given: Path, tmp_path: Path) -> None:
         (ArtefactError, {"family": "mobile_openpose", **edits}, {"start": str(tmp_path)}, "an artefact's folder"),
         (SpaceError, {"family": "openpose", **edits}, {}, "must be of one family"),
         (SpaceError, SPACE, {}, "no other choices"),
-        (SpaceError, {"family": "mobile_openpose", "fixed": {}, "choices": {}}, {}, "edits to choose from"),
+        (
+            SpaceError,
+            {"family": "mobile_openpose", "fixed": {}, "choices": {}},
+            {},
+            "edits and input sizes to choose",
+        ),
         (SpaceError, {"family": "mobile_openpose", "fixed": {"width": 8}, **edits}, {}, "fixed.width"),
         (RecipeError, {"family": "mobile_openpose", **edits}, {"trials": 1}, "more trials than baselines"),
         (RecipeError, {"family": "mobile_openpose", **edits}, {"tuning_samples": 3}, "at least one batch"),

@@ -299,7 +299,7 @@ def covering_candidates(sources: Sequence[str], recipe: LatencyRecipe, progress:
 
 def _of_space(name: str, space: Space, pick: Pick, recipe: LatencyRecipe) -> Candidate:
     architecture = architecture_from_data(space.apply(pick), "search space")
-    return Candidate(name, recipe.input_hw or DEFAULT_HW, architecture.build)
+    return Candidate(name, space.input_hw(pick, recipe.input_hw or DEFAULT_HW), architecture.build)
 
 
 def network_name(source: str) -> str:

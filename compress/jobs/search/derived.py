@@ -4,11 +4,13 @@
     blocks     residual blocks that can be taken out, by what holds them: a stage's branch, a stage; refinement stages
     rewrite    operators that rules replace; rules of the same sites are alternatives of one choice
     weights    zeros, where the engine that decides skips them
+    input_hw   input sizes from half of the given height and width on, where the network takes several
 
 The least important blocks of a group go first: those that change least what passes through them. Of refinement stages
 the last go first.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +25,20 @@ from compress.engines import engine
 from compress.errors import NetworkError, SpaceError
 from compress.jobs.rewrite.choice import grouped
 from compress.nas.candidate import REMOVALS, SPARSITY, Candidates
-from compress.nas.space import KEEP, EditChoice, EditKind, Space, SpaceFile, expand, matches, value_at
+from compress.nas.space import (
+    INPUT_SIZE,
+    KEEP,
+    EditChoice,
+    EditKind,
+    Space,
+    SpaceFile,
+    expand,
+    matches,
+    size_text,
+    value_at,
+)
 from compress.networks import architecture_to_data
+from compress.networks.architecture import check_input
 from compress.pruning.groups import PruningGroup, layer_of, whole
 from compress.pruning.selection import uniform
 from compress.pruning.sparsity import prunable
@@ -33,6 +47,8 @@ from compress.rewriting.sites import rule_named, sites
 
 CHANNEL_SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 """Of a part's channels that stay: the ratios that `compress prune` tries, and 0.5 and 0.375 between them."""
+INPUT_SHARES = (0.5, 0.625, 0.75, 0.875)
+"""Of the height and the width of the input."""
 WEIGHT_SHARES = (0.25, 0.5)
 """Of a part's weights that are not zero; sparse kernels gain from 30 % zeros on."""
 _STEPS = 4  # of blocks, at most
@@ -60,7 +76,8 @@ def derive(candidates: Candidates, engine_name: str, images: Iterable[Tensor], g
     ]
     if engine(engine_name).skips_zeros:
         edits += weight_choices([layer_of(name) for name in prunable(start.module, SPARSITY).layers], groups)
-    if not edits:
+    sizes = smaller_inputs(start)
+    if not edits and not sizes:
         reasons = Counter(whole(candidates.groups({})).values()).most_common(3)
         channels = "; ".join(why for why, _ in reasons) or "it has no layer with channels"
         raise NetworkError(
@@ -69,7 +86,31 @@ def derive(candidates: Candidates, engine_name: str, images: Iterable[Tensor], g
             place=start.name,
             remedy="search another network, or write a space (docs/search.md)",
         )
-    return SpaceFile(path, architecture_to_data(start.architecture)["family"], {}, {}, tuple(_told_apart(edits)))
+    choices: dict[str, tuple[Any, ...]] = {INPUT_SIZE: (*sizes, size_text(start.input_hw))} if sizes else {}
+    return SpaceFile(path, architecture_to_data(start.architecture)["family"], {}, choices, tuple(_told_apart(edits)))
+
+
+def smaller_inputs(start: Network) -> list[str]:
+    """Input sizes below the given network's, multiples of its stride, smallest first; none where it takes one only."""
+    stride, found = start.architecture.stride, {}
+    for share in INPUT_SHARES:
+        height, width = (max(stride, round(share * side / stride) * stride) for side in start.input_hw)
+        if height * width < math.prod(start.input_hw) and _takes(start, (height, width)):
+            found[size_text((height, width))] = height * width
+    return sorted(found, key=found.__getitem__)
+
+
+def _takes(start: Network, input_hw: tuple[int, int]) -> bool:
+    """Whether the network computes maps of that size, as its strides have them."""
+    try:
+        check_input(start.architecture, input_hw, "input_hw")
+        with torch.no_grad():
+            maps = start.module(torch.zeros(1, 3, *input_hw, device=next(start.module.parameters()).device))
+    except (NetworkError, RuntimeError, ValueError, AssertionError):  # the last three are torch's, and a module's own
+        return False
+    sizes = [tuple(one.shape[2:]) for one in maps]
+    strides = start.architecture.output_strides
+    return sizes == [tuple(round(side / stride) for side in input_hw) for stride in strides]
 
 
 def channel_choices(parts: Sequence[PruningGroup], groups: int) -> list[EditChoice]:
@@ -226,6 +267,8 @@ def described(space: Space) -> list[str]:
     lines = []
     for path, given in space.architectures.choices.items():
         lines.append(f"{path}: {', '.join(map(str, given))}")
+    if space.input_sizes:
+        lines.append(f"{INPUT_SIZE}: {', '.join(map(size_text, space.input_sizes))}")
     for edit in space.edits:
         if edit.kind == "rewrite":
             values = ", ".join(str(value) for value in edit.values)

@@ -14,7 +14,7 @@ from compress.artefacts.results import Comparison, Faster, Gain, NetworkResult, 
 from compress.errors import EngineError
 from compress.jobs.finalise import Finalist, Tail, end_to_end, finish, measure, time_decoding, tune
 from compress.jobs.search.halving import candidate_of
-from compress.jobs.search.task import Task
+from compress.jobs.search.task import Calibration, Task
 from compress.jobs.search.trials import Models, Weights, costs_of
 from compress.measure.comparison import differ, speed_up
 from compress.measure.decoding import decode_time
@@ -102,10 +102,10 @@ def trial_decoding(task: Task, models: Models, weights: Weights, trials: Sequenc
     flip_test = task.recipe.decoding.flip_test
 
     def measured() -> Latency:
-        images = list(task.inputs(task.recipe.search.calibration_pictures))
-        network = candidate_of(task, weights, best, images, steps=0).network
+        network = candidate_of(task, weights, best, Calibration(task).images(best.pick), steps=0).network
+        estimator = task.estimator_at(task.candidates.input_hw(best.pick))
         pictures, clock_ms = task.sets.search, model.reference_ms
-        return decode_time(network, task.estimator, pictures, flip_test=flip_test, reference_ms=clock_ms).latency
+        return decode_time(network, estimator, pictures, flip_test=flip_test, reference_ms=clock_ms).latency
 
     return task.run.once("decoding", measured, Latency)
 
@@ -121,28 +121,32 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
     """Fine-tunes, scores, saves and exports finalists and baselines alike. trials: by name, see named_trials.
 
     The given network, else the one with the best score in the search, learns from the labels alone; tuned, it teaches
-    all others, side by side but for those that keep zeros.
+    all others of its input size, side by side but for those that keep zeros. Those of another size learn from the
+    labels alone.
     """
-    tail = _tail(task)
+    sizes = {name: task.candidates.input_hw(trial.pick) for name, trial in trials.items()}
+    tails = {size: _tail(task, size) for size in set(sizes.values())}
 
     def work() -> tuple[NetworkResult, ...]:
         given = "given" if task.candidates.start else None  # which the user has trained, whatever a few pictures say
         best = given or max(trials, key=lambda name: trials[name].value)
-        images = list(task.inputs(task.recipe.search.calibration_pictures))
+        calibration = Calibration(task)
         candidates = {
-            name: candidate_of(task, weights, trial, images, _RECONSTRUCTION) for name, trial in trials.items()
+            name: candidate_of(task, weights, trial, calibration.images(trial.pick), _RECONSTRUCTION)
+            for name, trial in trials.items()
         }
-        teacher = candidates[best].network
+        teacher, tail = candidates[best].network, tails[sizes[best]]
         students = {name: one.network for name, one in candidates.items() if name != best}
         tune(tail, {best: teacher}, None, title="fine-tuning: teacher", checkpoint="tuned_teacher")
         zeros = {name: task.candidates.sparsity(trials[name].pick, one) for name, one in students.items()}
-        dense = {name: one for name, one in students.items() if not zeros[name]}
+        dense = {name: one for name, one in students.items() if not zeros[name] and sizes[name] == sizes[best]}
         if dense:
             tune(tail, dense, teacher, title="fine-tuning: finalists", checkpoint="tuned_finalists")
-        for name in (name for name in students if zeros[name]):  # what is zero stays zero
-            hold = partial(_hold, ratios=zeros[name])
+        for name in (name for name in students if name not in dense):
+            hold = partial(_hold, ratios=zeros[name]) if zeros[name] else None  # what is zero stays zero
+            of_size, teaches = tails[sizes[name]], teacher if sizes[name] == sizes[best] else None
             title, checkpoint = f"fine-tuning: {name}", f"tuned_{name}"
-            tune(tail, {name: students[name]}, teacher, title=title, checkpoint=checkpoint, sparsify=hold)
+            tune(of_size, {name: students[name]}, teaches, title=title, checkpoint=checkpoint, sparsify=hold)
         results = []
         with task.progress.phase("scoring and exporting", len(trials)) as phase:
             for name, candidate in candidates.items():
@@ -156,7 +160,7 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
                     provenance=PROVENANCE,
                     for_engine=task.for_engine,
                 )
-                results.append(finish(tail, finalist))
+                results.append(finish(tails[sizes[name]], finalist))
                 phase.advance(1, name)
         return tuple(results)
 
@@ -177,7 +181,7 @@ def measure_all(task: Task, models: Models, finished: Sequence[NetworkResult]) -
             place=str(task.run.path("finalists")),
             remedy="export them to another engine",
         )
-    tail = _tail(task)
+    tail = _tail(task, task.recipe.input_hw)
     priced = []
     for one in taken:
         network = load_artefact(task.run.path(one.folder), tail.module).module
@@ -185,8 +189,9 @@ def measure_all(task: Task, models: Models, finished: Sequence[NetworkResult]) -
         for name, each in models.items():
             if not isinstance(each, LatencyModel) or each.target.engine in one.refused:
                 continue
-            kernels = each.kernels(task.for_engine(network, each.target.engine), task.recipe.input_hw)
-            times[name] = grouped(each.table, kernels, task.recipe.input_hw[0])
+            size = one.input_hw or task.recipe.input_hw
+            kernels = each.kernels(task.for_engine(network, each.target.engine), size)
+            times[name] = grouped(each.table, kernels, size[0])
             if not each.target.foreign:
                 predicted[name] = each.latency_of(predict(each.table, kernels))
         priced.append(replace(one, predicted=predicted, times=times))
@@ -203,17 +208,23 @@ def _hold(network: nn.Module, steps: int, ratios: Mapping[str, float]) -> Sparsi
     return Sparsifier(network, SPARSITY, ratios, "one_shot", steps, 0.0)
 
 
-def _tail(task: Task) -> Tail:
-    """How finalists and baselines are finished."""
+def _tail(task: Task, input_hw: tuple[int, int]) -> Tail:
+    """How finalists and baselines of this input size are finished."""
     recipe, settings, start = task.recipe, task.recipe.finalists.training, task.candidates.start
     return Tail(
         run=task.run,
         progress=task.progress,
         fabric=task.fabric,
         learning=Learning(
-            recipe.data, task.sets, task.objective(settings), task.estimator, recipe.codec, task.normalisation
+            task.data_at(input_hw),
+            task.sets,
+            task.objective(settings, input_hw),
+            task.estimator_at(input_hw),
+            recipe.codec,
+            task.normalisation,
         ),
-        input_hw=recipe.input_hw,
+        input_hw=input_hw,
+        estimator_at=task.estimator_at,
         seed=recipe.seed,
         training=settings,
         decoding=recipe.decoding,
@@ -328,7 +339,7 @@ def caveats(task: Task, trials: Sequence[Trial], networks: Sequence[NetworkResul
     found = [
         f"Fine-tuning was short ({recipe.finalists.training.epochs} epochs): the order of close networks may change "
         "after full training.",
-        f"Latencies hold for {recipe.input_hw[0]}x{recipe.input_hw[1]} inputs on the targets named; decoding the maps "
+        f"Latencies hold for {_sizes_text(networks)} inputs on the targets named; decoding the maps "
         "takes the time given beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
         f"One seed: the spread of {main_figure(recipe.data.kind)} between seeds was not measured.",
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
@@ -350,6 +361,11 @@ def caveats(task: Task, trials: Sequence[Trial], networks: Sequence[NetworkResul
     uncounted = sorted({name for network in networks for name in network.uncounted})
     if uncounted:
         found.append(f"MACs leave out operators without a counting rule: {', '.join(uncounted)}.")
+    if len(task.space.input_sizes) > 1:
+        found.append(
+            "Finalists of another input size than the teacher's were tuned on the labels alone; the search took "
+            "decoding to be as slow at all sizes."
+        )
     if recipe.data.kind == "synthetic":
         found.append(
             "Synthetic people are not photographs: accuracy ranks networks here, it does not transfer as a number."
@@ -361,3 +377,9 @@ def caveats(task: Task, trials: Sequence[Trial], networks: Sequence[NetworkResul
             "`compress measure pack` makes a folder that measures the networks there."
         )
     return found
+
+
+def _sizes_text(networks: Sequence[NetworkResult]) -> str:
+    """`96x96 and 128x128`, or one of them."""
+    sizes = sorted({one.input_hw for one in networks if one.input_hw})
+    return " and ".join(f"{height}x{width}" for height, width in sizes)

@@ -22,7 +22,7 @@ from compress.data.samples import Samples
 from compress.errors import DivergedError
 from compress.files import append_line
 from compress.jobs.search.prefilter import Prefilter
-from compress.jobs.search.task import Task
+from compress.jobs.search.task import Calibration, Task
 from compress.jobs.search.trials import (
     Limits,
     Models,
@@ -108,8 +108,8 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         most=[budget.of(one, next(iter(models))) for one in objectives],
     )
-    images = list(task.inputs(settings.calibration_pictures))
-    prefilter = Prefilter(task, images)
+    calibration = Calibration(task)
+    prefilter = Prefilter(task, calibration.images(task.space.largest))
     known, written = read_rungs(run), {pick_key(trial.pick) for trial in read_trials(run)}
     if known:
         task.progress.say(f"{len(known)} scores of candidates are taken from {run.path('rungs.jsonl')}")
@@ -143,7 +143,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
                     break
             if not cohort:
                 break
-            for trial in halved(task, weights, list(cohort.values()), list(trials.values()), images, known):
+            for trial in halved(task, weights, list(cohort.values()), list(trials.values()), calibration, known):
                 key = pick_key(trial.pick)
                 trials[key] = trial
                 if key not in written:
@@ -163,7 +163,7 @@ def halved(
     weights: Weights,
     cohort: Sequence[Entrant],
     before: Sequence[Trial],
-    images: list[Tensor],
+    calibration: Calibration,
     known: Known,
 ) -> list[Trial]:
     """The cohort's trials, in its order. Checkpoints of those that are stopped are deleted.
@@ -176,7 +176,7 @@ def halved(
     going = list(cohort)
     for place, epochs in enumerate(settings.rungs):
         for one in going:
-            found[one.number].append(_scored(task, weights, one, epochs, images, known))
+            found[one.number].append(_scored(task, weights, one, epochs, calibration, known))
         if epochs == settings.epochs:
             break
         diverged = [one for one in going if found[one.number][-1].diverged]
@@ -214,7 +214,7 @@ def _trial(one: Entrant, rungs: Sequence[Rung], epochs: int) -> Trial:
     return Trial(one.number, one.pick, one.cost, last.score, training=training, failure=last.failure)
 
 
-def _scored(task: Task, weights: Weights, one: Entrant, epochs: int, images: list[Tensor], known: Known) -> Rung:
+def _scored(task: Task, weights: Weights, one: Entrant, epochs: int, calibration: Calibration, known: Known) -> Rung:
     """What the candidate scores after so many epochs on the search pictures, one pass each; 0 where its loss is no
     longer a number."""
     key = pick_key(one.pick)
@@ -223,8 +223,10 @@ def _scored(task: Task, weights: Weights, one: Entrant, epochs: int, images: lis
     kind, provenance = task.recipe.data.kind, f"trained alone for {epochs} epochs"
     failure: str | None = None
     try:
+        images = calibration.images(one.pick)
         network = trained_alone(task, weights, one.pick, one.number, epochs, images).network
-        found = score(network, task.estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
+        estimator = task.estimator_at(task.candidates.input_hw(one.pick))
+        found = score(network, estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
         found = replace(found, value=found.value or 0.0, details={})
     except DivergedError as error:
         task.progress.say(f"candidate {one.number} counts as {main_figure(kind)} 0: {error}")
@@ -242,7 +244,8 @@ def trained_alone(
 
     Raises DivergedError when the loss is no longer a number.
     """
-    settings, objective = task.recipe.training, task.objective(task.recipe.training)
+    settings = task.recipe.training
+    objective = task.objective(settings, task.candidates.input_hw(pick))
     _, candidate = carried_over(task, weights, pick, images, steps=0)
     network = candidate.network
     zeros = masks_of_zeros(network) if task.candidates.sets_zeros else {}

@@ -18,6 +18,7 @@ from compress.artefacts.network import Named, open_network
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.run import Run
 from compress.data.normalisation import IMAGENET, Normalisation
+from compress.data.samples import Samples, SeveralSizes
 from compress.data.sets import Sets, data_of, notes_of, picture_sets
 from compress.engines.export import ForEngine, as_it_is
 from compress.errors import DataError, RecipeError, SpaceError, nearest
@@ -27,7 +28,7 @@ from compress.jobs.names import check_names
 from compress.jobs.search.derived import JUDGED_ON, derive, described, no_larger
 from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
-from compress.nas.space import Pick, Space, SpaceFile, expand, read_space, space_text
+from compress.nas.space import INPUT_SIZE, Pick, Space, SpaceFile, expand, read_space, size_text, space_text
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named, made_for
 from compress.networks.architecture import check_input
 from compress.networks.own import OWN_FAMILIES, check_learns
@@ -36,7 +37,7 @@ from compress.pose.estimator import LabelledBoxes, PoseEstimator, first_inputs
 from compress.pose.objective import Objective
 from compress.pose.scoring import check_metric
 from compress.progress import Progress, Stage
-from compress.recipe import SearchRecipe, Training, find, shipped_folder
+from compress.recipe import Data, SearchRecipe, Training, find, shipped_folder
 from compress.training.processes import launch
 from compress.training.recalibration import PICTURES
 
@@ -86,19 +87,39 @@ class Task:
         start = self.candidates.start
         return start.normalisation if start else IMAGENET
 
-    def objective(self, settings: Training) -> Objective:
-        """What candidates learn."""
-        keypoints, recipe = self.sets.train.keypoints, self.recipe
-        return objective_for(self.architecture, keypoints, recipe.input_hw, settings, recipe.codec, self.normalisation)
+    def objective(self, settings: Training, input_hw: tuple[int, int] | None = None) -> Objective:
+        """What candidates learn. input_hw: None is the recipe's."""
+        keypoints, size, codec = self.sets.train.keypoints, input_hw or self.recipe.input_hw, self.recipe.codec
+        return objective_for(self.architecture, keypoints, size, settings, codec, self.normalisation)
+
+    def samples(self, settings: Training) -> Samples:
+        """What all candidates learn from, at every input size that is a choice."""
+        sizes = self.space.input_sizes or (self.recipe.input_hw,)
+        of_size = tuple(self.objective(settings, size).samples(self.sets.train) for size in sizes)
+        return SeveralSizes(of_size) if len(of_size) > 1 else of_size[0]
+
+    def data_at(self, input_hw: tuple[int, int]) -> Data:
+        """Names the search's pictures to a network of this input size: synthetic ones are else drawn in that size."""
+        data = self.recipe.data
+        if input_hw == self.recipe.input_hw or data.synthetic.picture_hw:
+            return data
+        synthetic = data.synthetic.model_copy(update={"picture_hw": self.recipe.input_hw})
+        return data.model_copy(update={"synthetic": synthetic})
 
     @property
     def estimator(self) -> PoseEstimator:
-        """How candidates find people; top-down ones look at the labelled boxes."""
-        return _estimator(self.recipe, self.architecture, self.sets, self.normalisation)
+        """How candidates of the recipe's input size find people; top-down ones look at the labelled boxes."""
+        return self.estimator_at(self.recipe.input_hw)
 
-    def inputs(self, wanted: int) -> Iterator[Tensor]:
-        """About the first `wanted` training pictures without augmentation, in batches [B,3,H,W]."""
-        return first_inputs(self.estimator, self.sets.train, wanted, self.fabric.device)
+    def estimator_at(self, input_hw: tuple[int, int]) -> PoseEstimator:
+        """The same of another input size."""
+        return _estimator(self.recipe, self.architecture, self.sets, self.normalisation, input_hw)
+
+    def inputs(self, wanted: int, input_hw: tuple[int, int] | None = None) -> Iterator[Tensor]:
+        """About the first `wanted` training pictures without augmentation, in batches [B,3,H,W]. input_hw: None is the
+        recipe's."""
+        estimator = self.estimator_at(input_hw or self.recipe.input_hw)
+        return first_inputs(estimator, self.sets.train, wanted, self.fabric.device)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -110,6 +131,21 @@ class Task:
             seconds = round(time.monotonic() - start, 2)
             if not self.beside:
                 append_line(self.run.path("seconds.jsonl"), to_plain(PhaseTime(phase, seconds)))
+
+
+class Calibration:
+    """The training pictures that candidates are recalibrated and fitted on, in batches [B,3,H,W], by input size."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._known: dict[tuple[int, int], list[Tensor]] = {}
+
+    def images(self, pick: Pick) -> list[Tensor]:
+        """At the pick's input size."""
+        size = self._task.candidates.input_hw(pick)
+        if size not in self._known:
+            self._known[size] = list(self._task.inputs(self._task.recipe.search.calibration_pictures, size))
+        return self._known[size]
 
 
 def prepared(recipe: SearchRecipe, folder: Path, progress: Progress, network: Named | None) -> Task:
@@ -254,7 +290,9 @@ def read_search_space(recipe: SearchRecipe, start: Network | None = None) -> Spa
     path = find(recipe.search.space, "search_spaces", SpaceError)
     file = read_space(path)
     if start:
-        return space_around(start, file)
+        around = space_around(start, file)
+        check_sizes(start.architecture, around, recipe, str(path))
+        return around
     family_named(file.family, f"{path}: family")
     place = f"{path}: fixed"
     base = architecture_from_data({"family": file.family, **file.fixed}, place)
@@ -266,6 +304,7 @@ def read_search_space(recipe: SearchRecipe, start: Network | None = None) -> Spa
 def check_architectures(space: Space, recipe: SearchRecipe, place: str) -> None:
     """Tries every single value. Raises SpaceError or NetworkError. place: where the space is written."""
     smallest = architecture_from_data(space.apply(space.smallest), f"{place}: choices")
+    check_sizes(smallest, space, recipe, place)
     for choice, values in space.architectures.choices.items():
         for value in values:
             where = f"{place}: choices.{choice}"
@@ -280,6 +319,21 @@ def check_architectures(space: Space, recipe: SearchRecipe, place: str) -> None:
                 )
 
 
+def check_sizes(architecture: Architecture, space: Space, recipe: SearchRecipe, place: str) -> None:
+    """Raises SpaceError unless the last of the input sizes to choose from is the recipe's, NetworkError where the
+    network does not take one. place: where the space is written."""
+    where = f"{place}: choices.{INPUT_SIZE}"
+    for size in space.input_sizes:
+        check_input(architecture, size, where)
+    if space.input_sizes and space.input_sizes[-1] != recipe.input_hw:
+        raise SpaceError(
+            "the largest input size must be the recipe's",
+            place=where,
+            value=size_text(space.input_sizes[-1]),
+            remedy=f"end the list with {size_text(recipe.input_hw)}, or set input_hw",
+        )
+
+
 def outputs_of(architecture: Architecture) -> tuple[int, tuple[float, ...]]:
     """Joints, and the strides of the maps; where outputs are stages of one map, of the last."""
     strides = architecture.output_strides
@@ -289,12 +343,12 @@ def outputs_of(architecture: Architecture) -> tuple[int, tuple[float, ...]]:
 def space_around(start: Network, file: SpaceFile) -> Space:
     """Edits of a given network. Raises SpaceError unless the space has nothing but edits, of a network built so."""
     base = architecture_to_data(start.architecture)
-    if file.choices or not file.edits:
+    if file.choices.keys() - {INPUT_SIZE} or not (file.edits or file.choices):
         raise SpaceError(
-            "a given network has edits to choose from, and no other choices",
+            "a given network has edits and input sizes to choose from, and no other choices",
             place=f"{file.path}: choices",
             value=list(file.choices),
-            remedy="write 'edits' alone, or leave search.start out of the recipe",
+            remedy="write 'edits' and 'input_hw' alone, or leave search.start out of the recipe",
         )
     if file.family != base["family"]:
         raise SpaceError(
@@ -337,19 +391,23 @@ def read_candidates(recipe: SearchRecipe, start: Network | None, sets: Sets, fol
     if path.is_file():
         return unedited.over(space_around(start, read_space(path)))
     check_joints(start.architecture, sets.train.keypoints, "data")
-    estimator = _estimator(recipe, start.architecture, sets, start.normalisation)
+    estimator = _estimator(recipe, start.architecture, sets, start.normalisation, recipe.input_hw)
     images = first_inputs(estimator, sets.train, JUDGED_ON, torch.device("cpu"))
     engine_name = recipe.measurement.targets[0].engine
     return unedited.over(expand(derive(unedited, engine_name, images, recipe.search.groups, path), base))
 
 
 def _estimator(
-    recipe: SearchRecipe, architecture: Architecture, sets: Sets, normalisation: Normalisation
+    recipe: SearchRecipe,
+    architecture: Architecture,
+    sets: Sets,
+    normalisation: Normalisation,
+    input_hw: tuple[int, int],
 ) -> PoseEstimator:
     return estimator_for(
         architecture,
         sets.train.keypoints,
-        recipe.input_hw,
+        input_hw,
         codec=recipe.codec,
         decoding=recipe.decoding,
         boxes=LabelledBoxes(),
@@ -363,8 +421,8 @@ def show_space(run: Run, recipe: SearchRecipe, space: Space, progress: Progress)
         return
     path = run.path(SPACE)
     if not path.is_file():
-        chosen = space.architectures.choices
-        fixed = {key: value for key, value in space.base.items() if key != "family"} if chosen else {}
+        chosen = {path: values for path, values in space.choices.items() if path not in space.edit_paths}
+        fixed = {k: v for k, v in space.base.items() if k != "family"} if space.architectures.choices else {}
         write_text(path, space_text(SpaceFile(path, space.base["family"], fixed, chosen, space.edits)))
     for line in described(space):
         progress.say(line)

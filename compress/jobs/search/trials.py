@@ -25,7 +25,7 @@ from compress.errors import BudgetError, DivergedError, RunError
 from compress.files import append_line, write_text
 from compress.jobs.search.prefilter import Prefilter
 from compress.jobs.search.proposals import allocated, single_edits
-from compress.jobs.search.task import Task
+from compress.jobs.search.task import Calibration, Task
 from compress.measure.cost import Cost
 from compress.measure.counting import total, trace
 from compress.measure.kernels import Kernel
@@ -127,8 +127,7 @@ def trained_weights(task: Task) -> tuple[Weights, list[float]]:
     with task.timed("supernet"):
         torch.manual_seed(recipe.seed)
         supernet = Supernet(task.space.architectures).to(task.fabric.device)
-        objective = task.objective(settings)
-        samples = objective.samples(task.sets.train)
+        objective, samples = task.objective(settings), task.samples(settings)
         with task.progress.phase("supernet", batch_count(settings, samples)) as phase:
             history = train(
                 supernet,
@@ -189,8 +188,8 @@ def run_trials(
     )
     if shared:
         sampler.suggest([trial.pick for trial in finished.values()])  # of one process, before there were several
-    images = list(task.inputs(settings.calibration_pictures))
-    prefilter = Prefilter(task, images)
+    calibration = Calibration(task)
+    prefilter = Prefilter(task, calibration.images(task.space.largest))
     within_any_budget = {pick_key(pick) for pick in (*baselines, *singles)}
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
@@ -229,7 +228,7 @@ def run_trials(
                 continue
             if not known:
                 number = answer.number if shared else len(trials)
-                scored, failure = trial_score(task, weights, pick, number, images)
+                scored, failure = trial_score(task, weights, pick, number, calibration.images(pick))
                 finished[key] = Trial(number, pick, cost, scored, failure=failure)
             trial = finished[key]
             values = costs_of(trial, objectives), trial.value, budget.excess(trial.cost)
@@ -307,7 +306,7 @@ def cost_of(task: Task, pick: Pick, models: Models, most: Limits | None = None) 
 
     most: beyond a limit, times on further targets than the first are not looked for, as some engines need an export.
     """
-    network, input_hw = structure_of(task, pick), task.recipe.input_hw
+    network, input_hw = structure_of(task, pick), task.candidates.input_hw(pick)
     traced = trace(network, input_hw)
     counted = total(network, traced.layers)
     cost = Cost(counted.params, counted.macs, tuple(counted.uncounted), {}, traced.peak_bytes)
@@ -327,14 +326,14 @@ def all_costs(task: Task, models: Models, objective: CostObjective) -> Costs | N
     """
     if objective.quantity not in ("latency", "end_to_end"):
         return None
-    input_hw, model = task.recipe.input_hw, models[objective.target or next(iter(models))]
+    model = models[objective.target or next(iter(models))]
     if isinstance(model, TimedModel) or task.space.edits:  # channels are pruned through the whole network, not by part
         return None
-    if model.runtime.kernels_by_part(structure_of(task, task.space.largest), input_hw) is None:
+    if model.runtime.kernels_by_part(structure_of(task, task.space.largest), task.recipe.input_hw) is None:
         return None
 
     def kernels_of(pick: Pick) -> Mapping[str, Mapping[Kernel, int]]:
-        found = model.runtime.kernels_by_part(structure_of(task, pick), input_hw)
+        found = model.runtime.kernels_by_part(structure_of(task, pick), task.candidates.input_hw(pick))
         assert found is not None
         return found
 
@@ -424,7 +423,8 @@ def trial_score(
     except DivergedError as error:
         task.progress.say(f"candidate {number} counts as {main_figure(kind)} 0: {error}")
         return Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {}), str(error)
-    found = score(network, task.estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
+    estimator = task.estimator_at(task.candidates.input_hw(pick))
+    found = score(network, estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
     return replace(found, value=found.value or 0.0, details={}), None
 
 
@@ -435,7 +435,7 @@ def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images:
     network = candidate.network
     if recipe.search.tuning_samples:
         zeros = masks_of_zeros(network) if task.candidates.sets_zeros else {}
-        objective = task.objective(settings)
+        objective = task.objective(settings, task.candidates.input_hw(pick))
         samples = First(objective.samples(task.sets.train), recipe.search.tuning_samples)
         with task.progress.phase(f"tuning candidate {number}", batch_count(settings, samples)) as phase:
             train(
