@@ -468,6 +468,8 @@ def card_of(
     fields, given = network.architecture, baseline.architecture if baseline else {}
     plan = plan_of(fields, given or None)
     facts = {"family": plain(fields.get("family"))} if "family" in fields else {}
+    if network.input_hw:
+        facts["input"] = "x".join(map(str, network.input_hw))
     facts["parameters"], facts["MACs"] = short(network.params), short(network.macs)
     if memory_bytes is not None:
         facts["memory"] = f"{file_size(memory_bytes)}, peak of the activations"

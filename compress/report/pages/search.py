@@ -287,6 +287,7 @@ def _networks_table(result: SearchResult) -> list[Part]:
     metric = result.data.metric
     others = [one.procedure for one in result.networks[0].evaluations[1:]]
     targets = result.run.targets
+    several = len({one.input_hw for one in result.networks}) > 1
     head = (
         "network",
         f"{metric}\n{_training(result)}",
@@ -296,6 +297,7 @@ def _networks_table(result: SearchResult) -> list[Part]:
         *(f"{one.name} ms\nnetwork alone" for one in targets),
         *(f"{metric}\n{name}" for name in others),
         *(f"end to end ms\n{name}" for name in others),
+        *(("input",) if several else ()),
         "parameters",
         "MACs",
     )
@@ -313,6 +315,7 @@ def _networks_table(result: SearchResult) -> list[Part]:
             *(latency_cell(one.latency.get(target.name), first.passes) for target in targets),
             *(score_cell(other.score) for other in one.evaluations[1:]),
             *(latency_cell(other.end_to_end, 1) for other in one.evaluations[1:]),
+            *(("x".join(map(str, one.input_hw or ())),) if several else ()),
             Cell(short(one.params), value=one.params),
             Cell(short(one.macs), value=one.macs),
         ]
