@@ -303,11 +303,15 @@ def search(
         if network is not None and recipe is None:
             recipe = ANY_NETWORK
         settings = _settings(SearchRecipe, recipe, keys, "search")
-        from compress.jobs.search.search import search as search_space
+        from compress.jobs.search.search import search_together
         from compress.report.page import write_report
 
         given = None if network is None else _given(network)
-        result = search_space(settings, run, _progress(progress), given)
+        result = search_together(settings, run, _progress(progress), given)
+        if result is None:
+            raise RunError(
+                "of several processes the first one has the networks", place="search", remedy="use its result"
+            )
         if folder is not None:
             write_report("search", result, run)
         module = getattr(given.architecture, "module", None) if isinstance(given, Opened) else None

@@ -268,7 +268,7 @@ def search(
     Exit code 3: no candidate reaches half of the best baseline's score.
     """
 
-    def job(terminal: Terminal) -> "SearchResult":
+    def job(terminal: Terminal) -> "SearchResult | None":
         from compress.recipe import ANY_NETWORK, SearchRecipe, shipped_names
 
         around = not is_recipe(what)
@@ -285,20 +285,23 @@ def search(
         options["--storage"] = [] if storage is None else [f"search.storage={json.dumps(storage)}"]
         options["NETWORK"] = [f"search.start={json.dumps(what)}"] if around else []
         settings = settings_of(SearchRecipe, (recipe or ANY_NETWORK) if around else what, overrides, data, options)
-        from compress.jobs.search import search as jobs_search
+        from compress.jobs.search.search import search_together
         from compress.report.page import write_report
 
         folder = output_folder(run, f"search-{file_name(what)}" if around else Path(what).stem)
-        result = jobs_search.search(settings, folder, terminal)
-        write_report("search", result, folder)
+        result = search_together(settings, folder, terminal)
+        if result is not None:  # it is None in all processes but the first one
+            write_report("search", result, folder)
         return result
 
-    def code(result: "SearchResult") -> int:
+    def code(result: "SearchResult | None") -> int:
+        assert result is not None
         return 0 if any(network.role == "finalist" for network in result.networks) else MISSED
 
-    def show(result: "SearchResult") -> None:
+    def show(result: "SearchResult | None") -> None:
         from compress.report.search import print_search
 
+        assert result is not None
         print_search(result)
 
     perform("search", job, show, as_json=as_json, quiet=quiet, code=code, refused=failed_exports)

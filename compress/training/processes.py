@@ -2,8 +2,9 @@
 
 A process alone is the ordinary case. `torchrun --nproc-per-node N -m -- compress train ...` starts several, on one
 machine or on more, which then share the run folder; each works on its part of every batch, and gradients are averaged,
-so that they take the steps one process would take. Batch-norm statistics are those of the whole batch on GPUs (torch's
-SyncBatchNorm); on CPUs, which torch has no such layer for, they are those of each process's part.
+so that they take the steps one process would take. So do the trainings of `compress search`. Batch-norm statistics are
+those of the whole batch on GPUs (torch's SyncBatchNorm); on CPUs, which torch has no such layer for, they are those of
+each process's part.
 """
 
 import atexit
@@ -47,6 +48,20 @@ def launch(precision: str) -> Fabric:
     if world > 1:
         atexit.register(_leave)
     return fabric
+
+
+def alone(fabric: Fabric, precision: str = "auto") -> Fabric:
+    """Of this process by itself, for what the others have no part in; the same one where there are no others.
+
+    precision: that the given one was launched with.
+    """
+    if world_size() == 1:
+        return fabric
+    gpu = fabric.device.type == "cuda"
+    if precision == "auto":
+        precision = "bfloat16" if gpu else "float32"
+    devices = [fabric.device.index or 0] if gpu else 1
+    return Fabric(accelerator="cuda" if gpu else "cpu", devices=devices, precision=_PRECISIONS[precision])  # type: ignore[arg-type]
 
 
 def _leave() -> None:

@@ -815,3 +815,38 @@ def test_input_sizes_are_searched(tmp_path: Path) -> None:
     assert {one.latency["onnxruntime"].provenance for one in small_ones} == {"measured"}
     write_report("search", result, tmp_path / "run")
     assert "input_hw" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_under_torchrun_both_processes_train(undisturbed: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    """Supernet and finalists, in lockstep; killed while it searches, it goes on. Batch norms see parts of a batch, so
+    that scores are others than those of one process, but trials and networks are as many."""
+    folder = tmp_path / "run"
+    _, alone = undisturbed
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    words = [sys.executable, *launcher, *command(folder, ONE_ENGINE)[2:], "--json", "-q"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    begun = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (folder / "trials.jsonl").exists() and begun.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    begun.terminate()
+    _, said = begun.communicate()
+    assert (folder / "trials.jsonl").exists(), said
+    supernet = (folder / "steps" / "supernet.pt").read_bytes()
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 3), done.stderr  # 3: none of these few candidates is a finalist
+    result = from_plain(SearchResult, json.loads(done.stdout)["result"], "stdout")
+    assert (folder / "steps" / "supernet.pt").read_bytes() == supernet
+    assert len(result.trials) == len(alone.trials)
+    assert result.losses == pytest.approx(alone.losses, rel=0.2)
+    assert len(result.losses) == len(alone.losses)
+    for network in result.networks:
+        assert load_artefact(folder / network.folder).architecture
+        assert network.score is not None
+
+
+def test_workers_and_torchrun_do_not_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = prepared(small_recipe("search.workers=2"), tmp_path / "run", Silent(), None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="start no workers"):
+        check_sharing(task, None)

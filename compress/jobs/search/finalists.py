@@ -22,7 +22,7 @@ from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel
 from compress.measure.latency_table import grouped, predict
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
-from compress.nas.candidate import SPARSITY
+from compress.nas.candidate import SPARSITY, Candidate
 from compress.nas.pareto import front, spread
 from compress.nas.space import Pick, pick_key
 from compress.pose.scoring import main_figure
@@ -117,8 +117,8 @@ def named_trials(task: Task, trials: Sequence[Trial], chosen: Sequence[Trial]) -
     return {**baselines, **{f"finalist_{number}": trial for number, trial in enumerate(chosen, 1)}}
 
 
-def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -> tuple[NetworkResult, ...]:
-    """Fine-tunes, scores, saves and exports finalists and baselines alike. trials: by name, see named_trials.
+def tune_together(task: Task, weights: Weights, trials: Mapping[str, Trial]) -> dict[str, Candidate]:
+    """Fine-tunes finalists and baselines alike, by name. trials: see named_trials. All processes of torchrun take part.
 
     The given network, else the one with the best score in the search, learns from the labels alone; tuned, it teaches
     all others of its input size, side by side but for those that keep zeros. Those of another size learn from the
@@ -126,28 +126,33 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
     """
     sizes = {name: task.candidates.input_hw(trial.pick) for name, trial in trials.items()}
     tails = {size: _tail(task, size) for size in set(sizes.values())}
+    given = "given" if task.candidates.start else None  # which the user has trained, whatever a few pictures say
+    best = given or max(trials, key=lambda name: trials[name].value)
+    calibration = Calibration(task)
+    candidates = {
+        name: candidate_of(task, weights, trial, calibration.images(trial.pick), _RECONSTRUCTION)
+        for name, trial in trials.items()
+    }
+    teacher, tail = candidates[best].network, tails[sizes[best]]
+    students = {name: one.network for name, one in candidates.items() if name != best}
+    tune(tail, {best: teacher}, None, title="fine-tuning: teacher", checkpoint="tuned_teacher")
+    zeros = {name: task.candidates.sparsity(trials[name].pick, one) for name, one in students.items()}
+    dense = {name: one for name, one in students.items() if not zeros[name] and sizes[name] == sizes[best]}
+    if dense:
+        tune(tail, dense, teacher, title="fine-tuning: finalists", checkpoint="tuned_finalists")
+    for name in (name for name in students if name not in dense):
+        hold = partial(_hold, ratios=zeros[name]) if zeros[name] else None  # what is zero stays zero
+        of_size, teaches = tails[sizes[name]], teacher if sizes[name] == sizes[best] else None
+        title, checkpoint = f"fine-tuning: {name}", f"tuned_{name}"
+        tune(of_size, {name: students[name]}, teaches, title=title, checkpoint=checkpoint, sparsify=hold)
+    return candidates
+
+
+def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -> tuple[NetworkResult, ...]:
+    """Fine-tunes, scores, saves and exports finalists and baselines alike; see tune_together."""
 
     def work() -> tuple[NetworkResult, ...]:
-        given = "given" if task.candidates.start else None  # which the user has trained, whatever a few pictures say
-        best = given or max(trials, key=lambda name: trials[name].value)
-        calibration = Calibration(task)
-        candidates = {
-            name: candidate_of(task, weights, trial, calibration.images(trial.pick), _RECONSTRUCTION)
-            for name, trial in trials.items()
-        }
-        teacher, tail = candidates[best].network, tails[sizes[best]]
-        students = {name: one.network for name, one in candidates.items() if name != best}
-        tune(tail, {best: teacher}, None, title="fine-tuning: teacher", checkpoint="tuned_teacher")
-        zeros = {name: task.candidates.sparsity(trials[name].pick, one) for name, one in students.items()}
-        dense = {name: one for name, one in students.items() if not zeros[name] and sizes[name] == sizes[best]}
-        if dense:
-            tune(tail, dense, teacher, title="fine-tuning: finalists", checkpoint="tuned_finalists")
-        for name in (name for name in students if name not in dense):
-            hold = partial(_hold, ratios=zeros[name]) if zeros[name] else None  # what is zero stays zero
-            of_size, teaches = tails[sizes[name]], teacher if sizes[name] == sizes[best] else None
-            title, checkpoint = f"fine-tuning: {name}", f"tuned_{name}"
-            tune(of_size, {name: students[name]}, teaches, title=title, checkpoint=checkpoint, sparsify=hold)
-        results = []
+        candidates, results = tune_together(task, weights, trials), []
         with task.progress.phase("scoring and exporting", len(trials)) as phase:
             for name, candidate in candidates.items():
                 finalist = Finalist(
@@ -160,7 +165,7 @@ def tune_and_finish(task: Task, weights: Weights, trials: Mapping[str, Trial]) -
                     provenance=PROVENANCE,
                     for_engine=task.for_engine,
                 )
-                results.append(finish(tails[sizes[name]], finalist))
+                results.append(finish(_tail(task, task.candidates.input_hw(trials[name].pick)), finalist))
                 phase.advance(1, name)
         return tuple(results)
 

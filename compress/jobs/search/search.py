@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from compress.artefacts.network import Named
-from compress.artefacts.results import SearchedData, SearchedSpace, SearchResult, write_results
+from compress.artefacts.results import SearchedData, SearchedSpace, SearchResult, Trial, write_results
 from compress.artefacts.run import open_run
 from compress.data.memory import settled_heap
 from compress.jobs.finalise import run_record
@@ -25,6 +25,7 @@ from compress.jobs.search.finalists import (
     tune_and_finish,
 )
 from compress.jobs.search.halving import read_rungs
+from compress.jobs.search.lockstep import NAMED, announce_supernet, assist
 from compress.jobs.search.prefilter import check_proxy, proxy_agreement, read_proxies
 from compress.jobs.search.sharing import check_sharing, scored_trials, shares, take_part
 from compress.jobs.search.task import digest_of, prepared, seconds_per_phase, show_space, stages
@@ -38,6 +39,7 @@ from compress.jobs.search.trials import (
 from compress.pose.scoring import main_figure
 from compress.progress import Progress
 from compress.recipe import SearchRecipe
+from compress.training.processes import is_first
 
 NO_FINALIST = "no candidate reaches half of the best baseline's score"
 
@@ -46,7 +48,8 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
     """Runs or resumes the whole job in `folder`; returns what it also writes there as `results.json`.
 
     network: to start from, in place of the recipe's `search.start`. Raises a CompressError before any work if the
-    recipe, its space, its network, its baselines or its data cannot be used.
+    recipe, its space, its network, its baselines or its data cannot be used. Of several processes that torchrun started
+    this is what the first one does, see compress.jobs.search.lockstep for the others.
     """
     task = prepared(recipe, folder, progress, network)
     check_sharing(task, network)
@@ -65,12 +68,13 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             models = space_models(task)
         budget = check_budget(task, models)
 
+        announce_supernet(task)
         weights, losses = trained_weights(task)
 
         with task.timed("search"):
-            trials = scored_trials(task, models, weights, budget)
+            trials = scored_trials(task.alone, models, weights, budget)
             zero_cost = proxy_agreement(task, trials)
-            decoding = trial_decoding(task, models, weights, trials)
+            decoding = trial_decoding(task.alone, models, weights, trials)
             decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test) if decoding else 0.0
             objectives = recipe.search.objectives
             within = within_budget(trials, budget, baselines.values())
@@ -82,7 +86,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
                     f"{recipe.finalists.count} finalist(s) for {len(baselines)} baselines: not every one "
                     "has a finalist aimed at its time; raise finalists.count"
                 )
-        named = named_trials(task, trials, chosen)
+        named = run.once(NAMED, partial(named_trials, task, trials, chosen), dict[str, Trial])
 
         with task.timed("fine-tuning"):
             finished = tune_and_finish(task, weights, named)
@@ -119,3 +123,13 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
         )
         write_results(run.path("results.json"), "search", result)
     return result
+
+
+def search_together(
+    recipe: SearchRecipe, folder: Path, progress: Progress, network: Named | None = None
+) -> SearchResult | None:
+    """`search`; in the other processes that torchrun started, if there are any, their part of it, and None."""
+    if is_first():
+        return search(recipe, folder, progress, network)
+    assist(prepared(recipe, folder, progress, network))
+    return None

@@ -44,6 +44,7 @@ from compress.nas.study import JOURNAL, SharedStudy, open_storage, study_exists
 from compress.pose.scoring import main_figure
 from compress.progress import Silent
 from compress.recipe import SearchRecipe, fingerprint, read_recipe
+from compress.training.processes import world_size
 
 _POLL_S = 1.0
 _ENDING_S = 5.0  # for the others to see that there are enough trials
@@ -58,6 +59,13 @@ def check_sharing(task: Task, named: Named | None) -> None:
     """Before any work. Raises RecipeError for what several processes cannot do, and what compress.nas.study does for a
     storage that cannot be used. named: the network as it was given, beside the recipe."""
     recipe, folder = task.recipe, task.run.folder
+    if world_size() > 1 and recipe.search.workers > 1:
+        raise RecipeError(
+            "torchrun's processes train together, and start no workers",
+            place=recipe.place("search.workers"),
+            value=recipe.search.workers,
+            remedy="use one worker, or search without torchrun",
+        )
     if not shares(recipe, folder):
         return
     asked = recipe.place("search.storage" if recipe.search.storage else "search.workers")

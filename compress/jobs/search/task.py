@@ -4,7 +4,7 @@ from, the baselines."""
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from compress.pose.objective import Objective
 from compress.pose.scoring import check_metric
 from compress.progress import Progress, Stage
 from compress.recipe import Data, SearchRecipe, Training, find, shipped_folder
-from compress.training.processes import launch
+from compress.training.processes import alone, launch
 from compress.training.recalibration import PICTURES
 
 SPACE = "space.yaml"
@@ -70,6 +70,11 @@ class Task:
     def space(self) -> Space:
         """What the candidates are picked from."""
         return self.candidates.space
+
+    @property
+    def alone(self) -> "Task":
+        """The same for what other processes of torchrun have no part in."""
+        return replace(self, fabric=alone(self.fabric))
 
     @property
     def for_engine(self) -> ForEngine:
