@@ -4,10 +4,10 @@
 
 Every search is a small one of `compress search`, on synthetic people. First one worker: undisturbed, and killed with
 SIGKILL and started again, `--kills` times; trials, their front, and the scores of the finalists must be the same. Then
-four workers on PostgreSQL, one of which is killed every time, the first one too, with which the others end; every
-candidate must have been scored once, and nothing that a killed process had begun may be missing. Without `--storage` a
-PostgreSQL is started in a temporary folder. OUT/kills.csv has every kill, OUT/README.md what came of it. Exit code 1:
-something was lost or doubled. About ten minutes on two cores.
+four workers on PostgreSQL, one of which is killed every time while they score, the first one too, with which the others
+end; every candidate must have been scored once, and nothing that a killed process had begun may be missing. Without
+`--storage` a PostgreSQL is started in a temporary folder. OUT/kills.csv has every kill, OUT/README.md what came of it.
+Exit code 1: something was lost or doubled. About ten minutes on two cores.
 """
 
 import argparse
@@ -142,14 +142,17 @@ def start(folder: Path, trials: int, url: str | None = None) -> subprocess.Popen
 def disturbed(
     folder: Path, before: int, wanted: int, trials: int, rng: random.Random, whole_s: float, url: str | None = None
 ) -> list[Kill]:
-    """Kills it until there are as many kills as wanted, and then lets it end. before: kills of earlier searches."""
+    """Kills it until there are as many kills as wanted, or nothing is left to score for several workers, and then lets
+    it end. before: kills of earlier searches."""
     kills: list[Kill] = []
     process, began = start(folder, trials, url), time.monotonic()
     for number in range(before + 1, wanted + 1):
-        until = time.monotonic() + rng.uniform(0.1, 0.5) * whole_s
+        if url:
+            wait_for_work(folder, url, process)
+        until = time.monotonic() + (rng.uniform(0, 2) if url else rng.uniform(0.1, 0.5) * whole_s)
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
-        if process.poll() is not None:
+        if process.poll() is not None or (url and not running(folder, url)):
             break
         others = children(process.pid)
         victim = rng.choice([process.pid, *others])
@@ -167,6 +170,23 @@ def disturbed(
     if process.wait() not in (0, 3):
         sys.exit(f"the search in {folder} ended with {process.returncode}")
     return kills
+
+
+def wait_for_work(folder: Path, url: str, process: subprocess.Popen[bytes]) -> None:
+    """Until candidates are being scored, by processes that have begun since, or the search ends."""
+    before = {one.number for one in running(folder, url)}
+    while process.poll() is None and not {one.number for one in running(folder, url)} - before:
+        if (folder / "results.json").exists() or (folder / "steps" / "trials.json").exists():
+            return
+        time.sleep(0.05)
+
+
+def running(folder: Path, url: str) -> list[optuna.trial.FrozenTrial]:
+    """Trials that a process works on, or was killed over."""
+    try:
+        return optuna.load_study(study_name=folder.name, storage=url).get_trials(False, (TrialState.RUNNING,))
+    except KeyError:  # there is no such study yet
+        return []
 
 
 def children(process: int) -> list[int]:
