@@ -66,7 +66,7 @@ def built(space: str, name: str, path: Path) -> dict[str, Any]:
 def batch(source: str, path: Path, count: int) -> dict[str, Any]:
     """Seconds of one core for learning the parts and for predicting; the largest relative difference from detecting the
     kernels of every candidate."""
-    space = space_named(source)
+    space = space_named(source, LatencyRecipe(input_hw=INPUT_HW))
     assert space is not None
     table, input_hw = load_table(path), INPUT_HW
     cuts = 0

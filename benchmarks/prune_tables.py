@@ -34,7 +34,8 @@ import compress
 from compress.engines import engine
 from compress.errors import RecipeError
 from compress.files import write_json, write_text
-from compress.jobs.latency.pack import Candidate, changed_candidates, pack, unpack
+from compress.jobs.latency.latency import Candidate
+from compress.jobs.latency.pack import changed_candidates, pack, unpack
 from compress.measure.in_network import profile_in_networks
 from compress.measure.kept_tables import table_path
 from compress.measure.latency_model import identity_of
