@@ -211,12 +211,12 @@ def layer_rows(
 
 def _kind_of_kernel(kernel: Kernel) -> str:
     numbers = dict(kernel.attributes)
-    kernel, stride, dilation = (
+    size, stride, dilation = (
         (int(numbers.get(f"{what}Y", 1)), int(numbers.get(f"{what}X", 1)))  # type: ignore[arg-type]
         for what in ("kernel", "stride", "dilate")
     )
     what = "transposed " if kernel.operator == "Deconvolution" else ""
-    return what + _kind(kernel.inputs[0].shape, kernel.outputs[0].shape, kernel, stride, dilation)
+    return what + _kind(kernel.inputs[0].shape, kernel.outputs[0].shape, size, stride, dilation)
 
 
 def _kind(read: Sequence[int], made: Sequence[int], kernel: Any, stride: Any, dilation: Any) -> str:

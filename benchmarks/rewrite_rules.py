@@ -44,7 +44,7 @@ from compress.training.loop import batch_count, distilled_step, train
 from compress.training.processes import launch
 from compress.training.recalibration import PICTURES, recalibrate
 
-STAGES = ("naive", "carried", "reconstructed", "tuned")
+STAGES = ("random", "carried", "reconstructed", "tuned")
 
 Row = dict[str, Any]
 
@@ -79,7 +79,7 @@ class Bench:
         torch.manual_seed(self.original.seed)
         network = rewritten(self.original.module, found, carry=False)
         learns = any(True for one in found for _ in network.get_submodule(one.at).parameters())
-        scores = {"naive": self.scored(copy.deepcopy(network), "naive")}
+        scores = {"random": self.scored(copy.deepcopy(network), "random")}
         errors: dict[str, float] = {}
         if learns:
             network, _ = self.fitted(found, 0)
@@ -152,11 +152,11 @@ class Bench:
 
 def recovered(before: float, row: Row) -> str:
     """Share of the loss with random weights recovered before tuning; a dash where that loss is within its error."""
-    naive, spread = row["naive"]
-    lost = before - naive
+    random, spread = row["random"]
+    lost = before - random
     if "reconstructed" not in row or lost <= spread:
         return "–"
-    return f"{(row['reconstructed'][0] - naive) / lost:.0%}"
+    return f"{(row['reconstructed'][0] - random) / lost:.0%}"
 
 
 def text(results: dict[str, Row]) -> str:
@@ -165,10 +165,10 @@ def text(results: dict[str, Row]) -> str:
         "# Operators replaced in trained networks, rule by rule",
         "",
         "Every rule is applied to all its sites at once. Scores on the validation pictures, ± the standard error;",
-        "batch norms of the whole network are recalibrated in every column alike. Naive: random weights. Carried: the",
+        "batch norms of the whole network are recalibrated in every column alike. Random: random weights. Carried: the",
         "rule's initial weights and least squares. Reconstructed: then Adam on the output of each site in turn.",
-        "Recovered: (reconstructed - naive) / (given - naive), before any fine-tuning; – where random weights lose no",
-        "more than the standard error, and for replacements without weights, whose loss stands under naive. Tuned:",
+        "Recovered: (reconstructed - random) / (given - random), before any fine-tuning; – where these lose no more",
+        "than the standard error, and for replacements without weights, whose loss stands under random. Tuned:",
         "fine-tuning with the given network as teacher. Error: mean over the sites of the squared output error,",
         "relative to the output's variance, on pictures that nothing was fitted to; huge where a site's output hardly",
         "varies.",
@@ -186,7 +186,7 @@ def text(results: dict[str, Row]) -> str:
             f"{rewriting['steps']} steps of Adam per site; fine-tuned for {training['epochs']} epochs at "
             f"{training['learning_rate']:g}; {result['device']}.",
             "",
-            "| rule | sites | given | naive | carried | reconstructed | recovered | tuned | error: naive | carried |"
+            "| rule | sites | given | random | carried | reconstructed | recovered | tuned | error: random | carried |"
             " reconstructed |",
             "|" + "---|" * 11,
         ]
