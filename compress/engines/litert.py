@@ -61,7 +61,7 @@ class LiteRt(Engine):
     """The engine `litert` on the CPU, through XNNPACK; operators that XNNPACK lacks run in LiteRT's own kernels.
 
     It has no kernels: LiteRT's profiler is in its C library and in its program benchmark_model, not in its Python
-    interface. float32 alone: that interface has no switch for XNNPACK's float16.
+    interface. float32 alone: the class Interpreter there has no switch for XNNPACK's float16.
     """
 
     name = "litert"
