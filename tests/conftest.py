@@ -7,6 +7,8 @@ from math import inf
 import pytest
 import torch
 
+from compress.engines import ENGINES, Engine
+from compress.errors import EngineError
 from compress.measure import latency_table
 
 
@@ -32,3 +34,13 @@ def any_scale() -> Iterator[None]:
         patch.setattr(latency_table, "WORST_ERROR", inf)
         patch.setattr(latency_table, "WORST_FACTOR", inf)
         yield
+
+
+@pytest.fixture
+def litert() -> Engine:
+    """The engine `litert`, where its runtime and its converter are installed: the extra `test` has neither."""
+    try:
+        ENGINES["litert"].describe()
+    except EngineError as error:
+        pytest.skip(error.rule)
+    return ENGINES["litert"]

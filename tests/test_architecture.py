@@ -65,6 +65,7 @@ BEHIND = {
     "MNN": ("compress.engines",),
     "_tools": ("compress.engines",),
     "openvino": ("compress.engines",),
+    "ai_edge_litert": ("compress.engines",),
     "pnnx": ("compress.engines",),
     "jinja2": ("compress.report.page",),
     "markupsafe": ("compress.report.page",),

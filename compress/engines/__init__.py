@@ -5,6 +5,7 @@ from typing import Any
 
 from compress.engines.engine import Description, Engine, KernelBench, Profile, Profiler, Runner, check_parity
 from compress.engines.kernel import Kernel
+from compress.engines.litert import LiteRt
 from compress.engines.mnn import Mnn
 from compress.engines.ncnn import Ncnn
 from compress.engines.onnxruntime import OnnxRuntime
@@ -19,6 +20,7 @@ ENGINES: dict[str, Engine] = {
     "mnn": Mnn(),
     "mnn_sparse": Mnn(sparse=True),
     "openvino": OpenVino(),
+    "litert": LiteRt(),
     "torch": Torch(),
 }
 

@@ -36,6 +36,7 @@ FILES = {
     "mnn": {"net.mnn"},
     "mnn_sparse": {"net.sparse.mnn"},
     "openvino": {"net.xml", "net.bin"},
+    "litert": {"net.tflite"},
     "torch": {"net.torchscript"},
 }
 
@@ -60,6 +61,8 @@ def runtime(request: pytest.FixtureRequest) -> Engine:
         pytest.importorskip("MNN")
     if request.param == "openvino" and find_spec("openvino") is None:  # an import of it would send something
         pytest.skip("OpenVINO is not installed")
+    if request.param == "litert":
+        request.getfixturevalue("litert")
     return ENGINES[request.param]
 
 
@@ -129,7 +132,7 @@ def test_whole_passes_and_timed_ones(runtime: Engine, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 17, 1))
     path = runtime.export(network, HW, tmp_path, "net")[0]
     if not runtime.has_kernels:
-        with pytest.raises(EngineError, match="torch has no kernels"):
+        with pytest.raises(EngineError, match=f"{runtime.name} has no kernels"):
             runtime.profiler(path)
         return
     profiler = runtime.profiler(path)

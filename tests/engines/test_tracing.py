@@ -67,10 +67,12 @@ OF_SIZES: dict[str, Callable[[Network, Tensor], Tensor]] = {
 }
 
 
-@pytest.fixture(params=["onnxruntime", "torch", "ncnn", "mnn"])
+@pytest.fixture(params=["onnxruntime", "torch", "ncnn", "mnn", "litert"])
 def runtime(request: pytest.FixtureRequest) -> Engine:
     if request.param == "mnn":
         pytest.importorskip("MNN")
+    if request.param == "litert":
+        request.getfixturevalue("litert")
     return ENGINES[request.param]
 
 

@@ -157,7 +157,11 @@ SLOW = {"edite_hrnet_dense", "edite_hrnet_unmixed"}  # seconds each, and no oper
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in SLOW])
-def test_engines_give_torchs_outputs(name: str, engine: str, onnx_files: None, tmp_path: Path) -> None:
+def test_engines_give_torchs_outputs(
+    name: str, engine: str, onnx_files: None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if engine == "litert":
+        request.getfixturevalue("litert")
     network, size = awake_small(name), input_hw(SMALL[name])
     path, *_ = ENGINES[engine].export(network, size, tmp_path, "model")
     images = np.random.default_rng(0).normal(size=(2, 1, 3, *size)).astype(np.float32)
