@@ -165,6 +165,15 @@ NOT_RUN: dict[str, str] = {
         ),
         "the results of another device; tests/jobs/test_measure.py runs the round trip",
     ),
+    **dict.fromkeys(
+        (
+            "python3 -m venv litert",
+            "litert/bin/pip install torch==2.13.0 torchvision==0.28.0 litert-torch",
+            "export COMPRESS_LITERT_PYTHON=litert/bin/python",
+            "compress export runs/openpose --set 'engines=[litert]'",
+        ),
+        "LiteRT's converter, 2.2 GB; tests/engines/test_litert.py runs where it is installed",
+    ),
     "compress prune hrnet_w32@pose_hrnet_w32_256x192.pth --macs 50%": "a public checkpoint",
     "compress train simple_baseline_r50 --recipe train_simple_baseline --set training.backbone=resnet50.pth": (
         "a public checkpoint"
@@ -326,7 +335,7 @@ def test_the_pages_build_and_the_reference_names_every_key(tmp_path: Path) -> No
         assert not re.search(r'(src|rel="stylesheet" href)="https?://', html.read_text(encoding="utf-8")), html
 
 
-PROGRAMS = ("python", "torchrun", "sh ", "mkdocs", "pip ")
+PROGRAMS = ("python", "torchrun", "sh ", "mkdocs", "pip ", "benchmark_model ")
 """Whose words are no options of ours."""
 OTHERS = ("--threads", "--precision", "--rounds", "--help")
 """Options of run.py, and what Typer adds."""
