@@ -1,0 +1,165 @@
+"""How well a supernet orders networks: its scores beside those of PoseNAS-Bench, which were trained alone.
+
+    python -m benchmarks.supernet_order --bench lspet --data ../shared/data/lspet [--epochs 4] [--randoms 2] [--pool 64]
+        [--distillation 0.5] [--calibration 256] [--networks 60] [--seed 1] [--tables FOLDER] [--device cuda]
+        [--out reports/supernet_order]
+
+The supernet of the bench's space is trained under the bench's recipe for EPOCHS; a step trains a largest network, a
+smallest one and RANDOMS others of the POOL that an epoch draws (compress.nas.supernet.sandwich_step). Then the first
+NETWORKS networks of the bench's table are cut from it, recalibrated on CALIBRATION training pictures, and scored on the
+bench's validation pictures. Kendall's tau of these scores with the bench's, of multiply-adds with the bench's, and of
+the bench's own seeds, which is the ceiling. Every setting adds a line to OUT/results.json and to OUT/README.md; one
+that is there is not run again.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import json
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from benchmarks.pose_nas_bench import RECIPES, architecture_of, pictures_of
+from compress.files import write_json, write_text
+from compress.nas.bench import METRICS, SPACES, bench, rank_correlation
+from compress.nas.supernet import Supernet, sandwich_step
+from compress.pose.approaches import estimator_for, objective_for
+from compress.pose.estimator import LabelledBoxes, first_inputs
+from compress.pose.scoring import score
+from compress.progress import Silent
+from compress.recipe import Decoding
+from compress.training.loop import train
+from compress.training.recalibration import recalibrate
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", choices=list(SPACES), default="lspet")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--tables", type=Path)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    for name, default in (("epochs", 4), ("randoms", 2), ("pool", 64), ("calibration", 256), ("networks", 60)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--distillation", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("reports/supernet_order"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    file = given.out / "results.json"
+    rows: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    setting = {key: getattr(given, key) for key in SETTING}
+    if not any(all(row[key] == value for key, value in setting.items()) for row in rows):
+        rows.append({**setting, **ordered(given)})
+        write_json(file, rows)
+    write_text(given.out / "README.md", text(rows))
+
+
+SETTING = ("bench", "epochs", "randoms", "pool", "distillation", "calibration", "networks", "seed")
+
+
+HEAD = (*SETTING[:6], "networks", "tau", "tau of MACs", "ceiling", "mean", "alone", "CPU s")
+
+
+def ordered(given: argparse.Namespace) -> Row:
+    """Trains the supernet, scores the bench's networks in it, and compares the orders."""
+    recipe, table = RECIPES[given.bench], bench(given.bench, given.tables)
+    pictures, validation = pictures_of(given.bench, given.data)
+    chosen = table.networks[: given.networks]
+    architecture = architecture_of(given.bench, table.space.largest)
+    settings = recipe.training.model_copy(update={"epochs": given.epochs})
+    objective = objective_for(architecture, pictures.keypoints, recipe.input_hw, settings, recipe.codec)
+    fabric = Fabric(accelerator=given.device, devices=1, precision="32-true")
+    began = time.process_time()
+    torch.manual_seed(given.seed)
+    supernet = Supernet(table.space).to(fabric.device)
+    step = sandwich_step(
+        supernet,
+        objective,
+        fabric,
+        pool=given.pool,
+        randoms=given.randoms,
+        distillation=given.distillation,
+    )
+    with tempfile.TemporaryDirectory() as kept:
+        history = train(
+            supernet,
+            [supernet.parameters],
+            step,
+            samples=objective.samples(pictures),
+            settings=settings,
+            seed=given.seed,
+            fabric=fabric,
+            workers=0,
+            checkpoint=Path(kept) / "supernet.pt",
+            phase=Silent(),
+        )
+    trained_s = time.process_time() - began
+    estimator = estimator_for(
+        architecture,
+        pictures.keypoints,
+        recipe.input_hw,
+        codec=recipe.codec,
+        decoding=Decoding(flip_test=recipe.flip_test),
+        boxes=LabelledBoxes(),
+    )
+    images = list(first_inputs(estimator, pictures, given.calibration, fabric.device))
+    scores = []
+    for one in chosen:
+        network = supernet.extract(one.pick)
+        recalibrate(network, images)
+        found = score(
+            network, estimator, validation, kind=recipe.data.kind, provenance="supernet", flip_test=recipe.flip_test
+        )
+        scores.append(found.value or 0.0)
+        print(f"network {one.number}: {found.value:.3f} in the supernet, {one.score:.3f} alone", flush=True)
+    alone = [one.score for one in chosen]
+    return {
+        "tau": rank_correlation(scores, alone),
+        "tau_macs": rank_correlation([one.costs["macs"] for one in chosen], alone),
+        "tau_of_macs_with_supernet": rank_correlation([one.costs["macs"] for one in chosen], scores),
+        "seed_tau": table.seed_tau,
+        "compared": len(chosen),
+        "metric": METRICS[given.bench],
+        "mean": float(np.mean(scores)),
+        "mean_alone": float(np.mean(alone)),
+        "loss": [round(epoch.loss, 4) for epoch in history],
+        "training_cpu_s": round(trained_s),
+        "cpu_s": round(time.process_time() - began),
+        "scores": {one.number: round(value, 5) for one, value in zip(chosen, scores, strict=True)},
+    }
+
+
+def text(rows: list[Row]) -> str:
+    """The page."""
+    lines = [
+        "# How well a supernet orders networks",
+        "",
+        "`python -m benchmarks.supernet_order`, one line for every setting. Kendall's tau with the scores of networks",
+        "that were trained alone (PoseNAS-Bench): of the supernet's scores, and of multiply-adds, which cost nothing.",
+        "Ceiling: the tau between two seeds of the same networks. Mean: score in the supernet, and alone. CPU s: its",
+        "training.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        f"|{'---|' * len(HEAD)}",
+    ]
+    for row in rows:
+        ceiling = "–" if row["seed_tau"] is None else f"{row['seed_tau']:.2f}"
+        cells = [row["bench"], row["epochs"], row["randoms"], row["pool"], row["distillation"]]
+        cells += [row["calibration"], row["compared"], f"**{row['tau']:.2f}**", f"{row['tau_macs']:.2f}", ceiling]
+        cells += [f"{row['mean']:.3f}", f"{row['mean_alone']:.3f}", row["training_cpu_s"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
