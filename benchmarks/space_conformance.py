@@ -4,7 +4,7 @@
 
 Each is built on the meta device, has the outputs of all others, and no more multiply-adds and parameters than the
 largest; every tenth is cut from a supernet of random weights, run, and compared with the supernet run with its choices.
-Writes one line for every space into results.json, and goes on behind the spaces that are there.
+Writes one line for every space into results.json and README.md, and goes on behind the spaces that are there.
 """
 
 import argparse
@@ -12,11 +12,12 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from compress.files import write_json
+from compress.files import write_json, write_text
 from compress.jobs.search.task import outputs_of
 from compress.measure.counting import count
 from compress.nas.space import Space, expand, read_space
@@ -91,6 +92,27 @@ def main() -> None:
         rows = [row for row in rows if row["space"] != name] + [conformance(name, given.picks)]
         write_json(file, rows)
         print(f"{name}: {rows[-1]}, {time.monotonic() - begun:.0f} s")
+    write_text(given.out / "README.md", text(rows))
+
+
+def text(rows: list[dict[str, Any]]) -> str:
+    """The page."""
+    lines = [
+        "# Random candidates of the shipped spaces",
+        "",
+        "`python -m benchmarks.space_conformance`: all of these random candidates build, have the outputs of all",
+        "others, and no more multiply-adds and parameters than the largest; of those that were compared, cut from a",
+        "supernet of random weights, the outputs are the supernet's with their choices.",
+        "",
+        "| space | family | candidates | picks | compared | MACs of the smallest and largest, M |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: str(row["space"])):
+        macs = f"{row['least_macs'] / 1e6:.3g}, {row['most_macs'] / 1e6:.3g}"
+        cells = [row["space"], row["family"], f"{row['candidates']:.3g}", row["picks"]]
+        cells += [row["compared_with_the_supernet"], macs]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
