@@ -482,7 +482,8 @@ def test_profile(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "compress networks" in fails("profile", "nothing")
     timed = result_of("profile", artefact, "--target", "onnxruntime", "--set", "rounds=4")
     assert timed["timing"]["engine"]["engine"] == "onnxruntime"
-    assert "--target: no such engine (found 'onnx'); known: litert, mnn," in fails("profile", artefact, "--target", "onnx")
+    refused = fails("profile", artefact, "--target", "onnx")
+    assert "--target: no such engine (found 'onnx'); known: litert, mnn," in refused
     monkeypatch.chdir(tmp_path)
     Path("my_net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 17, 3, 4, 1)\n")
     own = result_of("profile", "my_net:build")
