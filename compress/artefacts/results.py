@@ -1081,7 +1081,8 @@ class SearchResult(Shown):
     the supernet, by epoch. decoding: of the candidate that scored best, taken for every trial. networks: baselines and
     finalists, exported and measured; trial_numbers: the trial that each was; best: names of those that no other one
     beats in all objectives. failed_exports: one line each. no_finalist: why there is none. caveats: what the figures do
-    not say. zero_cost: None where no proxy filtered proposals.
+    not say. zero_cost: None where no proxy filtered proposals. over_budget: names of the baselines that cost more than
+    the search's limits, by prediction.
     """
 
     run: RunRecord
@@ -1102,6 +1103,7 @@ class SearchResult(Shown):
     no_finalist: str | None
     caveats: tuple[str, ...]
     zero_cost: ProxyAgreement | None = None
+    over_budget: tuple[str, ...] = ()
 
     @property
     def front(self) -> tuple[NetworkResult, ...]:

@@ -613,6 +613,7 @@ def test_a_baseline_over_the_budget_is_told_and_scored_all_the_same(tmp_path: Pa
     )
     result = search(recipe, tmp_path / "run", progress)
     assert any(line.startswith("baseline hand_balance is over the budget") for line in progress.said)
+    assert result.over_budget == ("hand_balance",)
     baseline = result.networks[0]
     assert baseline.params > 350_000
     own = result.trial_of(baseline)

@@ -410,6 +410,21 @@ def test_without_a_proven_gain_the_best_baseline_is_kept(result, verdict):
     assert found.sentence.startswith(f"Keep {baseline.name}, AP {baseline.score.value:.3f}")
 
 
+def test_beyond_the_budget_no_baseline_is_kept(result):
+    """A search for half of a network's time answers with a finalist, not with the network."""
+    baselines = [network for network in result.networks if network.role == "baseline"]
+    finalist = max((n for n in result.networks if n.role == "finalist"), key=lambda n: n.score.value)
+    best, *others = sorted(baselines, key=lambda n: -n.score.value)
+    slower = Comparison(best.name, None, faster("slower", name=finalist.name))
+    over = replace(result, over_budget=tuple(one.name for one in baselines))
+    found = advice(over, slower)
+    assert found.sentence.startswith(f"Take {finalist.name}, AP {finalist.score.value:.3f}")
+    assert f"which {best.name}, AP {best.score.value:.3f}" in found.sentence
+    assert (found.network, found.sure) == (finalist.name, "in part")
+    one_within = advice(replace(result, over_budget=(best.name,)), slower)
+    assert one_within.sentence.startswith(f"Keep {others[0].name}")
+
+
 def test_a_gain_is_a_headline_only_beyond_chance(result):
     within = Comparison(
         "hand balance", gain(network="finalist_3", score=0.521, baseline_score=0.498, verdict="within chance"), None

@@ -118,6 +118,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             comparisons=tuple(compare(one, networks) for one in networks if one.role == "baseline"),
             failed_exports=failed_exports(finished),
             no_finalist=None if chosen else NO_FINALIST,
+            over_budget=tuple(name for name, trial in named.items() if budget.exceeded(trial.cost)),
             caveats=tuple(caveats(task, trials, networks)),
             zero_cost=zero_cost,
         )

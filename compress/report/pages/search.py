@@ -148,7 +148,8 @@ def _trial_row(result: SearchResult, trial: Trial) -> Row:
 
 def recommendation(result: SearchResult, folder: Path) -> Recommendation:
     """The network to take: the fastest that is no less accurate than a baseline, else the most accurate that is no
-    slower, else the best baseline; only what chance and unsteady timing do not explain counts."""
+    slower; only what chance and unsteady timing do not explain counts. Else the best baseline within the budget, or,
+    where all are beyond it, the most accurate finalist."""
     by_name = {one.name: one for one in result.networks}
     reasons = [f"Budget of the search: {budget_text(result)}."] if budget_text(result) != "none" else []
     if not result.networks:
@@ -189,11 +190,18 @@ def recommendation(result: SearchResult, folder: Path) -> Recommendation:
         sentence = f"Take {network.name}: {head} over {baseline.name}{_at(result, network)}, {rest}"
         commands = commands_for(network, folder, result.run)
         return Recommendation(sentence, "yes", tuple(reasons), commands, network=network.name)
-    best = max(
-        (one for one in result.networks if one.role == "baseline"),
-        key=lambda one: value_of(one.score) or 0.0,
-        default=None,
-    )
+    baselines = [one for one in result.networks if one.role == "baseline"]
+    within = [one for one in baselines if one.name not in result.over_budget]
+    finalists = [one for one in result.networks if one.role == "finalist"]
+    if baselines and not within and finalists:
+        network, beyond = (max(of, key=lambda one: value_of(one.score) or 0.0) for of in (finalists, baselines))
+        sentence = (
+            f"Take {network.name}, {_own(network)}{_at(result, network)}: the most accurate finalist within the "
+            f"budget, which {beyond.name}, {_own(beyond)}{_at(result, beyond)}, is beyond."
+        )
+        commands = commands_for(network, folder, result.run)
+        return Recommendation(sentence, "in part", tuple(reasons), commands, network=network.name)
+    best = max(within or baselines, key=lambda one: value_of(one.score) or 0.0, default=None)
     if best is None:
         front = result.front or result.networks
         best = max(front, key=lambda one: value_of(one.score) or 0.0)
