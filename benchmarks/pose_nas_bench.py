@@ -56,7 +56,7 @@ from compress.nas.space import Pick, Space, pick_key
 from compress.networks import Architecture, architecture_from_data
 from compress.pose.approaches import estimator_for, objective_for
 from compress.pose.codec import Codec, codec_named
-from compress.pose.estimator import LabelledBoxes
+from compress.pose.estimator import LabelledBoxes, PoseEstimator
 from compress.pose.scoring import score
 from compress.progress import Silent
 from compress.recipe import Augment, Data, Decoding, DiskData, Loss, PersonAugment, SyntheticData
@@ -293,14 +293,7 @@ def one_training(name: str, folder: Path | None, epochs: int, device: str, numbe
             checkpoint=Path(kept) / "checkpoint.pt",
             phase=Silent(),
         )
-    estimator = estimator_for(
-        architecture,
-        pictures.keypoints,
-        recipe.input_hw,
-        codec=recipe.codec,
-        decoding=Decoding(flip_test=recipe.flip_test),
-        boxes=LabelledBoxes(),
-    )
+    estimator = estimator_of(recipe, architecture, pictures)
     found = score(
         network,
         estimator,
@@ -317,6 +310,18 @@ def one_training(name: str, folder: Path | None, epochs: int, device: str, numbe
         round(area, 5) if isinstance(area, float) else None,
         round(history[-1].loss, 5),
         round(time.process_time() - began, 1),
+    )
+
+
+def estimator_of(recipe: Recipe, architecture: Architecture, pictures: PictureSet) -> PoseEstimator:
+    """How a bench's networks find people, in the labelled boxes."""
+    return estimator_for(
+        architecture,
+        pictures.keypoints,
+        recipe.input_hw,
+        codec=recipe.codec,
+        decoding=Decoding(flip_test=recipe.flip_test),
+        boxes=LabelledBoxes(),
     )
 
 

@@ -30,15 +30,14 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from benchmarks.pose_nas_bench import RECIPES, architecture_of, pictures_of
+from benchmarks.pose_nas_bench import RECIPES, architecture_of, estimator_of, pictures_of
 from compress.files import write_json, write_text
 from compress.nas.bench import METRICS, SPACES, Bench, BenchNetwork, bench, rank_correlation
 from compress.nas.supernet import Supernet, sandwich_step
-from compress.pose.approaches import estimator_for, objective_for
-from compress.pose.estimator import LabelledBoxes, first_inputs
+from compress.pose.approaches import objective_for
+from compress.pose.estimator import first_inputs
 from compress.pose.scoring import score
 from compress.progress import Silent
-from compress.recipe import Decoding
 from compress.training.loop import train
 from compress.training.recalibration import recalibrate
 
@@ -119,14 +118,7 @@ def ordered(given: argparse.Namespace) -> Row:
             phase=Silent(),
         )
     trained_s = time.process_time() - began
-    estimator = estimator_for(
-        architecture,
-        pictures.keypoints,
-        recipe.input_hw,
-        codec=recipe.codec,
-        decoding=Decoding(flip_test=recipe.flip_test),
-        boxes=LabelledBoxes(),
-    )
+    estimator = estimator_of(recipe, architecture, pictures)
     images = list(first_inputs(estimator, pictures, given.calibration, fabric.device))
     scores = []
     for one in chosen:

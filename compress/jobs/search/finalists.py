@@ -24,7 +24,7 @@ from compress.measure.latency_table import grouped, predict
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.nas.candidate import SPARSITY, Candidate
 from compress.nas.pareto import front, spread
-from compress.nas.space import Pick, pick_key
+from compress.nas.space import Pick, pick_key, size_text
 from compress.pose.scoring import main_figure
 from compress.pruning.schedule import Sparsifier
 
@@ -387,4 +387,4 @@ def caveats(task: Task, trials: Sequence[Trial], networks: Sequence[NetworkResul
 def _sizes_text(networks: Sequence[NetworkResult]) -> str:
     """`96x96 and 128x128`, or one of them."""
     sizes = sorted({one.input_hw for one in networks if one.input_hw})
-    return " and ".join(f"{height}x{width}" for height, width in sizes)
+    return " and ".join(map(size_text, sizes))
