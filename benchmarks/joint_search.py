@@ -1,24 +1,24 @@
 """A joint search around a network beside pruning alone and rewriting alone, for the same time and with equal tuning.
 
-    python -m benchmarks.joint_search GIVEN [GIVEN ...] [--target ncnn] [--budgets 0.6 0.4] [--trials 200] [--epochs 5]
-        [--data KIND:FOLDER] [--out reports/joint_search]
+    python -m benchmarks.joint_search NAME=NETWORK [NAME=NETWORK ...] [--target ncnn] [--budgets 0.6 0.4] [--trials 200]
+        [--epochs 5] [--data KIND:FOLDER] [--runs runs/joint_search] [--out reports/joint_search]
 
-GIVEN is a trained network: an artefact's folder, package.module:function or an ONNX file. Of every one, for every
-budget (a share of its time on the target):
+NETWORK is a trained one: an artefact's folder, package.module:function or an ONNX file. It is tuned first, so that no
+way starts from weights that mere training still improves. Of what this gives:
 
-    joint    compress search GIVEN --budget B, whose finalists are tuned
-    prune    compress prune GIVEN --latency B --allocate latency
-    rewrite  compress rewrite GIVEN, which has no time to meet: it stands where it comes out
+    rewrite  compress rewrite, which has no time to meet: it stands where it comes out
+    prune    compress prune --latency B --allocate latency, for every budget B, a share of the time on the target
+    joint    compress search --budget B, for every budget, and for the share that rewriting came to
 
 All are tuned for the same epochs on the same pictures with the given network as teacher, and scored on the same
 validation pictures. Then it says whether the joint front dominates both, and, from the search's single edits, what each
-kind of choice saves for what loss. Finished runs lie in OUT/runs and are not made again; OUT/README.md and
-OUT/results.json have the results. To be run on an idle machine.
+kind of choice saves for what loss. Finished runs lie in RUNS and are not made again; OUT/README.md and
+OUT/results.json have the results, those of networks of earlier calls among them. To be run on an idle machine.
 """
 
 import argparse
+import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,35 +39,61 @@ TUNING = {"batch_size": 32, "learning_rate": 0.001, "warmup_steps": 50, "distill
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("given", nargs="+")
+    parser.add_argument("given", nargs="+", metavar="NAME=NETWORK")
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.6, 0.4])
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--data", default=None, metavar="KIND:FOLDER")
+    parser.add_argument("--runs", type=Path, default=Path("runs/joint_search"))
     parser.add_argument("--out", type=Path, default=Path("reports/joint_search"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[Row] = []
-    axes: list[Row] = []
-    for given in arguments.given:
-        for budget in arguments.budgets:
-            found, edits = joint(arguments, given, budget)
-            rows += [*found, pruned(arguments, given, budget)]
+    for one in arguments.given:
+        name, _, network = one.partition("=")
+        given = tuned(arguments, name, network)
+        rewrite = rewritten(arguments, name, given)
+        rows, axes = [rewrite], list[Row]()
+        for budget in [*arguments.budgets, *([rewrite["share"]] if rewrite["share"] < 1 else [])]:
+            found, edits = joint(arguments, name, given, budget)
+            rows += found
             axes += edits
-        rows.append(rewritten(arguments, given))
-        results = {"command": ["python", "-m", "benchmarks.joint_search", *sys.argv[1:]], "rows": rows, "axes": axes}
-        write_json(arguments.out / "results.json", results)
-        write_text(arguments.out / "README.md", text(results))
+            if budget in arguments.budgets:
+                rows.append(pruned(arguments, name, given, budget))
+            add(arguments.out, name, {"rows": rows, "axes": axes, "command": command(arguments, one)})
 
 
-def joint(arguments: argparse.Namespace, given: str, budget: float) -> tuple[list[Row], list[Row]]:
+def command(arguments: argparse.Namespace, given: str) -> str:
+    """That makes the rows of one network."""
+    words = [f"--{key} {getattr(arguments, key)}" for key in ("target", "trials", "epochs", "data")]
+    budgets = " ".join(f"{one:g}" for one in arguments.budgets)
+    return f"python -m benchmarks.joint_search {given} --budgets {budgets} {' '.join(words)}"
+
+
+def add(out: Path, name: str, found: Row) -> None:
+    """Writes one network's results beside those that are there."""
+    file = out / "results.json"
+    known: dict[str, Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known[name] = found
+    write_json(file, known)
+    write_text(out / "README.md", text(known))
+
+
+def tuned(arguments: argparse.Namespace, name: str, network: str) -> Path:
+    """The artefact of the network after as much training as everything that comes of it gets."""
+    settings = {key: value for key, value in TUNING.items() if key != "distillation"}
+    folder = folder_of(arguments, name, "given")
+    result = compress.train(network, folder=folder, epochs=arguments.epochs, **settings, **data_of(arguments)).result
+    return folder / result.trained.folder
+
+
+def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float) -> tuple[list[Row], list[Row]]:
     """A row for the given network and for every finalist, and one for every kind of edit."""
-    folder = folder_of(arguments, given, f"joint-{budget:g}")
+    folder = folder_of(arguments, name, f"joint-{budget:.3g}")
     outcome = compress.search(
         given,
         target=arguments.target,
-        budget=f"{100 * budget:g}%",
+        budget=f"{100 * budget:.3g}%",
         folder=folder,
         trials=arguments.trials,
         finalists={"training": {**TUNING, "epochs": arguments.epochs}},
@@ -75,11 +101,11 @@ def joint(arguments: argparse.Namespace, given: str, budget: float) -> tuple[lis
     )
     result = outcome.result
     base = next(one for one in result.networks if one.name == "given")
-    rows = [row(given, f"joint {one.name}", budget, one, base) for one in result.networks if one is not base]
-    return rows, contributions(given, result, folder)
+    rows = [row(name, f"joint {one.name}", budget, one, base) for one in result.networks if one is not base]
+    return rows, contributions(name, result, folder)
 
 
-def contributions(given: str, result: SearchResult, folder: Path) -> list[Row]:
+def contributions(name: str, result: SearchResult, folder: Path) -> list[Row]:
     """Of every kind of edit the single one that costs the least score for a share of the time."""
     kinds = {edit.path: edit.kind for edit in read_space(folder / "space.yaml").edits}
     unedited, best = result.trials[0], dict[str, Row]()
@@ -89,44 +115,44 @@ def contributions(given: str, result: SearchResult, folder: Path) -> list[Row]:
             continue
         saved = 1 - trial.cost.predicted_ms / unedited.cost.predicted_ms
         lost = unedited.value - trial.value
-        found = {"given": given, "kind": kinds[changed[0]], "edit": changed[0], "saved": saved, "lost": lost}
+        found = {"given": name, "kind": kinds[changed[0]], "edit": changed[0], "saved": saved, "lost": lost}
         if saved > 0 and lost / saved < best.get(found["kind"], {"rate": float("inf")})["rate"]:
             best[found["kind"]] = {**found, "rate": lost / saved}
     return list(best.values())
 
 
-def pruned(arguments: argparse.Namespace, given: str, budget: float) -> Row:
+def pruned(arguments: argparse.Namespace, name: str, given: Path, budget: float) -> Row:
     """Channels alone, allocated by the latency model, for the same time."""
     found = compress.prune(
         given,
         target=arguments.target,
-        folder=folder_of(arguments, given, f"prune-{budget:g}"),
+        folder=folder_of(arguments, name, f"prune-{budget:g}"),
         latency=budget,
         allocate="latency",
         training={**TUNING, "epochs": arguments.epochs},
         **data_of(arguments),
     ).result
-    return row(given, "prune", budget, found.pruned, found.given)
+    return row(name, "prune", budget, found.pruned, found.given)
 
 
-def rewritten(arguments: argparse.Namespace, given: str) -> Row:
+def rewritten(arguments: argparse.Namespace, name: str, given: Path) -> Row:
     """Operators alone."""
     found = compress.rewrite(
         given,
         target=arguments.target,
-        folder=folder_of(arguments, given, "rewrite"),
+        folder=folder_of(arguments, name, "rewrite"),
         training={**TUNING, "epochs": arguments.epochs},
         **data_of(arguments),
     ).result
-    return row(given, "rewrite", None, found.rewritten or found.given, found.given)
+    return row(name, "rewrite", None, found.rewritten or found.given, found.given)
 
 
-def row(given: str, how: str, budget: float | None, network: NetworkResult, base: NetworkResult) -> Row:
+def row(name: str, how: str, budget: float | None, network: NetworkResult, base: NetworkResult) -> Row:
     """share: of the given network's measured time, both of one interleaved run."""
     target = next(iter(network.latency))
     score, of_base = network.score, base.score
     return {
-        "given": given,
+        "given": name,
         "how": how,
         "budget": budget,
         "share": network.latency[target].ms / base.latency[target].ms,
@@ -138,8 +164,7 @@ def row(given: str, how: str, budget: float | None, network: NetworkResult, base
 
 def dominates(rows: list[Row], other: Row) -> bool:
     """Whether one of the joint rows is at least as good in both, and better in one."""
-    joint_rows = [one for one in rows if one["given"] == other["given"] and one["how"].startswith("joint")]
-    points = [(one["share"], -(one["score"] or 0.0)) for one in joint_rows]
+    points = [(one["share"], -(one["score"] or 0.0)) for one in rows if one["how"].startswith("joint")]
     share, score = other["share"], -(other["score"] or 0.0)
     return any(a <= share and b <= score and (a, b) != (share, score) for a, b in points)
 
@@ -149,29 +174,36 @@ def data_of(arguments: argparse.Namespace) -> dict[str, str]:
     return {"data": arguments.data} if arguments.data else {}
 
 
-def folder_of(arguments: argparse.Namespace, given: str, what: str) -> Path:
+def folder_of(arguments: argparse.Namespace, name: str, what: str) -> Path:
     """Of one run."""
-    return Path(arguments.out / "runs" / f"{Path(given).name.replace(':', '-')}-{what}")
+    return Path(arguments.runs / f"{name}-{what}")
 
 
-def text(results: Row) -> str:
+def text(results: dict[str, Row]) -> str:
     """The page."""
     lines = [
         "# Joint search beside pruning alone and rewriting alone",
         "",
-        f"`{' '.join(results['command'])}`. Share: of the given network's measured time, both timed in one interleaved "
-        "run. Every row is tuned alike, with the given network as teacher, and scored on the same validation pictures.",
+        *(f"    {one['command']}" for one in results.values()),
         "",
-        "| given | how | budget | share of time | score | given's score | dominated by the joint front |",
+        "Share: of the given network's measured time, both timed in one interleaved run. Every row is tuned alike,",
+        "with the given network as teacher, and scored on the same validation pictures; ± is one standard error.",
+        "A search tunes the given network once more; its score then is the last column. The joint front: all finalists",
+        "of one network's searches.",
+        "",
+        "| given | how | budget | share of time | score | dominated by the joint front | given's score |",
         "|---|---|---|---|---|---|---|",
     ]
-    for one in results["rows"]:
-        alone = not one["how"].startswith("joint")
-        beaten = ("yes" if dominates(results["rows"], one) else "no") if alone else ""
-        score = "–" if one["score"] is None else f"{one['score']:.3f} ± {one['standard_error'] or 0:.3f}"
-        goal = "–" if one["budget"] is None else f"{one['budget']:.0%}"
-        own = "–" if one["given_score"] is None else f"{one['given_score']:.3f}"
-        lines.append(f"| {one['given']} | {one['how']} | {goal} | {one['share']:.1%} | {score} | {own} | {beaten} |")
+    for found in results.values():
+        for one in found["rows"]:
+            alone = not one["how"].startswith("joint")
+            beaten = ("yes" if dominates(found["rows"], one) else "no") if alone else ""
+            score = "–" if one["score"] is None else f"{one['score']:.3f} ± {one['standard_error'] or 0:.3f}"
+            goal = "–" if one["budget"] is None else f"{one['budget']:.0%}"
+            own = "–" if one["given_score"] is None else f"{one['given_score']:.3f}"
+            lines.append(
+                f"| {one['given']} | {one['how']} | {goal} | {one['share']:.1%} | {score} | {beaten} | {own} |"
+            )
     lines += [
         "",
         "## What each kind of choice gives",
@@ -181,9 +213,10 @@ def text(results: Row) -> str:
         "| given | kind | edit | time saved | score lost |",
         "|---|---|---|---|---|",
     ]
-    for one in results["axes"]:
-        edit = one["edit"].removeprefix("edits.")
-        lines.append(f"| {one['given']} | {one['kind']} | {edit} | {one['saved']:.1%} | {one['lost']:.3f} |")
+    for found in results.values():
+        for one in {(one["kind"], one["edit"]): one for one in found["axes"]}.values():
+            edit = one["edit"].removeprefix("edits.")
+            lines.append(f"| {one['given']} | {one['kind']} | {edit} | {one['saved']:.1%} | {one['lost']:.3f} |")
     return "\n".join([*lines, ""])
 
 

@@ -7,11 +7,11 @@
 
 `train` writes OUT/BENCH_networks.csv, which networks there are and what they cost, and adds a line to
 OUT/BENCH_trainings.csv for every finished training. Every third network is trained with a second seed. Killed, it goes
-on from there; the training it was at starts over. `latency` writes OUT/BENCH_latency.csv: all networks on every engine,
-one thread, in interleaved runs: nothing else may run meanwhile. `length` trains the first networks with two seeds at
-several numbers of epochs E, to OUT/BENCH_length_E_trainings.csv, and prints Kendall's tau between the seeds: how well
-a recipe of that length orders networks. `train` takes over what `length` has trained with its own epochs. OUT is
-compress/nas/pose_nas_bench by default, where `compress.bench` reads.
+on from there; the training it was at starts over. `latency` adds all networks on every engine, one thread, to
+OUT/BENCH_latency.csv, in interleaved runs: nothing else may run meanwhile. Killed, it goes on as well. `length` trains
+the first networks with two seeds at several numbers of epochs E, to OUT/BENCH_length_E_trainings.csv, and prints
+Kendall's tau between the seeds: how well a recipe of that length orders networks. `train` takes over what `length` has
+trained with its own epochs. OUT is compress/nas/pose_nas_bench by default, where `compress.bench` reads.
 
 The recipes are short, small inputs and few epochs, so that one training takes about a minute of one core.
 """
@@ -110,6 +110,8 @@ RECIPES = {
 }
 _AT_ONCE = 12
 """Networks that are timed in one interleaved run on all engines."""
+TIMED = ("network", "engine", "latency_ms", "q1_ms", "q3_ms", "ratio", "reliable")
+"""Columns of a table of times. ratio: to the convolution that ran beside."""
 
 
 def main() -> None:
@@ -159,14 +161,21 @@ def picks_of(name: str) -> list[Pick]:
     space, rng = space_of(name), random.Random(0)
     balance = [[branch + 1 for branch in range(stage + 1)] for stage in range(4)]
     layout = [[2] * (stage + 1) for stage in range(4)]
-    picks = [by_hand(space, balance), by_hand(space, layout), space.smallest, space.largest]
-    known = {pick_key(pick) for pick in picks}
-    while len(picks) < RECIPES[name].networks:
-        drawn = space.sample(rng)
-        if pick_key(drawn) not in known:
-            known.add(pick_key(drawn))
-            picks.append(drawn)
-    return picks
+    by_us = [by_hand(space, balance), by_hand(space, layout), space.smallest, space.largest]
+    drawn = [space.sample(rng) for _ in range(RECIPES[name].networks - len(by_us))]
+    picks: dict[str, Pick] = {}
+    for pick in [*by_us, *drawn]:
+        while network_key(pick) in picks:
+            pick = space.sample(rng)
+        picks[network_key(pick)] = pick
+    return list(picks.values())
+
+
+def network_key(pick: Pick) -> str:
+    """Equal for picks of one network: a branch without blocks has no kind and no expansion."""
+    empty = [branch for branch in range(4) if not any(pick[f"blocks.{stage}.{branch}"] for stage in range(branch, 4))]
+    unused = {f"{choice}.{branch}" for choice in ("kinds", "expansions") for branch in empty}
+    return pick_key({path: value for path, value in pick.items() if path not in unused})
 
 
 space_of = cache(bench_space)
@@ -359,38 +368,42 @@ def cut_to_whole_lines(file: Path, header: str) -> None:
 def write_latencies(name: str, folder: Path, engines: Sequence[str], rounds: int) -> None:
     """Every network on every engine: median milliseconds of one pass, one thread, with quartiles.
 
-    Groups of networks on all engines are timed in one interleaved run each; the convolution that is timed in between
-    puts all on one clock.
+    Groups of networks on all engines are timed in one interleaved run each and added to the table; the convolution that
+    is timed in between puts all on one clock.
     """
-    hw, picks = RECIPES[name].input_hw, picks_of(name)
-    rows: list[dict[str, object]] = []
-    reference_ms: float | None = None
-    for start in range(0, len(picks), _AT_ONCE):
+    hw, picks, file = RECIPES[name].input_hw, picks_of(name), folder / f"{name}_latency.csv"
+    cut_to_whole_lines(file, _lines(TIMED, [], header=True))
+    with file.open(encoding="utf-8", newline="") as lines:
+        known = list(csv.DictReader(lines))
+    if any(row["engine"] not in engines for row in known):
+        raise SystemExit(f"{file} has other engines: move it away")
+    reference_ms = float(known[0]["latency_ms"]) / float(known[0]["ratio"]) if known else None
+    for start in range(len(known) // len(engines), len(picks), _AT_ONCE):
         with tempfile.TemporaryDirectory() as exports:
             runners = {}
             for number in range(start, min(start + _AT_ONCE, len(picks))):
                 network = architecture_of(name, picks[number]).build().eval()
                 for engine_name in engines:
                     runtime = engine(engine_name)
-                    file = runtime.export(network, hw, Path(exports), f"{engine_name}_{number}")[0]
-                    runners[f"{number} {engine_name}"] = runtime.load(file)
+                    path = runtime.export(network, hw, Path(exports), f"{engine_name}_{number}")[0]
+                    runners[f"{number} {engine_name}"] = runtime.load(path)
             timings = time_runners(runners, hw, 1, rounds)
+        rows: list[dict[str, object]] = []
         for key, timing in timings.items():
             number_text, engine_name = key.split(" ")
             latency = Latency.of_timing(timing, engine_name, reference_ms)
             reference_ms = reference_ms or latency.ms / timing.ratio  # of the first: all are on one clock
+            times = {"latency_ms": latency.ms, "q1_ms": latency.q1_ms, "q3_ms": latency.q3_ms, "ratio": timing.ratio}
             rows.append(
                 {
                     "network": number_text,
                     "engine": engine_name,
-                    "latency_ms": f"{latency.ms:.4f}",
-                    "q1_ms": f"{latency.q1_ms:.4f}",
-                    "q3_ms": f"{latency.q3_ms:.4f}",
+                    **{column: f"{value:.5g}" for column, value in times.items()},
                     "reliable": int(timing.reliable),
                 }
             )
+        write_text(file, file.read_text(encoding="utf-8") + _lines(TIMED, rows))
         print(f"{min(start + _AT_ONCE, len(picks))} of {len(picks)} networks timed", flush=True)
-    write_text(folder / f"{name}_latency.csv", _lines(list(rows[0]), rows, header=True))
 
 
 def _lines(columns: Sequence[str], rows: Sequence[dict[str, object]], header: bool = False) -> str:
