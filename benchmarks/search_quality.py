@@ -1,13 +1,15 @@
-"""Samplers on PoseNAS-Bench: hypervolume over evaluations, regret to the table's front, rank correlation of predictors.
+"""Samplers on PoseNAS-Bench: hypervolume over evaluations, regret to the true front, rank correlation of predictors.
 
-    python -m benchmarks.search_quality [--bench lspet] [--cost macs] [--seeds 30] [--evaluations 100] [--workers N]
-        [--samplers random nsga2 tpe gp guided predictor predictor_among] [--out reports/search_quality]
+    python -m benchmarks.search_quality [--bench lspet] [--ground table] [--cost onnxruntime] [--seeds 30]
+        [--evaluations 100] [--workers N] [--samplers random nsga2 tpe gp guided predictor predictor_among]
+        [--out reports/search_quality]
 
-Every sampler starts from the same ten random networks of a seed. What it proposes need not be in the table: the nearest
-network that it has not had (Euclidean, see compress.nas.predictor.Encoding) is evaluated in its place, and that one it
-is told. `predictor_among` alone chooses among the table's networks themselves. The guided sampler and both predictors
-know costs beforehand, as they do in a search. Finished runs lie in OUT/runs.jsonl, and a killed benchmark goes on
-from there; OUT/README.md and OUT/hypervolume.png are the page. `--bench formula` runs on a made-up score in place of
+All samplers start from the same ten random networks of a seed. In the `table`, what a sampler proposes need not be
+there: the nearest network that it has not had is evaluated in its place, and that one it is told; `predictor_among`
+alone chooses among the table's networks themselves. In the `model`, fitted to the table, every pick of the space has a
+score (benchmarks.search_grounds). The guided sampler and the predictors know costs beforehand, as they do in a search.
+Finished runs lie in OUT/BENCH_GROUND.jsonl, and a killed benchmark goes on from there. OUT/BENCH_GROUND.md and .png say
+what came of them; OUT/README.md is all of these together. `--bench formula` runs on a made-up score in place of
 trainings: it shows that everything works, and nothing else.
 """
 
@@ -18,7 +20,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,8 +33,9 @@ from numpy.typing import NDArray
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
+from benchmarks.search_grounds import Evaluated, Ground, Model, OfModel, OfTable, Point, cost_model, open_bench
 from compress.files import append_line, write_bytes, write_text
-from compress.nas.bench import FOLDER, Bench, bench, bench_space, rank_correlation, read_networks
+from compress.nas.bench import Bench, rank_correlation
 from compress.nas.pareto import front
 from compress.nas.predictor import Encoding, Predictor
 from compress.nas.predictor_sampler import KNOWN_WEIGHT, PredictorSampler
@@ -47,6 +49,8 @@ Run = tuple[str, int]
 
 START = 10
 """Random networks that every sampler starts from."""
+AMONG = "predictor_among"
+"""The one that chooses among the table's networks."""
 TRIALS = (20, 40, 80)
 """That predictors learn from."""
 SPLITS = 10
@@ -58,8 +62,9 @@ AT = (10, 20, 30, 50, 70, 100)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default="lspet", choices=["lspet", "synthetic", "formula"])
+    parser.add_argument("--ground", default="table", choices=["table", "model"])
     parser.add_argument("--tables", type=Path, help="folder of the tables; the package's by default")
-    parser.add_argument("--cost", default="macs")
+    parser.add_argument("--cost", default="onnxruntime")
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
@@ -67,79 +72,41 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/search_quality"))
     given = parser.parse_args()
     table = open_bench(given.bench, given.tables)
-    file, length = given.out / "runs.jsonl", min(given.evaluations, len(table.networks))
+    samplers = [name for name in given.samplers if name != AMONG or given.ground == "table"]
+    file = given.out / f"{given.bench}_{given.ground}.jsonl"
+    length = min(given.evaluations, len(table.networks)) if given.ground == "table" else given.evaluations
     known = read_runs(file)
-    waiting = [(name, seed) for seed in range(given.seeds) for name in given.samplers if (name, seed) not in known]
+    waiting = [(name, seed) for seed in range(given.seeds) for name in samplers if (name, seed) not in known]
+    where = (given.bench, given.tables, given.ground, given.cost)
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(searched, given.bench, given.tables, given.cost, length, *one): one for one in waiting}
+        futures = {pool.submit(searched, *where, length, *one): one for one in waiting}
         for future in as_completed(futures):
-            (name, seed), (numbers, seconds) = futures[future], future.result()
-            append_line(file, {"sampler": name, "seed": seed, "numbers": numbers, "seconds": seconds})
+            (name, seed), (points, seconds) = futures[future], future.result()
+            append_line(file, {"sampler": name, "seed": seed, "points": points, "seconds": round(seconds, 2)})
             print(f"{name} seed {seed}: {seconds:.1f} s", flush=True)
-    runs = {run: numbers for run, numbers in read_runs(file).items() if run[0] in given.samplers}
+    runs = {run: points for run, points in read_runs(file).items() if run[0] in samplers}
+    measure = (
+        Measure.of_model(model_of(*where[:2], given.cost))
+        if given.ground == "model"
+        else Measure.of_table(table, given.cost)
+    )
     curves = {
-        name: np.array([hypervolumes(table, given.cost, numbers) for (one, _), numbers in runs.items() if one == name])
-        for name in given.samplers
+        name: np.array([measure(points) for (one, _), points in runs.items() if one == name]) for name in samplers
     }
-    write_text(given.out / "README.md", page(table, given, curves))
-    write_bytes(given.out / "hypervolume.png", chart(curves))
+    hand = table.points(given.cost)[0] if given.ground == "table" else model_of(*where[:2], given.cost).hand
+    above = {name: [gained(points, hand) for (one, _), points in runs.items() if one == name] for name in samplers}
+    write_text(file.with_suffix(".md"), page(table, given, curves, above, file.with_suffix(".png").name))
+    write_bytes(file.with_suffix(".png"), chart(curves))
+    write_text(given.out / "README.md", whole_page(given.out))
 
 
-def read_runs(file: Path) -> dict[Run, list[int]]:
-    """The networks' numbers of every finished run, in the order of their evaluation."""
+def read_runs(file: Path) -> dict[Run, list[Point]]:
+    """Cost and score of the networks of every finished run, in the order of their evaluation."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return {(entry["sampler"], entry["seed"]): entry["numbers"] for entry in map(json.loads, lines)}
-
-
-# --- Tables ----------------------------------------------------------------------------------------------------------
-
-
-@cache
-def open_bench(name: str, folder: Path | None) -> Bench:
-    if name != "formula":
-        return bench(name, folder)
-    space, rng = bench_space("lspet"), np.random.default_rng(0)
-    networks = read_networks((folder or FOLDER) / "lspet_networks.csv", space)
-    scored = [
-        replace(one, scores={seed: formula(one.pick, rng.normal(0, 0.008)) for seed in (1, 2)}) for one in networks
-    ]
-    return Bench("formula", "score", space, tuple(scored))
-
-
-def formula(pick: Pick, noise: float) -> float:
-    """Made up: blocks are worth less the more there are, more so on lower branches; width and DIR blocks add."""
-    kinds = {"ir": 1.0, "ir_shortcut": 1.05, "dir": 1.2}
-    total = 0.0
-    for branch in range(4):
-        blocks = sum(pick[f"blocks.{stage}.{branch}"] for stage in range(branch, 4))
-        size = kinds[pick[f"kinds.{branch}"]] * pick[f"expansions.{branch}"] ** 0.5
-        total += (0.5 + 0.2 * branch) * np.log1p(size * blocks)
-    return float(0.03 * total * (pick["width"] / 16) ** 0.4 + 0.004 * pick["reach"] + noise)
-
-
-def cost_model(table: Bench, cost: str) -> Callable[[Sequence[Pick]], Array]:
-    """What any pick of the space costs: the sum of its blocks and its fusions, fitted to the table.
-
-    Exact for multiply-adds and parameters: a block has them by its branch, width, kind and expansion, the fusions by
-    width and reach. Milliseconds are nearly so.
-    """
-    columns: dict[tuple[object, ...], int] = {}
-
-    def rows(picks: Sequence[Pick]) -> Array:
-        found = np.zeros((len(picks), 64))
-        for row, pick in enumerate(picks):
-            terms: dict[tuple[object, ...], float] = {("fusions", pick["width"], pick["reach"]): 1.0}
-            for branch in range(4):
-                key = (branch, pick["width"], pick[f"kinds.{branch}"], pick[f"expansions.{branch}"])
-                terms[key] = sum(pick[f"blocks.{stage}.{branch}"] for stage in range(branch, 4))
-            for term, value in terms.items():
-                found[row, columns.setdefault(term, len(columns))] = value
-        return found
-
-    known = np.array([value for value, _ in table.points(cost)])
-    fitted, *_ = np.linalg.lstsq(rows([network.pick for network in table.networks]), known, rcond=None)
-    least = float(known.min()) / 2  # a term that no network of the table has counts nothing
-    return lambda picks: np.maximum(rows(picks) @ fitted, least)
+    return {
+        (entry["sampler"], entry["seed"]): [(cost, score) for cost, score in entry["points"]]
+        for entry in map(json.loads, lines)
+    }
 
 
 # --- Searches --------------------------------------------------------------------------------------------------------
@@ -171,98 +138,115 @@ SAMPLERS: dict[str, Callable[[Bench, str, int], BaseSampler] | None] = {
 
 
 def searched(
-    name: str, folder: Path | None, cost: str, evaluations: int, sampler: str, seed: int
-) -> tuple[list[int], float]:
-    """The networks' places in the table in the order of their evaluation, and the sampler's seconds for all."""
-    table = open_bench(name, folder)
-    points, rng = table.points(cost), random.Random(seed)
-    start = rng.sample(range(len(points)), START)
+    name: str, folder: Path | None, ground_name: str, cost: str, evaluations: int, sampler: str, seed: int
+) -> tuple[list[Point], float]:
+    """True costs and scores in the order of evaluation, and the sampler's seconds for all."""
+    table, rng = open_bench(name, folder), random.Random(seed)
+    ground: Ground
+    ground = OfTable(table, cost) if ground_name == "table" else OfModel(model_of(name, folder, cost), seed)
+    start = [ground.evaluate(ground.drawn(rng)) for _ in range(START)]
     began = time.process_time()
     made = SAMPLERS[sampler]
     if sampler == "random":
-        rest = [place for place in range(len(points)) if place not in start]
-        found = [*start, *rng.sample(rest, len(rest))][:evaluations]
+        found = [ground.evaluate(ground.drawn(rng)) for _ in range(evaluations - START)]
     elif made is None:
-        found = guided(table, cost, start, evaluations, rng)
+        found = guided(table, cost, ground, start, evaluations - START, rng)
     else:
-        found = with_optuna(table, points, start, evaluations, made(table, cost, seed))
-    return found, time.process_time() - began
+        found = with_optuna(ground, start, evaluations - START, made(table, cost, seed))
+    return [one.true for one in [*start, *found][:evaluations]], time.process_time() - began
 
 
-def with_optuna(
-    table: Bench, points: Sequence[tuple[float, float]], start: Sequence[int], evaluations: int, sampler: BaseSampler
-) -> list[int]:
-    """A proposal that is not in the table is given up, and the nearest network asked for in its place."""
+@cache
+def model_of(name: str, folder: Path | None, cost: str) -> Model:
+    return Model(open_bench(name, folder), cost)
+
+
+def with_optuna(ground: Ground, start: Sequence[Evaluated], wanted: int, sampler: BaseSampler) -> list[Evaluated]:
+    """A proposal that another network stands for is given up, and that one asked for in its place."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
-    nearest = Nearest(table)
-    for place in start:
-        study.enqueue_trial(dict(table.networks[place].pick))
-    while len(nearest.taken) < evaluations:
-        trial, pick = asked(study, table)
-        place = nearest.take(pick)
-        if table.networks[place].pick != pick:
+    for one in start:
+        study.enqueue_trial(dict(one.pick))
+        study.tell(asked(study, ground)[0], one.told)
+    found: list[Evaluated] = []
+    while len(found) < wanted:
+        trial, pick = asked(study, ground)
+        found.append(ground.evaluate(pick))
+        if found[-1].pick != pick:
             study.tell(trial, state=TrialState.FAIL)
-            study.enqueue_trial(dict(table.networks[place].pick))
-            trial, _ = asked(study, table)
-        study.tell(trial, points[place])
-    return nearest.taken
+            study.enqueue_trial(dict(found[-1].pick))
+            trial, _ = asked(study, ground)
+        study.tell(trial, found[-1].told)
+    return found
 
 
-def asked(study: optuna.Study, table: Bench) -> tuple[optuna.Trial, Pick]:
+def asked(study: optuna.Study, ground: Ground) -> tuple[optuna.Trial, Pick]:
     trial = study.ask()
     if isinstance(study.sampler, BaseGASampler):
         _ = trial.relative_params  # counts a given network as one of its generation too, which Optuna does lazily
-    return trial, {path: trial.suggest_categorical(path, values) for path, values in table.space.choices.items()}
+    return trial, {path: trial.suggest_categorical(path, values) for path, values in ground.space.choices.items()}
 
 
-def guided(table: Bench, cost: str, start: Sequence[int], evaluations: int, rng: random.Random) -> list[int]:
+def guided(
+    table: Bench, cost: str, ground: Ground, start: Sequence[Evaluated], wanted: int, rng: random.Random
+) -> list[Evaluated]:
     """The additive guide. Its baselines are the hand-made networks, the table's first two; they are evaluated too."""
-    points, nearest = table.points(cost), Nearest(table)
     baselines = [network.pick for network in table.networks if network.number < 2]
     guide = Guide(table.space, baselines, rng, [cost_model(table, cost)])
-    proposed = [*(table.networks[place].pick for place in start), *baselines]
-    while len(nearest.taken) < evaluations:
-        place = nearest.take(proposed.pop(0) if proposed else guide.propose())
-        guide.learn(table.networks[place].pick, [points[place][0]], points[place][1])
-    return nearest.taken
-
-
-class Nearest:
-    """Networks of the table that are taken one after the other, each once."""
-
-    def __init__(self, table: Bench) -> None:
-        self._encoding = Encoding(table.space.choices)
-        self._rows = self._encoding([network.pick for network in table.networks])
-        self.taken: list[int] = []
-
-    def take(self, pick: Pick) -> int:
-        """The place of the nearest one that is left."""
-        distances = np.linalg.norm(self._rows - self._encoding([pick]), axis=1)
-        distances[self.taken] = np.inf
-        self.taken.append(int(np.argmin(distances)))
-        return self.taken[-1]
+    for one in start:
+        guide.learn(one.pick, [one.told[0]], one.told[1])
+    found: list[Evaluated] = []
+    while len(found) < wanted:
+        found.append(ground.evaluate(baselines.pop(0) if baselines else guide.propose()))
+        guide.learn(found[-1].pick, [found[-1].told[0]], found[-1].told[1])
+    return found
 
 
 # --- Figures ---------------------------------------------------------------------------------------------------------
 
 
-def hypervolumes(table: Bench, cost: str, numbers: Sequence[int]) -> Array:
-    """After each evaluation, the share of the hypervolume of the table's own front.
+class Measure:
+    """Hypervolumes after each evaluation, as shares of that of the true front.
 
-    Costs on a logarithmic scale, scores linear; the reference is the table's largest cost and lowest score.
+    Costs on a logarithmic scale, scores linear; the reference is the largest cost and the lowest score in the table.
     """
-    points = np.array(table.points(cost))
-    scaled = np.column_stack([np.log(points[:, 0]), points[:, 1]])
-    low, high = scaled.min(0), scaled.max(0)
-    scaled = (scaled - low) / (high - low)
-    whole = hypervolume(scaled)
-    return np.array([hypervolume(scaled[numbers[: count + 1]]) for count in range(len(numbers))]) / whole
+
+    def __init__(self, table: Array, best: Array) -> None:
+        """table: [N,2], costs and scores that are there to be had. best: [M,2], of the true front."""
+        both = self._logs(np.concatenate([table, best]))
+        self._low, self._span = both.min(0), both.max(0) - both.min(0)
+        self._whole = hypervolume(self._scaled(best))
+
+    @classmethod
+    def of_table(cls, table: Bench, cost: str) -> "Measure":
+        return cls(np.array(table.points(cost)), np.array(table.points(cost)))
+
+    @classmethod
+    def of_model(cls, model: Model) -> "Measure":
+        return cls(model([model.space.smallest, model.space.largest]), np.array(model.best))
+
+    def __call__(self, points: Sequence[Point]) -> Array:
+        scaled = self._scaled(np.array(points))
+        return np.array([hypervolume(scaled[: count + 1]) for count in range(len(points))]) / self._whole
+
+    def _scaled(self, points: Array) -> Array:
+        return np.asarray((self._logs(points) - self._low) / self._span)
+
+    @staticmethod
+    def _logs(points: Array) -> Array:
+        return np.column_stack([np.log(points[:, 0]), points[:, 1]])
+
+
+def gained(points: Sequence[Point], hand: Point) -> float:
+    """How much more than the hand balance the best of the networks scores that cost no more; below 0 where it is less,
+    NaN where there is none."""
+    return max((score for cost, score in points if cost <= hand[0]), default=float("nan")) - hand[1]
 
 
 def hypervolume(points: Array) -> float:
-    """Area between the front of (cost, score), both 0..1, and cost 1, score 0."""
-    kept = [points[index] for index in front([(float(x), float(y)) for x, y in points])]
+    """Area between the front of (cost, score), both 0..1, and cost 1, score 0; what lies outside of it adds nothing."""
+    inside = np.clip(points, 0, [np.inf, 1])
+    kept = [inside[index] for index in front([(float(x), float(y)) for x, y in inside]) if inside[index][0] <= 1]
     ends = [*(x for x, _ in kept[1:]), 1.0]
     return float(sum((end - x) * y for (x, y), end in zip(kept, ends, strict=True)))
 
@@ -290,7 +274,7 @@ def correlations(table: Bench, cost: str) -> dict[str, list[float]]:
                 "cost alone": log_costs[unseen, 0],
             }
             for name, values in predicted.items():
-                taus[name].append(rank_correlation(values, scores[unseen]))
+                taus[name].append(rank_correlation(list(values), list(scores[unseen])))
         for name, values in taus.items():
             found[name].append(float(np.mean(values)) if values else float("nan"))
     return found
@@ -299,14 +283,18 @@ def correlations(table: Bench, cost: str) -> dict[str, list[float]]:
 def ridge(rows: Array, values: Array) -> Array:
     """Least squares with a penalty on all coefficients but the last, as the guide has it."""
     penalty = np.diag([0.3] * (rows.shape[1] - 1) + [1e-6])
-    return np.linalg.solve(rows.T @ rows + penalty, rows.T @ values)
+    return np.asarray(np.linalg.solve(rows.T @ rows + penalty, rows.T @ values))
 
 
-def page(table: Bench, given: argparse.Namespace, curves: dict[str, Array]) -> str:
+def page(
+    table: Bench, given: argparse.Namespace, curves: dict[str, Array], above: dict[str, list[float]], picture: str
+) -> str:
     """The page for people."""
     length = next(iter(curves.values())).shape[1]
     at = [count for count in AT if count <= length]
     goal = float(np.median(curves["random"][:, -1])) if "random" in curves else float("nan")
+    columns = ["sampler", *map(str, at), f"quartiles at {at[len(at) // 2]}", f"as random after {length}"]
+    columns += ["over the hand balance", "seeds"]
     lines = []
     for name, values in curves.items():
         reached = [next((n + 1 for n, value in enumerate(run) if value >= goal), length + 1) for run in values]
@@ -314,6 +302,7 @@ def page(table: Bench, given: argparse.Namespace, curves: dict[str, Array]) -> s
         cells = [f"{np.median(values[:, count - 1]):.3f}" for count in at]
         spread = np.percentile(values[:, at[len(at) // 2] - 1], [25, 75])
         cells += [f"{spread[0]:.3f}-{spread[1]:.3f}", f"{needed:g}" if needed <= length else f"more than {length}"]
+        cells.append(f"{np.median(above[name]):+.4f}")
         lines.append(f"| {name} | {' | '.join(cells)} | {len(values)} |")
     taus = [
         f"| {name} | {' | '.join(f'{tau:.2f}' for tau in values)} |"
@@ -321,23 +310,23 @@ def page(table: Bench, given: argparse.Namespace, curves: dict[str, Array]) -> s
     ]
     seed_tau = "not known" if table.seed_tau is None else f"{table.seed_tau:.2f}"
     twice = sum(len(network.scores) > 1 for network in table.networks)
-    return f"""# Samplers on PoseNAS-Bench, {given.bench}
+    options = {key: getattr(given, key) for key in ("bench", "ground", "cost", "seeds")}
+    command = " ".join(["python -m benchmarks.search_quality", *(f"--{key} {one}" for key, one in options.items())])
+    return f"""## {given.bench}, {given.ground}
 
-    python -m benchmarks.search_quality --bench {given.bench} --cost {given.cost} --seeds {given.seeds}
+    {command}
 
-{len(table.networks)} networks, {table.metric} against {given.cost}; {len(table.front(given.cost))} of them are
-on the front. Hypervolume: share of the whole front's, cost on a logarithmic scale, medians over seeds; one less it is
-the regret. Every sampler begins with the same {START} random networks. A proposal that is not in the table stands for
-the nearest network not had yet; predictor_among chooses among the table's networks.
+{len(table.networks)} trained networks, {table.metric} against {given.cost}. {what(table, given)}
+Hypervolume after so many evaluations: share of the true front's, cost on a logarithmic scale, medians over seeds; one
+less it is the regret. Every sampler begins with the same {START} random networks of a seed.
 
-| sampler | {" | ".join(map(str, at))} | quartiles at {at[len(at) // 2]} | as random after {length} | seeds |
-|---|{"---|" * (len(at) + 3)}
+| {" | ".join(columns)} |
+|{"---|" * len(columns)}
 {chr(10).join(lines)}
 
-"As random after {length}": evaluations until the median hypervolume of random search after {length} evaluations,
-{goal:.3f}, is reached.
-
-## Rank correlation
+"As random after {length}": evaluations, median over seeds, until the median hypervolume of random search after {length}
+evaluations, {goal:.3f}, is reached. Over the hand balance: by how much the best of all networks at no more cost scores
+more, median over seeds.
 
 Kendall's tau with the scores of the networks not learned from, mean over {SPLITS} random splits. Between two seeds of
 one network it is {seed_tau}, over {twice} networks.
@@ -346,8 +335,31 @@ one network it is {seed_tau}, over {twice} networks.
 |---|{"---|" * len(TRIALS)}
 {chr(10).join(taus)}
 
-![Hypervolume over evaluations](hypervolume.png)
+![Hypervolume over evaluations]({picture})
 """
+
+
+def what(table: Bench, given: argparse.Namespace) -> str:
+    """What the samplers search in."""
+    if given.ground == "table":
+        return (
+            f"{len(table.front(given.cost))} of them are the true front. A proposal that is not in the table stands\n"
+            f"for the nearest network not had yet; {AMONG} chooses among the table's networks. {START} and more of\n"
+            f"{len(table.networks)}: random search has seen a good part of the table in the end."
+        )
+    model = model_of(given.bench, given.tables, given.cost)
+    fit, tau = model.agreement
+    return (
+        "A model of them scores every pick of the space: extremely\n"
+        f"randomised trees, R² {fit:.2f} and Kendall's tau {tau:.2f} on networks that they were not fitted to.\n"
+        f"Samplers are told its score and a seed's noise, of standard deviation {model.noise:.4f}, and judged without."
+    )
+
+
+def whole_page(folder: Path) -> str:
+    """Of all benches and grounds."""
+    parts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*_*.md"))]
+    return "\n".join(["# Samplers on PoseNAS-Bench\n", *parts])
 
 
 def chart(curves: dict[str, Array]) -> bytes:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.pose_nas_bench import RECIPES, architecture_of
-from benchmarks.search_quality import SAMPLERS, START, cost_model, hypervolume, hypervolumes, open_bench, searched
+from benchmarks.search_grounds import Model, OfModel, cost_model, open_bench
+from benchmarks.search_quality import SAMPLERS, START, Measure, hypervolume, searched
 from compress.measure.counting import count
 from compress.networks.architecture import without_values
 
@@ -31,14 +32,44 @@ def test_hypervolume_is_the_dominated_area() -> None:
     assert hypervolume(points) == pytest.approx(dominated.mean(), abs=0.005)
 
 
+def test_what_lies_beyond_the_reference_adds_nothing() -> None:
+    inside = np.array([[0.2, 0.4]])
+    assert hypervolume(np.array([[0.2, 0.4], [1.3, 0.9], [0.1, -0.2]])) == pytest.approx(hypervolume(inside))
+    assert hypervolume(np.array([[-0.5, 0.4]])) == pytest.approx(0.4)
+
+
 def test_the_whole_table_has_the_whole_hypervolume_and_it_never_shrinks() -> None:
-    shares = hypervolumes(TABLE, "macs", range(len(TABLE.networks)))
+    shares = Measure.of_table(TABLE, "macs")(TABLE.points("macs"))
     assert shares[-1] == pytest.approx(1)
     assert (np.diff(shares) >= 0).all()
 
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp", "predictor"}))
-def test_samplers_start_alike_and_take_no_network_twice(sampler: str) -> None:
-    numbers, _ = searched("formula", None, "macs", START + 4, sampler, 3)
-    assert len(set(numbers)) == START + 4
-    assert numbers[:START] == searched("formula", None, "macs", START, "random", 3)[0]
+def test_samplers_start_alike_and_take_no_network_of_the_table_twice(sampler: str) -> None:
+    points, _ = searched("formula", None, "table", "macs", START + 4, sampler, 3)
+    assert len(set(points)) == START + 4
+    assert points[:START] == searched("formula", None, "table", "macs", START, "random", 3)[0]
+
+
+def test_samplers_are_told_noise_and_judged_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(TABLE, "macs")
+    ground = OfModel(model, seed=1)
+    picks = [TABLE.space.sample(random.Random(seed)) for seed in range(40)]
+    found = [ground.evaluate(pick) for pick in picks]
+    assert [one.pick for one in found] == picks
+    assert np.array([one.true for one in found]) == pytest.approx(model(picks))
+    noise = np.array([one.told[1] - one.true[1] for one in found])
+    assert 0.5 < noise.std() / model.noise < 1.5
+    assert [one.told for one in found] == [ground.evaluate(pick).told for pick in picks]
+    fit, tau = model.agreement
+    assert 0.5 < fit < 1
+    assert 0.5 < tau < 1
+
+
+def test_the_models_front_is_beaten_by_no_random_pick() -> None:
+    model = Model(TABLE, "macs")
+    measure = Measure.of_model(model)
+    best = [(float(cost), float(score)) for cost, score in model.best]
+    assert measure(best)[-1] == pytest.approx(1)
+    drawn = model([TABLE.space.sample(random.Random(seed)) for seed in range(1000, 1300)])
+    assert measure([*best, *((float(cost), float(score)) for cost, score in drawn)])[-1] < 1.005
