@@ -10,10 +10,12 @@ NETWORKS networks of the bench's table are cut from it, recalibrated on CALIBRAT
 bench's validation pictures. Kendall's tau of these scores with the bench's, of multiply-adds with the bench's, and of
 the bench's own seeds, which is the ceiling; then the same of what is left of the scores when a line through the
 logarithm of the multiply-adds is taken off: larger networks score more, which needs no supernet to be known. Every
-setting adds a line to OUT/results.json and to OUT/README.md; one that is there is not run again.
+setting adds a line to OUT/results.json and to OUT/README.md; one that is there is not run again. The page also says
+whether the supernets err alike, and in which choices.
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
@@ -33,6 +35,7 @@ from numpy.typing import NDArray
 from benchmarks.pose_nas_bench import RECIPES, architecture_of, estimator_of, pictures_of
 from compress.files import write_json, write_text
 from compress.nas.bench import METRICS, SPACES, Bench, BenchNetwork, bench, rank_correlation
+from compress.nas.predictor import are_numbers
 from compress.nas.supernet import Supernet, sandwich_step
 from compress.pose.approaches import objective_for
 from compress.pose.estimator import first_inputs
@@ -64,7 +67,7 @@ def main() -> None:
     if not any(all(row[key] == value for key, value in setting.items()) for row in rows):
         rows.append({**setting, **ordered(given)})
         write_json(file, rows)
-    write_text(given.out / "README.md", text(rows))
+    write_text(given.out / "README.md", "\n".join([*text(rows), *why(rows, given.tables)]))
 
 
 SETTING = ("bench", "epochs", "randoms", "pool", "distillation", "calibration", "networks", "seed")
@@ -149,20 +152,24 @@ def ordered(given: argparse.Namespace) -> Row:
 
 def beyond_macs(table: Bench, chosen: Sequence[BenchNetwork], scores: Sequence[float]) -> Row:
     """The tau of scores less what multiply-adds explain, and that of two seeds."""
-
-    def macs(networks: Sequence[BenchNetwork]) -> Array:
-        return np.log([one.costs["macs"] for one in networks])
-
-    def rest(values: Sequence[float]) -> list[float]:
-        return list(np.asarray(values) - np.polyval(np.polyfit(macs(chosen), values, 1), macs(chosen)))
-
     alone = [one.score for one in chosen]
-    line = np.polyval(np.polyfit(macs(chosen), alone, 1), macs(twice)) if (twice := twice_trained(table)) else []
+    twice = twice_trained(table)
+    line = np.polyval(np.polyfit(log_macs(chosen), alone, 1), log_macs(twice)) if twice else np.zeros(0)
     seeds = [list(np.array([list(one.scores.values())[seed] for one in twice]) - line) for seed in (0, 1)]
     return {
-        "tau_beyond_macs": rank_correlation(rest(scores), rest(alone)),
+        "tau_beyond_macs": rank_correlation(rest(chosen, scores), rest(chosen, alone)),
         "seed_tau_beyond_macs": rank_correlation(*seeds) if len(twice) > 2 else None,
     }
+
+
+def log_macs(networks: Sequence[BenchNetwork]) -> Array:
+    return np.log([one.costs["macs"] for one in networks])
+
+
+def rest(networks: Sequence[BenchNetwork], values: Sequence[float]) -> list[float]:
+    """Less a line through the logarithm of the multiply-adds."""
+    along = log_macs(networks)
+    return list(np.asarray(values) - np.polyval(np.polyfit(along, values, 1), along))
 
 
 def twice_trained(table: Bench) -> list[BenchNetwork]:
@@ -170,8 +177,8 @@ def twice_trained(table: Bench) -> list[BenchNetwork]:
     return [one for one in table.networks if len(one.scores) > 1]
 
 
-def text(rows: list[Row]) -> str:
-    """The page."""
+def text(rows: list[Row]) -> list[str]:
+    """The page's table."""
     lines = [
         "# How well a supernet orders networks",
         "",
@@ -192,7 +199,56 @@ def text(rows: list[Row]) -> str:
         cells += [f"**{row['tau_beyond_macs']:.2f}**", beyond]
         cells += [f"{row['mean']:.3f}", f"{row['mean_alone']:.3f}", row["training_cpu_s"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([*lines, ""])
+    return [*lines, ""]
+
+
+def why(rows: list[Row], tables: Path | None) -> list[str]:
+    """Whether supernets err alike, and in which choices. Noise would differ between them, and a mean lessen it."""
+    lines = ["## Noise or bias", ""]
+    for name in dict.fromkeys(row["bench"] for row in rows):
+        of_bench, table = [row for row in rows if row["bench"] == name], bench(name, tables)
+        common = set.intersection(*(set(map(int, row["scores"])) for row in of_bench))
+        networks = [one for one in table.networks if one.number in common]
+        scores = [[row["scores"][str(one.number)] for one in networks] for row in of_bench]
+        alone = rest(networks, [one.score for one in networks])
+        rests = [rest(networks, values) for values in scores]
+        pairs = [rank_correlation(one, other) for one, other in itertools.combinations(rests, 2)]
+        mean = rank_correlation(rest(networks, list(np.mean(scores, axis=0))), alone)
+        lines += [
+            f"{name}, beyond MACs, {len(networks)} networks: tau between two of the supernets {np.mean(pairs):.2f}"
+            f" ({min(pairs):.2f} to {max(pairs):.2f}),"
+            if pairs
+            else f"{name}: one supernet,",
+            f"of the mean of all their scores with those of networks trained alone {mean:.2f}. Correlation of what is",
+            "beyond MACs with a choice, its mean over stages and branches:",
+            "",
+            "| choice | trained alone | in the supernets |",
+            "|---|---|---|",
+        ]
+        for choice, values in choices_of(table, networks).items():
+            own = rest(networks, values)
+            found = [float(np.corrcoef(own, one)[0, 1]) for one in (alone, *rests)]
+            lines.append(f"| {choice} | {found[0]:+.2f} | {', '.join(f'{one:+.2f}' for one in found[1:])} |")
+        lines.append("")
+    return lines
+
+
+def choices_of(table: Bench, networks: Sequence[BenchNetwork]) -> dict[str, list[float]]:
+    """Field, or value of a field that is no number → its mean over the field's places, of every network."""
+    fields: dict[str, list[str]] = {}
+    for path in table.space.choices:
+        fields.setdefault(path.split(".")[0], []).append(path)
+    found: dict[str, list[float]] = {}
+    for field, paths in fields.items():
+        values = table.space.choices[paths[0]]
+        if are_numbers(values):
+            found[field] = [float(np.mean([one.pick[path] for path in paths])) for one in networks]
+        else:
+            for value in values:
+                found[f"{field}: {value}"] = [
+                    float(np.mean([one.pick[path] == value for path in paths])) for one in networks
+                ]
+    return found
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Five small top-down networks, one recipe, real photographs: accuracy beside parameters, multiply-adds and latency.
+"""Small top-down networks, one recipe, real photographs: accuracy beside parameters, multiply-adds and latency.
 
-    python benchmarks/lspet/run.py --data ../shared/data/lspet [--epochs 10] [--seeds 2] [--jobs 2] [--out DIR]
+    python benchmarks/lspet/run.py --data ../shared/data/lspet [--epochs 10] [--seeds 3] [--jobs 2]
+        [--searched runs/search_lsp] [--out DIR]
 
-Trains every network with every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread each),
-measures all of them in one interleaved run on onnxruntime, and writes results.json, README.md and curve.png to DIR, by
-default reports/lspet. Trainings lie in DIR/runs; a killed benchmark goes on from there. `--jobs 0` trains nothing and
-reports the finished trainings.
+Trains five hand-made networks, and the finalists of `compress search search_lsp` whose run folder is SEARCHED, with
+every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread each); of a finalist its architecture
+alone is taken. Measures all of them in one interleaved run on onnxruntime and ncnn, and writes results.json, README.md
+and curve.png to DIR, by default reports/lspet. Trainings lie in DIR/runs; a killed benchmark goes on from there.
+`--jobs 0` trains nothing and reports the finished trainings.
 """
 
 import os
@@ -16,7 +18,9 @@ import argparse
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,11 +31,13 @@ import torch
 
 import compress
 from compress.data.sets import validation_set
-from compress.engines import engine
+from compress.engines import Runner, engine
 from compress.files import write_bytes, write_json, write_text
 from compress.measure.counting import count
 from compress.measure.decoding import decode_time
+from compress.measure.latency import Latency
 from compress.measure.whole_networks import time_runners
+from compress.networks import architecture_to_data
 from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
 from compress.pose.percent_correct import THRESHOLDS
@@ -48,77 +54,99 @@ NETWORKS = {
     "DIR-BHRNet-32 (n = 1)": str(HERE / "dir_bhrnet.yaml"),
 }
 INPUT_HW = (128, 128)
+ENGINES = ("onnxruntime", "ncnn")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--searched", type=Path, help="run folder of a search")
     parser.add_argument("--out", type=Path, default=Path("reports/lspet"))
     arguments = parser.parse_args()
-    trainings = [(name, seed) for seed in range(1, arguments.seeds + 1) for name in NETWORKS]
+    known = {**NETWORKS, **(finalists(arguments.searched) if arguments.searched else {})}
+    trainings = [
+        Run(name, network, seed, arguments.out / "runs" / f"{label(network)}_{arguments.epochs}_{seed}")
+        for seed in range(1, arguments.seeds + 1)
+        for name, network in known.items()
+    ]
     if arguments.jobs:
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(train, *one, arguments) for one in trainings]
+            waiting = [pool.submit(train, one, arguments.data.resolve(), arguments.epochs) for one in trainings]
             for one in waiting:
                 one.result()
-    finished = {one: folder_of(*one, arguments) for one in trainings if done(folder_of(*one, arguments))}
-    missing = [f"{name} seed {seed}" for name, seed in trainings if (name, seed) not in finished]
     results = {
         "command": ["python", "benchmarks/lspet/run.py", *sys.argv[1:]],
         "machine": f"{engine('onnxruntime').describe().device}",
         "torch device": "cpu",
         "python": platform.python_version(),
         "epochs": arguments.epochs,
-        "not finished": missing,
-        "networks": networks(finished),
+        "not finished": [f"{one.name} seed {one.seed}" for one in trainings if not one.done],
+        "networks": networks([one for one in trainings if one.done]),
     }
     write_json(arguments.out / "results.json", results)
     write_text(arguments.out / "README.md", text(results))
     write_bytes(arguments.out / "curve.png", curve(results))
 
 
-def train(name: str, seed: int, arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Run:
+    """One training. network: as `compress train` takes it."""
+
+    name: str
+    network: str
+    seed: int
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "architecture.yaml").is_file()
+
+
+def finalists(searched: Path) -> dict[str, str]:
+    """The architectures that a search found, without their weights."""
+    folders = sorted(searched.glob("finalists/finalist_*"))
+    return {f"searched {place}": str(folder / "architecture.yaml") for place, folder in enumerate(folders, 1)}
+
+
+def label(network: str) -> str:
+    """Of the folder of its trainings."""
+    path = Path(network)
+    return path.parent.name if path.name == "architecture.yaml" else path.stem
+
+
+def train(run: Run, data: Path, epochs: int) -> None:
     """One training in a process of its own; its progress goes to a log beside its run folder."""
-    folder = folder_of(name, seed, arguments)
-    if done(folder):
+    if run.done:
         return
     torch.set_num_threads(1)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    with run.folder.with_suffix(".log").open("a", encoding="utf-8") as log:
         compress.train(
-            NETWORKS[name],
+            run.network,
             recipe="train_lsp",
-            data={"disk": {"folder": arguments.data.resolve()}},
-            epochs=arguments.epochs,
-            seed=seed,
-            folder=folder,
+            data={"disk": {"folder": data}},
+            epochs=epochs,
+            seed=run.seed,
+            folder=run.folder,
             progress=Terminal(stream=log),
         )
 
 
-def folder_of(name: str, seed: int, arguments: argparse.Namespace) -> Path:
-    return Path(arguments.out) / "runs" / f"{Path(NETWORKS[name]).stem}_{arguments.epochs}_{seed}"
-
-
-def done(folder: Path) -> bool:
-    return (folder / "architecture.yaml").is_file()
-
-
-def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
+def networks(finished: Sequence[Run]) -> list[dict[str, Any]]:
     """Per network: its scores over the seeds, and its cost, measured once (seeds do not change it)."""
-    runners, entries = {}, {}
+    runners: dict[str, Runner] = {}
+    entries: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as exports:
-        for name in NETWORKS:
-            folders = [folder for (trained, _), folder in sorted(finished.items()) if trained == name]
-            if not folders:
-                continue
+        for name in dict.fromkeys(one.name for one in finished):
+            folders = [one.folder for one in finished if one.name == name]
             first = compress.load(folders[0])
             counted = count(first.module, INPUT_HW)
-            files = engine("onnxruntime").export(first.module, INPUT_HW, Path(exports), Path(NETWORKS[name]).stem)
-            runners[name] = engine("onnxruntime").load(files[0])
+            for each in ENGINES:
+                files = engine(each).export(first.module, INPUT_HW, Path(exports), f"{each}_{len(runners)}")
+                runners[f"{name}: {each}"] = engine(each).load(files[0])
             assert first.metadata.data is not None
             pictures = validation_set(first.metadata.data, INPUT_HW, 1)
             estimator = estimator_for(
@@ -132,7 +160,7 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
             scores = [compress.evaluate(folder).score.figures for folder in folders]
             entries[name] = {
                 "name": name,
-                "network": Path(NETWORKS[name]).name,
+                "architecture": architecture_to_data(first.architecture),
                 "params": counted.params,
                 "macs": counted.macs,
                 "PCK": [score["PCK"] for score in scores],
@@ -146,12 +174,13 @@ def networks(finished: dict[tuple[str, int], Path]) -> list[dict[str, Any]]:
                 "left_out": scores[0]["left_out"],
                 "decode_ms": decode_time(first.module, estimator, pictures, flip_test=False).latency.ms,
             }
-        for name, timing in time_runners(runners, INPUT_HW, 1, 100).items():
-            entries[name]["latency"] = {
-                "median_ms": timing.median_ms,
-                "q1_ms": timing.q1_ms,
-                "q3_ms": timing.q3_ms,
-                "spread": timing.spread,
+        for key, timing in time_runners(runners, INPUT_HW, 1, 100).items():
+            name, _, each = key.rpartition(": ")
+            latency = Latency.of_timing(timing, each)
+            entries[name].setdefault("latency", {})[each] = {
+                "ms": latency.ms,
+                "q1_ms": latency.q1_ms,
+                "q3_ms": latency.q3_ms,
                 "reliable": timing.reliable,
             }
     return list(entries.values())
@@ -165,8 +194,10 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 def row(network: dict[str, Any]) -> str:
     """One line of the table."""
-    latency = network["latency"]
-    doubt = "" if latency["reliable"] else " unreliable"
+    times = []
+    for each in network["latency"].values():
+        doubt = "" if each["reliable"] else " unreliable"
+        times.append(f"{each['ms']:.2f} ({each['q1_ms']:.2f}-{each['q3_ms']:.2f}){doubt}")
     cells = [
         network["name"],
         f"{network['params'] / 1e6:.2f}",
@@ -174,16 +205,44 @@ def row(network: dict[str, Any]) -> str:
         spread(network["PCK"]),
         f"{mean(network['PCK_se']):.3f}",
         spread(network["area"]),
-        f"{latency['median_ms']:.2f} ({latency['q1_ms']:.2f}-{latency['q3_ms']:.2f}){doubt}",
+        *times,
         f"{network['decode_ms']:.2f}",
         str(len(network["PCK"])),
     ]
     return f"| {' | '.join(cells)} |"
 
 
+def verdicts(found: Sequence[dict[str, Any]]) -> str:
+    """What each searched network has over each hand-made one: more PCK, mean over the seeds, in less time."""
+    searched = [one for one in found if one["name"] not in NETWORKS]
+    if not searched:
+        return ""
+    lines = ["", "| searched | against | PCK | " + " | ".join(f"{each}, times as fast" for each in ENGINES) + " | |"]
+    lines.append(f"|{'---|' * (len(ENGINES) + 4)}")
+    for one in searched:
+        for other in (one for one in found if one["name"] in NETWORKS):
+            more = mean(one["PCK"]) - mean(other["PCK"])
+            sure = 2 * (deviation(one["PCK"]) ** 2 + deviation(other["PCK"]) ** 2) ** 0.5
+            faster = [other["latency"][each]["ms"] / one["latency"][each]["ms"] for each in ENGINES]
+            verdict = "dominates" if more >= 0 and all(each >= 1 for each in faster) else ""
+            cells = [one["name"], other["name"], f"{more:+.3f} ± {sure:.3f}", *(f"{each:.2f}" for each in faster)]
+            lines.append(f"| {' | '.join([*cells, verdict])} |")
+    lines += [
+        "",
+        "± here: two standard errors of the difference, from the seeds. Dominates: no less PCK in no more time",
+    ]
+    return "\n".join([*lines[:-1], lines[-1] + ", on both engines.", ""])
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard error of the mean, from the seeds; 0 for a single one."""
+    return float(stdev(values) / len(values) ** 0.5) if len(values) > 1 else 0.0
+
+
 def text(results: dict[str, Any]) -> str:
     """The page for people."""
     rows = "\n".join(row(network) for network in results["networks"])
+    times = " | ".join(f"{each} ms (quartiles)" for each in ENGINES)
     missing = f"\nNot finished: {', '.join(results['not finished'])}.\n" if results["not finished"] else ""
     return f"""# Small top-down networks on LSPET photographs
 
@@ -193,14 +252,14 @@ def text(results: dict[str, Any]) -> str:
 boxes, trained from scratch with one recipe (`recipes/train_lsp.yaml`) for {results["epochs"]} epochs: a reduced
 schedule on a CPU, far from the 210 epochs that papers train. {results["machine"]}.
 
-| network | params M | MACs M | PCK@0.2 | sampling error | mean PCK | latency ms (quartiles) | decoding ms | seeds |
-|---|---|---|---|---|---|---|---|---|
+| network | params M | MACs M | PCK@0.2 | sampling error | mean PCK | {times} | decoding ms | seeds |
+|{"---|" * (8 + len(ENGINES))}
 {rows}
-{missing}
+{missing}{verdicts(results["networks"])}
 PCK@0.2: share of labelled joints within 0.2 torso diameters (left shoulder to right hip) of their label, mirrored pass
 averaged; ± is the standard deviation over the seeds. Sampling error: one standard error over bootstrap samples of the
-persons. Mean PCK: over thresholds from 0 to 0.5, the area under the curve in `curve.png`. Latency: onnxruntime, one
-thread, measured in one interleaved run, without the mirrored pass. Decoding: maps to joints, one thread, measured. All
+persons. Mean PCK: over thresholds from 0 to 0.5, the area under the curve in `curve.png`. Milliseconds: one thread,
+measured in one interleaved run, without the mirrored pass. Decoding: maps to joints, one thread, measured. All
 numbers are measured here; none is published or predicted.
 
 These figures say nothing about the order after a long training (small and shallow networks learn faster), nor about
