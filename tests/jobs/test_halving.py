@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,9 +15,10 @@ from compress.artefacts.artefact import load_artefact
 from compress.artefacts.results import SearchResult, Trial, TrialTraining
 from compress.artefacts.run import Run
 from compress.errors import DivergedError, RecipeError, Stopped
-from compress.jobs.search import halving
+from compress.jobs.search import alone
 from compress.jobs.search import search as job
-from compress.jobs.search.halving import Entrant, Known, Rung, halved
+from compress.jobs.search.alone import Rung
+from compress.jobs.search.halving import NOTHING_TOLD, Entrant, Known, halved
 from compress.jobs.search.task import Task
 from compress.jobs.search.trials import Limits, trial_checkpoint, with_front, within_budget
 from compress.measure import whole_networks
@@ -27,7 +28,7 @@ from compress.measure.latency import Latency
 from compress.measure.objective import DEFAULT_OBJECTIVES
 from compress.measure.target import Target
 from compress.measure.timing import Timing
-from compress.nas.space import pick_key
+from compress.nas.space import Pick, pick_key
 from compress.pose.scoring import Score
 from compress.progress import Silent
 from compress.recipe import CandidateTraining, SearchRecipe, read_recipe
@@ -93,7 +94,12 @@ def halve(task: Task, candidates: Sequence[Entrant], known: Known, before: Seque
         path = trial_checkpoint(task.run, one.number)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    return halved(task, lambda pick: nn.Identity(), candidates, before, [], known)
+    return halved(task, nothing_to_train, candidates, before, known)
+
+
+def nothing_to_train(candidates: Sequence[tuple[int, Pick]], epochs: int) -> Iterator[Rung]:
+    assert not candidates
+    return iter(())
 
 
 def test_rungs_and_places() -> None:
@@ -166,7 +172,7 @@ def test_a_rung_that_tells_nothing_stops_none(tmp_path: Path, monkeypatch: pytes
     assert [trial.training.epochs for trial in trials if trial.training] != [1, 1, 1, 4]
     assert sum(trial.stopped for trial in trials) == 3
     assert all(trial.training and trial.training.epochs >= 2 for trial in trials)
-    assert said == [halving.NOTHING_TOLD.format(1)]
+    assert said == [NOTHING_TOLD.format(1)]
 
 
 def test_what_diverged_goes_no_further_even_as_a_baseline(tmp_path: Path) -> None:
@@ -213,7 +219,7 @@ def test_a_killed_search_goes_on_from_its_rungs(tmp_path: Path, monkeypatch: pyt
     """Killed while the second rung of the first cohort trains. Trial 2 diverges."""
     monkeypatch.setattr(job, "space_models", lambda task: {"onnxruntime": CountedModel()})
     monkeypatch.setattr(whole_networks, "time_runners", timed)
-    trained, finished = halving.train, job.tune_and_finish
+    trained, finished = alone.train, job.tune_and_finish
     calls: list[tuple[str, int]] = []
     killed_in: tuple[str, int] | None = None
 
@@ -228,7 +234,7 @@ def test_a_killed_search_goes_on_from_its_rungs(tmp_path: Path, monkeypatch: pyt
     def killed(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(halving, "train", watched)
+    monkeypatch.setattr(alone, "train", watched)
     monkeypatch.setattr(job, "tune_and_finish", killed)
     recipe = SearchRecipe.model_validate(recipe_data(tmp_path / "space.yaml"))
     whole, folder = tmp_path / "whole", tmp_path / "killed"

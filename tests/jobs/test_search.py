@@ -541,7 +541,7 @@ def test_another_process_scores_trials_of_the_run(
 
 def test_what_several_processes_cannot_do_is_told_before_any_work(tmp_path: Path) -> None:
     for override, said in (
-        ("search.method=train", "compared in one process"),
+        ("search.zero_cost.proxy=naswot", "compares proposals in one process"),
         ("measurement.targets=[torch]", "timed whole"),
         ("search.storage=trials", "postgresql://USER@HOST/DATABASE"),
     ):

@@ -13,7 +13,7 @@ from compress.artefacts.network import Learning
 from compress.artefacts.results import Comparison, Faster, Gain, NetworkResult, PredictionError, TableUsed, Trial
 from compress.errors import EngineError
 from compress.jobs.finalise import Finalist, Tail, end_to_end, finish, measure, time_decoding, tune
-from compress.jobs.search.halving import candidate_of
+from compress.jobs.search.alone import candidate_of
 from compress.jobs.search.task import Calibration, Task
 from compress.jobs.search.trials import Models, Weights, costs_of
 from compress.measure.comparison import differ, speed_up

@@ -10,25 +10,22 @@ Every score is a line of `rungs.jsonl`, and weights lie in `steps/trial_N.pt` un
 search that is started again repeats its decisions, and trains on from there.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.results import RungScore, Trial, TrialTraining
 from compress.artefacts.run import Run
-from compress.data.samples import Samples
-from compress.errors import DivergedError
 from compress.files import append_line
+from compress.jobs.search.alone import Rung
 from compress.jobs.search.prefilter import Prefilter
 from compress.jobs.search.task import Calibration, Task
+from compress.jobs.search.trainers import Scores, trainers
 from compress.jobs.search.trials import (
     Limits,
     Models,
     Weights,
     all_costs,
-    carried_over,
     cost_of,
     costs_of,
     no_candidate,
@@ -37,37 +34,15 @@ from compress.jobs.search.trials import (
     with_front,
 )
 from compress.measure.cost import Cost
-from compress.nas.candidate import Candidate
 from compress.nas.pareto import promoted
 from compress.nas.sampler import Asked, Sampler, screens
 from compress.nas.space import Pick, pick_key
-from compress.pose.scoring import Score, main_figure, score
-from compress.pruning.sparsity import apply_masks, masks_of_zeros
-from compress.training.loop import label_step, train
-from compress.training.recalibration import recalibrate
 
 _ASKS_PER_CANDIDATE = 20  # bound on picks that are over budget or known already, so that a cohort ends
 NOTHING_TOLD = (
     "after {0} epochs no candidate scores beyond a constant answer: none is stopped there. "
     "A larger training.first_epochs saves scoring them"
 )
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A line of `rungs.jsonl`: what a candidate scored after so many epochs. failure: where its loss was no number any
-    more, so that it goes no further, that line."""
-
-    number: int
-    pick: Mapping[str, object]
-    epochs: int
-    score: Score
-    failure: str | None = None
-
-    @property
-    def diverged(self) -> bool:
-        """Whether its loss was no number any more."""
-        return self.failure is not None
 
 
 @dataclass(frozen=True)
@@ -116,7 +91,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
     always = {pick_key(pick) for pick in baselines}
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
-    with task.progress.phase("search", settings.trials) as phase:
+    with trainers(task, weights, calibration) as scores, task.progress.phase("search", settings.trials) as phase:
         while len(trials) < settings.trials:
             cohort: dict[str, Entrant] = {}
             asked_for: dict[str, list[Asked]] = {}
@@ -143,7 +118,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
                     break
             if not cohort:
                 break
-            for trial in halved(task, weights, list(cohort.values()), list(trials.values()), calibration, known):
+            for trial in halved(task, scores, list(cohort.values()), list(trials.values()), known):
                 key = pick_key(trial.pick)
                 trials[key] = trial
                 if key not in written:
@@ -158,25 +133,20 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
     return with_front(list(trials.values()), objectives)
 
 
-def halved(
-    task: Task,
-    weights: Weights,
-    cohort: Sequence[Entrant],
-    before: Sequence[Trial],
-    calibration: Calibration,
-    known: Known,
-) -> list[Trial]:
+def halved(task: Task, scores: Scores, cohort: Sequence[Entrant], before: Sequence[Trial], known: Known) -> list[Trial]:
     """The cohort's trials, in its order. Checkpoints of those that are stopped are deleted.
 
-    before: trials of earlier cohorts, which count in the ranks of every rung that they reached. known: scores that need
-    no training; new ones are added here and to the run.
+    scores: what trains candidates, see compress.jobs.search.trainers. before: trials of earlier cohorts, which count in
+    the ranks of every rung that they reached. known: scores that need no training; new ones are added here and to the
+    run.
     """
     settings, objectives = task.recipe.training, task.recipe.search.objectives
     found: dict[int, list[Rung]] = {one.number: [] for one in cohort}
     going = list(cohort)
     for place, epochs in enumerate(settings.rungs):
+        _score(task, scores, going, epochs, known)
         for one in going:
-            found[one.number].append(_scored(task, weights, one, epochs, calibration, known))
+            found[one.number].append(known[pick_key(one.pick), epochs])
         if epochs == settings.epochs:
             break
         diverged = [one for one in going if found[one.number][-1].diverged]
@@ -207,72 +177,18 @@ def halved(
     return [_trial(one, found[one.number], settings.epochs) for one in cohort]
 
 
+def _score(task: Task, scores: Scores, going: Sequence[Entrant], epochs: int, known: Known) -> None:
+    """Adds what is not known yet of the candidates after so many epochs, as it comes."""
+    waiting = [(one.number, one.pick) for one in going if (pick_key(one.pick), epochs) not in known]
+    for rung in scores(waiting, epochs):
+        known[pick_key(rung.pick), epochs] = rung
+        append_line(task.run.path("rungs.jsonl"), to_plain(rung))
+        if rung.failure is not None:
+            task.progress.say(f"candidate {rung.number} counts as {rung.score.metric} 0: {rung.failure}")
+
+
 def _trial(one: Entrant, rungs: Sequence[Rung], epochs: int) -> Trial:
     last = rungs[-1]
     scores = tuple(RungScore(rung.epochs, rung.score.value or 0.0) for rung in rungs)
     training = TrialTraining(scores, stopped=last.diverged or last.epochs < epochs)
     return Trial(one.number, one.pick, one.cost, last.score, training=training, failure=last.failure)
-
-
-def _scored(task: Task, weights: Weights, one: Entrant, epochs: int, calibration: Calibration, known: Known) -> Rung:
-    """What the candidate scores after so many epochs on the search pictures, one pass each; 0 where its loss is no
-    longer a number."""
-    key = pick_key(one.pick)
-    if (key, epochs) in known:
-        return known[key, epochs]
-    kind, provenance = task.recipe.data.kind, f"trained alone for {epochs} epochs"
-    failure: str | None = None
-    try:
-        images = calibration.images(one.pick)
-        network = trained_alone(task, weights, one.pick, one.number, epochs, images).network
-        estimator = task.estimator_at(task.candidates.input_hw(one.pick))
-        found = score(network, estimator, task.sets.search, kind=kind, provenance=provenance, flip_test=False)
-        found = replace(found, value=found.value or 0.0, details={})
-    except DivergedError as error:
-        task.progress.say(f"candidate {one.number} counts as {main_figure(kind)} 0: {error}")
-        found = Score(main_figure(kind), 0.0, None, provenance, kind, len(task.sets.search), {})
-        failure = str(error)
-    known[key, epochs] = Rung(one.number, one.pick, epochs, found, failure)
-    append_line(task.run.path("rungs.jsonl"), to_plain(known[key, epochs]))
-    return known[key, epochs]
-
-
-def trained_alone(
-    task: Task, weights: Weights, pick: Pick, number: int, epochs: int, images: list[Tensor]
-) -> Candidate:
-    """The candidate after so many epochs on the labels, from its checkpoint on; zeros stay zero at the end.
-
-    Raises DivergedError when the loss is no longer a number.
-    """
-    settings = task.recipe.training
-    objective = task.objective(settings, task.candidates.input_hw(pick))
-    _, candidate = carried_over(task, weights, pick, images, steps=0)
-    network = candidate.network
-    zeros = masks_of_zeros(network) if task.candidates.sets_zeros else {}
-    samples: Samples = objective.samples(task.sets.train)
-    steps = epochs * (len(samples) // settings.batch_size)
-    with task.progress.phase(f"training candidate {number}, {epochs} epochs", steps) as phase:
-        train(
-            network,
-            [dict(network.named_parameters())],
-            label_step(network, objective, task.fabric),
-            samples=samples,
-            settings=settings,
-            seed=task.recipe.seed,
-            fabric=task.fabric,
-            workers=task.recipe.data.workers,
-            checkpoint=trial_checkpoint(task.run, number),
-            phase=phase,
-            until=epochs,
-        )
-    apply_masks(network, zeros)
-    recalibrate(network, images)
-    return candidate
-
-
-def candidate_of(task: Task, weights: Weights, trial: Trial, images: list[Tensor], steps: int) -> Candidate:
-    """The trial's network as it goes on: with the weights of its own training, if it had one to the end, else as it is
-    carried over. steps: see compress.jobs.search.trials.carried_over."""
-    if trial.training and not trial.stopped:
-        return trained_alone(task, weights, trial.pick, trial.number, trial.training.epochs, images)
-    return carried_over(task, weights, trial.pick, images, steps)[1]

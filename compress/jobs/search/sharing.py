@@ -6,29 +6,23 @@ does that started them.
 """
 
 import hashlib
-import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
-from threading import Thread
 
 import torch
 
 from compress.artefacts.artefact import network_digest
 from compress.artefacts.network import Named
 from compress.artefacts.results import Trial
-from compress.artefacts.run import RECIPE, in_use
+from compress.artefacts.run import in_use
 from compress.data.memory import settled_heap
 from compress.errors import CompressError, RecipeError, RunError
 from compress.jobs.search.halving import run_halving
-from compress.jobs.search.task import Task, prepared
+from compress.jobs.search.task import Task
 from compress.jobs.search.trials import (
     Limits,
     Models,
@@ -39,11 +33,11 @@ from compress.jobs.search.trials import (
     space_models,
     trained_weights,
 )
+from compress.jobs.search.workers import Told, threads_of_each, worker
 from compress.measure.latency_model import LatencyModel, runtime_of
 from compress.nas.study import JOURNAL, SharedStudy, open_storage, study_exists
 from compress.pose.scoring import main_figure
-from compress.progress import Silent
-from compress.recipe import SearchRecipe, fingerprint, read_recipe
+from compress.recipe import SearchRecipe, fingerprint
 from compress.training.processes import world_size
 
 _POLL_S = 1.0
@@ -51,8 +45,11 @@ _ENDING_S = 5.0  # for the others to see that there are enough trials
 
 
 def shares(recipe: SearchRecipe, folder: Path) -> bool:
-    """Whether the trials are those of a study that other processes can join."""
-    return recipe.search.workers > 1 or recipe.search.storage is not None or (folder / JOURNAL).is_file()
+    """Whether the trials are those of a study that other processes can join. Those of candidates that are trained alone
+    are not: cohorts are compared in one process, whose workers train them (compress.jobs.search.trainers)."""
+    search = recipe.search
+    together = search.workers > 1 and search.method != "train"
+    return together or search.storage is not None or (folder / JOURNAL).is_file()
 
 
 def check_sharing(task: Task, named: Named | None) -> None:
@@ -66,7 +63,7 @@ def check_sharing(task: Task, named: Named | None) -> None:
             value=recipe.search.workers,
             remedy="use one worker, or search without torchrun",
         )
-    if not shares(recipe, folder):
+    if recipe.search.workers == 1 and not shares(recipe, folder):
         return
     asked = recipe.place("search.storage" if recipe.search.storage else "search.workers")
     if named is not None and not isinstance(named, str | Path):
@@ -76,11 +73,17 @@ def check_sharing(task: Task, named: Named | None) -> None:
             value=f"a {type(named).__name__}",
             remedy="save it and give the folder, or use one worker and no storage",
         )
-    if recipe.search.method == "train" or recipe.search.zero_cost.proxy:
+    if recipe.search.method == "train":
+        if recipe.search.storage is not None:
+            raise RecipeError(
+                "cohorts of candidates that are trained alone are compared in one process",
+                place=asked,
+                remedy="use workers of this machine, and no storage",
+            )
+        return
+    if recipe.search.zero_cost.proxy:
         raise RecipeError(
-            "cohorts that are trained alone, and a zero-cost filter, are compared in one process",
-            place=asked,
-            remedy="use one worker and no storage",
+            "a zero-cost filter compares proposals in one process", place=asked, remedy="use one worker and no storage"
         )
     for target in priced_targets(recipe):
         if not runtime_of(target).has_kernels:
@@ -177,66 +180,29 @@ def workers(task: Task) -> Iterator[None]:
     if count == 1:
         yield
         return
-    threads, before = max(1, len(os.sched_getaffinity(0)) // count), torch.get_num_threads()
+    threads, before = threads_of_each(count), torch.get_num_threads()
     with ExitStack() as stack:
         torch.set_num_threads(threads)
         stack.callback(torch.set_num_threads, before)
-        others = [stack.enter_context(_worker(task, number, threads)) for number in range(2, count + 1)]
+        others = [
+            stack.enter_context(worker(task, __name__, number, threads=threads)) for number in range(2, count + 1)
+        ]
         yield
         until = time.monotonic() + _ENDING_S
-        while any(one.poll() is None for one in others) and time.monotonic() < until:
+        while any(one.process.poll() is None for one in others) and time.monotonic() < until:
             time.sleep(0.1)
-
-
-@contextmanager
-def _worker(task: Task, number: int, threads: int) -> Iterator[subprocess.Popen[str]]:
-    search = task.recipe.search
-    given = {"folder": str(task.run.folder), "workers": search.workers, "storage": search.storage}
-    with TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            text=True,
-        )
-        assert process.stdin
-        try:
-            process.stdin.write(json.dumps({**given, "network": task.named}) + "\n")
-            process.stdin.flush()
-            yield process
-            if process.poll():
-                said.seek(0)
-                how = f"signal {-process.returncode}" if process.returncode < 0 else said.read().strip()[-500:]
-                task.progress.say(f"worker {number} ended early ({how}); the others did its trials")
-        finally:
-            process.kill()
-            process.wait()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
+        for one in others:
+            if how := one.ended():
+                task.progress.say(f"worker {one.number} ended early ({how}); the others did its trials")
 
 
 def main() -> None:
-    """What such a process does: takes part in the run folder that it is told on its standard input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it, with which it ends
-    given = json.loads(sys.stdin.readline())
-    Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(given["folder"])
-    recipe = read_recipe(folder / RECIPE, SearchRecipe)
-    told = {"workers": given["workers"], "storage": given["storage"]}
-    recipe = recipe.model_copy(update={"search": recipe.search.model_copy(update=told)})
+    """What such a process does: takes part in the run folder that it is told."""
     try:
         with settled_heap():
-            take_part(prepared(recipe, folder, Silent(), given["network"]), alone=True)
+            take_part(Told().task, alone=True)
     except CompressError as error:
         sys.exit(str(error))
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":
