@@ -133,6 +133,7 @@ def main() -> None:
     match given.step:
         case "train":
             wanted = [(number, seed) for number in range(RECIPES[given.bench].networks) for seed in seeds_of(number)]
+            wanted.sort(key=lambda one: one[1])  # every network once, before any twice
             epochs = given.epochs[0] if given.epochs else RECIPES[given.bench].training.epochs
             file = given.out / f"{given.bench}_trainings.csv"
             already = length_file(given.out, given.bench, epochs)
