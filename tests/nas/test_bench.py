@@ -6,11 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import compress
 from benchmarks import pose_nas_bench as maker
 from compress.errors import DataError
-from compress.nas.bench import FOLDER, SPACES, Bench, bench, bench_space, read_networks, read_trainings
+from compress.measure.timing import Timing
+from compress.nas.bench import (
+    FOLDER,
+    SPACES,
+    Bench,
+    bench,
+    bench_space,
+    read_latencies,
+    read_networks,
+    read_trainings,
+)
 from compress.recipe import SyntheticData
 
 NETWORKS = maker.picks_of("lspet")[:5]
@@ -67,6 +78,7 @@ def test_what_is_committed(name: str) -> None:
     space = bench_space(name)
     networks = read_networks(FOLDER / f"{name}_networks.csv", space)
     assert [network.pick for network in networks] == maker.picks_of(name)
+    assert len({maker.network_key(network.pick) for network in networks}) == len(networks)
     assert len(networks) >= {"lspet": 200, "synthetic": 80}[name]
     trainings = read_trainings(FOLDER / f"{name}_trainings.csv")
     assert len({(one.network, one.seed) for one in trainings}) == len(trainings)
@@ -108,3 +120,69 @@ def test_trainings_are_added_one_by_one_and_a_cut_one_starts_over(
     assert file.read_text().startswith(first)
     assert [(one.network, one.seed) for one in read_trainings(file)] == [(2, 1), (2, 2)]
     assert capsys.readouterr().out.count(" of 2: network 2 seed 2") == 1
+
+
+def test_kind_and_expansion_of_a_branch_without_blocks_make_no_other_network() -> None:
+    space = bench_space("lspet")
+    pick = {**space.largest, "blocks.3.3": 0}
+    alike = {**pick, "kinds.3": "ir", "expansions.3": 1}
+    other = {**pick, "kinds.2": "ir"}
+    assert maker.network_key(alike) == maker.network_key(pick) != maker.network_key(other)
+    found = []
+    for one in (pick, alike, other):
+        torch.manual_seed(0)
+        network = maker.architecture_of("lspet", one).build().eval()
+        with torch.no_grad():
+            found.append(network(torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64))[0])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_times_are_on_one_clock_and_go_on_where_they_were_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine that is twice as slow in the second call: the convolution beside is too, so the table is not."""
+    slower = 1.0
+    timed: list[list[str]] = []
+
+    class Runtime:
+        def export(self, network: object, hw: object, folder: Path, stem: str) -> list[Path]:
+            return [folder / stem]
+
+        def load(self, file: Path) -> float:
+            return 2.0 + float(file.name.split("_")[1])  # its milliseconds
+
+    def time_runners(runners: dict[str, float], *_: object) -> dict[str, Timing]:
+        timed.append(list(runners))
+        reference_ms = 0.5 * slower
+        return {
+            key: Timing(
+                median_ms=ms * slower,
+                q1_ms=0.9 * ms * slower,
+                q3_ms=1.1 * ms * slower,
+                ratio=ms * slower / reference_ms,
+                normalised_ms=ms * slower,
+                spread=0,
+                uncertainty=0,
+                count=9,
+            )
+            for key, ms in runners.items()
+        }
+
+    monkeypatch.setattr(maker, "engine", lambda name: Runtime())
+    monkeypatch.setattr(maker, "time_runners", time_runners)
+    monkeypatch.setattr(maker, "RECIPES", {"lspet": replace(maker.RECIPES["lspet"], networks=30)})
+    file = tmp_path / "lspet_latency.csv"
+    maker.write_latencies("lspet", tmp_path, ["ncnn", "mnn"], 5)
+    whole = file.read_text()
+    assert sum(map(len, timed)) == 60
+    lines = whole.splitlines(keepends=True)
+    file.write_text("".join(lines[: 1 + 24]) + "12,ncnn,1")  # the first group, and a line that was cut off
+    timed.clear()
+    slower = 2.0
+    maker.write_latencies("lspet", tmp_path, ["ncnn", "mnn"], 5)
+    assert file.read_text() == whole
+    assert timed[0][0] == "12 ncnn"
+    assert read_latencies(file)[7] == {"ncnn": 9.0, "mnn": 9.0}
+    with pytest.raises(SystemExit, match="other engines"):
+        maker.write_latencies("lspet", tmp_path, ["mnn"], 5)
