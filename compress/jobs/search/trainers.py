@@ -53,10 +53,16 @@ class _Crew:
 
     def scores(self, candidates: Candidates, epochs: int) -> Iterator[Rung]:
         """Raises what a process raised, and RunError for a candidate at which one after the other ends."""
-        with ThreadPoolExecutor(self._count) as pool:
+        if not candidates:
+            return
+        title = f"training {len(candidates)} candidates, {epochs} epochs"
+        with ThreadPoolExecutor(self._count) as pool, self._task.progress.phase(title, len(candidates)) as phase:
             try:
                 for one in as_completed([pool.submit(self._score, *each, epochs) for each in candidates]):
-                    yield one.result()
+                    found = one.result()
+                    yield found
+                    score = found.score
+                    phase.advance(1, f"candidate {found.number}: {score.metric} {score.value or 0.0:.3f}")
             except BaseException:
                 self.close()  # so that the threads end
                 pool.shutdown(cancel_futures=True)
@@ -105,12 +111,13 @@ class _Place:
             if self._worker is None:
                 self._open = worker(self._task, __name__, self._number, threads=self._threads)
                 self._worker = self._open.__enter__()
+            one = self._worker
         try:
-            return self._worker.ask(job)
+            return one.ask(job)
         except EOFError:
             with self._changes:
                 if not self._closed:
-                    self.ended = self._worker.ended() or "without a word"
+                    self.ended = one.ended() or "without a word"
                     self._task.progress.say(f"worker {self._number} ended ({self.ended}); another one goes on")
                     self._leave()
             raise
