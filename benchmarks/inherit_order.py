@@ -4,7 +4,7 @@
         [--runs runs/inherit_order] [--out reports/inherit_order]
 
 PoseNAS-Bench's largest network is trained for TRAINING epochs under the bench's recipe. `compress search` around it,
-with Optuna's random sampler and two seeds, scores TRIALS candidates with inherited, recalibrated weights on the search
+with the guided sampler and two seeds, scores TRIALS candidates with inherited, recalibrated weights on the search
 pictures, and tunes all that reach half of the given network's score for EPOCHS; tuned ones are scored on the validation
 pictures. Kendall's tau of the untuned scores, of multiply-adds and of predicted time with the tuned scores; candidates
 that both seeds have, which are single edits, say how well one tuning agrees with another. Finished runs lie in RUNS and
@@ -79,7 +79,7 @@ def searched(given: argparse.Namespace, network: Path, seed: int) -> SearchResul
             network,
             target="onnxruntime",
             folder=folder,
-            sampler="random",
+            sampler="guided",
             trials=given.trials,
             recipe={"job": "search", "seed": seed, "search": {}},
             measurement={"rounds": 10},
