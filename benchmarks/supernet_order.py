@@ -161,7 +161,7 @@ def beyond_macs(table: Bench, chosen: Sequence[BenchNetwork], scores: Sequence[f
     """The tau of scores less what multiply-adds explain, and that of two seeds."""
     alone = [one.score for one in chosen]
     twice = twice_trained(table)
-    line = np.polyval(np.polyfit(log_macs(chosen), alone, 1), log_macs(twice)) if twice else np.zeros(0)
+    line = np.array([one.score for one in twice]) - rest(twice, [one.score for one in twice]) if twice else np.zeros(0)
     seeds = [list(np.array([list(one.scores.values())[seed] for one in twice]) - line) for seed in (0, 1)]
     return {
         "tau_beyond_macs": rank_correlation(rest(chosen, scores), rest(chosen, alone)),
