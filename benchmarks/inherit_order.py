@@ -5,10 +5,10 @@
 
 PoseNAS-Bench's largest network is trained for TRAINING epochs under the bench's recipe. `compress search` around it,
 with the guided sampler and two seeds, scores TRIALS candidates with inherited, recalibrated weights on the search
-pictures, and tunes all that reach half of the given network's score for EPOCHS; tuned ones are scored on the validation
-pictures. Kendall's tau of the untuned scores, of multiply-adds and of predicted time with the tuned scores; candidates
-that both seeds have, which are single edits, say how well one tuning agrees with another. Finished runs lie in RUNS and
-are not made again.
+pictures, and tunes its finalists for EPOCHS: those that no other candidate beats in score and time, a dozen or so.
+Tuned ones are scored on the validation pictures. Kendall's tau of the untuned scores, of multiply-adds and of predicted
+time with the tuned scores; candidates that both seeds have, single edits among them, say how well one tuning agrees
+with another. Finished runs lie in RUNS and are not made again.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def trained(given: argparse.Namespace) -> Path:
 
 
 def searched(given: argparse.Namespace, network: Path, seed: int) -> SearchResult:
-    """A search whose finalists are all candidates that are of use."""
+    """A search whose finalists are all candidates on its front."""
     folder = given.runs / f"seed{seed}"
     file = folder / "results.json"
     if not file.is_file():
@@ -135,10 +135,10 @@ def text(results: Row, options: str) -> str:
         "# How well inherited weights order candidates",
         "",
         f"`python -m benchmarks.inherit_order {options} --epochs {results['epochs']}`.",
-        f"Candidates around a network that was trained for {results['training']} epochs on LSPET at 64x64: Kendall's",
-        "tau of their scores with inherited, recalibrated weights, and of what is known before, with their scores",
-        f"after {results['epochs']} epochs of tuning. Beyond time: of scores less a line through the logarithm of the",
-        "predicted time.",
+        f"Candidates around a network that was trained for {results['training']} epochs on LSPET at 64x64, those on the",
+        "front. Kendall's tau of their scores with inherited, recalibrated weights, and of what is known before, with",
+        f"their scores after {results['epochs']} epochs of tuning. Beyond time: of scores less a line through the",
+        "logarithm of the predicted time.",
         "",
         "| search | tuned of | untuned score | multiply-adds | predicted time | untuned score, beyond time |",
         "|---|---|---|---|---|---|",
