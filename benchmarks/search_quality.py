@@ -2,15 +2,15 @@
 
     python -m benchmarks.search_quality [--bench lspet] [--ground table] [--cost onnxruntime] [--seeds 30]
         [--evaluations 100] [--workers N] [--samplers random nsga2 tpe gp guided predictor predictor_among]
-        [--out reports/search_quality]
+        [--runs runs/search_quality] [--out reports/search_quality]
 
 All samplers start from the same ten random networks of a seed. In the `table`, what a sampler proposes need not be
 there: the nearest network that it has not had is evaluated in its place, and that one it is told; `predictor_among`
 alone chooses among the table's networks themselves. In the `model`, fitted to the table, every pick of the space has a
 score (benchmarks.search_grounds). The guided sampler and the predictors know costs beforehand, as they do in a search.
-Finished runs lie in OUT/BENCH_GROUND.jsonl, and a killed benchmark goes on from there. OUT/BENCH_GROUND.md and .png say
-what came of them; OUT/README.md is all of these together. `--bench formula` runs on a made-up score in place of
-trainings: it shows that everything works, and nothing else.
+Finished runs lie in RUNS, and a killed benchmark goes on from there. OUT/BENCH_GROUND.md and .png say what came of
+them; OUT/README.md is all of these together. `--bench formula` runs on a made-up score in place of trainings: it shows
+what samplers do where scores have a plain form, and that everything works.
 """
 
 import argparse
@@ -69,11 +69,13 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=Path("runs/search_quality"))
     parser.add_argument("--out", type=Path, default=Path("reports/search_quality"))
     given = parser.parse_args()
     table = open_bench(given.bench, given.tables)
     samplers = [name for name in given.samplers if name != AMONG or given.ground == "table"]
-    file = given.out / f"{given.bench}_{given.ground}.jsonl"
+    name_of = f"{given.bench}_{given.ground}"
+    file = given.runs / f"{name_of}.jsonl"
     length = min(given.evaluations, len(table.networks)) if given.ground == "table" else given.evaluations
     known = read_runs(file)
     waiting = [(name, seed) for seed in range(given.seeds) for name in samplers if (name, seed) not in known]
@@ -95,8 +97,8 @@ def main() -> None:
     }
     hand = table.points(given.cost)[0] if given.ground == "table" else model_of(*where[:2], given.cost).hand
     above = {name: [gained(points, hand) for (one, _), points in runs.items() if one == name] for name in samplers}
-    write_text(file.with_suffix(".md"), page(table, given, curves, above, file.with_suffix(".png").name))
-    write_bytes(file.with_suffix(".png"), chart(curves))
+    write_text(given.out / f"{name_of}.md", page(table, given, curves, above, f"{name_of}.png"))
+    write_bytes(given.out / f"{name_of}.png", chart(curves))
     write_text(given.out / "README.md", whole_page(given.out))
 
 
