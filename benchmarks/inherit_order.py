@@ -18,14 +18,13 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
 import torch
 
 import compress
 from benchmarks.pose_nas_bench import RECIPES, architecture_of, space_of
 from compress.artefacts.results import SearchResult, read_results
 from compress.files import write_json, write_text
-from compress.nas.bench import rank_correlation
+from compress.nas.bench import beyond_cost, rank_correlation
 from compress.nas.space import pick_key
 
 Row = dict[str, Any]
@@ -112,8 +111,7 @@ def compared(found: SearchResult) -> Row:
 
 def beyond(rows: list[Row], what: str) -> list[float]:
     """Scores less a line through the logarithm of the predicted time."""
-    values, log_ms = np.array([row[what] for row in rows]), np.log([row["ms"] for row in rows])
-    return list(values - np.polyval(np.polyfit(log_ms, values, 1), log_ms))
+    return beyond_cost([row[what] for row in rows], [row["ms"] for row in rows])
 
 
 def both(one: Row, other: Row) -> Row:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from benchmarks.pose_nas_bench import RECIPES, architecture_of, estimator_of, pictures_of
 from compress.files import write_json, write_text
-from compress.nas.bench import METRICS, SPACES, Bench, BenchNetwork, bench, rank_correlation
+from compress.nas.bench import METRICS, SPACES, Bench, BenchNetwork, bench, beyond_cost, rank_correlation
 from compress.nas.predictor import are_numbers
 from compress.nas.supernet import Supernet, sandwich_step
 from compress.pose.approaches import objective_for
@@ -169,14 +169,9 @@ def beyond_macs(table: Bench, chosen: Sequence[BenchNetwork], scores: Sequence[f
     }
 
 
-def log_macs(networks: Sequence[BenchNetwork]) -> Array:
-    return np.log([one.costs["macs"] for one in networks])
-
-
 def rest(networks: Sequence[BenchNetwork], values: Sequence[float]) -> list[float]:
-    """Less a line through the logarithm of the multiply-adds."""
-    along = log_macs(networks)
-    return list(np.asarray(values) - np.polyval(np.polyfit(along, values, 1), along))
+    """What multiply-adds do not explain."""
+    return beyond_cost(values, [one.costs["macs"] for one in networks])
 
 
 def twice_trained(table: Bench) -> list[BenchNetwork]:

@@ -9,19 +9,18 @@ table's pictures need not be here.
 """
 
 import argparse
+import math
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from compress.nas.bench import bench, rank_correlation
+from compress.nas.bench import bench, beyond_cost, rank_correlation
 from compress.nas.zero_cost import PROXIES
 from compress.networks import architecture_from_data
 
-Array = NDArray[np.float64]
 PICTURES = 16
 
 
@@ -36,9 +35,9 @@ def main() -> None:
         parser.error(
             f"{len(table.networks)} networks of {given.bench} are trained: python -m benchmarks.pose_nas_bench"
         )
-    scores = np.array([network.score for network in table.networks])
-    log_macs = np.log([network.costs["macs"] for network in table.networks])
-    figures = {name: log_costs(table.points(name)) for name in ("macs", "params")}
+    scores = [network.score for network in table.networks]
+    macs = [network.costs["macs"] for network in table.networks]
+    figures = {name: [math.log(cost) for cost, _ in table.points(name)] for name in ("macs", "params")}
     for name, proxy in PROXIES.items():
         by_seed = []
         for seed in range(given.seeds):
@@ -50,24 +49,14 @@ def main() -> None:
                 built = architecture_from_data(table.space.apply(network.pick), "bench").build()
                 values.append(proxy(built, images))
             by_seed.append(values)
-        figures[name] = np.median(np.array(by_seed), axis=0)
+        figures[name] = [float(value) for value in np.median(np.array(by_seed), axis=0)]
     print(f"{table.name}: {len(scores)} networks; tau between two seeds of one training: {table.seed_tau}")
     print("| figure | tau with the score | at like multiply-adds |")
     print("|---|---|---|")
     for name, values in figures.items():
-        alike = "–" if name == "macs" else f"{rank_correlation(rest(values, log_macs), rest(scores, log_macs)):.2f}"
-        print(f"| {name} | {rank_correlation(list(values), list(scores)):.2f} | {alike} |")
-
-
-def log_costs(points: list[tuple[float, float]]) -> Array:
-    """Logarithms of the costs of (cost, score)."""
-    return np.log([cost for cost, _ in points])
-
-
-def rest(values: Array, along: Array) -> list[float]:
-    """What a straight line does not explain."""
-    slope, offset = np.polyfit(along, values, 1)
-    return list(values - slope * along - offset)
+        tau = rank_correlation(beyond_cost(values, macs), beyond_cost(scores, macs))
+        alike = "–" if name == "macs" else f"{tau:.2f}"
+        print(f"| {name} | {rank_correlation(values, scores):.2f} | {alike} |")
 
 
 if __name__ == "__main__":

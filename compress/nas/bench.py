@@ -105,6 +105,13 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return float(kendalltau(one, other).statistic)
 
 
+def beyond_cost(values: Sequence[float], costs: Sequence[float]) -> list[float]:
+    """What a straight line over the logarithm of the costs does not explain of the values: larger networks score more,
+    which no predictor is needed for."""
+    along = np.log(costs)
+    return [float(value) for value in np.asarray(values) - np.polyval(np.polyfit(along, values, 1), along)]
+
+
 @dataclass(frozen=True)
 class Training:
     """One line of a table of trainings.

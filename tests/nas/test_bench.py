@@ -18,6 +18,7 @@ from compress.nas.bench import (
     Bench,
     bench,
     bench_space,
+    beyond_cost,
     read_latencies,
     read_networks,
     read_trainings,
@@ -86,6 +87,13 @@ def test_what_is_committed(name: str) -> None:
     assert all(0 <= one.score <= 1 for one in trainings)
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 2e6
     assert all(network.scores for network in compress.bench(name).networks)
+
+
+def test_what_costs_do_not_explain() -> None:
+    """Values that are a line over log cost and a part that is orthogonal to it, which alone stays."""
+    costs, left = [1.0, 10.0, 100.0, 1000.0], [1.0, -1.0, -1.0, 1.0]
+    values = [0.2 + 0.1 * place + 0.01 * extra for place, extra in enumerate(left)]
+    assert beyond_cost(values, costs) == pytest.approx([0.01 * extra for extra in left])
 
 
 def test_wrong_names_and_broken_tables(folder: Path, tmp_path: Path) -> None:
