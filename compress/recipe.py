@@ -674,7 +674,7 @@ class SearchRecipe(Settings):
     baselines: dict[Name, dict[str, Any]] = Field(
         default={},
         description="Hand-made networks to compare with: name, then the architecture's fields that differ from the "
-        "space's fixed ones.",
+        "space's fixed ones, and `input_hw` where the space has several, else the recipe's.",
     )
 
     @model_validator(mode="after")

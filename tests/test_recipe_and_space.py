@@ -216,7 +216,12 @@ def test_edits_are_choices_beside_the_architecture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("baseline", "part"),
-    [({"width": 12}, "width must be one of"), ({"wdth": 16}, "'width'"), ({"head": "higher"}, "the space fixes head")],
+    [
+        ({"width": 12}, "width must be one of"),
+        ({"wdth": 16}, "'width'"),
+        ({"head": "higher"}, "the space fixes head"),
+        ({"input_hw": "96x96"}, "one input size"),
+    ],
 )
 def test_baselines_outside_the_space(baseline: dict[str, object], part: str) -> None:
     fields = {"width": 16, "blocks": [[1], [1, 1], [1, 1, 1], [1, 1, 1, 1]], **baseline}
@@ -244,9 +249,14 @@ def test_input_sizes_are_a_choice_of_no_field(tmp_path: Path) -> None:
     assert space.apply(small) == {**base, "width": 8}
     assert space.input_hw(small, (1, 1)) == (64, 96)
     assert space.pick_of(base, "test") == {"width": 16, "input_hw": "96x96"}
+    assert space.pick_of(base, "test", "64x96") == {"width": 16, "input_hw": "64x96"}
+    with pytest.raises(SpaceError, match="input_hw must be one of"):
+        space.pick_of(base, "test", "32x32")
     assert {space.input_hw(space.sample(random.Random(n)), (1, 1)) for n in range(20)} == {(64, 96), (96, 96)}
     with_none = expand(replace(read_space(path), choices={"width": (8, 16)}), base)
     assert with_none.input_hw({"width": 8}, (64, 32)) == (64, 32)
+    with pytest.raises(SpaceError, match="one input size"):
+        with_none.pick_of(base, "test", "96x96")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
     python benchmarks/lspet/run.py --data ../shared/data/lspet [--epochs 10] [--seeds 3] [--jobs 2]
         [--searched runs/search_lsp] [--out DIR]
 
-Trains five hand-made networks, and the finalists of `compress search search_lsp` whose run folder is SEARCHED, with
-every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread each); of a finalist its architecture
-alone is taken. Measures all of them in one interleaved run on onnxruntime and ncnn, and writes results.json, README.md
-and curve.png to DIR, by default reports/lspet. Trainings lie in DIR/runs; a killed benchmark goes on from there.
-`--jobs 0` trains nothing and reports the finished trainings.
+Trains five hand-made networks at 128x128, one of them at 96x96 too, and the finalists of `compress search search_lsp`
+whose run folder is SEARCHED, with every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread
+each); of a finalist its architecture and its input size are taken, and no weights. Measures all of them in one
+interleaved run on onnxruntime and ncnn, and writes results.json, README.md and curve.png to DIR, by default
+reports/lspet. Trainings lie in DIR/runs; a killed benchmark goes on from there. `--jobs 0` trains nothing and reports
+the finished trainings.
 """
 
 import os
@@ -16,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -46,14 +48,17 @@ from compress.report.figures import Axis, Figure, Mark, Panel, Series, png
 from compress.report.progress import Terminal
 
 HERE = Path(__file__).parent
+SIDE = 128
+"""Of the hand-made networks' input."""
 NETWORKS = {
-    "SimpleBaseline (small)": str(HERE / "simple_baseline.yaml"),
-    "MobilePoseNet": "mobileposenet",
-    "Small HRNet-W16": "small_hrnet_w16",
-    "Lite-HRNet-18": "lite_hrnet_18",
-    "DIR-BHRNet-32 (n = 1)": str(HERE / "dir_bhrnet.yaml"),
+    "SimpleBaseline (small)": (str(HERE / "simple_baseline.yaml"), (SIDE, SIDE)),
+    "MobilePoseNet": ("mobileposenet", (SIDE, SIDE)),
+    "Small HRNet-W16": ("small_hrnet_w16", (SIDE, SIDE)),
+    "Lite-HRNet-18": ("lite_hrnet_18", (SIDE, SIDE)),
+    "DIR-BHRNet-32 (n = 1)": (str(HERE / "dir_bhrnet.yaml"), (SIDE, SIDE)),
 }
-INPUT_HW = (128, 128)
+CONTROLS = {"DIR-BHRNet-32 (n = 1), 96x96": (str(HERE / "dir_bhrnet.yaml"), (96, 96))}
+"""What a smaller input alone gives: not one of the five."""
 ENGINES = ("onnxruntime", "ncnn")
 
 
@@ -66,11 +71,11 @@ def main() -> None:
     parser.add_argument("--searched", type=Path, help="run folder of a search")
     parser.add_argument("--out", type=Path, default=Path("reports/lspet"))
     arguments = parser.parse_args()
-    known = {**NETWORKS, **(finalists(arguments.searched) if arguments.searched else {})}
+    known = {**NETWORKS, **CONTROLS, **(finalists(arguments.searched) if arguments.searched else {})}
     trainings = [
-        Run(name, network, seed, arguments.out / "runs" / f"{label(network)}_{arguments.epochs}_{seed}")
+        Run(name, network, input_hw, seed, arguments.out / "runs" / f"{label(name)}_{arguments.epochs}_{seed}")
         for seed in range(1, arguments.seeds + 1)
-        for name, network in known.items()
+        for name, (network, input_hw) in known.items()
     ]
     if arguments.jobs:
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
@@ -97,6 +102,7 @@ class Run:
 
     name: str
     network: str
+    input_hw: tuple[int, int]
     seed: int
     folder: Path
 
@@ -105,16 +111,18 @@ class Run:
         return (self.folder / "architecture.yaml").is_file()
 
 
-def finalists(searched: Path) -> dict[str, str]:
-    """The architectures that a search found, without their weights."""
+def finalists(searched: Path) -> dict[str, tuple[str, tuple[int, int]]]:
+    """The architectures that a search found, without their weights, and their input sizes."""
     folders = sorted(searched.glob("finalists/finalist_*"))
-    return {f"searched {place}": str(folder / "architecture.yaml") for place, folder in enumerate(folders, 1)}
+    return {
+        f"searched {place}": (str(folder / "architecture.yaml"), compress.load(folder).input_hw)
+        for place, folder in enumerate(folders, 1)
+    }
 
 
-def label(network: str) -> str:
-    """Of the folder of its trainings."""
-    path = Path(network)
-    return path.parent.name if path.name == "architecture.yaml" else path.stem
+def label(name: str) -> str:
+    """Of the folder of a network's trainings."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def train(run: Run, data: Path, epochs: int) -> None:
@@ -127,6 +135,7 @@ def train(run: Run, data: Path, epochs: int) -> None:
         compress.train(
             run.network,
             recipe="train_lsp",
+            input_hw=list(run.input_hw),
             data={"disk": {"folder": data}},
             epochs=epochs,
             seed=run.seed,
@@ -138,21 +147,24 @@ def train(run: Run, data: Path, epochs: int) -> None:
 def networks(finished: Sequence[Run]) -> list[dict[str, Any]]:
     """Per network: its scores over the seeds, and its cost, measured once (seeds do not change it)."""
     runners: dict[str, Runner] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     entries: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as exports:
         for name in dict.fromkeys(one.name for one in finished):
             folders = [one.folder for one in finished if one.name == name]
             first = compress.load(folders[0])
-            counted = count(first.module, INPUT_HW)
+            size = first.input_hw
+            counted = count(first.module, size)
             for each in ENGINES:
-                files = engine(each).export(first.module, INPUT_HW, Path(exports), f"{each}_{len(runners)}")
+                files = engine(each).export(first.module, size, Path(exports), f"{each}_{len(runners)}")
                 runners[f"{name}: {each}"] = engine(each).load(files[0])
+                sizes[f"{name}: {each}"] = size
             assert first.metadata.data is not None
-            pictures = validation_set(first.metadata.data, INPUT_HW, 1)
+            pictures = validation_set(first.metadata.data, size, 1)
             estimator = estimator_for(
                 first.architecture,
                 first.keypoints,
-                INPUT_HW,
+                size,
                 codec=first.metadata.codec,
                 decoding=Decoding(flip_test=False),
                 boxes=LabelledBoxes(),
@@ -161,6 +173,7 @@ def networks(finished: Sequence[Run]) -> list[dict[str, Any]]:
             entries[name] = {
                 "name": name,
                 "architecture": architecture_to_data(first.architecture),
+                "input_hw": size,
                 "params": counted.params,
                 "macs": counted.macs,
                 "PCK": [score["PCK"] for score in scores],
@@ -174,7 +187,7 @@ def networks(finished: Sequence[Run]) -> list[dict[str, Any]]:
                 "left_out": scores[0]["left_out"],
                 "decode_ms": decode_time(first.module, estimator, pictures, flip_test=False).latency.ms,
             }
-        for key, timing in time_runners(runners, INPUT_HW, 1, 100).items():
+        for key, timing in time_runners(runners, sizes, 1, 100).items():
             name, _, each = key.rpartition(": ")
             latency = Latency.of_timing(timing, each)
             entries[name].setdefault("latency", {})[each] = {
@@ -200,6 +213,7 @@ def row(network: dict[str, Any]) -> str:
         times.append(f"{each['ms']:.2f} ({each['q1_ms']:.2f}-{each['q3_ms']:.2f}){doubt}")
     cells = [
         network["name"],
+        "x".join(map(str, network["input_hw"])),
         f"{network['params'] / 1e6:.2f}",
         f"{network['macs'] / 1e6:.0f}",
         spread(network["PCK"]),
@@ -214,13 +228,13 @@ def row(network: dict[str, Any]) -> str:
 
 def verdicts(found: Sequence[dict[str, Any]]) -> str:
     """What each searched network has over each hand-made one: more PCK, mean over the seeds, in less time."""
-    searched = [one for one in found if one["name"] not in NETWORKS]
+    searched = [one for one in found if one["name"] not in NETWORKS and one["name"] not in CONTROLS]
     if not searched:
         return ""
     lines = ["", "| searched | against | PCK | " + " | ".join(f"{each}, times as fast" for each in ENGINES) + " | |"]
     lines.append(f"|{'---|' * (len(ENGINES) + 4)}")
     for one in searched:
-        for other in (one for one in found if one["name"] in NETWORKS):
+        for other in (one for one in found if one not in searched):
             more = mean(one["PCK"]) - mean(other["PCK"])
             sure = 2 * (deviation(one["PCK"]) ** 2 + deviation(other["PCK"]) ** 2) ** 0.5
             faster = [other["latency"][each]["ms"] / one["latency"][each]["ms"] for each in ENGINES]
@@ -248,12 +262,12 @@ def text(results: dict[str, Any]) -> str:
 
     {" ".join(results["command"])}
 
-3000 training and 400 validation photographs (one labelled person each, 14 joints), 128x128 cut-outs of the labelled
-boxes, trained from scratch with one recipe (`recipes/train_lsp.yaml`) for {results["epochs"]} epochs: a reduced
+3000 training and 400 validation photographs (one labelled person each, 14 joints), cut-outs of the labelled boxes,
+trained from scratch with one recipe (`recipes/train_lsp.yaml`) for {results["epochs"]} epochs: a reduced
 schedule on a CPU, far from the 210 epochs that papers train. {results["machine"]}.
 
-| network | params M | MACs M | PCK@0.2 | sampling error | mean PCK | {times} | decoding ms | seeds |
-|{"---|" * (8 + len(ENGINES))}
+| network | input | params M | MACs M | PCK@0.2 | sampling error | mean PCK | {times} | decoding ms | seeds |
+|{"---|" * (9 + len(ENGINES))}
 {rows}
 {missing}{verdicts(results["networks"])}
 PCK@0.2: share of labelled joints within 0.2 torso diameters (left shoulder to right hip) of their label, mirrored pass

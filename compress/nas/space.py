@@ -226,10 +226,18 @@ class Space:
                 _set(data, path.split("."), value)
         return data
 
-    def pick_of(self, data: Fields, place: str) -> Pick:
-        """The pick that gives this architecture, unedited. Raises SpaceError when the space does not contain it."""
+    def pick_of(self, data: Fields, place: str, size: str | None = None) -> Pick:
+        """The pick that gives this architecture, unedited. size: of the input, as size_text; None is the recipe's.
+        Raises SpaceError when the space does not contain it."""
         chosen = {path: _get(data, path.split(".")) for path in self.architectures.choices}
-        pick: Pick = {**chosen, **self.unedited}
+        if size is not None and not self.input_sizes:
+            raise SpaceError(
+                "the space has one input size, the recipe's",
+                place=place,
+                value=size,
+                remedy=f"leave {INPUT_SIZE} out, or give the space's choices {INPUT_SIZE}",
+            )
+        pick: Pick = {**chosen, **self.unedited, **({} if size is None else {INPUT_SIZE: size})}
         for path, value in pick.items():
             if value not in self.choices[path]:
                 raise SpaceError(

@@ -84,7 +84,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
         most=[budget.of(one, next(iter(models))) for one in objectives],
     )
     calibration = Calibration(task)
-    prefilter = Prefilter(task, calibration.images(task.space.largest))
+    prefilter = Prefilter(task, calibration)
     known, written = read_rungs(run), {pick_key(trial.pick) for trial in read_trials(run)}
     if known:
         task.progress.say(f"{len(known)} scores of candidates are taken from {run.path('rungs.jsonl')}")

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.results import ProxyAgreement, Trial
 from compress.artefacts.run import Run
 from compress.files import append_line
-from compress.jobs.search.task import Task
+from compress.jobs.search.task import Calibration, Task
 from compress.measure.cost import Cost
 from compress.nas.bench import rank_correlation
 from compress.nas.space import Pick, pick_key
@@ -41,12 +40,11 @@ class ProxyValue:
 class Prefilter:
     """Which proposals are evaluated. Deterministic in the order of proposals, so that a resumed search decides alike.
 
-    images: training pictures, batches [B,3,H,W].
+    calibration: training pictures, at the input size of every proposal.
     """
 
-    def __init__(self, task: Task, images: Sequence[Tensor]) -> None:
-        self._task, self._settings = task, task.recipe.search.zero_cost
-        self._images = torch.cat([batch.cpu() for batch in images])[:PICTURES]
+    def __init__(self, task: Task, calibration: Calibration) -> None:
+        self._task, self._settings, self._calibration = task, task.recipe.search.zero_cost, calibration
         self._values = {pick_key(one.pick): one.value for one in read_proxies(task.run)}
         self._seen: dict[str, bool] = {}
         self._priced: list[tuple[float, float]] = []
@@ -70,7 +68,7 @@ class Prefilter:
         """The figure of the candidate's network before any training."""
         key = pick_key(pick)
         if key not in self._values:
-            self._values[key] = proxy_value(self._task, pick, self._images)
+            self._values[key] = proxy_value(self._task, pick, self._calibration)
             append_line(self._task.run.path("proxies.jsonl"), to_plain(ProxyValue(pick, self._values[key])))
         return self._values[key]
 
@@ -110,16 +108,17 @@ def proxy_agreement(task: Task, trials: Sequence[Trial]) -> ProxyAgreement | Non
 def check_proxy(task: Task) -> None:
     """Raises NetworkError, before any work, where the proxy has no figure for the smallest or the largest candidate."""
     if task.recipe.search.zero_cost.proxy:
-        images = torch.cat(list(task.inputs(PICTURES))).cpu()[:PICTURES]
+        calibration = Calibration(task)
         for pick in (task.space.smallest, task.space.largest):
-            proxy_value(task, pick, images)
+            proxy_value(task, pick, calibration)
 
 
-def proxy_value(task: Task, pick: Pick, images: Tensor) -> float:
+def proxy_value(task: Task, pick: Pick, calibration: Calibration) -> float:
     """The recipe's proxy of the candidate's structure with initial weights; around a given network with its own, and
     replaced operators not fitted."""
     name = task.recipe.search.zero_cost.proxy
     assert name is not None
+    images = torch.cat([batch.cpu() for batch in calibration.images(pick)])[:PICTURES]
     torch.manual_seed(task.recipe.seed)
     return PROXIES[name](task.candidates.build(pick).cpu(), images)
 

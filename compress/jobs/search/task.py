@@ -508,6 +508,8 @@ def read_baselines(recipe: SearchRecipe, space: Space, start: Network | None = N
         )
     for name, fields in recipe.baselines.items():
         place = f"recipe: baselines.{name}"
-        data = architecture_to_data(architecture_from_data({**space.base, **fields}, place))
-        picks[name] = space.pick_of(data, place)
+        size = fields.get(INPUT_SIZE)
+        structure = {key: value for key, value in fields.items() if key != INPUT_SIZE}
+        data = architecture_to_data(architecture_from_data({**space.base, **structure}, place))
+        picks[name] = space.pick_of(data, place, size)
     return picks

@@ -189,7 +189,7 @@ def run_trials(
     if shared:
         sampler.suggest([trial.pick for trial in finished.values()])  # of one process, before there were several
     calibration = Calibration(task)
-    prefilter = Prefilter(task, calibration.images(task.space.largest))
+    prefilter = Prefilter(task, calibration)
     within_any_budget = {pick_key(pick) for pick in (*baselines, *singles)}
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
