@@ -1078,11 +1078,12 @@ class SearchResult(Shown):
 
     start: the network that was given instead of a supernet; tuning_samples: that every trial was tuned on. objectives:
     what candidates and networks are to be small in, beside the score that is to be large. tables: by target. losses: of
-    the supernet, by epoch. decoding: of the candidate that scored best, taken for every trial. networks: baselines and
-    finalists, exported and measured; trial_numbers: the trial that each was; best: names of those that no other one
-    beats in all objectives. failed_exports: one line each. no_finalist: why there is none. caveats: what the figures do
-    not say. zero_cost: None where no proxy filtered proposals. over_budget: names of the baselines that cost more than
-    the search's limits, by prediction.
+    the supernet, by epoch. decoding: by input size (`128x128`), of the candidate that scored best in it, taken for
+    every trial of that size; empty where it is not known. networks: baselines and finalists, exported and measured;
+    trial_numbers: the trial that each was; best: names of those that no other one beats in all objectives.
+    failed_exports: one line each. no_finalist: why there is none. caveats: what the figures do not say. zero_cost: None
+    where no proxy filtered proposals. over_budget: names of the baselines that cost more than the search's limits, by
+    prediction.
     """
 
     run: RunRecord
@@ -1094,7 +1095,7 @@ class SearchResult(Shown):
     tables: Mapping[str, TableUsed]
     losses: tuple[float, ...]
     trials: tuple[Trial, ...]
-    decoding: Latency | None
+    decoding: Mapping[str, Latency]
     networks: tuple[NetworkResult, ...]
     trial_numbers: Mapping[str, int]
     best: tuple[str, ...]

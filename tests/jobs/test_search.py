@@ -304,8 +304,10 @@ def test_finalists_of_random_searches() -> None:
     none = 0
     for _ in range(500):
         trials, hand_made = random_trials(rng)
-        decoding_ms, wanted = rng.choice([0.0, rng.uniform(0, 5)]), rng.randint(1, 6)
-        chosen = choose_finalists(trials, wanted, hand_made, decoding_ms)
+        most, wanted = rng.choice([0.0, 5.0]), rng.randint(1, 6)
+        decoding = {trial.number: rng.uniform(0, most) for trial in trials}
+        chosen = choose_finalists(trials, wanted, hand_made, lambda trial, known=decoding: known[trial.number])
+        whole = {trial.number: trial.cost.predicted_ms + decoding[trial.number] for trial in trials}
         baselines = [trial for trial in trials if trial.pick in hand_made]
         free = [trial for trial in trials if trial.pick not in hand_made]
         least = max((trial.value for trial in baselines), default=0.0) / 2
@@ -315,12 +317,11 @@ def test_finalists_of_random_searches() -> None:
         assert len(chosen) <= wanted
         assert all(trial in good for trial in chosen)
         assert len({trial.pick["name"] for trial in chosen}) == len(chosen)
-        assert chosen == sorted(chosen, key=lambda trial: trial.cost.predicted_ms)
+        assert chosen == sorted(chosen, key=lambda trial: whole[trial.number])
         for baseline in baselines if good and wanted >= len(baselines) else ():
-            ms = baseline.cost.predicted_ms
-            as_fast = [trial for trial in good if trial.cost.predicted_ms <= ms]
+            as_fast = [trial for trial in good if whole[trial.number] <= whole[baseline.number]]
             best = max(as_fast, key=lambda trial: trial.value, default=None)
-            aimed = best or min(good, key=lambda trial: trial.cost.predicted_ms)
+            aimed = best or min(good, key=lambda trial: whole[trial.number])
             assert aimed in chosen
     assert none > 20
 
@@ -330,7 +331,7 @@ def test_a_fifth_faster_counts_the_decoding_too() -> None:
     trials = scored(("hand", 1.0, 0.5), ("half", 0.5, 0.4), ("level", 1.0, 0.45), ("best", 2.0, 0.6))
     hand = [{"name": "hand"}]
     assert [trial.pick["name"] for trial in choose_finalists(trials, 3, hand)] == ["half", "level", "best"]
-    tenth = choose_finalists([*trials, *scored(("second", 0.9, 0.44))], 3, hand, decoding_ms=9.0)
+    tenth = choose_finalists([*trials, *scored(("second", 0.9, 0.44))], 3, hand, lambda trial: 9.0)
     assert [trial.pick["name"] for trial in tenth] == ["second", "level", "best"]
 
 
@@ -663,7 +664,7 @@ def test_a_search_for_another_device_predicts_every_time(
     assert result.target.threads == 8
     tables = [one.table for one in result.run.targets]
     assert tables == [str(tmp_path / "phone.json"), None, str(tmp_path / "tablet.json")]
-    assert result.decoding is None
+    assert result.decoding == {}
     assert result.tables["onnxruntime@phone"].error is None
     for network in result.networks:
         promised = network.latency["onnxruntime@phone"]

@@ -1,7 +1,7 @@
 """The end of a search: finalists are chosen among the trials, finished as baselines are, and compared with them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -40,7 +40,7 @@ def choose_finalists(
     trials: Sequence[Trial],
     wanted: int,
     baselines: Sequence[Pick],
-    decoding_ms: float = 0.0,
+    decoding_ms: Callable[[Trial], float] = lambda trial: 0.0,
     objectives: Sequence[CostObjective] = DEFAULT_OBJECTIVES,
 ) -> list[Trial]:
     """At most `wanted` trials, by the search's scores and predicted costs, cheapest by the first cost first.
@@ -52,8 +52,7 @@ def choose_finalists(
     Baselines take no place. Where there are several costs, none may be more than the baseline's and one must be so much
     less.
 
-    decoding_ms: of all candidates alike, per pass of the network, on top of their own predicted time, in what is end to
-    end.
+    decoding_ms: of a trial, per pass of the network, on top of its own predicted time, in what is end to end.
     """
     known = {pick_key(pick) for pick in baselines}
     scored_baselines = [trial for trial in trials if pick_key(trial.pick) in known]
@@ -61,12 +60,12 @@ def choose_finalists(
     found = [trial for trial in trials if pick_key(trial.pick) not in known and trial.value >= least]
     if not found:
         return []
-    costs = [costs_of(trial, objectives, decoding_ms) for trial in found]
+    costs = [costs_of(trial, objectives, decoding_ms(trial)) for trial in found]
     points = [(*own, trial.value) for own, trial in zip(costs, found, strict=True)]
     best_first = sorted(range(len(found)), key=lambda index: -found[index].value)
 
     def limits_of(baseline: Trial) -> list[float]:
-        return costs_of(baseline, objectives, decoding_ms)
+        return costs_of(baseline, objectives, decoding_ms(baseline))
 
     def within(baseline: Trial, factor: float, rank: int) -> list[int]:
         most = limits_of(baseline)
@@ -89,25 +88,31 @@ def choose_finalists(
     return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
 
 
-def trial_decoding(task: Task, models: Models, weights: Weights, trials: Sequence[Trial]) -> Latency | None:
-    """What decoding a candidate's maps takes, predicted for all alike: measured with the one of the best score.
+def trial_decoding(task: Task, models: Models, weights: Weights, trials: Sequence[Trial]) -> dict[str, Latency]:
+    """What decoding a candidate's maps takes, by input size: measured with the one of the best score of that size, and
+    taken for all of it.
 
-    All have the same outputs, but the noise of a half-trained one takes another time than the maps of a tuned one.
-    None where the target that decides is another device, whose decoding time is not known here.
+    All of one size have maps of one size, but the noise of a half-trained one takes another time than the maps of a
+    tuned one. Empty where the target that decides is another device, whose decoding time is not known here.
     """
     model = next(iter(models.values()))
     if model.target.foreign:
-        return None
-    best = max((trial for trial in trials if not trial.stopped), key=lambda trial: trial.value)
-    flip_test = task.recipe.decoding.flip_test
+        return {}
+    best: dict[str, Trial] = {}
+    for trial in sorted((trial for trial in trials if not trial.stopped), key=lambda trial: -trial.value):
+        best.setdefault(size_text(task.candidates.input_hw(trial.pick)), trial)
 
-    def measured() -> Latency:
-        network = candidate_of(task, weights, best, Calibration(task).images(best.pick), steps=0).network
-        estimator = task.estimator_at(task.candidates.input_hw(best.pick))
-        pictures, clock_ms = task.sets.search, model.reference_ms
-        return decode_time(network, estimator, pictures, flip_test=flip_test, reference_ms=clock_ms).latency
+    def measured() -> dict[str, Latency]:
+        found, calibration = {}, Calibration(task)
+        for size, trial in best.items():
+            network = candidate_of(task, weights, trial, calibration.images(trial.pick), steps=0).network
+            estimator = task.estimator_at(task.candidates.input_hw(trial.pick))
+            pictures, clock_ms, flip_test = task.sets.search, model.reference_ms, task.recipe.decoding.flip_test
+            timed = decode_time(network, estimator, pictures, flip_test=flip_test, reference_ms=clock_ms)
+            found[size] = timed.latency
+        return found
 
-    return task.run.once("decoding", measured, Latency)
+    return task.run.once("decoding", measured, dict[str, Latency])
 
 
 def named_trials(task: Task, trials: Sequence[Trial], chosen: Sequence[Trial]) -> dict[str, Trial]:

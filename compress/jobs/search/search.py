@@ -4,6 +4,7 @@ Read `search` from top to bottom: the order of lines is the order of events. Eve
 folder, and a killed run that is started again goes on from there.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from compress.jobs.search.halving import read_rungs
 from compress.jobs.search.lockstep import NAMED, announce_supernet, assist
 from compress.jobs.search.prefilter import check_proxy, proxy_agreement, read_proxies
 from compress.jobs.search.sharing import check_sharing, scored_trials, shares, take_part
-from compress.jobs.search.task import digest_of, prepared, seconds_per_phase, show_space, stages
+from compress.jobs.search.task import Task, digest_of, prepared, seconds_per_phase, show_space, stages
 from compress.jobs.search.trials import (
     check_budget,
     read_trials,
@@ -36,6 +37,8 @@ from compress.jobs.search.trials import (
     trained_weights,
     within_budget,
 )
+from compress.measure.latency import Latency
+from compress.nas.space import size_text
 from compress.pose.scoring import main_figure
 from compress.progress import Progress
 from compress.recipe import SearchRecipe
@@ -75,7 +78,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             trials = scored_trials(task.alone, models, weights, budget)
             zero_cost = proxy_agreement(task, trials)
             decoding = trial_decoding(task.alone, models, weights, trials)
-            decoding_ms = decoding.ms / (1 + recipe.decoding.flip_test) if decoding else 0.0
+            decoding_ms = partial(_decoding_ms, task, decoding)
             objectives = recipe.search.objectives
             within = within_budget(trials, budget, baselines.values())
             chosen = choose_finalists(within, recipe.finalists.count, list(baselines.values()), decoding_ms, objectives)
@@ -124,6 +127,12 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
         )
         write_results(run.path("results.json"), "search", result)
     return result
+
+
+def _decoding_ms(task: Task, decoding: Mapping[str, Latency], trial: Trial) -> float:
+    """Of a candidate's maps, per pass of the network; 0 where it is not known."""
+    known = decoding.get(size_text(task.candidates.input_hw(trial.pick)))
+    return known.ms / (1 + task.recipe.decoding.flip_test) if known else 0.0
 
 
 def search_together(

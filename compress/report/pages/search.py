@@ -112,11 +112,13 @@ def rows_of(result: SearchResult) -> list[Row]:
 
 
 def _trial_row(result: SearchResult, trial: Trial) -> Row:
-    """Its time is predicted, that of decoding taken from the candidate that scored best."""
+    """Its time is predicted, that of decoding taken from the candidate of its input size that scored best."""
     first = next(iter(result.networks), None)
     passes = first.evaluations[0].passes if first else 1
     predicted_ms = passes * trial.cost.predicted_ms
-    decode_ms = result.decoding.ms if result.decoding else None
+    one_size = next(iter(result.decoding.values()), None) if len(result.decoding) == 1 else None
+    decoding = result.decoding.get(trial.pick.get("input_hw", ""), one_size)
+    decode_ms = decoding.ms if decoding else None
     return Row(
         run="",
         role="trial",
@@ -385,9 +387,10 @@ def search_score_name(result: SearchResult) -> str:
 
 
 def _chart_note(result: SearchResult) -> str:
+    times = [f"{ms_text(one.ms)} ms at {size}" for size, one in sorted(result.decoding.items())]
     decoding = (
-        f"with one decoding time for all, {ms_text(result.decoding.ms)} ms, of the candidate that scored best"
-        if result.decoding
+        f"with one decoding time for all of an input size ({', '.join(times)}), of the candidate that scored best"
+        if times
         else "without decoding"
     )
     return (
