@@ -32,6 +32,7 @@ Integers = NDArray[np.intp]
 
 _PAD = 1e10  # the cost of starting a new person, in the code of HigherHRNet
 _REFINE_CELLS = 65536  # cells × people that refine looks at together; 256 KiB of float32 stays in the cache
+_LITTLE = 4 * _REFINE_CELLS  # cells × missing joints, below which refine does not go joint by joint
 _GROUPS = 256  # of a joint's cells; refine looks first at the cells above the _HOTTEST-th of their largest heats
 _HOTTEST = 64
 _MANY_PEOPLE = 10  # that lack the joint; for fewer, all cells are as fast
@@ -297,20 +298,26 @@ def _refine(
     Taken only if the heat there is positive; of equal cells the first counts. Writes into joint_pk3.
     """
     mean_pt = _mean_tags(found_pk, candidates)
-    width = heat_khw.shape[2]
-    missing_pk = found_pk < 0
-    people, filled, cells = [], [], []
-    for joint in range(len(heat_khw)):
-        person_m = np.flatnonzero(missing_pk[:, joint])
-        if len(person_m):
-            people.append(person_m)
-            filled.append(np.full(len(person_m), joint))
-            cells.append(
-                _best_cells(heat_khw[joint].ravel(), tags_tkhw[:, joint].reshape(len(tags_tkhw), -1), mean_pt[person_m])
-            )
-    if not people:
+    joints, _, width = heat_khw.shape
+    heat_kc, tags_tkc = heat_khw.reshape(joints, -1), tags_tkhw.reshape(len(tags_tkhw), joints, -1)
+    joint_n, person_n = np.nonzero(found_pk.T < 0)
+    if not len(joint_n):
         return
-    person_n, joint_n, cell_n = np.concatenate(people), np.concatenate(filled), np.concatenate(cells)
+    cells = heat_kc.shape[1]
+    if len(joint_n) * cells <= _LITTLE:
+        rows = max(1, _REFINE_CELLS // cells)
+        chunks = [slice(begin, begin + rows) for begin in range(0, len(joint_n), rows)]
+        found = [
+            _scored(heat_kc[joint_n[one]], tags_tkc[:, joint_n[one]], mean_pt[person_n[one]]).argmax(axis=1)
+            for one in chunks
+        ]
+    else:
+        next_n = np.flatnonzero(np.diff(joint_n)) + 1
+        found = [
+            _best_cells(heat_kc[joint_m[0]], tags_tkc[:, joint_m[0]], mean_pt[person_m])
+            for joint_m, person_m in zip(np.split(joint_n, next_n), np.split(person_n, next_n), strict=True)
+        ]
+    cell_n = np.concatenate(found)
     located_n3 = located(
         heat_khw, joint_n, cell_n // width, cell_n % width, "quarter" if locate == "middle" else locate
     )
@@ -360,7 +367,8 @@ def _first_best(heat_c: Floats, tags_tc: Floats, mean_mt: Floats) -> tuple[Integ
 
 
 def _scored(heat_c: Floats, tags_tc: Floats, mean_mt: Floats) -> Floats:
-    """heat - round(‖tag - mean‖), [M,C]; one array, worked on in place."""
+    """heat - round(‖tag - mean‖), [M,C]; one array, worked on in place. heat_c and tags_tc: of all rows alike, or
+    [M,C] and [T,M,C]."""
     with np.errstate(over="ignore"):
         distance_mc: Floats = tags_tc[0] - mean_mt[:, 0, None]
         if len(tags_tc) == 1:

@@ -13,6 +13,7 @@ from reference_associative_embedding import plain_decode
 
 from compress.data.keypoints import COCO_PERSON, KeypointSet
 from compress.errors import DataError
+from compress.pose.decode import associative_embedding
 from compress.pose.decode.associative_embedding import Grouping, _best_cells, decode, merge_outputs
 from compress.pose.decode.poses import Poses, coco_results, to_image
 
@@ -60,7 +61,11 @@ def sizes(rng: np.random.Generator) -> tuple[int, int]:
     return int(rng.integers(1, 14)), int(rng.integers(1, 14))
 
 
-def test_drawn_people() -> None:
+@pytest.mark.parametrize(("little", "cells"), [(0, 300), (10**9, 300), (10**9, 10**9)])
+def test_drawn_people(little: int, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing joints are looked for one joint after the other, in pieces of all, and all at once."""
+    monkeypatch.setattr(associative_embedding, "_LITTLE", little)
+    monkeypatch.setattr(associative_embedding, "_REFINE_CELLS", cells)
     rng = np.random.default_rng(0)
     for _ in range(500):
         heat, tags = scene(rng, int(rng.integers(0, 6)), sizes(rng), int(rng.integers(1, 4)))
