@@ -144,7 +144,7 @@ def tune(
     else:
         (network,) = networks.values()
         step = label_step(network, objective, fabric)
-    trained = nn.ModuleDict(networks)
+    trained = nn.ModuleDict({f"network_{name}": network for name, network in networks.items()})  # a name may be `half`
     sparsifier = None
     if sparsify is not None:
         (network,) = networks.values()

@@ -788,7 +788,9 @@ def test_input_sizes_are_searched(tmp_path: Path) -> None:
     space["choices"] = {"blocks.3.0": [1, 2], "input_hw": ["32x64", "64x64"]}
     file = tmp_path / "space.yaml"
     file.write_text(yaml.safe_dump(space))
-    overrides = (f"search.space={file}", ONE_ENGINE, "search.trials=4", "finalists.count=3")
+    hand = "width: 16, blocks: [[1], [1, 0], [1, 0, 0], [1, 0, 0, 2]]"
+    baselines = f"baselines={{hand_balance: {{{hand}}}, half: {{{hand}, input_hw: 32x64}}}}"
+    overrides = (f"search.space={file}", ONE_ENGINE, "search.trials=4", "finalists.count=2", baselines)
     task = prepared(small_recipe(*overrides), tmp_path / "run", Silent(), None)
     drawn = batches(task.samples(task.recipe.supernet), batch_size=8, epoch=0, seed=1)
     assert [tuple(batch.images.shape[2:]) for batch in drawn] == [(32, 64), (64, 64)] * 2
@@ -801,7 +803,8 @@ def test_input_sizes_are_searched(tmp_path: Path) -> None:
         assert 2 * small.macs == large.macs
         assert small.predicted_ms < large.predicted_ms
     sizes = {network.name: size_of(str(result.trial_of(network).pick["input_hw"])) for network in result.networks}
-    assert sizes["hand_balance"] == (64, 64)
+    assert (sizes["hand_balance"], sizes["half"]) == ((64, 64), (32, 64))
+    assert set(result.decoding) == {"32x64", "64x64"}
     assert set(sizes.values()) == {(32, 64), (64, 64)}
     for network in result.networks:
         size = sizes[network.name]
