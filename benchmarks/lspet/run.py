@@ -71,12 +71,13 @@ def main() -> None:
     parser.add_argument("--searched", type=Path, help="run folder of a search")
     parser.add_argument("--out", type=Path, default=Path("reports/lspet"))
     arguments = parser.parse_args()
-    known = {**NETWORKS, **CONTROLS, **(finalists(arguments.searched) if arguments.searched else {})}
+    known = {**NETWORKS, **(finalists(arguments.searched) if arguments.searched else {}), **CONTROLS}
     trainings = [
         Run(name, network, input_hw, seed, arguments.out / "runs" / f"{label(name)}_{arguments.epochs}_{seed}")
         for seed in range(1, arguments.seeds + 1)
         for name, (network, input_hw) in known.items()
     ]
+    trainings.sort(key=lambda one: one.name in CONTROLS)  # last
     if arguments.jobs:
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(train, one, arguments.data.resolve(), arguments.epochs) for one in trainings]
