@@ -7,7 +7,7 @@ Trains five hand-made networks at 128x128, one of them at 96x96 too, and the fin
 whose run folder is SEARCHED, with every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread
 each); of a finalist its architecture and its input size are taken, and no weights. Measures all of them in one
 interleaved run on onnxruntime and ncnn, and writes results.json, README.md and curve.png to DIR, by default
-reports/lspet. Trainings lie in DIR/runs; a killed benchmark goes on from there. `--jobs 0` trains nothing and reports
+reports/lspet, beside the finalists' structures. Trainings lie in DIR/runs; a killed benchmark goes on from there. `--jobs 0` trains nothing and reports
 the finished trainings.
 """
 
@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 import compress
 from compress.data.sets import validation_set
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--searched", type=Path, help="run folder of a search")
     parser.add_argument("--out", type=Path, default=Path("reports/lspet"))
     arguments = parser.parse_args()
-    known = {**NETWORKS, **(finalists(arguments.searched) if arguments.searched else {}), **CONTROLS}
+    known = {**NETWORKS, **(finalists(arguments.searched, arguments.out) if arguments.searched else {}), **CONTROLS}
     trainings = [
         Run(name, network, input_hw, seed, arguments.out / "runs" / f"{label(name)}_{arguments.epochs}_{seed}")
         for seed in range(1, arguments.seeds + 1)
@@ -112,13 +113,14 @@ class Run:
         return (self.folder / "architecture.yaml").is_file()
 
 
-def finalists(searched: Path) -> dict[str, tuple[str, tuple[int, int]]]:
-    """The architectures that a search found, without their weights, and their input sizes."""
-    folders = sorted(searched.glob("finalists/finalist_*"))
-    return {
-        f"searched {place}": (str(folder / "architecture.yaml"), compress.load(folder).input_hw)
-        for place, folder in enumerate(folders, 1)
-    }
+def finalists(searched: Path, out: Path) -> dict[str, tuple[str, tuple[int, int]]]:
+    """The architectures that a search found, without their weights and in files of OUT, and their input sizes."""
+    found = {}
+    for place, folder in enumerate(sorted(searched.glob("finalists/finalist_*")), 1):
+        network, file = compress.load(folder), out / f"searched_{place}.yaml"
+        write_text(file, yaml.safe_dump(architecture_to_data(network.architecture), sort_keys=False))
+        found[f"searched {place}"] = (str(file), network.input_hw)
+    return found
 
 
 def label(name: str) -> str:
