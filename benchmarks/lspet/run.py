@@ -7,8 +7,8 @@ Trains five hand-made networks at 128x128, one of them at 96x96 too, and the fin
 whose run folder is SEARCHED, with every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread
 each); of a finalist its architecture and its input size are taken, and no weights. Measures all of them in one
 interleaved run on onnxruntime and ncnn, and writes results.json, README.md and curve.png to DIR, by default
-reports/lspet, beside the finalists' structures. Trainings lie in DIR/runs; a killed benchmark goes on from there. `--jobs 0` trains nothing and reports
-the finished trainings.
+reports/lspet, beside the finalists' structures. Trainings lie in DIR/runs; a killed benchmark goes on from there.
+`--jobs 0` trains nothing and reports the finished trainings.
 """
 
 import os
