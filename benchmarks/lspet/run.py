@@ -6,7 +6,7 @@
 Trains five hand-made networks at 128x128, one of them at 96x96 too, and the finalists of `compress search search_lsp`
 whose run folder is SEARCHED, with every seed from scratch (`recipes/train_lsp.yaml`, `compress train`, one thread
 each); of a finalist its architecture and its input size are taken, and no weights. Measures all of them in one
-interleaved run on onnxruntime and ncnn, and writes results.json, README.md and curve.png to DIR, by default
+interleaved run on onnxruntime and ncnn, and writes results.json, README.md and trade_off.png to DIR, by default
 reports/lspet, beside the finalists' structures. Trainings lie in DIR/runs; a killed benchmark goes on from there.
 `--jobs 0` trains nothing and reports the finished trainings.
 """
@@ -43,7 +43,6 @@ from compress.measure.whole_networks import time_runners
 from compress.networks import architecture_to_data
 from compress.pose.approaches import estimator_for
 from compress.pose.estimator import LabelledBoxes
-from compress.pose.percent_correct import THRESHOLDS
 from compress.recipe import Decoding
 from compress.report.figures import Axis, Figure, Mark, Panel, Series, png
 from compress.report.progress import Terminal
@@ -95,7 +94,7 @@ def main() -> None:
     }
     write_json(arguments.out / "results.json", results)
     write_text(arguments.out / "README.md", text(results))
-    write_bytes(arguments.out / "curve.png", curve(results))
+    write_bytes(arguments.out / "trade_off.png", trade_off(results))
 
 
 @dataclass(frozen=True)
@@ -275,33 +274,44 @@ schedule on a CPU, far from the 210 epochs that papers train. {results["machine"
 {missing}{verdicts(results["networks"])}
 PCK@0.2: share of labelled joints within 0.2 torso diameters (left shoulder to right hip) of their label, mirrored pass
 averaged; ± is the standard deviation over the seeds. Sampling error: one standard error over bootstrap samples of the
-persons. Mean PCK: over thresholds from 0 to 0.5, the area under the curve in `curve.png`. Milliseconds: one thread,
+persons. Mean PCK: over thresholds from 0 to 0.5, the area under the curve. Milliseconds: one thread,
 measured in one interleaved run, without the mirrored pass. Decoding: maps to joints, one thread, measured. All
 numbers are measured here; none is published or predicted.
 
 These figures say nothing about the order after a long training (small and shallow networks learn faster), nor about
 pictures with several people. LSPET's labels are crowd-sourced and noisy; another network of the same form may differ.
 
-![PCK over threshold](curve.png)
+![PCK against latency](trade_off.png)
 """
 
 
-def curve(results: dict[str, Any]) -> bytes:
-    """PCK over the threshold, a line per network."""
-    series = tuple(
-        Series(
-            network["name"],
-            tuple(Mark(x, y) for x, y in zip(THRESHOLDS, network["curve"], strict=True)),
-            colour,
-            shape="none",
-            line="line",
+def trade_off(results: dict[str, Any]) -> bytes:
+    """PCK, mean and standard deviation over the seeds, beside the milliseconds of the first engine."""
+    kinds: dict[str, list[Mark]] = {"hand-made": [], "searched": []}
+    for network in results["networks"]:
+        latency, pck = network["latency"][ENGINES[0]], network["PCK"]
+        middle, aside = mean(pck), stdev(pck) if len(pck) > 1 else 0.0
+        by_hand = network["name"] in NETWORKS or network["name"] in CONTROLS
+        kinds["hand-made" if by_hand else "searched"].append(
+            Mark(
+                latency["ms"],
+                middle,
+                network["name"],
+                True,
+                latency["q1_ms"],
+                latency["q3_ms"],
+                middle - aside,
+                middle + aside,
+            )
         )
-        for colour, network in enumerate(results["networks"])
+    series = tuple(
+        Series(kind, tuple(marks), colour, shape)  # type: ignore[arg-type]
+        for (kind, marks), colour, shape in zip(kinds.items(), (1, 0), ("diamond", "circle"), strict=True)
     )
-    title = "PCK on 400 LSPET photographs"
-    x = Axis("threshold, in torso diameters")
-    figure = Figure(title, title, x, (Panel(Axis("share of joints found"), series),))
-    return png(figure, f"{results['epochs']} epochs from scratch, mean over the seeds")
+    title = "PCK against latency on 400 LSPET photographs"
+    x = Axis(f"{ENGINES[0]}, one thread, ms", "ms")
+    figure = Figure(title, title, x, (Panel(Axis("PCK@0.2"), series),))
+    return png(figure, f"{results['epochs']} epochs from scratch, mean and standard deviation over the seeds")
 
 
 if __name__ == "__main__":

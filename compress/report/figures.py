@@ -69,7 +69,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Series:
-    """Marks of one kind. colour: number in the palette. hollow: predicted. line: joins them, or none.
+    """Marks of one kind. colour: number in the palette of six; from there on they come again, and lines dashed. hollow:
+    predicted. line: joins them, or none.
 
     small: without a border, for hundreds of them. budget: whether the page's budget filter is about them. optional:
     whether the page has a switch that takes them away.
@@ -84,6 +85,17 @@ class Series:
     line: Literal["", "line", "step", "dashed"] = ""
     budget: bool = False
     optional: bool = False
+
+    @property
+    def tone(self) -> str:
+        """Class of its colour."""
+        return f"c{self.colour % len(_COLOURS)}"
+
+    @property
+    def stroke(self) -> str:
+        """Classes of its line."""
+        dashed = self.line == "dashed" or self.colour >= len(_COLOURS)
+        return f"line {self.tone}{' dashed' if dashed else ''}"
 
 
 @dataclass(frozen=True)
@@ -314,8 +326,7 @@ def _legend(figure: Figure, width: int) -> tuple[list[str], float]:
         if x > 8 and x + needed > width:
             x, y = 8.0, y + 21
         if series.shape == "none":
-            dashed = " dashed" if series.line == "dashed" else ""
-            parts.append(f'<path class="line c{series.colour}{dashed}" d="M{x - 6:.1f} {y:.1f}h16"/>')
+            parts.append(f'<path class="{series.stroke}" d="M{x - 6:.1f} {y:.1f}h16"/>')
         else:
             parts.append(_shape(series, x, y))
         parts.append(f'<text x="{x + 14:.1f}" y="{y + 4.5:.1f}">{escape(name)}</text>')
@@ -344,11 +355,11 @@ def _marks(panel: Panel, x: Scale, y: Scale, links: bool) -> list[str]:
                 taken.append((px - 8, py - 8, px + 8, py + 8))
             if mark.x_low is not None and mark.x_high is not None:
                 ends = x(mark.x_low), x(mark.x_high)
-                bars.append(f'<path class="bar c{series.colour}" d="M{ends[0]:.1f} {py:.1f}H{ends[1]:.1f}"/>')
+                bars.append(f'<path class="bar {series.tone}" d="M{ends[0]:.1f} {py:.1f}H{ends[1]:.1f}"/>')
                 taken.append((ends[0], py - 2, ends[1], py + 2))
             if mark.y_low is not None and mark.y_high is not None:
                 tops = y(mark.y_high), y(mark.y_low)
-                bars.append(f'<path class="bar c{series.colour}" d="M{px:.1f} {tops[0]:.1f}V{tops[1]:.1f}"/>')
+                bars.append(f'<path class="bar {series.tone}" d="M{px:.1f} {tops[0]:.1f}V{tops[1]:.1f}"/>')
                 taken.append((px - 2, tops[0], px + 2, tops[1]))
         if series.line and series.marks:
             line, points = _line(series, x, y)
@@ -391,8 +402,7 @@ def _line(series: Series, x: Scale, y: Scale) -> tuple[str, list[tuple[float, fl
     if series.line == "step":
         points = [points[0], *(corner for one, other in pairwise(points) for corner in ((other[0], one[1]), other))]
     path = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
-    dashed = " dashed" if series.line == "dashed" else ""
-    return f'<path class="line c{series.colour}{dashed}" d="M{path}"/>', points
+    return f'<path class="{series.stroke}" d="M{path}"/>', points
 
 
 def _along(points: Sequence[tuple[float, float]]) -> Iterable[Box]:
@@ -422,7 +432,7 @@ def _mark(series: Series, mark: Mark, px: float, py: float, links: bool) -> str:
 
 def _shape(series: Series, px: float, py: float) -> str:
     """A mark of the series at a pixel."""
-    classes = f"mark c{series.colour}" + (" hollow" if series.hollow else "") + (" small" if series.small else "")
+    classes = f"mark {series.tone}" + (" hollow" if series.hollow else "") + (" small" if series.small else "")
     r = 3.2 if series.small else 6.0
     match series.shape:
         case "diamond":

@@ -37,3 +37,12 @@ def test_a_name_is_nearest_to_its_own_mark_or_has_a_line_from_it(width, apart):
         box = (float(left), float(base) - FONT, float(left) + text_width(name), float(base) + 4)
         if own not in joined:
             assert min(centres, key=lambda centre: away(centre, box)) == own, name
+
+
+def test_more_series_than_colours_are_all_drawn_and_told_apart() -> None:
+    """The seventh line has the first one's colour, and is dashed."""
+    marks = (Mark(0, 0), Mark(1, 1))
+    series = tuple(Series(f"line {n}", marks, n, "none", line="line") for n in range(8))
+    drawn = svg(Figure("t", "t", Axis("x"), (Panel(Axis("y"), series),)), 900)
+    classes = re.findall(r'class="(line [^"]*)"', drawn)
+    assert set(classes) == {*(f"line c{n}" for n in range(6)), "line c0 dashed", "line c1 dashed"}
