@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artefacts.results import Comparison, NetworkResult, SearchResult, Trial
-from compress.nas.space import KEEP
+from compress.nas.space import INPUT_SIZE, KEEP, size_of
 from compress.report.figures import Axis, Figure, Mark, Panel, Parallel, Series
 from compress.report.pages.networks import (
     Row,
@@ -116,8 +116,8 @@ def _trial_row(result: SearchResult, trial: Trial) -> Row:
     first = next(iter(result.networks), None)
     passes = first.evaluations[0].passes if first else 1
     predicted_ms = passes * trial.cost.predicted_ms
-    one_size = next(iter(result.decoding.values()), None) if len(result.decoding) == 1 else None
-    decoding = result.decoding.get(trial.pick.get("input_hw", ""), one_size)
+    one_size = next(iter(result.decoding), "")  # where the size is no choice
+    decoding = result.decoding.get(trial.pick.get(INPUT_SIZE, one_size))
     decode_ms = decoding.ms if decoding else None
     return Row(
         run="",
@@ -387,7 +387,10 @@ def search_score_name(result: SearchResult) -> str:
 
 
 def _chart_note(result: SearchResult) -> str:
-    times = [f"{ms_text(one.ms)} ms at {size}" for size, one in sorted(result.decoding.items())]
+    times = [
+        f"{ms_text(one.ms)} ms at {size}"
+        for size, one in sorted(result.decoding.items(), key=lambda item: size_of(item[0]))
+    ]
     decoding = (
         f"with one decoding time for all of an input size ({', '.join(times)}), of the candidate that scored best"
         if times
