@@ -6,6 +6,7 @@ the finished trials once more, and goes on exactly as if it had not been killed.
 
 import copy
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -36,6 +37,8 @@ GUIDED = "guided"
 
 Asked = Trial
 """What an answer is told by."""
+Value = tuple[str, Any]
+"""Path of a choice, and one of its values."""
 NewSampler = Callable[[int, int], BaseSampler]
 """Population and seed → a sampler of Optuna's."""
 
@@ -193,6 +196,10 @@ class Guide:
     several costs any may be left out of an aim, so that a front is explored in all of them together and in each alone.
     Candidates are children of good picks of about those costs: fields crossed, a field changed as a whole, single
     steps.
+
+    The model knows nothing of a value that no scored pick has, and would never pay for it. Budgets make this likely:
+    the baselines at a larger width are all refused, however good that width were with fewer blocks. So a share of the
+    proposals have a value that was seldom seen, as long as there is one.
     """
 
     def __init__(
@@ -214,6 +221,8 @@ class Guide:
         self._costs: list[NDArray[np.float64]] = []
         self._scores: list[float] = []
         self._known: set[str] = set()
+        self._seen: Counter[Value] = Counter()
+        self._sought: Counter[Value] = Counter()
 
     def learn(self, pick: Pick, costs: Sequence[float], score: float) -> None:
         """One scored pick."""
@@ -222,6 +231,7 @@ class Guide:
             self._picks.append(pick)
             self._costs.append(np.asarray(costs, dtype=np.float64))
             self._scores.append(score)
+            self._seen.update(pick.items())
 
     def skip(self, pick: Pick) -> None:
         """One pick that is not to be proposed again."""
@@ -237,7 +247,12 @@ class Guide:
         weights = np.exp(-(((log_costs - np.log(limits)) / _WIDTH) ** 2).mean(1) / 2)
         features = np.stack([self._features(pick) for pick in self._picks])
         score_of = _ridge(features, np.asarray(self._scores), weights)
-        candidates = [pick for pick in self._children(weights) if pick_key(pick) not in self._known]
+        children = self._children(weights)
+        seldom = self._seldom_seen() if self._rng.random() < _SEEKING else None
+        if seldom:
+            self._sought[seldom] += 1
+            children = [{**child, seldom[0]: seldom[1]} for child in children]
+        candidates = [pick for pick in children if pick_key(pick) not in self._known]
         if not candidates:
             return self._space.sample(self._rng)
         rows = np.stack([self._features(pick) for pick in candidates])
@@ -251,6 +266,17 @@ class Guide:
         scores[worst > 1] = -np.inf
         best = int(np.argmax(scores) if np.isfinite(scores).any() else np.argmin(worst))
         return candidates[best]
+
+    def _seldom_seen(self) -> "Value | None":
+        """The value that the fewest scored picks have, if those are too few; not one sought in vain: the budget may
+        allow none of its picks."""
+        values = [
+            (path, value)
+            for path, several in self._space.choices.items()
+            for value in several
+            if self._seen[path, value] < _ENOUGH and self._sought[path, value] < _ENOUGH + self._seen[path, value]
+        ]
+        return min(values, key=lambda one: self._seen[one], default=None)
 
     def _aims(self) -> dict[int, float]:
         """Number of a cost → the most that it may be, of one cost at least."""
@@ -300,6 +326,10 @@ _WIDTH = 0.7
 without the picks of width 24 that were seen at twice the cost."""
 _NEAR = 0.3
 """Least weight of a parent for small changes."""
+_SEEKING = 0.25
+"""Share of the proposals that have a value seldom seen, while there is one."""
+_ENOUGH = 4
+"""Scored picks with a value, and proposals with it in vain."""
 _PARENTS = 12
 _CHILDREN = 1000
 _RIDGE = 0.3

@@ -262,6 +262,13 @@ def test_finalists_are_chosen_around_the_hand_made_networks(wanted: int, names: 
     assert [trial.pick["name"] for trial in chosen] == names
 
 
+def test_one_finalist_is_the_cheapest_that_scores_no_less() -> None:
+    trials = scored(HAND, ("level", 1.0, 0.55), ("equal", 0.6, 0.5), ("slower", 0.7, 0.52), ("cheap", 0.5, 0.49))
+    for wanted, names in ((2, ["equal", "level"]), (3, ["equal", "slower", "level"])):
+        chosen = choose_finalists(trials, wanted, [{"name": "hand"}])
+        assert [trial.pick["name"] for trial in chosen] == names
+
+
 def test_finalists_are_no_larger_than_the_hand_made_one_in_any_objective() -> None:
     trials = scored(HAND, ("faster", 0.7, 0.4), ("level", 0.9, 0.45), ("best", 2.0, 0.6))
     params = {"hand": 10, "faster": 10, "level": 11, "best": 5}

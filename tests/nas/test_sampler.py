@@ -175,6 +175,72 @@ def test_two_costs_are_followed_at_once(kind: str) -> None:
     assert len({kinds for blocks, kinds in found if blocks >= 6}) > 1
 
 
+NARROW = Space(
+    {"width": 16, "blocks": [0] * 6},
+    {"width": (16, 24), **{f"blocks.{i}": (0, 1, 2) for i in range(6)}},
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("worth", [-0.2, 0.2])
+def test_guided_judges_a_width_at_which_the_baseline_is_over_budget(worth: float, seed: int) -> None:
+    """Width 24 costs twice as much, and is worth more than the blocks that it takes, or less than none."""
+
+    def cost(pick: Pick) -> float:
+        return float((1 + sum(pick[f"blocks.{i}"] for i in range(6))) * (2 if pick["width"] == 24 else 1))
+
+    def score(pick: Pick) -> float:
+        return sum(pick[f"blocks.{i}"] for i in range(6)) * 0.02 + worth * (pick["width"] == 24)
+
+    hand = {"width": 16, **{f"blocks.{i}": 2 if i < 3 else 1 for i in range(6)}}  # 24 would take 20, and at most 11 may
+    sampler = Sampler(
+        NARROW,
+        "guided",
+        population=4,
+        seed=seed,
+        baselines=[hand],
+        costs=[lambda picks: np.array([cost(pick) for pick in picks])],
+        most=[11.0],
+    )
+    scored = []
+    for _ in range(60):
+        trial, pick = sampler.ask()
+        if cost(pick) > 11:
+            sampler.refuse(trial, 0.1)
+        else:
+            sampler.tell(trial, [cost(pick)], score(pick), -0.1)
+            scored.append(pick)
+    wide = [pick for pick in scored if pick["width"] == 24]
+    assert len(wide) >= 3
+    best = max(scored, key=score)
+    assert best["width"] == (24 if worth > 0 else 16)
+    assert len(wide) > 10 or worth < 0
+
+
+def test_guided_gives_up_a_value_that_no_budget_allows() -> None:
+    def cost(pick: Pick) -> float:
+        return float(1 + sum(pick[f"blocks.{i}"] for i in range(6))) * (100 if pick["width"] == 24 else 1)
+
+    asked = []
+    sampler = Sampler(
+        NARROW,
+        "guided",
+        population=4,
+        seed=0,
+        baselines=[NARROW.smallest],
+        costs=[lambda picks: np.array([cost(pick) for pick in picks])],
+        most=[5.0],
+    )
+    for _ in range(80):
+        trial, pick = sampler.ask()
+        asked.append(pick)
+        if cost(pick) > 5:
+            sampler.refuse(trial, 0.1)
+        else:
+            sampler.tell(trial, [cost(pick)], cost(pick), -0.1)
+    assert 0 < sum(pick["width"] == 24 for pick in asked) <= 8
+
+
 def test_guide_proposes_nothing_that_it_knows() -> None:
     guide = Guide(SPACE, [HAND], random.Random(0))
     seen = []

@@ -46,8 +46,8 @@ def choose_finalists(
     """At most `wanted` trials, by the search's scores and predicted costs, cheapest by the first cost first.
 
     None scores below half of the best baseline: the list may be empty. For every baseline the most accurate trial that
-    costs no more, or the cheapest where all cost more; the most accurate of all; for every baseline the most accurate
-    that costs at least a fifth less; then the second ones of these, for the search's order of close candidates is
+    costs no more, or the cheapest where all cost more; the most accurate of all; for every baseline the cheapest that
+    scores no less, and the most accurate that costs at least a fifth less; then the second ones of these, for the search's order of close candidates is
     uncertain; then the most accurate at half and at two thirds of each one's cost; then an even spread over the front.
     Baselines take no place. Where there are several costs, none may be more than the baseline's and one must be so much
     less.
@@ -76,12 +76,14 @@ def choose_finalists(
 
         return [index for index in best_first if meets(costs[index])][rank : rank + 1]
 
-    def cheapest(baseline: Trial) -> int:
+    def cheapest(baseline: Trial, least: float) -> list[int]:
         most = limits_of(baseline)
-        return min(range(len(found)), key=lambda i: max(c / m for c, m in zip(costs[i], most, strict=True)))
+        enough = [index for index, trial in enumerate(found) if trial.value >= least]
+        return sorted(enough, key=lambda i: max(c / m for c, m in zip(costs[i], most, strict=True)))[:1]
 
-    order = [index for one in scored_baselines for index in within(one, 1.0, 0) or [cheapest(one)]]
+    order = [index for one in scored_baselines for index in within(one, 1.0, 0) or cheapest(one, least)]
     order.append(best_first[0])
+    order += [index for one in scored_baselines for index in cheapest(one, one.value)]
     for rank, factors in ((0, (_FASTER,)), (1, (_FASTER, 1.0)), (0, _MUCH_FASTER)):
         order += [index for one in scored_baselines for factor in factors for index in within(one, factor, rank)]
     chosen = list(dict.fromkeys([*order, *spread(points, wanted), *front(points)]))[:wanted]
