@@ -1,6 +1,7 @@
 """The space that is derived from a given network: what varies, in which groups, and what cannot."""
 
 import math
+import random
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from compress.cli import is_recipe
 from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
 from compress.jobs.search import search as job
 from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger, stage_choices
-from compress.jobs.search.proposals import allocated, single_edits
+from compress.jobs.search.proposals import allocated, options_of, single_edits
 from compress.jobs.search.task import read_start, settled
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
@@ -25,7 +26,7 @@ from compress.measure.latency import Latency
 from compress.measure.target import Target
 from compress.measure.timing import Timing
 from compress.nas.candidate import Candidates
-from compress.nas.space import Space, SpaceFile, expand, read_space, space_text
+from compress.nas.space import EditChoice, Space, SpaceFile, expand, read_space, space_text
 from compress.networks import NETWORKS, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.networks.openpose import OpenPose
@@ -261,6 +262,69 @@ def test_allocated_picks_lose_least_for_their_time() -> None:
         share, lost = modelled(pick)
         assert not any(other <= share and less < lost - 1e-9 for other, less in points)
     assert found[-1] == dict(space.smallest) | {"c": "rule"}
+
+
+SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("budget", [0.7, 0.45])
+def test_allocated_picks_meet_the_budget_closely(budget: float, seed: int) -> None:
+    """Several edits save more than the knapsack takes them to; of half of the values no single edit is scored."""
+    rng = random.Random(seed)
+    edits = [EditChoice(f"part {n}", (f"p{n}",), "channels", SHARES) for n in range(6)]
+    edits += [EditChoice(f"stage {n}", (f"s{n}",), "blocks", (0.0, 0.5, 1.0)) for n in range(3)]
+    space = Space({}, {edit.path: edit.values for edit in edits}, tuple(edits))
+    weight = {path: rng.uniform(0.1, 0.3) for path in space.choices}
+    worth = {path: rng.uniform(0.02, 0.1) for path in space.choices}
+
+    def ms(pick: Mapping[str, Any]) -> float:
+        whole = -sum(math.log(1 - weight[path] * (1 - share)) for path, share in pick.items())
+        return 10 * math.exp(-whole - 0.15 * whole**2)
+
+    def lost(pick: Mapping[str, Any]) -> float:
+        return sum(worth[path] * (1 - share) ** 2 for path, share in pick.items())
+
+    whole = dict.fromkeys(space.choices, 1.0)
+    limit = budget * ms(whole)
+    singles = [trial(pick, ms(pick), 0.9 - lost(pick)) for pick in single_edits(space, whole, 24)]
+    found = allocated(space, trial(whole, ms(whole), 0.9), singles, lambda pick: math.log(ms(pick) / limit))
+    times = [ms(pick) / limit for pick in found]
+    assert max(times) <= 1 + 1e-9
+    assert sum(time > 0.75 for time in times) >= 7
+    assert max(times) > 0.97
+    kinds = [{path.split()[0] for path, share in pick.items() if share < 1} for pick in found]
+    assert {"edits.part"} in kinds or budget < 0.5  # which channels alone may not reach
+    close = min(lost(pick) for pick, time in zip(found, times, strict=True) if time > 0.95)
+    by_chance = []
+    while len(by_chance) < 200:
+        pick = {path: rng.choice(values) for path, values in space.choices.items()}
+        by_chance += [lost(pick)] if 0.95 * limit < ms(pick) <= limit else []
+    assert close < sorted(by_chance)[2]  # as good as the best hundredth
+
+
+def test_values_between_scored_ones() -> None:
+    """Of the form that is assumed, linear in the logarithm of time and quadratic in the loss, all are exact."""
+    space = Space({}, {"a": SHARES, "input_hw": ("64x64", "96x96", "128x128"), "kind": ("keep", "x", "y")})
+    unedited = {"a": 1.0, "input_hw": "128x128", "kind": "keep"}
+
+    def alone(path: str, value: Any, removed: float) -> Trial:
+        return trial({**unedited, path: value}, 10 * math.exp(-0.4 * removed), 0.9 - 0.3 * removed**2)
+
+    singles = [
+        alone("a", 0.5, 0.5),
+        alone("a", 0.75, 0.25),
+        alone("input_hw", "96x96", 1 - 0.5625),
+        alone("kind", "x", 0.2),
+    ]
+    options = options_of(space, trial(unedited, 10.0, 0.9), singles)
+    for path, removed_of in {"a": [1 - share for share in SHARES], "input_hw": [0.75, 0.4375, 0.0]}.items():
+        assert {int(one.ratio) for one in options[path]} == set(range(len(removed_of)))
+        for one in options[path]:
+            removed = removed_of[int(one.ratio)]
+            assert one.time_ms == pytest.approx(-0.4 * removed)
+            assert one.loss == pytest.approx(0.3 * removed**2)
+    assert [one.ratio for one in options["kind"]] == [0.0, 1.0]  # of another rule nothing is known
 
 
 # --- The whole job ----------------------------------------------------------------------------------------------------

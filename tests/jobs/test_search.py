@@ -295,6 +295,24 @@ def test_without_hand_made_networks_the_finalists_spread_over_the_front() -> Non
     assert [trial.pick["name"] for trial in choose_finalists(trials, 3, [])] == ["a", "c", "d"]
 
 
+def test_a_baseline_over_the_budget_stands_for_the_budget() -> None:
+    """Of the given network's time all candidates are below half: around the budget, 0.4, they are told apart."""
+    trials = scored(HAND, ("close", 0.4, 0.4), ("close_2", 0.39, 0.38), ("fifth", 0.3, 0.3), ("least", 0.05, 0.05))
+    chosen = choose_finalists(trials, 2, [{"name": "hand"}], least_share=0.0, most=[0.4])
+    assert [trial.pick["name"] for trial in chosen] == ["fifth", "close"]
+    chosen = choose_finalists(trials, 2, [{"name": "hand"}], lambda trial: 0.1, least_share=0.0, most=[0.4])
+    assert [trial.pick["name"] for trial in chosen] == ["fifth", "close"]
+    chosen = choose_finalists(trials, 2, [{"name": "hand"}], least_share=0.0)
+    assert [trial.pick["name"] for trial in chosen] == ["close_2", "close"]
+
+
+def test_what_is_not_tuned_yet_may_score_less_than_half() -> None:
+    trials = scored(HAND, ("weak", 0.5, 0.1), ("nothing", 0.3, 0.0))
+    assert choose_finalists(trials, 3, [{"name": "hand"}]) == []
+    chosen = choose_finalists(trials, 3, [{"name": "hand"}], least_share=0.0)
+    assert [trial.pick["name"] for trial in chosen] == ["weak"]
+
+
 def test_hand_made_networks_alone_give_no_finalist() -> None:
     assert choose_finalists(scored(HAND), 3, [{"name": "hand"}]) == []
 
@@ -318,7 +336,7 @@ def test_finalists_of_random_searches() -> None:
         baselines = [trial for trial in trials if trial.pick in hand_made]
         free = [trial for trial in trials if trial.pick not in hand_made]
         least = max((trial.value for trial in baselines), default=0.0) / 2
-        good = [trial for trial in free if trial.value >= least]
+        good = [trial for trial in free if trial.value >= least and (trial.value or not least)]
         none += not chosen
         assert bool(chosen) == bool(good)
         assert len(chosen) <= wanted

@@ -32,7 +32,7 @@ PROVENANCE = "short training"
 """How the weights of finalists and baselines came about."""
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
 _MUCH_FASTER = (2.0, 1.5)
-_LEAST_SCORE = 0.5  # of the best baseline's, in the search: less accurate networks are of no use
+LEAST_SHARE = 0.5  # of the best baseline's, in the search: less accurate networks are of no use
 _RECONSTRUCTION = 100  # steps for every replaced module of a finalist; a trial's are solved for in one
 
 
@@ -42,22 +42,31 @@ def choose_finalists(
     baselines: Sequence[Pick],
     decoding_ms: Callable[[Trial], float] = lambda trial: 0.0,
     objectives: Sequence[CostObjective] = DEFAULT_OBJECTIVES,
+    least_share: float = LEAST_SHARE,
+    most: Sequence[float] = (),
 ) -> list[Trial]:
     """At most `wanted` trials, by the search's scores and predicted costs, cheapest by the first cost first.
 
-    None scores below half of the best baseline: the list may be empty. For every baseline the most accurate trial that
-    costs no more, or the cheapest where all cost more; the most accurate of all; for every baseline the cheapest that
-    scores no less, and the most accurate that costs at least a fifth less; then the second ones of these, for the search's order of close candidates is
-    uncertain; then the most accurate at half and at two thirds of each one's cost; then an even spread over the front.
-    Baselines take no place. Where there are several costs, none may be more than the baseline's and one must be so much
-    less.
+    None scores below `least_share` of the best baseline, or 0 where that does not: the list may be empty. For every
+    baseline the most accurate trial that costs no more, or the cheapest where all cost more; the most accurate of all;
+    for every baseline the cheapest that scores no less, and the most accurate that costs at least a fifth less; then
+    the second ones of these, for the search's order of close candidates is uncertain; then the most accurate at half
+    and at two thirds of each one's cost; then an even spread over the front. Baselines take no place. Where there are
+    several costs, none may be more than the baseline's and one must be so much less. A baseline over the budget stands
+    for the budget.
 
-    decoding_ms: of a trial, per pass of the network, on top of its own predicted time, in what is end to end.
+    decoding_ms: of a trial, per pass of the network, on top of its own predicted time, in what is end to end. most: of
+    every cost, that the budget allows, without the decoding; empty: any.
     """
     known = {pick_key(pick) for pick in baselines}
     scored_baselines = [trial for trial in trials if pick_key(trial.pick) in known]
-    least = max((trial.value for trial in scored_baselines), default=0.0) * _LEAST_SCORE
-    found = [trial for trial in trials if pick_key(trial.pick) not in known and trial.value >= least]
+    best = max((trial.value for trial in scored_baselines), default=0.0)
+    least = best * least_share
+    found = [
+        trial
+        for trial in trials
+        if pick_key(trial.pick) not in known and trial.value >= least and (trial.value or not best)
+    ]
     if not found:
         return []
     costs = [costs_of(trial, objectives, decoding_ms(trial)) for trial in found]
@@ -65,7 +74,9 @@ def choose_finalists(
     best_first = sorted(range(len(found)), key=lambda index: -found[index].value)
 
     def limits_of(baseline: Trial) -> list[float]:
-        return costs_of(baseline, objectives, decoding_ms(baseline))
+        alone, whole = costs_of(baseline, objectives), costs_of(baseline, objectives, decoding_ms(baseline))
+        over = [max(0.0, own - limit) for own, limit in zip(alone, most or alone, strict=True)]
+        return [cost - more for cost, more in zip(whole, over, strict=True)]
 
     def within(baseline: Trial, factor: float, rank: int) -> list[int]:
         most = limits_of(baseline)

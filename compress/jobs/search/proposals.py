@@ -1,22 +1,35 @@
-"""What a search around a given network tries first: every edit alone, and what these scores make of a time budget.
+"""What a search around a given network tries first: every edit alone, and what these scores make of a budget.
 
 Single edits say what each costs and saves, so they are scored whatever they take. Their losses are taken to add and
-the shares of time that stay to multiply: a knapsack with one value of every choice, solved for several times. It is a
-guess; what comes of it is priced and scored as every other candidate.
+the shares of time that stay to multiply: a knapsack with one value of every choice, solved for several times, for all
+kinds of choices together and for some of them. It is a guess; the latency model says what time a pick really takes, and
+the time aimed at is corrected until the budget is met closely.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
+from typing import Any
+
+import numpy as np
 
 from compress.artefacts.results import Trial
-from compress.errors import BudgetError
-from compress.nas.space import Pick, Space, pick_key
+from compress.nas.space import INPUT_SIZE, Pick, Space, pick_key, size_of
 from compress.pruning.allocation import LayerChoice, allocate_ratios
 
-_AIMS = 16
-"""Times that picks are allocated for, between the given network's and the least."""
+_AIMS = 8
+"""Times close below the budget that picks are allocated for; without one twice as many."""
+_CLOSE = 0.75
+"""Of the budget, that is still close to it."""
+_FAR = (0.75, 0.62, 0.5)
+_TRIES = 4  # of corrections
+_TOLERANCE = 0.02  # of the logarithm of time, by which a pick may stay below its aim
 _UNIT = 0.005  # of the logarithm of time, that the knapsack counts in
+
+Excess = Callable[[Pick], float | None]
+"""A pick → the logarithm of its cost over the budget, for the limit that is met least; None without a budget."""
+Options = dict[str, list[LayerChoice]]
+"""Of every choice: its values by their place, the logarithm of the share of time that stays, and the score lost."""
 
 
 def single_edits(space: Space, given: Pick, most: int) -> list[Pick]:
@@ -31,26 +44,115 @@ def single_edits(space: Space, given: Pick, most: int) -> list[Pick]:
     return [pick for pick in rounds if pick is not None][:most]
 
 
-def allocated(space: Space, given: Trial, singles: Sequence[Trial]) -> list[Pick]:
-    """Picks of several edits with the least loss for times between the given network's and the least, slowest first."""
-    choices: dict[str, list[LayerChoice]] = {}
-    for path, values in space.choices.items():
-        options = [LayerChoice(float(values.index(given.pick[path])), 0.0, 0.0)]
-        for trial in singles:
-            if trial.pick[path] != given.pick[path]:
-                stays = math.log(trial.cost.predicted_ms / given.cost.predicted_ms)
-                lost = max(0.0, given.value - trial.value)
-                options.append(LayerChoice(float(values.index(trial.pick[path])), stays, lost))
-        least = min(option.time_ms for option in options)
-        choices[path] = [LayerChoice(one.ratio, one.time_ms - least, one.loss) for one in options]
-    whole = sum(options[0].time_ms for options in choices.values())
+def allocated(space: Space, given: Trial, singles: Sequence[Trial], excess: Excess = lambda pick: None) -> list[Pick]:
+    """Picks of several edits with the least loss for their time, the slowest of each set of choices first.
+
+    With a budget those of all choices close below it, then some with one kind of choices only and without one kind,
+    then some down to half of it. Without one from the given network's time down to the least.
+    """
+    options = options_of(space, given, singles)
+    kinds = kinds_of(space)
+    over = excess(given.pick)
+    start = 0.0 if over is None else min(0.0, -over)  # the logarithm of the share of time that the budget allows
     found: dict[str, Pick] = {}
-    for step in range(1, _AIMS + 1):
-        try:
-            chosen = allocate_ratios(choices, whole * (1 - step / _AIMS), unit_ms=_UNIT)
-        except BudgetError:
-            break
-        pick = {path: space.choices[path][int(one.ratio)] for path, one in chosen.items()}
-        found.setdefault(pick_key(pick), pick)
+
+    def add(aim: float, within: Options) -> None:
+        """The pick for that logarithm of the share of time that stays."""
+        wanted, best, least = aim, None, _least(within)
+        for _ in range(_TRIES):
+            aim = max(aim, least)
+            pick = _solved(space, given.pick, within, aim)
+            off = excess(pick)
+            if off is None:
+                best = pick
+                break
+            off += start - wanted  # above 0: it takes longer than what this pick is for
+            if off <= 0:
+                best = pick
+            if -_TOLERANCE <= off <= 0 or (off > 0 and aim == least):
+                break
+            aim -= off + _TOLERANCE / 2
+        if best is not None:
+            found.setdefault(pick_key(best), best)
+
+    if over is not None:
+        for aim in np.linspace(start, start + math.log(_CLOSE), _AIMS, endpoint=False):
+            add(float(aim), options)
+        if len(set(kinds.values())) > 1:
+            for kind in dict.fromkeys(kinds.values()):
+                add(start, {path: one for path, one in options.items() if kinds[path] == kind})
+                add(start, {path: one for path, one in options.items() if kinds[path] != kind})
+        for share in _FAR:
+            add(start + math.log(share), options)
+    else:
+        for aim in np.linspace(0.0, _least(options), 2 * _AIMS + 1)[1:]:
+            add(float(aim), options)
     known = {pick_key(trial.pick) for trial in (given, *singles)}
     return [pick for key, pick in found.items() if key not in known]
+
+
+def kinds_of(space: Space) -> dict[str, str]:
+    """Path of a choice → what kind it is of: one of the edits, the input size, or a field of the architecture."""
+    edits = {edit.path: str(edit.kind) for edit in space.edits}
+    return {path: edits.get(path, INPUT_SIZE if path == INPUT_SIZE else "fields") for path in space.choices}
+
+
+def options_of(space: Space, given: Trial, singles: Sequence[Trial]) -> Options:
+    """Of every choice the given value and the others, where their single edits were scored, or others of their choice.
+
+    Between and beyond the scored ones the logarithm of time is linear in the share removed, and the loss quadratic:
+    the least important go first.
+    """
+    scored: dict[tuple[str, Any], tuple[float, float]] = {}
+    for trial in singles:
+        for path, value in trial.pick.items():
+            if value != given.pick[path]:
+                stays = math.log(trial.cost.predicted_ms / given.cost.predicted_ms)
+                scored[path, value] = stays, max(0.0, given.value - trial.value)
+    found: Options = {}
+    for path, values in space.choices.items():
+        known = {value: scored[path, value] for value in values if (path, value) in scored}
+        found[path] = [LayerChoice(float(values.index(given.pick[path])), 0.0, 0.0)]
+        for place, value in enumerate(values):
+            if value in known:
+                found[path].append(LayerChoice(float(place), *known[value]))
+            elif value != given.pick[path] and known and _share(value) is not None:
+                found[path].append(LayerChoice(float(place), *_between(given.pick[path], value, known)))
+    return found
+
+
+def _between(given: Any, value: Any, known: dict[Any, tuple[float, float]]) -> tuple[float, float]:
+    """The logarithm of the share of time that stays, and the loss, of a value that has not been scored."""
+    whole = _share(given) or 1.0
+    removed = sorted((1 - (_share(one) or 0.0) / whole, *figures) for one, figures in known.items())
+    shares, stays, lost = (np.array([0.0, *column]) for column in zip(*removed, strict=True))
+    at = 1 - (_share(value) or 0.0) / whole
+    beyond = max(1.0, at / shares[-1])
+    time = float(np.interp(at, shares, stays)) * beyond
+    return time, float(np.interp(at, shares, np.sqrt(lost)) * beyond) ** 2
+
+
+def _share(value: Any) -> float | None:
+    """Of numbers the number, of an input size its pixels, of others none."""
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        return float(math.prod(size_of(str(value))))
+    except ValueError:
+        return None
+
+
+def _least(options: Options) -> float:
+    """The logarithm of the least share of time that stays."""
+    return sum(min(one.time_ms for one in several) for several in options.values())
+
+
+def _solved(space: Space, given: Pick, options: Options, aim: float) -> Pick:
+    """The pick of least loss within that logarithm of the share of time that stays, which is no less than the least."""
+    shifted: Options = {}
+    for path, several in options.items():
+        least = min(one.time_ms for one in several)
+        shifted[path] = [LayerChoice(one.ratio, one.time_ms - least, one.loss) for one in several]
+    room = aim - _least(options) + _UNIT * len(options)  # times are rounded up to units
+    chosen = allocate_ratios(shifted, room, unit_ms=_UNIT)
+    return {**given, **{path: space.choices[path][int(one.ratio)] for path, one in chosen.items()}}

@@ -14,6 +14,7 @@ from compress.artefacts.run import open_run
 from compress.data.memory import settled_heap
 from compress.jobs.finalise import run_record
 from compress.jobs.search.finalists import (
+    LEAST_SHARE,
     caveats,
     choose_finalists,
     compare,
@@ -45,6 +46,7 @@ from compress.recipe import SearchRecipe
 from compress.training.processes import is_first
 
 NO_FINALIST = "no candidate reaches half of the best baseline's score"
+NOTHING_FOUND = "no candidate finds any joint with the given weights: try search.tuning_samples=640"
 
 
 def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Named | None = None) -> SearchResult:
@@ -81,9 +83,13 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             decoding_ms = partial(_decoding_ms, task, decoding)
             objectives = recipe.search.objectives
             within = within_budget(trials, budget, baselines.values())
-            chosen = choose_finalists(within, recipe.finalists.count, list(baselines.values()), decoding_ms, objectives)
+            # With the given weights, untuned, half of the given network's score says nothing of what tuning brings.
+            floor, lacking = (0.0, NOTHING_FOUND) if candidates.start else (LEAST_SHARE, NO_FINALIST)
+            most = [budget.of(one, next(iter(models))) for one in objectives]
+            hand_made = list(baselines.values())
+            chosen = choose_finalists(within, recipe.finalists.count, hand_made, decoding_ms, objectives, floor, most)
             if not chosen:
-                progress.say(NO_FINALIST)
+                progress.say(lacking)
             elif recipe.finalists.count < len(baselines):
                 progress.say(
                     f"{recipe.finalists.count} finalist(s) for {len(baselines)} baselines: not every one "
@@ -120,7 +126,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             best=measured_front(networks, objectives, named),
             comparisons=tuple(compare(one, networks) for one in networks if one.role == "baseline"),
             failed_exports=failed_exports(finished),
-            no_finalist=None if chosen else NO_FINALIST,
+            no_finalist=None if chosen else lacking,
             over_budget=tuple(name for name, trial in named.items() if budget.exceeded(trial.cost)),
             caveats=tuple(caveats(task, trials, networks)),
             zero_cost=zero_cost,

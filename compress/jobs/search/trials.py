@@ -194,6 +194,10 @@ def run_trials(
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
     book = TrialBook(task.space, sampler, settings.trials, shared)
+
+    def excess(pick: Pick) -> float | None:
+        return budget.excess(cost_of(task, pick, models))
+
     with task.progress.phase("search", settings.trials) as phase, book:
 
         def take_in() -> list[str]:
@@ -211,7 +215,7 @@ def run_trials(
             take_in()
             if alone and trials.keys() >= set(alone):
                 given, *others = (trials[key] for key in alone)
-                sampler.suggest(allocated(task.space, given, others))
+                sampler.suggest(allocated(task.space, given, others, excess))
                 alone = []
             if (asked := book.ask()) is None:
                 break
