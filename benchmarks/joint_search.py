@@ -1,7 +1,7 @@
 """A joint search around a network beside pruning alone and rewriting alone, for the same time and with equal tuning.
 
     python -m benchmarks.joint_search NAME=NETWORK [NAME=NETWORK ...] [--target ncnn] [--budgets 0.6 0.4] [--trials 200]
-        [--epochs 5] [--data KIND:FOLDER] [--runs runs/joint_search] [--out reports/joint_search]
+        [--tuning-samples 640] [--epochs 5] [--data KIND:FOLDER] [--runs runs/joint_search] [--out reports/joint_search]
 
 NETWORK is a trained one: an artefact's folder, package.module:function or an ONNX file. It is tuned first, so that no
 way starts from weights that mere training still improves. Of what this gives:
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.6, 0.4])
     parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--tuning-samples", type=int, default=0, help="that every trial is tuned on before its score")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--data", default=None, metavar="KIND:FOLDER")
     parser.add_argument("--runs", type=Path, default=Path("runs/joint_search"))
@@ -65,7 +66,8 @@ def main() -> None:
 
 def command(arguments: argparse.Namespace, given: str) -> str:
     """That makes the rows of one network."""
-    words = [f"--{key} {getattr(arguments, key)}" for key in ("target", "trials", "epochs", "data")]
+    keys = ("target", "trials", "tuning_samples", "epochs", "data")
+    words = [f"--{key.replace('_', '-')} {getattr(arguments, key)}" for key in keys]
     budgets = " ".join(f"{one:g}" for one in arguments.budgets)
     return f"python -m benchmarks.joint_search {given} --budgets {budgets} {' '.join(words)}"
 
@@ -96,6 +98,7 @@ def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float) 
         budget=f"{100 * budget:.3g}%",
         folder=folder,
         trials=arguments.trials,
+        tuning_samples=arguments.tuning_samples,
         finalists={"training": {**TUNING, "epochs": arguments.epochs}},
         **data_of(arguments),
     )

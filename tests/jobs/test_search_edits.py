@@ -24,9 +24,10 @@ from compress.jobs.search.task import read_baselines, read_search_space
 from compress.networks import architecture_from_data
 from compress.pose.codec import Codec
 from compress.progress import Silent
-from compress.recipe import Data, SearchRecipe
+from compress.recipe import Data, FineTuning, SearchRecipe
 from compress.report.page import write_report
 from compress.rewriting.sites import Rewrite, rewritten
+from compress.training.loop import learning_rate
 
 FIELDS = {"width": 4, "features": 8, "refinement": "one_7x7", "blocks": [1, 1], "keypoints": 18, "limbs": 19}
 EDITS: dict[str, Any] = {
@@ -157,6 +158,16 @@ def test_one_seed_gives_the_same_trials(searched: tuple[Path, SearchResult], tmp
     run, _ = searched
     search(SearchRecipe.model_validate(recipe_data(tmp_path, SPACE)), tmp_path / "run", Silent())
     assert trials_of(tmp_path / "run") == trials_of(run)
+
+
+@pytest.mark.parametrize(("warmup_steps", "samples"), [(50, 640), (50, 64), (0, 640), (3, 6400)])
+def test_a_brief_tuning_reaches_its_learning_rate(warmup_steps: int, samples: int) -> None:
+    settings = trials.brief(FineTuning(batch_size=32, warmup_steps=warmup_steps, epochs=5), samples)
+    steps = samples // 32
+    rates = [learning_rate(settings, step, steps) for step in range(steps)]
+    assert settings.epochs == 1
+    assert settings.warmup_steps <= warmup_steps
+    assert max(rates) > 0.8 * settings.learning_rate
 
 
 def test_a_candidate_that_diverges_counts_as_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

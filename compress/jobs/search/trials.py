@@ -45,7 +45,7 @@ from compress.nas.trial_book import TRIES, TrialBook
 from compress.networks.architecture import without_values
 from compress.pose.scoring import Score, main_figure, score
 from compress.pruning.sparsity import apply_masks, masks_of_zeros
-from compress.recipe import Budget, SearchRecipe
+from compress.recipe import Budget, FineTuning, SearchRecipe
 from compress.training.loop import batch_count, distilled_step, train
 from compress.training.recalibration import recalibrate
 
@@ -434,7 +434,7 @@ def trial_score(
 
 def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images: list[Tensor]) -> nn.Module:
     """The candidate as it is scored: tuned on search.tuning_samples with its unedited network as teacher, if any."""
-    recipe, settings = task.recipe, task.recipe.finalists.training.model_copy(update={"epochs": 1})
+    recipe, settings = task.recipe, brief(task.recipe.finalists.training, task.recipe.search.tuning_samples)
     unedited, candidate = carried_over(task, weights, pick, images, steps=0)
     network = candidate.network
     if recipe.search.tuning_samples:
@@ -457,6 +457,13 @@ def trial_network(task: Task, weights: Weights, pick: Pick, number: int, images:
         apply_masks(network, zeros)
         recalibrate(network, images)
     return network
+
+
+def brief(settings: FineTuning, samples: int) -> FineTuning:
+    """The finalists' training for one epoch of so many samples. Of its steps a fifth at most is a warm-up: the
+    finalists' own may be longer than all of them, and the learning rate would never be reached."""
+    steps = samples // settings.batch_size
+    return settings.model_copy(update={"epochs": 1, "warmup_steps": min(settings.warmup_steps, steps // 5)})
 
 
 def carried_over(
