@@ -269,12 +269,14 @@ class Guide:
 
     def _seldom_seen(self) -> "Value | None":
         """The value that the fewest scored picks have, if those are too few; not one sought in vain: the budget may
-        allow none of its picks."""
+        allow none of its picks. Of edits every value is among the first picks, and what it costs and saves is known."""
         values = [
             (path, value)
             for path, several in self._space.choices.items()
             for value in several
-            if self._seen[path, value] < _ENOUGH and self._sought[path, value] < _ENOUGH + self._seen[path, value]
+            if path not in self._space.edit_paths
+            and self._seen[path, value] < _ENOUGH
+            and self._sought[path, value] < _ENOUGH + self._seen[path, value]
         ]
         return min(values, key=lambda one: self._seen[one], default=None)
 
