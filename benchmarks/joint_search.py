@@ -11,8 +11,9 @@ way starts from weights that mere training still improves. Of what this gives:
     joint    compress search --budget B, for every budget, and for the share that rewriting came to
 
 All are tuned for the same epochs on the same pictures with the given network as teacher, and scored on the same
-validation pictures. Then it says whether the joint front dominates both, and, from the search's single edits, what each
-kind of choice saves for what loss. Finished runs lie in RUNS and are not made again; OUT/README.md and
+validation pictures; in the end all are timed again, in one interleaved run, for one network takes up to a tenth longer
+in one run than in another. Then it says whether the joint front dominates both, and, from the search's single edits,
+what each kind of choice saves for what loss. Finished runs lie in RUNS and are not made again; OUT/README.md and
 OUT/results.json have the results, those of networks of earlier calls among them. To be run on an idle machine.
 """
 
@@ -20,6 +21,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,10 +31,15 @@ import torch
 import compress
 from compress.artefacts.results import NetworkResult, SearchResult
 from compress.files import write_json, write_text
+from compress.measure.target import parse
+from compress.measure.whole_networks import time_exports
 from compress.nas.space import read_space
+from compress.progress import Silent
 
 Row = dict[str, Any]
 
+ROUNDS, REPEATS = 200, 3
+"""Of the last timing, of all networks together."""
 TUNING = {"batch_size": 32, "learning_rate": 0.001, "warmup_steps": 50, "distillation": 0.5}
 """Of all networks alike."""
 
@@ -53,7 +60,7 @@ def main() -> None:
     for one in arguments.given:
         name, _, network = one.partition("=")
         given = tuned(arguments, name, network)
-        rewrite = rewritten(arguments, name, given)
+        rewrite, base = rewritten(arguments, name, given)
         rows, axes = [rewrite], list[Row]()
         for budget in [*arguments.budgets, *([rewrite["share"]] if rewrite["share"] < 1 else [])]:
             found, edits = joint(arguments, name, given, budget)
@@ -61,7 +68,8 @@ def main() -> None:
             axes += edits
             if budget in arguments.budgets:
                 rows.append(pruned(arguments, name, given, budget))
-            add(arguments.out, name, {"rows": rows, "axes": axes, "command": command(arguments, one)})
+        rows = timed_together(arguments, base, rows)
+        add(arguments.out, name, {"rows": rows, "axes": axes, "command": command(arguments, one)})
 
 
 def command(arguments: argparse.Namespace, given: str) -> str:
@@ -104,7 +112,8 @@ def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float) 
     )
     result = outcome.result
     base = next(one for one in result.networks if one.name == "given")
-    rows = [row(name, f"joint {one.name}", budget, one, base) for one in result.networks if one is not base]
+    others = [one for one in result.networks if one is not base]
+    rows = [row(name, f"joint {one.name}", budget, one, base, folder) for one in others]
     return rows, contributions(name, result, folder)
 
 
@@ -126,33 +135,53 @@ def contributions(name: str, result: SearchResult, folder: Path) -> list[Row]:
 
 def pruned(arguments: argparse.Namespace, name: str, given: Path, budget: float) -> Row:
     """Channels alone, allocated by the latency model, for the same time."""
+    folder = folder_of(arguments, name, f"prune-{budget:g}")
     found = compress.prune(
         given,
         target=arguments.target,
-        folder=folder_of(arguments, name, f"prune-{budget:g}"),
+        folder=folder,
         latency=budget,
         allocate="latency",
         training={**TUNING, "epochs": arguments.epochs},
         **data_of(arguments),
     ).result
-    return row(name, "prune", budget, found.pruned, found.given)
+    return row(name, "prune", budget, found.pruned, found.given, folder)
 
 
-def rewritten(arguments: argparse.Namespace, name: str, given: Path) -> Row:
-    """Operators alone."""
+def rewritten(arguments: argparse.Namespace, name: str, given: Path) -> tuple[Row, Row]:
+    """Operators alone; and the given network."""
+    folder = folder_of(arguments, name, "rewrite")
     found = compress.rewrite(
         given,
         target=arguments.target,
-        folder=folder_of(arguments, name, "rewrite"),
+        folder=folder,
         training={**TUNING, "epochs": arguments.epochs},
         **data_of(arguments),
     ).result
-    return row(name, "rewrite", None, found.rewritten or found.given, found.given)
+    base = row(name, "given", None, found.given, found.given, folder)
+    return row(name, "rewrite", None, found.rewritten or found.given, found.given, folder), base
 
 
-def row(name: str, how: str, budget: float | None, network: NetworkResult, base: NetworkResult) -> Row:
-    """share: of the given network's measured time, both of one interleaved run."""
+def timed_together(arguments: argparse.Namespace, base: Row, rows: list[Row]) -> list[Row]:
+    """The rows with their shares of the given network's time, all of one run: the median of REPEATS times."""
+    target, everything = parse(arguments.target), [base, *rows]
+    files = {str(place): {target: Path(one["file"])} for place, one in enumerate(everything)}
+    sizes = {str(place): tuple(one["input_hw"]) for place, one in enumerate(everything)}
+    shares = []
+    for _ in range(REPEATS):
+        found = time_exports(files, ROUNDS, sizes, Silent())
+        times = [found[str(place)][target.name].ms for place in range(len(everything))]
+        shares.append([ms / times[0] for ms in times[1:]])
+    return [
+        {**one, "share": median(own), "spread": max(own) - min(own)}
+        for one, own in zip(rows, zip(*shares, strict=True), strict=True)
+    ]
+
+
+def row(name: str, how: str, budget: float | None, network: NetworkResult, base: NetworkResult, folder: Path) -> Row:
+    """share: of the given network's measured time, as the run in `folder` has it."""
     target = next(iter(network.latency))
+    (export,) = (one for one in network.exports if one.engine == parse(target).engine)
     score, of_base = network.score, base.score
     return {
         "given": name,
@@ -162,6 +191,8 @@ def row(name: str, how: str, budget: float | None, network: NetworkResult, base:
         "score": score.value if score else None,
         "standard_error": score.standard_error if score else None,
         "given_score": of_base.value if of_base else None,
+        "file": str(folder / network.folder / export.files[0]),
+        "input_hw": list(network.input_hw or base.input_hw or ()),
     }
 
 
@@ -189,8 +220,9 @@ def text(results: dict[str, Row]) -> str:
         "",
         *(f"    {one['command']}" for one in results.values()),
         "",
-        "Share: of the given network's measured time, both timed in one interleaved run. Every row is tuned alike,",
-        "with the given network as teacher, and scored on the same validation pictures; ± is one standard error.",
+        "Share: of the given network's measured time, all of one given network timed in one interleaved run; median",
+        f"of {REPEATS} runs, ± half their range. Every row is tuned alike, with the given network as teacher, and scored",
+        "on the same validation pictures; ± of a score is one standard error.",
         "A search tunes the given network once more; its score then is the last column. The joint front: all finalists",
         "of one network's searches.",
         "",
@@ -203,9 +235,10 @@ def text(results: dict[str, Row]) -> str:
             beaten = ("yes" if dominates(found["rows"], one) else "no") if alone else ""
             score = "–" if one["score"] is None else f"{one['score']:.3f} ± {one['standard_error'] or 0:.3f}"
             goal = "–" if one["budget"] is None else f"{one['budget']:.0%}"
+            spread = f" ± {50 * one['spread']:.1f}" if "spread" in one else ""
             own = "–" if one["given_score"] is None else f"{one['given_score']:.3f}"
             lines.append(
-                f"| {one['given']} | {one['how']} | {goal} | {one['share']:.1%} | {score} | {beaten} | {own} |"
+                f"| {one['given']} | {one['how']} | {goal} | {one['share']:.1%}{spread} | {score} | {beaten} | {own} |"
             )
     lines += [
         "",
