@@ -68,8 +68,8 @@ def main() -> None:
             axes += edits
             if budget in arguments.budgets:
                 rows.append(pruned(arguments, name, given, budget))
-        rows = timed_together(arguments, base, rows)
-        add(arguments.out, name, {"rows": rows, "axes": axes, "command": command(arguments, one)})
+            timed = timed_together(arguments, base, rows)
+            add(arguments.out, name, {"rows": timed, "axes": axes, "command": command(arguments, one)})
 
 
 def command(arguments: argparse.Namespace, given: str) -> str:
