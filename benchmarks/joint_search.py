@@ -8,7 +8,7 @@ way starts from weights that mere training still improves. Of what this gives:
 
     rewrite  compress rewrite, which has no time to meet: it stands where it comes out
     prune    compress prune --latency B --allocate latency, for every budget B, a share of the time on the target
-    joint    compress search --budget B, for every budget, and for the share that rewriting came to
+    joint    compress search --budget B, for every budget; give the share that rewriting came to, too
 
 All are tuned for the same epochs on the same pictures with the given network as teacher, and scored on the same
 validation pictures; in the end all are timed again, in one interleaved run, for one network takes up to a tenth longer
@@ -62,12 +62,10 @@ def main() -> None:
         given = tuned(arguments, name, network)
         rewrite, base = rewritten(arguments, name, given)
         rows, axes = [rewrite], list[Row]()
-        for budget in [*arguments.budgets, *([rewrite["share"]] if rewrite["share"] < 1 else [])]:
+        for budget in arguments.budgets:
             found, edits = joint(arguments, name, given, budget)
-            rows += found
+            rows += [*found, pruned(arguments, name, given, budget)]
             axes += edits
-            if budget in arguments.budgets:
-                rows.append(pruned(arguments, name, given, budget))
             timed = timed_together(arguments, base, rows)
             add(arguments.out, name, {"rows": timed, "axes": axes, "command": command(arguments, one)})
 
@@ -222,7 +220,8 @@ def text(results: dict[str, Row]) -> str:
         "",
         "Share: of the given network's measured time, all of one given network timed in one interleaved run; median",
         f"of {REPEATS} runs, ± half their range. Every row is tuned alike, with the given network as teacher, and",
-        "scored on the same validation pictures; ± of a score is one standard error.",
+        "scored on the same validation pictures; ± of a score is one standard error. Shares without ± are of each",
+        "row's own run, by an earlier version of this benchmark.",
         "A search tunes the given network once more; its score then is the last column. The joint front: all finalists",
         "of one network's searches.",
         "",

@@ -33,13 +33,20 @@ Options = dict[str, list[LayerChoice]]
 
 
 def single_edits(space: Space, given: Pick, most: int) -> list[Pick]:
-    """At most so many picks with one edit each: of every choice first the value in the middle, then those around it."""
+    """At most so many picks with one edit each: of every choice first the value farthest from the given one, then one
+    in the middle, then the others.
+
+    The farthest first, for what lies between is interpolated: of half of a layer's channels the loss is often within
+    the score's noise, and says nothing of what three quarters would lose.
+    """
     by_choice = []
     for path, values in space.choices.items():
-        others = [value for value in values if value != given[path]]
-        middle = (len(others) - 1) / 2
-        order = sorted(range(len(others)), key=lambda place: abs(place - middle))
-        by_choice.append([{**given, path: others[place]} for place in order])
+        at = values.index(given[path])
+        others = sorted((place for place in range(len(values)) if place != at), key=lambda place: -abs(place - at))
+        if len(others) > 2:
+            middle = others.pop(len(others) // 2)
+            others.insert(1, middle)
+        by_choice.append([{**given, path: values[place]} for place in others])
     rounds = chain.from_iterable(zip_longest(*by_choice))
     return [pick for pick in rounds if pick is not None][:most]
 
@@ -101,14 +108,17 @@ def options_of(space: Space, given: Trial, singles: Sequence[Trial]) -> Options:
     """Of every choice the given value and the others, where their single edits were scored, or others of their choice.
 
     Between and beyond the scored ones the logarithm of time is linear in the share removed, and the loss quadratic:
-    the least important go first.
+    the least important go first. No loss is taken to be less than the scores' noise, which is what single edits gain:
+    were it 0, all of what loses nothing alone would be taken, as far as it goes.
     """
+    gains = [max(0.0, trial.value - given.value) for trial in singles]
+    noise = math.sqrt(sum(gain**2 for gain in gains) / max(1, sum(gain > 0 for gain in gains)))
     scored: dict[tuple[str, Any], tuple[float, float]] = {}
     for trial in singles:
         for path, value in trial.pick.items():
             if value != given.pick[path]:
                 stays = math.log(trial.cost.predicted_ms / given.cost.predicted_ms)
-                scored[path, value] = stays, max(0.0, given.value - trial.value)
+                scored[path, value] = stays, max(noise, given.value - trial.value)
     found: Options = {}
     for path, values in space.choices.items():
         known = {value: scored[path, value] for value in values if (path, value) in scored}
