@@ -177,15 +177,14 @@ def timed_together(arguments: argparse.Namespace, base: Row, rows: list[Row]) ->
 
 
 def row(name: str, how: str, budget: float | None, network: NetworkResult, base: NetworkResult, folder: Path) -> Row:
-    """share: of the given network's measured time, as the run in `folder` has it."""
-    target = next(iter(network.latency))
-    (export,) = (one for one in network.exports if one.engine == parse(target).engine)
+    """Of a finished network of the run in `folder`, but for its share of the time: see timed_together."""
+    target = parse(next(iter(network.latency)))
+    (export,) = (one for one in network.exports if one.engine == target.engine)
     score, of_base = network.score, base.score
     return {
         "given": name,
         "how": how,
         "budget": budget,
-        "share": network.latency[target].ms / base.latency[target].ms,
         "score": score.value if score else None,
         "standard_error": score.standard_error if score else None,
         "given_score": of_base.value if of_base else None,

@@ -79,18 +79,18 @@ def choose_finalists(
         return [cost - more for cost, more in zip(whole, over, strict=True)]
 
     def within(baseline: Trial, factor: float, rank: int) -> list[int]:
-        most = limits_of(baseline)
+        limits = limits_of(baseline)
 
         def meets(own: Sequence[float]) -> bool:
-            no_more = all(cost <= limit for cost, limit in zip(own, most, strict=True))
-            return no_more and any(cost <= limit / factor for cost, limit in zip(own, most, strict=True))
+            no_more = all(cost <= limit for cost, limit in zip(own, limits, strict=True))
+            return no_more and any(cost <= limit / factor for cost, limit in zip(own, limits, strict=True))
 
         return [index for index in best_first if meets(costs[index])][rank : rank + 1]
 
-    def cheapest(baseline: Trial, least: float) -> list[int]:
-        most = limits_of(baseline)
-        enough = [index for index, trial in enumerate(found) if trial.value >= least]
-        return sorted(enough, key=lambda i: max(c / m for c, m in zip(costs[i], most, strict=True)))[:1]
+    def cheapest(baseline: Trial, at_least: float) -> list[int]:
+        limits = limits_of(baseline)
+        enough = [index for index, trial in enumerate(found) if trial.value >= at_least]
+        return sorted(enough, key=lambda i: max(c / limit for c, limit in zip(costs[i], limits, strict=True)))[:1]
 
     order = [index for one in scored_baselines for index in within(one, 1.0, 0) or cheapest(one, least)]
     order.append(best_first[0])

@@ -195,8 +195,12 @@ def run_trials(
     tightest: Cost | None = None
     book = TrialBook(task.space, sampler, settings.trials, shared)
 
+    priced: dict[str, Cost] = {}
+
     def excess(pick: Pick) -> float | None:
-        return budget.excess(cost_of(task, pick, models))
+        key = pick_key(pick)
+        priced[key] = priced.get(key) or cost_of(task, pick, models)
+        return budget.excess(priced[key])
 
     with task.progress.phase("search", settings.trials) as phase, book:
 
@@ -222,7 +226,8 @@ def run_trials(
             answer, pick = asked
             key = pick_key(pick)
             known, always = key in finished, key in within_any_budget
-            cost = finished[key].cost if known else cost_of(task, pick, models, None if always else budget)
+            cost = finished[key].cost if known else priced.get(key)
+            cost = cost or cost_of(task, pick, models, None if always else budget)
             if not known and not always and budget.exceeded(cost):
                 tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                 book.refuse(answer, "over budget", budget.excess(cost) or 0.0)
