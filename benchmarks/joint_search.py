@@ -1,14 +1,18 @@
 """A joint search around a network beside pruning alone and rewriting alone, for the same time and with equal tuning.
 
-    python -m benchmarks.joint_search NAME=NETWORK [NAME=NETWORK ...] [--target ncnn] [--budgets 0.6 0.4] [--trials 200]
-        [--tuning-samples 640] [--epochs 5] [--data KIND:FOLDER] [--runs runs/joint_search] [--out reports/joint_search]
+    python -m benchmarks.joint_search NAME=NETWORK [NAME=NETWORK ...] [--target ncnn] [--budgets 0.6 0.4] [--asked 0.65 0.44]
+        [--trials 200] [--tuning-samples 640] [--epochs 5] [--data KIND:FOLDER] [--runs runs/joint_search] [--out reports/joint_search]
 
 NETWORK is a trained one: an artefact's folder, package.module:function or an ONNX file. It is tuned first, so that no
 way starts from weights that mere training still improves. Of what this gives:
 
     rewrite  compress rewrite, which has no time to meet: it stands where it comes out
     prune    compress prune --latency B --allocate latency, for every budget B, a share of the time on the target
-    joint    compress search --budget B, for every budget; give the share that rewriting came to, too
+    joint    compress search --budget A, for every budget; give the share that rewriting came to, too
+
+A is B unless --asked says otherwise: pruning measures until it meets B, while a search goes by predicted times, and
+where the given network's is too low, its finalists stay below what it was asked for. B is compared with what they
+measure in the end.
 
 All are tuned for the same epochs on the same pictures with the given network as teacher, and scored on the same
 validation pictures; in the end all are timed again, in one interleaved run, for one network takes up to a tenth longer
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("given", nargs="+", metavar="NAME=NETWORK")
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.6, 0.4])
+    parser.add_argument("--asked", nargs="+", type=float, default=None, help="of the searches, one for every budget")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--tuning-samples", type=int, default=0, help="that every trial is tuned on before its score")
     parser.add_argument("--epochs", type=int, default=5)
@@ -56,14 +61,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/joint_search"))
     parser.add_argument("--out", type=Path, default=Path("reports/joint_search"))
     arguments = parser.parse_args()
+    asked = arguments.asked = arguments.asked or arguments.budgets
+    if len(asked) != len(arguments.budgets):
+        parser.error(f"--asked takes one share for every budget, {len(arguments.budgets)}, not {len(asked)}")
     torch.set_num_threads(1)
     for one in arguments.given:
         name, _, network = one.partition("=")
         given = tuned(arguments, name, network)
         rewrite, base = rewritten(arguments, name, given)
         rows, axes = [rewrite], list[Row]()
-        for budget in arguments.budgets:
-            found, edits = joint(arguments, name, given, budget)
+        for budget, share in zip(arguments.budgets, asked, strict=True):
+            found, edits = joint(arguments, name, given, budget, share)
             rows += [*found, pruned(arguments, name, given, budget)]
             axes += edits
             timed = timed_together(arguments, base, rows)
@@ -74,8 +82,9 @@ def command(arguments: argparse.Namespace, given: str) -> str:
     """That makes the rows of one network."""
     keys = ("target", "trials", "tuning_samples", "epochs", "data")
     words = [f"--{key.replace('_', '-')} {getattr(arguments, key)}" for key in keys]
-    budgets = " ".join(f"{one:g}" for one in arguments.budgets)
-    return f"python -m benchmarks.joint_search {given} --budgets {budgets} {' '.join(words)}"
+    budgets, asked = (" ".join(f"{one:g}" for one in several) for several in (arguments.budgets, arguments.asked))
+    words = [f"--budgets {budgets}", *([] if asked == budgets else [f"--asked {asked}"]), *words]
+    return f"python -m benchmarks.joint_search {given} {' '.join(words)}"
 
 
 def add(out: Path, name: str, found: Row) -> None:
@@ -95,13 +104,13 @@ def tuned(arguments: argparse.Namespace, name: str, network: str) -> Path:
     return folder / result.trained.folder
 
 
-def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float) -> tuple[list[Row], list[Row]]:
+def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float, asked: float) -> tuple[list[Row], list[Row]]:
     """A row for the given network and for every finalist, and one for every kind of edit."""
-    folder = folder_of(arguments, name, f"joint-{budget:.3g}")
+    folder = folder_of(arguments, name, f"joint-{asked:.3g}")
     outcome = compress.search(
         given,
         target=arguments.target,
-        budget=f"{100 * budget:.3g}%",
+        budget=f"{100 * asked:.3g}%",
         folder=folder,
         trials=arguments.trials,
         tuning_samples=arguments.tuning_samples,
