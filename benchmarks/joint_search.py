@@ -1,7 +1,8 @@
 """A joint search around a network beside pruning alone and rewriting alone, for the same time and with equal tuning.
 
-    python -m benchmarks.joint_search NAME=NETWORK [NAME=NETWORK ...] [--target ncnn] [--budgets 0.6 0.4] [--asked 0.65 0.44]
-        [--trials 200] [--tuning-samples 640] [--epochs 5] [--data KIND:FOLDER] [--runs runs/joint_search] [--out reports/joint_search]
+    python -m benchmarks.joint_search NAME=NETWORK [NAME=NETWORK ...] [--target ncnn] [--budgets 0.6 0.4]
+        [--asked 0.65 0.44] [--trials 200] [--tuning-samples 640] [--epochs 5] [--data KIND:FOLDER]
+        [--runs runs/joint_search] [--out reports/joint_search]
 
 NETWORK is a trained one: an artefact's folder, package.module:function or an ONNX file. It is tuned first, so that no
 way starts from weights that mere training still improves. Of what this gives:
@@ -104,7 +105,9 @@ def tuned(arguments: argparse.Namespace, name: str, network: str) -> Path:
     return folder / result.trained.folder
 
 
-def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float, asked: float) -> tuple[list[Row], list[Row]]:
+def joint(
+    arguments: argparse.Namespace, name: str, given: Path, budget: float, asked: float
+) -> tuple[list[Row], list[Row]]:
     """A row for the given network and for every finalist, and one for every kind of edit."""
     folder = folder_of(arguments, name, f"joint-{asked:.3g}")
     outcome = compress.search(
