@@ -69,10 +69,9 @@ def main() -> None:
     for one in arguments.given:
         name, _, network = one.partition("=")
         given = tuned(arguments, name, network)
-        rewrite, base = rewritten(arguments, name, given)
-        rows, axes = [rewrite], list[Row]()
+        rows, axes = rewritten(arguments, name, given), list[Row]()
         for budget, share in zip(arguments.budgets, asked, strict=True):
-            found, edits = joint(arguments, name, given, budget, share)
+            base, found, edits = joint(arguments, name, given, budget, share)
             rows += [*found, pruned(arguments, name, given, budget)]
             axes += edits
             timed = timed_together(arguments, base, rows)
@@ -107,8 +106,8 @@ def tuned(arguments: argparse.Namespace, name: str, network: str) -> Path:
 
 def joint(
     arguments: argparse.Namespace, name: str, given: Path, budget: float, asked: float
-) -> tuple[list[Row], list[Row]]:
-    """A row for the given network and for every finalist, and one for every kind of edit."""
+) -> tuple[Row, list[Row], list[Row]]:
+    """A row for the given network, one for every finalist, and one for every kind of edit."""
     folder = folder_of(arguments, name, f"joint-{asked:.3g}")
     outcome = compress.search(
         given,
@@ -124,7 +123,7 @@ def joint(
     base = next(one for one in result.networks if one.name == "given")
     others = [one for one in result.networks if one is not base]
     rows = [row(name, f"joint {one.name}", budget, one, base, folder) for one in others]
-    return rows, contributions(name, result, folder)
+    return row(name, "given", None, base, base, folder), rows, contributions(name, result, folder)
 
 
 def contributions(name: str, result: SearchResult, folder: Path) -> list[Row]:
@@ -158,8 +157,8 @@ def pruned(arguments: argparse.Namespace, name: str, given: Path, budget: float)
     return row(name, "prune", budget, found.pruned, found.given, folder)
 
 
-def rewritten(arguments: argparse.Namespace, name: str, given: Path) -> tuple[Row, Row]:
-    """Operators alone; and the given network."""
+def rewritten(arguments: argparse.Namespace, name: str, given: Path) -> list[Row]:
+    """Operators alone; no row where no replacement pays, as then there is no other network."""
     folder = folder_of(arguments, name, "rewrite")
     found = compress.rewrite(
         given,
@@ -168,8 +167,9 @@ def rewritten(arguments: argparse.Namespace, name: str, given: Path) -> tuple[Ro
         training={**TUNING, "epochs": arguments.epochs},
         **data_of(arguments),
     ).result
-    base = row(name, "given", None, found.given, found.given, folder)
-    return row(name, "rewrite", None, found.rewritten or found.given, found.given, folder), base
+    if not found.rewritten:
+        return []
+    return [row(name, "rewrite", None, found.rewritten, found.given, folder)]
 
 
 def timed_together(arguments: argparse.Namespace, base: Row, rows: list[Row]) -> list[Row]:
