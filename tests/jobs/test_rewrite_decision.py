@@ -13,7 +13,7 @@ from torch import nn
 
 from compress.artefacts.results import RewriteChoice
 from compress.jobs.rewrite import decision
-from compress.jobs.rewrite.choice import Task, choices_of, grouped, overlap
+from compress.jobs.rewrite.choice import Task, choices_of, grouped, holder_of, overlap, part_of
 from compress.jobs.rewrite.decision import decide, refusals, select, together
 from compress.pose.scoring import Score
 
@@ -28,6 +28,14 @@ def test_few_sites_stand_alone() -> None:
 def test_many_sites_are_decided_by_the_part_they_are_in() -> None:
     assert grouped(PATHS, 3) == {"a.*": PATHS[:3], "b.*": PATHS[3:5], "head": ["head"]}
     assert grouped(PATHS, 2) == {"*": PATHS}
+
+
+def test_modules_of_an_onnx_file_have_parts_as_well() -> None:
+    paths = ["network.a/0/act/Relu", "network.a/1/act/Relu", "network.b/0/act/Relu", "network.Relu_3"]
+    wanted = {"network.a/*": paths[:2], "network.b/*": paths[2:3], "network.Relu_3": paths[3:]}
+    assert grouped(paths, 3) == wanted
+    assert [part_of(name) for name in wanted] == ["network.a", "network.b", "network.Relu_3"]
+    assert [holder_of(path) for path in paths] == ["network.a/0/act", "network.a/1/act", "network.b/0/act", "network"]
 
 
 @pytest.mark.parametrize("at_most", [1, 2, 3, 4, 5, 6])

@@ -3,6 +3,7 @@
 A *choice* is one module, or all that a part of the network has where a rule matches very many.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -28,6 +29,8 @@ from compress.rewriting.sites import Rewrite, rule_named, rule_names, sites, tie
 
 SAME = 1e-4
 """Relative difference of outputs that rounding explains: x·sigmoid(x) as one operator is rounded otherwise."""
+
+_PART_ENDS = re.compile(r"[./]")
 
 Task = change.Task[RewriteRecipe]
 
@@ -89,17 +92,32 @@ def tied_sites(network: nn.Module, recipe: RewriteRecipe) -> dict[str, str]:
 
 
 def grouped(paths: Sequence[str], at_most: int) -> dict[str, list[str]]:
-    """The paths one by one; if that is more than at_most, by as much of their beginnings as gives no more groups."""
-    longest = max((path.count(".") + 1 for path in paths), default=0)
+    """The paths one by one; if that is more than at_most, by as much of their beginnings as gives no more groups.
+
+    A path's parts end at dots, and at the strokes of an ONNX file's names, whose modules all lie in one.
+    """
+    ends = {path: [found.start() for found in _PART_ENDS.finditer(path)] for path in paths}
+    longest = max((len(found) + 1 for found in ends.values()), default=0)
     for depth in range(longest, -1, -1):
         groups: dict[str, list[str]] = {}
         for path in paths:
-            parts = path.split(".")
-            name = path if len(parts) <= depth else ".".join([*parts[:depth], "*"])
-            groups.setdefault(name, []).append(path)
+            whole = len(ends[path]) < depth
+            beginning = path[: ends[path][depth - 1] + 1] if depth and not whole else ""
+            groups.setdefault(path if whole else f"{beginning}*", []).append(path)
         if len(groups) <= at_most or depth == 0:
             return groups
     return {}
+
+
+def part_of(group: str) -> str:
+    """A group's name without the star for its members."""
+    return group[:-2] if group.endswith((".*", "/*")) else group
+
+
+def holder_of(path: str) -> str:
+    """What holds a module: its path but for the last part; of the outermost itself."""
+    ends = [found.start() for found in _PART_ENDS.finditer(path)]
+    return path[: ends[-1]] if ends else path
 
 
 # --- An own network's functions ---------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from compress.artefacts.artefact import Network
 from compress.engines import engine
 from compress.errors import NetworkError, SpaceError
-from compress.jobs.rewrite.choice import grouped
+from compress.jobs.rewrite.choice import grouped, holder_of, part_of
 from compress.nas.candidate import REMOVALS, SPARSITY, Candidates
 from compress.nas.space import (
     INPUT_SIZE,
@@ -133,14 +133,14 @@ def block_choices(blocks: Sequence[str], influence: Mapping[str, float], groups:
     """Shares of the blocks that stay, by what holds them; the list of sites is the order in which they go."""
     holders: dict[str, list[str]] = {}
     for path in blocks:
-        holders.setdefault(path.rpartition(".")[0] or path, []).append(path)
+        holders.setdefault(holder_of(path), []).append(path)
     found = []
     for name, held in grouped(list(holders), groups).items():
         members = sorted((path for holder in held for path in holders[holder]), key=lambda path: influence[path])
         steps = min(_STEPS, len(members))
         stay = sorted({round(step * len(members) / steps) for step in range(steps + 1)})
         values = tuple(round(count / len(members), 4) for count in stay)
-        found.append(EditChoice(f"blocks of {name.removesuffix('.*')}", tuple(members), "blocks", values))
+        found.append(EditChoice(f"blocks of {part_of(name)}", tuple(members), "blocks", values))
     return found
 
 
@@ -202,7 +202,7 @@ def rewrite_choices(network: nn.Module, groups: int) -> list[EditChoice]:
         subject = rules[0].partition("_to_")[0].replace("_", " ")
         for name, members in grouped(paths, each).items():
             one = _choice("rewrite", name, members, paths, (KEEP, *rules))
-            choices.append(replace(one, name=f"{subject} in {name.removesuffix('.*')}"))
+            choices.append(replace(one, name=f"{subject} in {part_of(name)}"))
     return choices
 
 
@@ -216,7 +216,7 @@ def _choice(
     kind: EditKind, name: str, members: Sequence[str], known: Iterable[str], values: tuple[str | float, ...]
 ) -> EditChoice:
     """Of the part `name`; a pattern stands for all its members where it finds these alone among the known ones."""
-    part = name.removesuffix(".*")
+    part = part_of(name)
     inside = [path for path in known if f"{path}.".startswith(f"{part}.")] if name != "*" else list(known)
     sites_of = (part,) if sorted(inside) == sorted(members) else tuple(members)
     return EditChoice(f"{kind} of {part}", sites_of, kind, values)
