@@ -144,6 +144,46 @@ def test_blocks_of_many_branches_are_joined() -> None:
     ]
 
 
+def test_a_network_with_the_names_of_an_onnx_file_has_the_same_choices() -> None:
+    """Its modules lie in one, strokes in place of dots; a choice is a part of the network all the same."""
+
+    class Staged(nn.Module):
+        """Two stages of four blocks, the second of twice the channels, under dotted names or strokes."""
+
+        def __init__(self, separator: str) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            names = [f"stages{separator}{stage}{separator}{block}" for stage in range(2) for block in range(4)]
+            parts = [("stem", nn.Conv2d(3, 32, 3, 4, 1)), *((name, Residual(32)) for name in names[:4])]
+            parts += [("wider", nn.Conv2d(32, 64, 1)), *((name, Residual(64)) for name in names[4:])]
+            parts += [("head", nn.Conv2d(64, 17, 1))]
+            self.order = [name for name, _ in parts]
+            for name, part in parts:
+                *holders, last = name.split(".")
+                holder: nn.Module = self
+                for one in holders:
+                    if not hasattr(holder, one):
+                        holder.add_module(one, nn.Module())
+                    holder = holder.get_submodule(one)
+                holder.add_module(last, part)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for name in self.order:
+                x = self.get_submodule(name)(x)
+            return x
+
+    def choices(separator: str) -> dict[str, Any]:
+        space = derived(given(Staged(separator)), groups=2)
+        return {edit.name.replace("/", "."): (edit.kind, edit.values) for edit in space.edits}
+
+    dotted, strokes = choices("."), choices("/")
+    assert dotted == strokes
+    assert [name for name in dotted if name.startswith("blocks")] == [
+        f"blocks of network.stages.{stage}" for stage in range(2)
+    ]
+    Candidates(derived(given(Staged("/"))), HW, given(Staged("/"))).check("space.yaml")
+
+
 def test_refinement_stages_are_a_choice_the_last_goes_first() -> None:
     record = OpenPose(width=4, features=8, stages=4, kernel=3)
     network = Network("given", record, record.build().eval(), given(Own()).metadata)
