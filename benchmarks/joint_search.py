@@ -235,7 +235,7 @@ def text(results: dict[str, Row]) -> str:
         "row's own run, by an earlier version of this benchmark.",
         "A search tunes the given network once more; its score then is the last column. The joint front: all finalists",
         "of one network's searches. Budget: what pruning has to meet; the searches go by predicted time, and are asked",
-        "for the shares after --asked where the command has it: what comes out above the budget stands for no less time.",
+        "for the shares after --asked where the command has it; what comes out above the budget did not meet it.",
         "",
         "| given | how | budget | share of time | score | dominated by the joint front | given's score |",
         "|---|---|---|---|---|---|---|",
