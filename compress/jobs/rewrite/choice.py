@@ -30,7 +30,7 @@ from compress.rewriting.sites import Rewrite, rule_named, rule_names, sites, tie
 SAME = 1e-4
 """Relative difference of outputs that rounding explains: x·sigmoid(x) as one operator is rounded otherwise."""
 
-_PART_ENDS = re.compile(r"[./]")
+_PARTS = re.compile(r"[^./]*[./]|[^./]+")  # of a path, each with what ends it
 
 Task = change.Task[RewriteRecipe]
 
@@ -96,14 +96,13 @@ def grouped(paths: Sequence[str], at_most: int) -> dict[str, list[str]]:
 
     A path's parts end at dots, and at the strokes of an ONNX file's names, whose modules all lie in one.
     """
-    ends = {path: [found.start() for found in _PART_ENDS.finditer(path)] for path in paths}
-    longest = max((len(found) + 1 for found in ends.values()), default=0)
+    parts = {path: _PARTS.findall(path) for path in paths}
+    longest = max(map(len, parts.values()), default=0)
     for depth in range(longest, -1, -1):
         groups: dict[str, list[str]] = {}
         for path in paths:
-            whole = len(ends[path]) < depth
-            beginning = path[: ends[path][depth - 1] + 1] if depth and not whole else ""
-            groups.setdefault(path if whole else f"{beginning}*", []).append(path)
+            name = path if len(parts[path]) <= depth else "".join([*parts[path][:depth], "*"])
+            groups.setdefault(name, []).append(path)
         if len(groups) <= at_most or depth == 0:
             return groups
     return {}
@@ -116,8 +115,7 @@ def part_of(group: str) -> str:
 
 def holder_of(path: str) -> str:
     """What holds a module: its path but for the last part; of the outermost itself."""
-    ends = [found.start() for found in _PART_ENDS.finditer(path)]
-    return path[: ends[-1]] if ends else path
+    return "".join(_PARTS.findall(path)[:-1])[:-1] or path
 
 
 # --- An own network's functions ---------------------------------------------------------------------------------------
