@@ -16,13 +16,18 @@ from compress.artefacts.results import Trial
 from compress.cli import is_recipe
 from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
 from compress.jobs.search import search as job
+from compress.jobs.search import trials as job_trials
 from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger, stage_choices
+from compress.jobs.search.measured_budget import PROBES, Timed, correction, near
 from compress.jobs.search.proposals import allocated, options_of, single_edits
-from compress.jobs.search.task import read_start, settled
+from compress.jobs.search.task import prepared, read_start, settled
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
 from compress.measure.counting import count
 from compress.measure.latency import Latency
+from compress.measure.latency_model import LatencyModel, identity_of, runtime_of
+from compress.measure.latency_table import open_table
+from compress.measure.limit import Limit
 from compress.measure.target import Target
 from compress.measure.timing import Timing
 from compress.nas.candidate import Candidates
@@ -387,6 +392,36 @@ def share_of(pick: Mapping[str, Any]) -> float:
     return math.prod(0.8 ** ((1 - share) / 0.75) for share in pick.values())
 
 
+# --- The budget as it is measured -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_budget_in_predicted_time_is_met_in_measured_time(relative: bool) -> None:
+    """The given network takes 1.1 times its prediction, candidates 1.02 times theirs."""
+    limit, probes = Limit(0.6, relative=relative), tuple(Timed(ms, 1.02 * ms) for ms in (1.0, 1.2, 1.3))
+    found = correction(limit, Timed(2.0, 2.2), probes)
+    limit_ms = limit.absolute({"given": 2.0}) * found.factor
+    assert 1.02 * limit_ms == pytest.approx(0.6 * 2.2 if relative else 0.6)
+
+
+def test_a_budget_is_corrected_by_a_quarter_at_most_and_not_without_candidates() -> None:
+    half = Limit(0.5, relative=True)
+    assert correction(half, Timed(1.0, 9.0), (Timed(1.0, 1.0),)).factor == 1.25
+    assert correction(half, Timed(1.0, 1.0), (Timed(1.0, 9.0),)).factor == 0.8
+    assert correction(half, Timed(1.0, 1.1), ()).factor == 1.0
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.05, 0.8])
+def test_probes_are_near_the_budget(limit: float) -> None:
+    """Time is the root of the product of shares, so one change is less than a quarter of it."""
+    space = Space({}, dict.fromkeys("abcdefghijklmnop", (0.7, 0.8, 0.9, 1.0)))
+    given_pick = dict.fromkeys(space.choices, 1.0)
+    picks = near(space, given_pick, lambda pick: math.prod(pick.values()) ** (1 / 2), limit, seed=1)
+    assert 1 <= len(picks) <= PROBES
+    assert all(0.75 * limit <= math.prod(pick.values()) ** (1 / 2) <= 1.25 * limit for pick in picks)
+    assert near(space, given_pick, lambda pick: 5.0, 1.0, seed=1) == []
+
+
 # --- The whole job ----------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +469,39 @@ def test_a_search_around_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.start == "Own"
     assert result.zero_cost is not None
     assert (result.zero_cost.passed_over, result.zero_cost.trials) == (0, len(result.trials))
+
+
+class CountedLatency(LatencyModel):
+    """The same where networks are measured too."""
+
+    def latency(self, network: nn.Module, input_hw: tuple[int, int]) -> Latency:
+        return Latency(count(network, input_hw).macs / 1e6, "onnxruntime, 1 thread", "predicted")
+
+
+def test_a_share_is_of_the_time_that_the_given_network_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 1.1 times its predicted time, candidates 1.02 times theirs; measured once, whoever goes on."""
+    measurements = []
+
+    def measured_ms(
+        _: LatencyModel, rounds: int, networks: Mapping[str, tuple[nn.Module, tuple[int, int]]]
+    ) -> dict[str, float]:
+        measurements.append(len(networks))
+        factors = dict.fromkeys(networks, 1.02) | {"0": 1.1}
+        return {name: factors[name] * count(*network).macs / 1e6 for name, network in networks.items()}
+
+    monkeypatch.setattr(job_trials, "measured_ms", measured_ms)
+    target = Target("onnxruntime")
+    model = CountedLatency(target, runtime_of(target), open_table(tmp_path / "table.json", identity_of(target)))
+    progress, said = Silent(), list[str]()
+    monkeypatch.setattr(progress, "say", said.append)
+    network = open_network(Own(), (64, 64))
+    task = prepared(small("search.budget.latency=70%"), tmp_path / "run", progress, network)
+    given_ms = count(network.module, (64, 64)).macs / 1e6
+    for _ in range(2):
+        limits = job_trials.check_budget(task, {"onnxruntime": model})
+        assert 1.02 * limits.most["onnxruntime"] == pytest.approx(0.7 * 1.1 * given_ms, rel=1e-6)
+    assert measurements == [1 + PROBES]
+    assert any("takes 1.10 times its predicted time on onnxruntime" in line for line in said)
 
 
 def test_a_budget_that_nothing_meets_says_the_tightest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

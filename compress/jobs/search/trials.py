@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from compress.data.normalisation import Normalisation
 from compress.data.samples import Sample, Samples
 from compress.errors import BudgetError, DivergedError, RunError
 from compress.files import append_line, write_text
+from compress.jobs.search.measured_budget import Correction, Timed, correction, measured_ms, near
 from compress.jobs.search.prefilter import Prefilter
 from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import Calibration, Task
@@ -370,6 +372,8 @@ def check_budget(task: Task, models: Models) -> Limits:
     space = task.space
     costs = {name: cost_of(task, pick, models) for name, pick in task.baselines.items()}
     limits = absolute(task.recipe.search.budget, costs, next(iter(models)))
+    if task.candidates.start:
+        limits = _as_measured(task, models, limits)
     over = [name for name, cost in costs.items() if limits.exceeded(cost)]
     for name in over:
         cost = costs[name]
@@ -386,6 +390,52 @@ def check_budget(task: Task, models: Models) -> Limits:
     if all(limits.exceeded(cost) for cost in smallest):
         raise no_candidate(min(smallest, key=lambda cost: cost.predicted_ms))
     return limits
+
+
+def _as_measured(task: Task, models: Models, limits: Limits) -> Limits:
+    """The limits of times that are measured here, corrected by what networks take: see measured_budget."""
+    most, wanted = dict(limits.most), task.recipe.search.budget.latency or {}
+    for number, (name, model) in enumerate(models.items()):
+        limit = wanted.get(name) or (None if number else wanted.get(""))
+        if limit is None or not isinstance(model, LatencyModel) or model.target.foreign:
+            continue
+        work = partial(_correction, task, name, model, limit, most[name])
+        found = task.run.once(f"budget-{model.target.file_name}", work, Correction)
+        if found.probes:
+            off = median(one.off for one in found.probes)
+            task.progress.say(
+                f"the given network takes {found.given.off:.2f} times its predicted time on {name}, candidates of "
+                f"about the budget {off:.2f} times theirs: {limit} are {most[name] * found.factor:.3g} ms of predicted "
+                f"time, not {most[name]:.3g}"
+            )
+        most[name] *= found.factor
+    return Limits(most)
+
+
+def _correction(task: Task, name: str, model: LatencyModel, limit: Limit, limit_ms: float) -> Correction:
+    """Of a limit of the time on one target."""
+    (given,) = task.baselines.values()
+    known: dict[str, float] = {}
+
+    def predicted(pick: Pick) -> float:
+        key = pick_key(pick)
+        if key not in known:
+            known[key] = cost_of(task, pick, {name: model}).predicted_ms
+        return known[key]
+
+    picks = [given, *near(task.space, given, predicted, limit_ms, task.recipe.seed)]
+    with task.progress.phase(f"measuring about the budget on {name}", 1) as phase:
+        networks = {
+            str(place): (
+                task.for_engine(task.candidates.build(pick), model.target.engine),
+                task.candidates.input_hw(pick),
+            )
+            for place, pick in enumerate(picks)
+        }
+        measured = measured_ms(model, task.recipe.measurement.rounds, networks)
+        phase.advance(1)
+    times = [Timed(predicted(pick), measured[str(place)]) for place, pick in enumerate(picks)]
+    return correction(limit, times[0], tuple(times[1:]))
 
 
 def absolute(budget: Budget, baselines: Mapping[str, Cost], first: str) -> Limits:
