@@ -87,16 +87,19 @@ def cost_model(table: Bench, cost: str) -> Callable[[Sequence[Pick]], Array]:
     width and reach. Milliseconds are nearly so.
     """
     columns: dict[tuple[object, ...], int] = {}
+    paths = [
+        (f"kinds.{branch}", f"expansions.{branch}", [f"blocks.{stage}.{branch}" for stage in range(branch, 4)])
+        for branch in range(4)
+    ]
 
     def rows(picks: Sequence[Pick]) -> Array:
         found = np.zeros((len(picks), 64))
         for row, pick in enumerate(picks):
-            terms: dict[tuple[object, ...], float] = {("fusions", pick["width"], pick["reach"]): 1.0}
-            for branch in range(4):
-                key = (branch, pick["width"], pick[f"kinds.{branch}"], pick[f"expansions.{branch}"])
-                terms[key] = blocks_of(pick, branch)
-            for term, value in terms.items():
-                found[row, columns.setdefault(term, len(columns))] = value
+            width = pick["width"]
+            found[row, columns.setdefault(("fusions", width, pick["reach"]), len(columns))] = 1.0
+            for branch, (kind, expansion, blocks) in enumerate(paths):
+                term = (branch, width, pick[kind], pick[expansion])
+                found[row, columns.setdefault(term, len(columns))] = sum([pick[path] for path in blocks])
         return found
 
     known = np.array([value for value, _ in table.points(cost)])

@@ -38,7 +38,7 @@ from compress.files import append_line, write_bytes, write_text
 from compress.nas.bench import Bench, rank_correlation
 from compress.nas.pareto import front
 from compress.nas.predictor import Encoding, Predictor
-from compress.nas.predictor_sampler import KNOWN_WEIGHT, PredictorSampler
+from compress.nas.predictor_sampler import KNOWN_WEIGHT, WITH_PRIOR, PredictorSampler
 from compress.nas.sampler import Guide
 from compress.nas.space import Pick
 from compress.report.figures import Axis, Figure, Mark, Panel, Series, png
@@ -51,6 +51,9 @@ START = 10
 """Random networks that every sampler starts from."""
 AMONG = "predictor_among"
 """The one that chooses among the table's networks."""
+PRIOR = "predictor_prior"
+"""The one that knows the other bench's networks and scores."""
+OTHER = {"lspet": "synthetic", "synthetic": "lspet", "formula": "synthetic"}
 TRIALS = (20, 40, 80)
 """That predictors learn from."""
 SPLITS = 10
@@ -127,6 +130,12 @@ def predictor_among(table: Bench, cost: str, seed: int) -> BaseSampler:
     return PredictorSampler(seed, space=table.space, known={0: model}, startup=START, among=picks)
 
 
+def predictor_prior(table: Bench, cost: str, seed: int) -> BaseSampler:
+    prior = [(network.pick, network.score) for network in open_bench(OTHER[table.name], None).networks]
+    costs = {0: cost_model(table, cost)}
+    return PredictorSampler(seed, space=table.space, known=costs, prior={1: prior})
+
+
 SAMPLERS: dict[str, Callable[[Bench, str, int], BaseSampler] | None] = {
     "random": None,
     "nsga2": nsga2,
@@ -135,6 +144,7 @@ SAMPLERS: dict[str, Callable[[Bench, str, int], BaseSampler] | None] = {
     "guided": None,
     "predictor": predictor,
     "predictor_among": predictor_among,
+    PRIOR: predictor_prior,
 }
 """What makes each sampler of Optuna's; None: it is not one, see `searched`."""
 
@@ -146,15 +156,15 @@ def searched(
     table, rng = open_bench(name, folder), random.Random(seed)
     ground: Ground
     ground = OfTable(table, cost) if ground_name == "table" else OfModel(model_of(name, folder, cost), seed)
-    start = [ground.evaluate(ground.drawn(rng)) for _ in range(START)]
+    start = [ground.evaluate(ground.drawn(rng)) for _ in range(WITH_PRIOR if sampler == PRIOR else START)]
     began = time.process_time()
     made = SAMPLERS[sampler]
     if sampler == "random":
-        found = [ground.evaluate(ground.drawn(rng)) for _ in range(evaluations - START)]
+        found = [ground.evaluate(ground.drawn(rng)) for _ in range(evaluations - len(start))]
     elif made is None:
-        found = guided(table, cost, ground, start, evaluations - START, rng)
+        found = guided(table, cost, ground, start, evaluations - len(start), rng)
     else:
-        found = with_optuna(ground, start, evaluations - START, made(table, cost, seed))
+        found = with_optuna(ground, start, evaluations - len(start), made(table, cost, seed))
     return [one.true for one in [*start, *found][:evaluations]], time.process_time() - began
 
 

@@ -585,6 +585,11 @@ class Search(Settings):
         "additive model of the scores so far, for where there are baselines to improve on; or `predictor`, a Gaussian "
         "process with its uncertainty, which screens thousands of candidates for the largest expected gain.",
     )
+    prior: str | None = Field(
+        default=None,
+        description="Where `predictor` has scores from before the first trial, of the same choices on other pictures: "
+        "the run folder of a search, or PoseNAS-Bench's `lspet` or `synthetic`.",
+    )
     trials: Positive = Field(default=100, description="Number of candidates that are scored.")
     population: Annotated[int, Field(ge=2)] = Field(
         default=20, description="Population of `nsga2`; of every sampler, the number of initial candidates."

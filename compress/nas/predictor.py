@@ -70,6 +70,16 @@ class Predictor:
             warnings.simplefilter("ignore", ConvergenceWarning)  # that a parameter is at its bound
             self._process.fit(self._standard(rows), (targets - self._mean) / self._scale)
 
+    @classmethod
+    def likeliest(cls, rows: Array, values: Sequence[float] | Array, weights: Sequence[Array]) -> "Predictor":
+        """Of predictors with different weights of the columns the one under which the values are most likely."""
+        return max((cls(rows, values, one) for one in weights), key=lambda one: one.evidence)
+
+    @property
+    def evidence(self) -> float:
+        """Logarithm of the marginal likelihood of the values that it learned from."""
+        return float(self._process.log_marginal_likelihood_value_)
+
     def predict(self, rows: Array) -> tuple[Array, Array]:
         """Mean and standard deviation [N] of what each row is worth, without the noise of a single training."""
         means, deviations = self._process.predict(self._standard(rows), return_std=True)

@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from compress.extensions import Extensible
-from compress.nas.predictor_sampler import PredictorSampler, pick_of
+from compress.nas.predictor_sampler import Learned, PredictorSampler, pick_of
 from compress.nas.space import Pick, Space, pick_key
 from compress.nas.study import SharedStudy, Storage, open_study
 
@@ -98,7 +98,8 @@ class Sampler:
     costs: one entry for every cost, which predicts it for many picks at once, for those that screen (see screens);
     None: they model the cost.
     first: picks after the baselines, in place of the smallest, the largest and the changed ones. most: of every cost,
-    beyond which the guide does not aim; empty: no limits. shared: a study that other processes work on too, and its
+    beyond which the guide does not aim; empty: no limits. prior: what picks scored in another search, for those that
+    predict (see PredictorSampler). shared: a study that other processes work on too, and its
     storage, see compress.nas.study; the first picks are the same, and all others other ones than theirs.
     """
 
@@ -113,13 +114,16 @@ class Sampler:
         costs: Sequence[Costs | None] = (None,),
         first: Sequence[Pick] = (),
         most: Sequence[float] = (),
+        prior: Learned = (),
         shared: tuple[SharedStudy, Storage] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         sampler = sampler_named(kind)(population, seed)
         if isinstance(sampler, PredictorSampler):
-            sampler.know(space, {place: cost for place, cost in enumerate(costs) if cost})
+            sampler.know(
+                space, {place: cost for place, cost in enumerate(costs) if cost}, {len(costs): prior} if prior else {}
+            )
         if shared:
             self.study = open_study(*shared, sampler)
             sampler.reseed_rng()

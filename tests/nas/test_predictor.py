@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optuna.samplers import RandomSampler
 
 from compress.nas.predictor import Encoding, Predictor
-from compress.nas.predictor_sampler import PredictorSampler, expected_hypervolume_gain
+from compress.nas.predictor_sampler import WITH_PRIOR, Columns, PredictorSampler, expected_hypervolume_gain
 from compress.nas.space import Pick, Space, pick_key
 
 SPACE = Space(
@@ -90,6 +90,8 @@ def test_gains_of_certain_picks_are_in_proportion_to_the_area_they_add() -> None
                 np.array(trials),
                 np.ones(4, np.bool_),
                 np.random.default_rng(seed),
+                np.zeros(2),
+                np.ones(2),
             )
             for seed in range(40)
         ],
@@ -104,9 +106,10 @@ def test_gains_of_certain_picks_are_in_proportion_to_the_area_they_add() -> None
 def test_of_equal_means_the_uncertain_pick_gains_more_and_without_a_feasible_trial_all_are_alike() -> None:
     gains, rng = np.array([[0.0, 1.0], [1.0, 0.0]]), np.random.default_rng(0)
     means, deviations = np.array([[0.5, 0.2], [0.5, 0.2]]), np.array([[0.0, 0.01], [0.0, 0.5]])
-    sure, unsure = expected_hypervolume_gain(means, deviations, gains, np.array([True, True]), rng)
+    ends = np.zeros(2), np.ones(2)
+    sure, unsure = expected_hypervolume_gain(means, deviations, gains, np.array([True, True]), rng, *ends)
     assert unsure > sure > 0
-    assert expected_hypervolume_gain(means, deviations, gains, np.zeros(2, np.bool_), rng).tolist() == [1, 1]
+    assert expected_hypervolume_gain(means, deviations, gains, np.zeros(2, np.bool_), rng, *ends).tolist() == [1, 1]
 
 
 def searched(sampler: optuna.samplers.BaseSampler, trials: int) -> list[dict[str, Any]]:
@@ -132,6 +135,48 @@ def test_finds_more_than_chance_with_a_known_cost_and_nothing_twice() -> None:
     assert by_chance < best_within(picks, limit)
     assert best_within(picks, limit) > 0.95 * possible
     assert len({pick_key(pick) for pick in picks}) == 18
+
+
+def test_columns_have_what_the_choices_of_one_name_save_together() -> None:
+    """By hand: part 1 of this pick is one block and kind z, which without them is no block and kind x."""
+    pick = {**{f"blocks.{i}": 0 for i in range(6)}, "blocks.1": 1, "kinds.0": "y", "kinds.1": "z", "kinds.2": "x"}
+    columns = Columns(SPACE, {0: costs_of}, logs=[0])
+    row = columns([{**pick, "one": 7}])[0]
+    parts = [-(0.2**0.5), 1.3**0.5, 0.0, 0.0, 0.0, 0.0]  # kind y costs 0.2 less than x, z 1 more
+    assert row[:15] == pytest.approx(Encoding(SPACE.choices)([{**pick, "one": 7}])[0])
+    assert row[15:] == pytest.approx([*parts, np.log(1 + 0.3 + 0.8 + 2 + 1)])
+    by_parts, by_choices = columns.weights
+    assert len(by_parts) == len(by_choices) == len(row)
+    assert by_choices[15:21].tolist() == [0.0] * 6
+    assert [one.tolist() for one in Columns(SPACE, {}, logs=[]).weights] == [[1.0] * 15]
+
+
+def test_a_prior_finds_more_in_few_trials_though_its_scores_are_of_another_scale() -> None:
+    """Its scores are noisy and of another range; the study's own show what they are worth. Medians over seeds."""
+    noise = random.Random(3)
+    prior = [(pick, 0.1 + 0.2 * score_of(pick) + noise.gauss(0, 0.01)) for pick in drawn(60, 7)]
+    known = {0: costs_of}
+
+    def found(seed: int, prior: Sequence[tuple[Pick, float]]) -> float:
+        of_score = {1: prior} if prior else None
+        sampler = PredictorSampler(seed, space=SPACE, known=known, prior=of_score, screened=200, startup=6)
+        return best_within(searched(sampler, 10), 6.0)
+
+    with_prior, without = ([found(seed, one) for seed in range(7)] for one in (prior, []))
+    assert np.median(with_prior) > np.median(without)
+
+
+def test_a_prior_replaces_the_random_trials_but_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted_after = []
+
+    def expected(self: PredictorSampler, study: Any, space: Space, trials: Any, finished: Any, picks: Any, rng: Any):
+        predicted_after.append(len(finished))
+        return np.zeros(len(picks))
+
+    monkeypatch.setattr(PredictorSampler, "_expected_gains", expected)
+    prior = {1: [(pick, score_of(pick)) for pick in drawn(12, 0)]}
+    searched(PredictorSampler(0, space=SPACE, known={0: costs_of}, prior=prior, screened=20), 5)
+    assert predicted_after == [WITH_PRIOR, WITH_PRIOR + 1]
 
 
 def test_works_in_plain_optuna_with_numbers_constraints_and_failed_trials() -> None:

@@ -137,8 +137,7 @@ def test_predictor_is_told_the_space_its_costs_and_the_budget() -> None:
             sampler.refuse(trial, cost / limit - 1)
         else:
             sampler.tell(trial, [cost], score, cost / limit - 1)
-    assert asked
-    assert set(asked) == {150}
+    assert 150 in asked  # those that are screened; others are finished trials
     assert sum(within[-4:]) >= 3
 
 

@@ -82,6 +82,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
         baselines=baselines,
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         most=[budget.of(one, next(iter(models))) for one in objectives],
+        prior=task.prior,
     )
     calibration = Calibration(task)
     prefilter = Prefilter(task, calibration)

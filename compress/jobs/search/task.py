@@ -26,8 +26,10 @@ from compress.files import append_line, write_text
 from compress.jobs.change import where_zeros_count
 from compress.jobs.names import check_names
 from compress.jobs.search.derived import JUDGED_ON, derive, described, no_larger
+from compress.jobs.search.prior import read_prior
 from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
+from compress.nas.predictor_sampler import Learned
 from compress.nas.space import INPUT_SIZE, Pick, Space, SpaceFile, expand, read_space, size_text, space_text
 from compress.networks import Architecture, architecture_from_data, architecture_to_data, family_named, made_for
 from compress.networks.architecture import check_input
@@ -65,6 +67,7 @@ class Task:
     progress: Progress
     fabric: Fabric = field(default_factory=partial(launch, "auto"))
     beside: bool = False
+    prior: Learned = ()
 
     @property
     def space(self) -> Space:
@@ -172,7 +175,8 @@ def prepared(recipe: SearchRecipe, folder: Path, progress: Progress, network: Na
     check_tuning(recipe, candidates)
     check_metric(candidates.architecture(space.largest), recipe.data.kind, detected=False)
     named = str(network) if isinstance(network, str | Path) else None
-    return Task(recipe, start, named, candidates, baselines, sets, Run(folder), progress)
+    prior = read_prior(recipe, space)
+    return Task(recipe, start, named, candidates, baselines, sets, Run(folder), progress, prior=prior)
 
 
 def stages(task: Task) -> list[Stage]:

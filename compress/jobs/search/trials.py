@@ -186,6 +186,7 @@ def run_trials(
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         first=singles,
         most=[budget.of(one, next(iter(models))) for one in objectives],
+        prior=task.prior,
         shared=shared,
     )
     if shared:
