@@ -1,7 +1,7 @@
 """A joint search around a network beside pruning alone and rewriting alone, for the same time and with equal tuning.
 
     python -m benchmarks.joint_search NAME=NETWORK [NAME=NETWORK ...] [--target ncnn] [--budgets 0.6 0.4]
-        [--asked 0.65 0.44] [--trials 200] [--tuning-samples 640] [--epochs 5] [--data KIND:FOLDER]
+        [--trials 200] [--tuning-samples 640] [--epochs 5] [--data KIND:FOLDER]
         [--runs runs/joint_search] [--out reports/joint_search]
 
 NETWORK is a trained one: an artefact's folder, package.module:function or an ONNX file. It is tuned first, so that no
@@ -9,11 +9,7 @@ way starts from weights that mere training still improves. Of what this gives:
 
     rewrite  compress rewrite, which has no time to meet: it stands where it comes out
     prune    compress prune --latency B --allocate latency, for every budget B, a share of the time on the target
-    joint    compress search --budget A, for every budget; give the share that rewriting came to, too
-
-A is B unless --asked says otherwise: pruning measures until it meets B, while a search goes by predicted times, and
-where the given network's is too low, its finalists stay below what it was asked for. B is compared with what they
-measure in the end.
+    joint    compress search --budget B, for every budget; give the share that rewriting came to, too
 
 All are tuned for the same epochs on the same pictures with the given network as teacher, and scored on the same
 validation pictures; in the end all are timed again, in one interleaved run, for one network takes up to a tenth longer
@@ -36,6 +32,7 @@ import torch
 import compress
 from compress.artefacts.results import NetworkResult, SearchResult
 from compress.files import write_json, write_text
+from compress.jobs.prune.goal import CLOSE
 from compress.measure.target import parse
 from compress.measure.whole_networks import time_exports
 from compress.nas.space import read_space
@@ -54,7 +51,6 @@ def main() -> None:
     parser.add_argument("given", nargs="+", metavar="NAME=NETWORK")
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.6, 0.4])
-    parser.add_argument("--asked", nargs="+", type=float, default=None, help="of the searches, one for every budget")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--tuning-samples", type=int, default=0, help="that every trial is tuned on before its score")
     parser.add_argument("--epochs", type=int, default=5)
@@ -62,16 +58,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/joint_search"))
     parser.add_argument("--out", type=Path, default=Path("reports/joint_search"))
     arguments = parser.parse_args()
-    asked = arguments.asked = arguments.asked or arguments.budgets
-    if len(asked) != len(arguments.budgets):
-        parser.error(f"--asked takes one share for every budget, {len(arguments.budgets)}, not {len(asked)}")
     torch.set_num_threads(1)
     for one in arguments.given:
         name, _, network = one.partition("=")
         given = tuned(arguments, name, network)
         rows, axes = rewritten(arguments, name, given), list[Row]()
-        for budget, share in zip(arguments.budgets, asked, strict=True):
-            base, found, edits = joint(arguments, name, given, budget, share)
+        for budget in arguments.budgets:
+            base, found, edits = joint(arguments, name, given, budget)
             rows += [*found, pruned(arguments, name, given, budget)]
             axes += edits
             timed = timed_together(arguments, base, rows)
@@ -82,8 +75,7 @@ def command(arguments: argparse.Namespace, given: str) -> str:
     """That makes the rows of one network."""
     keys = ("target", "trials", "tuning_samples", "epochs", "data")
     words = [f"--{key.replace('_', '-')} {getattr(arguments, key)}" for key in keys]
-    budgets, asked = (" ".join(f"{one:g}" for one in several) for several in (arguments.budgets, arguments.asked))
-    words = [f"--budgets {budgets}", *([] if asked == budgets else [f"--asked {asked}"]), *words]
+    words = [f"--budgets {' '.join(f'{one:g}' for one in arguments.budgets)}", *words]
     return f"python -m benchmarks.joint_search {given} {' '.join(words)}"
 
 
@@ -104,15 +96,13 @@ def tuned(arguments: argparse.Namespace, name: str, network: str) -> Path:
     return folder / result.trained.folder
 
 
-def joint(
-    arguments: argparse.Namespace, name: str, given: Path, budget: float, asked: float
-) -> tuple[Row, list[Row], list[Row]]:
+def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float) -> tuple[Row, list[Row], list[Row]]:
     """A row for the given network, one for every finalist, and one for every kind of edit."""
-    folder = folder_of(arguments, name, f"joint-{asked:.3g}")
+    folder = folder_of(arguments, name, f"joint-{budget:g}")
     outcome = compress.search(
         given,
         target=arguments.target,
-        budget=f"{100 * asked:.3g}%",
+        budget=f"{100 * budget:.3g}%",
         folder=folder,
         trials=arguments.trials,
         tuning_samples=arguments.tuning_samples,
@@ -222,6 +212,19 @@ def folder_of(arguments: argparse.Namespace, name: str, what: str) -> Path:
     return Path(arguments.runs / f"{name}-{what}")
 
 
+def within_budgets(rows: list[Row]) -> list[str]:
+    """A line for every budget: score and share of the most accurate of each way."""
+    lines = []
+    for budget in dict.fromkeys(one["budget"] for one in rows if one["budget"]):
+        cells = []
+        for way in ("joint", "prune", "rewrite"):
+            own = [one for one in rows if one["how"].startswith(way) and one["share"] <= budget * (1 + CLOSE)]
+            best = max(own, key=lambda one: one["score"] or 0.0, default=None)
+            cells.append(f"{best['score']:.3f} at {best['share']:.1%}" if best else "–")
+        lines.append(f"| {rows[0]['given']} | {budget:.0%} | {' | '.join(cells)} |")
+    return lines
+
+
 def text(results: dict[str, Row]) -> str:
     """The page."""
     lines = [
@@ -234,8 +237,7 @@ def text(results: dict[str, Row]) -> str:
         "scored on the same validation pictures; ± of a score is one standard error. Shares without ± are of each",
         "row's own run, by an earlier version of this benchmark.",
         "A search tunes the given network once more; its score then is the last column. The joint front: all finalists",
-        "of one network's searches. Budget: what pruning has to meet; the searches go by predicted time, and are asked",
-        "for the shares after --asked where the command has it; what comes out above the budget did not meet it.",
+        "of one network's searches, whatever the budget.",
         "",
         "| given | how | budget | share of time | score | dominated by the joint front | given's score |",
         "|---|---|---|---|---|---|---|",
@@ -252,6 +254,15 @@ def text(results: dict[str, Row]) -> str:
                 f"| {one['given']} | {one['how']} | {goal} | {one['share']:.1%}{spread} | {score} | {beaten} | {own} |"
             )
     lines += [
+        "",
+        "## Within a budget",
+        "",
+        f"The most accurate of each way that takes at most {1 + CLOSE:.0%} of the budget, which pruning takes for met.",
+        "–: none is that fast.",
+        "",
+        "| given | budget | joint | prune | rewrite |",
+        "|---|---|---|---|---|",
+        *(line for found in results.values() for line in within_budgets(found["rows"])),
         "",
         "## What each kind of choice gives",
         "",

@@ -80,6 +80,11 @@ class Columns:
         return np.column_stack([rows, *parts, *whole])
 
     @property
+    def choices(self) -> Mapping[str, Sequence[Any]]:
+        """Of the picks."""
+        return self._space.choices
+
+    @property
     def weights(self) -> tuple[Array, ...]:
         """Of each column, see Predictor: by parts above all, or by choices alone. Which holds the trials tell."""
         choices, parts = self._encoding([self._space.smallest]).shape[1], len(self._parts) * len(self._known)
@@ -100,8 +105,10 @@ class PredictorSampler(BaseSampler):
 
     seed: of all that is random. startup: finished trials before the first prediction; until then picks are random.
     screened: picks that are looked at for each proposal. space: of the picks; None: the parameters that all finished
-    trials have. known: objectives that can be told beforehand, by their place among the study's. among: the picks that
-    may be proposed; None: any of the space.
+    trials have. known: objectives that can be told beforehand, by their place among the study's. prior: of other
+    objectives, what trials of the same choices scored elsewhere, such as on other pictures, in the same direction; what
+    a predictor of them says is one more column, and the study's trials show what it is worth. With it the first
+    prediction is after three trials, if not earlier. among: the picks that may be proposed; None: any of the space.
     """
 
     def __init__(
@@ -118,7 +125,7 @@ class PredictorSampler(BaseSampler):
         self._seed, self._startup, self._screened = seed, startup, screened
         self._space, self._known, self._among = space, dict(known or {}), among
         self._prior = dict(prior or {})
-        self._learned: dict[int, Predictor] = {}
+        self._learned: dict[tuple[int, str], Predictor] = {}  # of the prior, by objective and choices
         self._random = RandomSampler(seed=seed)
         self._common = IntersectionSearchSpace()
 
@@ -204,11 +211,12 @@ class PredictorSampler(BaseSampler):
         """Rows of the columns → what the prior's trials make of an objective; None without any."""
         if not (learned := self._prior.get(place)):
             return None
-        if place not in self._learned:
+        key = place, repr(columns.choices)
+        if key not in self._learned:
             values = _upward(way, False, np.array([value for _, value in learned]))
             rows = columns([pick for pick, _ in learned])
-            self._learned[place] = Predictor.likeliest(rows, values, columns.weights)
-        return lambda rows: self._learned[place].predict(rows)[0]
+            self._learned[key] = Predictor.likeliest(rows, values, columns.weights)
+        return lambda rows: self._learned[key].predict(rows)[0]
 
 
 def expected_hypervolume_gain(
