@@ -1,10 +1,11 @@
 """Samplers on PoseNAS-Bench: hypervolume over evaluations, regret to the true front, rank correlation of predictors.
 
     python -m benchmarks.search_quality [--bench lspet] [--ground table] [--cost onnxruntime] [--seeds 30]
-        [--evaluations 100] [--workers N] [--samplers random nsga2 tpe gp guided predictor predictor_among]
-        [--runs runs/search_quality] [--out reports/search_quality]
+        [--evaluations 100] [--workers N] [--runs runs/search_quality] [--out reports/search_quality]
+        [--samplers random nsga2 tpe gp guided predictor predictor_prior predictor_among]
 
-All samplers start from the same ten random networks of a seed. In the `table`, what a sampler proposes need not be
+All samplers start from the same ten random networks of a seed, `predictor_prior`, which knows the scores of the other
+bench's networks, from the first three of them. In the `table`, what a sampler proposes need not be
 there: the nearest network that it has not had is evaluated in its place, and that one it is told; `predictor_among`
 alone chooses among the table's networks themselves. In the `model`, fitted to the table, every pick of the space has a
 score (benchmarks.search_grounds). The guided sampler and the predictors know costs beforehand, as they do in a search.
@@ -35,10 +36,10 @@ from optuna.trial import TrialState
 
 from benchmarks.search_grounds import Evaluated, Ground, Model, OfModel, OfTable, Point, cost_model, open_bench
 from compress.files import append_line, write_bytes, write_text
-from compress.nas.bench import Bench, rank_correlation
+from compress.nas.bench import Bench, beyond_cost, rank_correlation
 from compress.nas.pareto import front
 from compress.nas.predictor import Encoding, Predictor
-from compress.nas.predictor_sampler import KNOWN_WEIGHT, WITH_PRIOR, PredictorSampler
+from compress.nas.predictor_sampler import KNOWN_WEIGHT, WITH_PRIOR, Columns, PredictorSampler
 from compress.nas.sampler import Guide
 from compress.nas.space import Pick
 from compress.report.figures import Axis, Figure, Mark, Panel, Series, png
@@ -131,9 +132,12 @@ def predictor_among(table: Bench, cost: str, seed: int) -> BaseSampler:
 
 
 def predictor_prior(table: Bench, cost: str, seed: int) -> BaseSampler:
-    prior = [(network.pick, network.score) for network in open_bench(OTHER[table.name], None).networks]
     costs = {0: cost_model(table, cost)}
-    return PredictorSampler(seed, space=table.space, known=costs, prior={1: prior})
+    return PredictorSampler(seed, space=table.space, known=costs, prior={1: other_scores(table)})
+
+
+def other_scores(table: Bench) -> list[tuple[Pick, float]]:
+    return [(network.pick, network.score) for network in open_bench(OTHER[table.name], None).networks]
 
 
 SAMPLERS: dict[str, Callable[[Bench, str, int], BaseSampler] | None] = {
@@ -263,32 +267,56 @@ def hypervolume(points: Array) -> float:
     return float(sum((end - x) * y for (x, y), end in zip(kept, ends, strict=True)))
 
 
-def correlations(table: Bench, cost: str) -> dict[str, list[float]]:
-    """Kendall's tau with the scores of the networks not learned from, for each of TRIALS; mean over random splits."""
+def correlations(table: Bench, cost: str) -> dict[str, list[tuple[float, float]]]:
+    """Kendall's tau with the scores of the networks not learned from, and the same of what a line over the logarithm of
+    the cost does not explain, for each of TRIALS; means over random splits."""
     picks, points = [network.pick for network in table.networks], np.array(table.points(cost))
-    rows, log_costs, scores = Encoding(table.space.choices)(picks), np.log(points[:, :1]), points[:, 1]
-    with_cost, weights = np.hstack([rows, log_costs]), np.array([1.0] * rows.shape[1] + [KNOWN_WEIGHT])
-    one_hot = [
-        [float(pick[path] == value) for path, values in table.space.choices.items() for value in values] + [1.0]
-        for pick in picks
-    ]
-    additive = np.array(one_hot)
-    found: dict[str, list[float]] = {"predictor": [], "predictor without cost": [], "additive": [], "cost alone": []}
+    costs, scores = points[:, 0], points[:, 1]
+    columns = Columns(table.space, {0: cost_model(table, cost)}, [0])
+    rows, encoded = columns(picks), Encoding(table.space.choices)(picks)
+    prior = other_scores(table)
+    learned = Predictor.likeliest(columns([pick for pick, _ in prior]), [score for _, score in prior], columns.weights)
+    with_prior = np.column_stack([rows, learned.predict(rows)[0]])
+    prior_weights = [np.append(one, KNOWN_WEIGHT) for one in columns.weights]
+    additive = np.array(
+        [
+            [float(pick[path] == value) for path, values in table.space.choices.items() for value in values] + [1.0]
+            for pick in picks
+        ]
+    )
+    names = (
+        "predictor_prior",
+        "predictor",
+        "predictor by choices alone",
+        "the same without cost",
+        "additive",
+        "cost alone",
+    )
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for count in TRIALS:
-        taus: dict[str, list[float]] = {name: [] for name in found}
+        taus: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
         for split in range(SPLITS if count < len(picks) - 10 else 0):
             order = np.random.default_rng(split).permutation(len(picks))
             known, unseen = order[:count], order[count:]
-            predicted = {
-                "predictor": Predictor(with_cost[known], scores[known], weights).predict(with_cost[unseen])[0],
-                "predictor without cost": Predictor(rows[known], scores[known]).predict(rows[unseen])[0],
-                "additive": additive[unseen] @ ridge(additive[known], scores[known]),
-                "cost alone": log_costs[unseen, 0],
-            }
-            for name, values in predicted.items():
-                taus[name].append(rank_correlation(list(values), list(scores[unseen])))
-        for name, values in taus.items():
-            found[name].append(float(np.mean(values)) if values else float("nan"))
+
+            def by(table: Array, weights: Sequence[Array], known: Array = known, unseen: Array = unseen) -> Array:
+                return Predictor.likeliest(table[known], scores[known], weights).predict(table[unseen])[0]
+
+            predicted = (
+                by(with_prior, prior_weights),
+                by(rows, columns.weights),
+                by(rows, columns.weights[1:]),
+                by(encoded, [np.ones(encoded.shape[1])]),
+                additive[unseen] @ ridge(additive[known], scores[known]),
+                np.log(costs[unseen]),
+            )
+            truth = list(scores[unseen]), beyond_cost(list(scores[unseen]), list(costs[unseen]))
+            for name, values in zip(names, predicted, strict=True):
+                beyond = beyond_cost(list(values), list(costs[unseen]))
+                taus[name].append((rank_correlation(list(values), truth[0]), rank_correlation(beyond, truth[1])))
+        for name, several in taus.items():
+            found[name].append(tuple(np.mean(several, axis=0)) if several else (float("nan"), float("nan")))
+    found["cost alone"] = [(tau, float("nan")) for tau, _ in found["cost alone"]]
     return found
 
 
@@ -317,7 +345,7 @@ def page(
         cells.append(f"{np.median(above[name]):+.4f}")
         lines.append(f"| {name} | {' | '.join(cells)} | {len(values)} |")
     taus = [
-        f"| {name} | {' | '.join(f'{tau:.2f}' for tau in values)} |"
+        f"| {name} | {' | '.join(_taus(one) for one in values)} |"
         for name, values in correlations(table, given.cost).items()
     ]
     seed_tau = "not known" if table.seed_tau is None else f"{table.seed_tau:.2f}"
@@ -330,7 +358,8 @@ def page(
 
 {len(table.networks)} trained networks, {table.metric} against {given.cost}. {what(table, given)}
 Hypervolume after so many evaluations: share of the true front's, cost on a logarithmic scale, medians over seeds; one
-less it is the regret. Every sampler begins with the same {START} random networks of a seed.
+less it is the regret. Every sampler begins with the same {START} random networks of a seed; {PRIOR}, which knows
+the scores of the {len(other_scores(table))} networks of the bench `{OTHER[table.name]}`, with the first {WITH_PRIOR} of them.
 
 | {" | ".join(columns)} |
 |{"---|" * len(columns)}
@@ -340,8 +369,9 @@ less it is the regret. Every sampler begins with the same {START} random network
 evaluations, {goal:.3f}, is reached. Over the hand balance: by how much the best of all networks at no more cost scores
 more, median over seeds.
 
-Kendall's tau with the scores of the networks not learned from, mean over {SPLITS} random splits. Between two seeds of
-one network it is {seed_tau}, over {twice} networks.
+Kendall's tau with the scores of the networks not learned from, mean over {SPLITS} random splits; after the comma of
+what a straight line over the logarithm of the cost does not explain. Between two seeds of one network it is
+{seed_tau}, over {twice} networks.
 
 | learned from | {" | ".join(map(str, TRIALS))} |
 |---|{"---|" * len(TRIALS)}
@@ -349,6 +379,11 @@ one network it is {seed_tau}, over {twice} networks.
 
 ![Hypervolume over evaluations]({picture})
 """
+
+
+def _taus(both: tuple[float, float]) -> str:
+    """`0.77, 0.22`."""
+    return ", ".join(f"{one:.2f}" for one in both if one == one)
 
 
 def what(table: Bench, given: argparse.Namespace) -> str:
