@@ -358,8 +358,8 @@ def page(
 
 {len(table.networks)} trained networks, {table.metric} against {given.cost}. {what(table, given)}
 Hypervolume after so many evaluations: share of the true front's, cost on a logarithmic scale, medians over seeds; one
-less it is the regret. Every sampler begins with the same {START} random networks of a seed; {PRIOR}, which knows
-the scores of the {len(other_scores(table))} networks of the bench `{OTHER[table.name]}`, with the first {WITH_PRIOR} of them.
+less it is the regret. Every sampler begins with the same {START} random networks of a seed; {PRIOR} with the
+first {WITH_PRIOR} of them, for it knows the scores of the {len(other_scores(table))} networks of `{OTHER[table.name]}`.
 
 | {" | ".join(columns)} |
 |{"---|" * len(columns)}

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.pose_nas_bench import RECIPES, architecture_of
 from benchmarks.search_grounds import Model, OfModel, cost_model, open_bench
-from benchmarks.search_quality import SAMPLERS, START, Measure, hypervolume, searched
+from benchmarks.search_quality import PRIOR, SAMPLERS, START, Measure, hypervolume, searched
 from compress.measure.counting import count
+from compress.nas.predictor_sampler import WITH_PRIOR
 from compress.networks.architecture import without_values
 
 TABLE = open_bench("formula", None)
@@ -48,7 +49,8 @@ def test_the_whole_table_has_the_whole_hypervolume_and_it_never_shrinks() -> Non
 def test_samplers_start_alike_and_take_no_network_of_the_table_twice(sampler: str) -> None:
     points, _ = searched("formula", None, "table", "macs", START + 4, sampler, 3)
     assert len(set(points)) == START + 4
-    assert points[:START] == searched("formula", None, "table", "macs", START, "random", 3)[0]
+    alike = WITH_PRIOR if sampler == PRIOR else START
+    assert points[:alike] == searched("formula", None, "table", "macs", alike, "random", 3)[0]
 
 
 def test_samplers_are_told_noise_and_judged_without(monkeypatch: pytest.MonkeyPatch) -> None:
