@@ -218,8 +218,9 @@ def within_budgets(rows: list[Row]) -> list[str]:
     for budget in dict.fromkeys(one["budget"] for one in rows if one["budget"]):
         cells = []
         for way in ("joint", "prune", "rewrite"):
-            own = [one for one in rows if one["how"].startswith(way) and one["share"] <= budget * (1 + CLOSE)]
-            best = max(own, key=lambda one: one["score"] or 0.0, default=None)
+            own = [one for one in rows if one["how"].startswith(way) and one["score"] is not None]
+            met = [one for one in own if one["share"] <= budget * (1 + CLOSE)]
+            best = max(met, key=lambda one: float(one["score"]), default=None)
             cells.append(f"{best['score']:.3f} at {best['share']:.1%}" if best else "–")
         lines.append(f"| {rows[0]['given']} | {budget:.0%} | {' | '.join(cells)} |")
     return lines

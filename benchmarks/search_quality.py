@@ -348,8 +348,12 @@ def page(
         f"| {name} | {' | '.join(_taus(one) for one in values)} |"
         for name, values in correlations(table, given.cost).items()
     ]
-    seed_tau = "not known" if table.seed_tau is None else f"{table.seed_tau:.2f}"
-    twice = sum(len(network.scores) > 1 for network in table.networks)
+    trained_twice = [network for network in table.networks if len(network.scores) > 1]
+    seeds = list(zip(*(list(one.scores.values())[:2] for one in trained_twice), strict=True))
+    own_costs = [one.costs[given.cost] for one in trained_twice] if given.cost in table.cost_names else []
+    beyond = rank_correlation(*(beyond_cost(one, own_costs) for one in seeds)) if seeds and own_costs else float("nan")
+    seed_tau = "not known" if table.seed_tau is None else _taus((table.seed_tau, beyond))
+    twice = len(trained_twice)
     options = {key: getattr(given, key) for key in ("bench", "ground", "cost", "seeds")}
     command = " ".join(["python -m benchmarks.search_quality", *(f"--{key} {one}" for key, one in options.items())])
     return f"""## {given.bench}, {given.ground}

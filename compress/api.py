@@ -287,7 +287,7 @@ def search(
     """The networks with the best trade of accuracy against latency, around a network or of a space, tuned and measured.
 
     network: a trained one, from which the space is derived unless `space` names one; None searches the architectures of
-    `space`. target: what milliseconds are of; of several the first decides. budget: largest time, such as
+    `space`. target: what milliseconds are of; of several the first decides. budget: largest predicted time, such as
     `"50%"` of the given network's or `"2.5 ms"`, or the recipe's section of limits. recipe: None takes `any_network`
     where a network is given. keys: of SearchRecipe, those of its section `search` by their names, such as
     `space="bhrnet"`, `trials=200` or `weights="scratch"`.

@@ -227,7 +227,7 @@ def search(
         str | None,
         typer.Option(
             metavar="MS|R%",
-            help="Largest time of a candidate: 2.5 ms, or a share of the given network's.",
+            help="Largest predicted time of a candidate: 2.5 ms, or a share of the given network's.",
             show_default="the recipe's",
         ),
     ] = None,

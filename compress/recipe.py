@@ -518,8 +518,9 @@ class Budget(Settings):
 
     latency: Annotated[dict[str, LatencyLimit], BeforeValidator(_by_target), WrapSerializer(_shortest)] | None = Field(
         default=None,
-        description=f"Largest latency of one pass, {_OF} absolute (`2.5 ms`). One value is for the first "
-        "target; a mapping has one for each target by its name, such as `{onnxruntime: 120%, ncnn: 3 ms}`.",
+        description=f"Largest predicted latency of one pass, {_OF} absolute (`2.5 ms`). One value is for the first "
+        "target; a mapping has one for each target by its name, such as `{onnxruntime: 120%, ncnn: 3 ms}`. Around a "
+        "given network whose weights are inherited it is corrected by measurements, on targets of this machine.",
     )
     macs: MacsLimit | None = Field(default=None, description=f"Most multiply-adds, {_OF} absolute (`300M`).")
     params: ParamsLimit | None = Field(default=None, description=f"Most parameters, {_OF} absolute (`1.2M`).")

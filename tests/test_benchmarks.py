@@ -18,3 +18,25 @@ def test_every_benchmark_can_be_imported() -> None:
     command = [sys.executable, "-c", IMPORT, *BENCHMARKS]  # a process of its own: they set the number of threads
     imported = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert imported.returncode == 0, imported.stderr
+
+
+def test_the_best_of_each_way_within_a_budget() -> None:
+    """Two percent above it still count; what has no score does not."""
+    from benchmarks.joint_search import within_budgets
+
+    def row(how: str, budget: float | None, share: float, score: float | None) -> dict[str, object]:
+        return {"given": "net", "how": how, "budget": budget, "share": share, "score": score}
+
+    rows = [
+        row("joint finalist_1", 0.6, 0.39, 0.2),
+        row("joint finalist_2", 0.6, 0.611, 0.31),
+        row("joint finalist_3", 0.6, 0.613, 0.4),
+        row("joint finalist_4", 0.4, 0.3, None),
+        row("prune", 0.6, 0.6, 0.25),
+        row("prune", 0.4, 0.38, 0.21),
+        row("rewrite", None, 0.5, 0.29),
+    ]
+    assert within_budgets(rows) == [
+        "| net | 60% | 0.310 at 61.1% | 0.250 at 60.0% | 0.290 at 50.0% |",
+        "| net | 40% | 0.200 at 39.0% | 0.210 at 38.0% | – |",
+    ]

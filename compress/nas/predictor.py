@@ -51,9 +51,9 @@ class Predictor:
     def __init__(self, rows: Array, values: Sequence[float] | Array, weights: Array | None = None) -> None:
         """Learns from the values of these rows, [N, columns], of which there must be at least one.
 
-        weights: [columns], how much each standardised column counts; 1 by default. The kernel's four parameters are
-        those of the largest marginal likelihood, within bounds that keep a predictor of few trials from being too sure
-        of itself. The same trials give the same predictor.
+        weights: [columns], how much each standardised column counts; 1 by default, and of 0 nothing. The kernel's four
+        parameters are those of the largest marginal likelihood, within bounds that keep a predictor of few trials from
+        being too sure of itself. The same trials give the same predictor.
         """
         targets = np.asarray(values, np.float64)
         self._mean, self._scale = float(targets.mean()), float(targets.std()) or 1.0
@@ -61,7 +61,7 @@ class Predictor:
         self._factors = (np.ones(rows.shape[1]) if weights is None else weights) / np.where(
             rows.std(0) > 0, rows.std(0), 1.0
         )
-        columns = max(1, rows.shape[1])
+        columns = max(1, rows.shape[1] if weights is None else int(np.count_nonzero(weights)))
         side = np.sqrt(columns)  # the typical distance of two rows is 1.4 of it
         linear = ConstantKernel(0.5 / columns, (1e-3 / columns, 1e2 / columns)) * DotProduct(1e-2, "fixed")
         together = ConstantKernel(0.5, (1e-2, 1e1)) * Matern(side, (0.3 * side, 10 * side), nu=2.5)

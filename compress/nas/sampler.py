@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from compress.extensions import Extensible
-from compress.nas.predictor_sampler import Learned, PredictorSampler, pick_of
+from compress.nas.predictor_sampler import WITH_PRIOR, Learned, PredictorSampler, pick_of
 from compress.nas.space import Pick, Space, pick_key
 from compress.nas.study import SharedStudy, Storage, open_study
 
@@ -99,8 +99,9 @@ class Sampler:
     None: they model the cost.
     first: picks after the baselines, in place of the smallest, the largest and the changed ones. most: of every cost,
     beyond which the guide does not aim; empty: no limits. prior: what picks scored in another search, for those that
-    predict (see PredictorSampler). shared: a study that other processes work on too, and its
-    storage, see compress.nas.study; the first picks are the same, and all others other ones than theirs.
+    predict (see PredictorSampler); with it only the baselines and `first` come first, and random picks up to three.
+    shared: a study that other processes work on too, and its storage, see compress.nas.study; the first picks are the
+    same, and all others other ones than theirs.
     """
 
     def __init__(
@@ -133,7 +134,10 @@ class Sampler:
             )
         rng = random.Random(seed)
         changed = [change for pick in baselines for change in space.whole_changes(pick)]
-        first = [*baselines, *(first or [space.smallest, space.largest, *changed])]
+        if prior:  # which says more than these do
+            first, population = [*baselines, *first], min(population, WITH_PRIOR)
+        else:
+            first = [*baselines, *(first or [space.smallest, space.largest, *changed])]
         while len(first) < population:
             near = baselines and len(first) % 2
             first.append(space.mutate(rng.choice(baselines), _CHANGED, rng) if near else space.sample(rng))

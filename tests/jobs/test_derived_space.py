@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from compress.artefacts.network import Network, open_network
 from compress.artefacts.results import Trial
 from compress.cli import is_recipe
 from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
+from compress.jobs.search import measured_budget
 from compress.jobs.search import search as job
 from compress.jobs.search import trials as job_trials
 from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger, stage_choices
-from compress.jobs.search.measured_budget import PROBES, Timed, correction, near
+from compress.jobs.search.measured_budget import PROBES, Timed, correction, measured, near
 from compress.jobs.search.proposals import allocated, options_of, single_edits
 from compress.jobs.search.task import prepared, read_start, settled
 from compress.measure import whole_networks
@@ -406,9 +407,52 @@ def test_a_budget_in_predicted_time_is_met_in_measured_time(relative: bool) -> N
 
 def test_a_budget_is_corrected_by_a_quarter_at_most_and_not_without_candidates() -> None:
     half = Limit(0.5, relative=True)
-    assert correction(half, Timed(1.0, 9.0), (Timed(1.0, 1.0),)).factor == 1.25
+    above = correction(half, Timed(1.0, 9.0), (Timed(1.0, 1.0),))
+    assert (above.factor, above.wanted) == (1.25, 9.0)
     assert correction(half, Timed(1.0, 1.0), (Timed(1.0, 9.0),)).factor == 0.8
     assert correction(half, Timed(1.0, 1.1), ()).factor == 1.0
+
+
+def test_what_is_said_of_a_correction() -> None:
+    given_times, probe, half = Timed(2.0, 2.2), Timed(1.0, 1.02), Limit(0.5, relative=True)
+    assert correction(half, given_times, (probe,)).said(half, 1.0, "ncnn") == (
+        "the given network takes 1.10 times its predicted time on ncnn, candidates of about the budget take 1.02 times "
+        "theirs: 50% of the given network's time are 1.08 ms of predicted time, not 1"
+    )
+    assert correction(Limit(1.5), given_times, (probe,)).said(Limit(1.5), 1.5, "ncnn") == (
+        "candidates of about the budget take 1.02 times their predicted time on ncnn: 1.5 ms are 1.47 ms of predicted "
+        "time, not 1.5"
+    )
+    shaken = correction(half, Timed(2.0, 9.0, reliable=False), (probe,)).said(half, 1.0, "ncnn")
+    assert shaken.endswith(
+        "(more than 1.25 times is not corrected) (measured beside other programs: take it with care)"
+    )
+    assert correction(half, given_times, ()).said(half, 1.0, "ncnn").endswith("it is met as predicted")
+
+
+def test_networks_are_measured_side_by_side_on_the_clock_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The median of three runs; a network takes as many hundredths of the reference as its input has rows."""
+    monkeypatch.setattr(measured_budget, "load", lambda target, file: file)
+    slowness, seen = iter((1.0, 3.0, 1.1)), []
+
+    def time_runners(runners: Any, sizes: Mapping[str, tuple[int, int]], threads: int, rounds: int) -> Any:
+        seen.append((sorted(runners), threads, rounds))
+        times = next(slowness)
+        return {
+            name: Timing(1.0, 1.0, 1.0, times * height / 100, 1.0, 0, 0.01 if height < 64 else 0.5, 9)
+            for name, (height, _) in sizes.items()
+        }
+
+    monkeypatch.setattr(measured_budget, "time_runners", time_runners)
+    model = latency_model(tmp_path)
+    monkeypatch.setattr(LatencyModel, "reference_ms", 2.0)
+    network = nn.Conv2d(3, 4, 3)
+    found = measured(model, 30, [(network, (32, 32)), (network, (64, 32))])
+    assert [ms for ms, _ in found] == pytest.approx([2.0 * 0.32 * 1.1, 2.0 * 0.64 * 1.1])
+    assert [reliable for _, reliable in found] == [True, False]
+    assert seen == [(["0", "1"], 1, 30)] * 3
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.05, 0.8])
@@ -419,7 +463,9 @@ def test_probes_are_near_the_budget(limit: float) -> None:
     picks = near(space, given_pick, lambda pick: math.prod(pick.values()) ** (1 / 2), limit, seed=1)
     assert 1 <= len(picks) <= PROBES
     assert all(0.75 * limit <= math.prod(pick.values()) ** (1 / 2) <= 1.25 * limit for pick in picks)
+    assert given_pick not in picks
     assert near(space, given_pick, lambda pick: 5.0, 1.0, seed=1) == []
+    assert near(space, given_pick, lambda pick: 5.0, 5.0, seed=1) == [given_pick]
 
 
 # --- The whole job ----------------------------------------------------------------------------------------------------
@@ -471,6 +517,11 @@ def test_a_search_around_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (result.zero_cost.passed_over, result.zero_cost.trials) == (0, len(result.trials))
 
 
+def latency_model(folder: Path) -> "CountedLatency":
+    target = Target("onnxruntime")
+    return CountedLatency(target, runtime_of(target), open_table(folder / "table.json", identity_of(target)))
+
+
 class CountedLatency(LatencyModel):
     """The same where networks are measured too."""
 
@@ -482,16 +533,15 @@ def test_a_share_is_of_the_time_that_the_given_network_takes(tmp_path: Path, mon
     """It takes 1.1 times its predicted time, candidates 1.02 times theirs; measured once, whoever goes on."""
     measurements = []
 
-    def measured_ms(
-        _: LatencyModel, rounds: int, networks: Mapping[str, tuple[nn.Module, tuple[int, int]]]
-    ) -> dict[str, float]:
+    def measured(
+        _: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]]
+    ) -> list[tuple[float, bool]]:
         measurements.append(len(networks))
-        factors = dict.fromkeys(networks, 1.02) | {"0": 1.1}
-        return {name: factors[name] * count(*network).macs / 1e6 for name, network in networks.items()}
+        factors = [1.1, *[1.02] * (len(networks) - 1)]
+        return [(factor * count(*one).macs / 1e6, True) for factor, one in zip(factors, networks, strict=True)]
 
-    monkeypatch.setattr(job_trials, "measured_ms", measured_ms)
-    target = Target("onnxruntime")
-    model = CountedLatency(target, runtime_of(target), open_table(tmp_path / "table.json", identity_of(target)))
+    monkeypatch.setattr(job_trials, "measured", measured)
+    model = latency_model(tmp_path)
     progress, said = Silent(), list[str]()
     monkeypatch.setattr(progress, "say", said.append)
     network = open_network(Own(), (64, 64))

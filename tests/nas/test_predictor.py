@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from optuna.samplers import RandomSampler
 
+from compress.nas import predictor_sampler
 from compress.nas.predictor import Encoding, Predictor
 from compress.nas.predictor_sampler import WITH_PRIOR, Columns, PredictorSampler, expected_hypervolume_gain
 from compress.nas.space import Pick, Space, pick_key
@@ -164,6 +165,30 @@ def test_a_prior_finds_more_in_few_trials_though_its_scores_are_of_another_scale
 
     with_prior, without = ([found(seed, one) for seed in range(7)] for one in (prior, []))
     assert np.median(with_prior) > np.median(without)
+
+
+def test_gains_are_measured_over_what_is_predicted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two trials of the cheapest picks span little of the front that is predicted behind them."""
+    ranges = []
+
+    def expected(means: Any, deviations: Any, gains: Any, feasible: Any, rng: Any, low: Any, high: Any) -> Any:
+        assert (low <= np.minimum(means.min(0), gains.min(0))).all()
+        assert (high >= np.maximum(means.max(0), gains.max(0))).all()
+        ranges.append(((high - low) / np.ptp(gains, axis=0)).tolist())
+        return np.zeros(len(means))
+
+    monkeypatch.setattr(predictor_sampler, "expected_hypervolume_gain", expected)
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    study.sampler = PredictorSampler(0, space=SPACE, known={0: costs_of}, screened=50, startup=2)
+    cheapest = {**SPACE.smallest, **{f"kinds.{i}": "y" for i in range(3)}}
+    for pick in (cheapest, {**cheapest, "blocks.0": 1}):
+        study.enqueue_trial(pick)
+    for _ in range(3):
+        trial = study.ask()
+        pick = {path: trial.suggest_categorical(path, values) for path, values in SPACE.choices.items()}
+        study.tell(trial, [cost_of(pick), score_of(pick)])
+    assert len(ranges) == 1
+    assert ranges[0][0] > 2
 
 
 def test_a_prior_replaces_the_random_trials_but_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:

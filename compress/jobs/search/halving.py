@@ -19,6 +19,7 @@ from compress.artefacts.run import Run
 from compress.files import append_line
 from compress.jobs.search.alone import Rung
 from compress.jobs.search.prefilter import Prefilter
+from compress.jobs.search.prior import kept
 from compress.jobs.search.task import Calibration, Task
 from compress.jobs.search.trainers import Scores, trainers
 from compress.jobs.search.trials import (
@@ -82,7 +83,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
         baselines=baselines,
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         most=[budget.of(one, next(iter(models))) for one in objectives],
-        prior=task.prior,
+        prior=kept(run, task.prior) if task.prior else (),
     )
     calibration = Calibration(task)
     prefilter = Prefilter(task, calibration)

@@ -8,7 +8,7 @@ measured whole before the trials, side by side, for one network takes up to a te
 
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,10 +31,11 @@ _MOST = 1.25  # that a budget is corrected by
 
 @dataclass(frozen=True)
 class Timed:
-    """predicted_ms, measured_ms: of one network, on the clock of the target's table."""
+    """predicted_ms, measured_ms: of one network, on the clock of the target's table. reliable: see Timing."""
 
     predicted_ms: float
     measured_ms: float
+    reliable: bool = True
 
     @property
     def off(self) -> float:
@@ -44,28 +45,48 @@ class Timed:
 
 @dataclass(frozen=True)
 class Correction:
-    """given, probes: the given network and candidates of about the budget. factor: of the budget in predicted time."""
+    """given, probes: the given network and candidates of about the budget. factor: of the budget in predicted time.
+    wanted: the same before it was limited."""
 
     given: Timed
     probes: tuple[Timed, ...]
     factor: float
+    wanted: float
+
+    def said(self, limit: Limit, limit_ms: float, name: str) -> str:
+        """What was found, for people. limit_ms: in predicted time, before the correction. name: of the target."""
+        if not self.probes:
+            return f"no candidate of about the budget on {name} was found to measure: it is met as predicted"
+        share = f"{limit} of the given network's time" if limit.relative else f"{limit} ms"
+        given = f"the given network takes {self.given.off:.2f} times its predicted time on {name}, " * limit.relative
+        whose = "theirs" if limit.relative else f"their predicted time on {name}"
+        more = [] if self.factor == self.wanted else [f"more than {_MOST:g} times is not corrected"]
+        if not all(one.reliable for one in (self.given, *self.probes)):
+            more.append("measured beside other programs: take it with care")
+        return (
+            f"{given}candidates of about the budget take {median(one.off for one in self.probes):.2f} times {whose}: "
+            f"{share} are {limit_ms * self.factor:.3g} ms of predicted time, not {limit_ms:.3g}"
+            f"{''.join(f' ({one})' for one in more)}"
+        )
 
 
 def correction(limit: Limit, given: Timed, probes: tuple[Timed, ...]) -> Correction:
     """What the budget in predicted time is multiplied by, so that candidates meet it in measured time.
 
-    A share is of the given network's measured time; an absolute budget goes by the candidates alone. At most a quarter
+    A share is of the given network's measured time; an absolute budget goes by the candidates alone. At most 1.25 times
     either way; 1 without probes.
     """
     if not probes:
-        return Correction(given, (), 1.0)
+        return Correction(given, (), 1.0, 1.0)
     factor = (given.off if limit.relative else 1.0) / median(one.off for one in probes)
-    return Correction(given, probes, min(_MOST, max(1 / _MOST, factor)))
+    return Correction(given, probes, min(_MOST, max(1 / _MOST, factor)), factor)
 
 
 def near(space: Space, given: Pick, predicted_ms: Callable[[Pick], float], limit_ms: float, seed: int) -> list[Pick]:
     """At most PROBES picks of about the limit's time: the given one with so many changes as that takes, one after the
-    other, to random values and then to the smallest."""
+    other, to random values and then to the smallest. The given one alone where it is within the limit."""
+    if predicted_ms(given) <= limit_ms:
+        return [given]
     rng, found = random.Random(seed), list[Pick]()
     for _ in range(_DRAWS):
         order = list(space.choices)
@@ -81,23 +102,24 @@ def near(space: Space, given: Pick, predicted_ms: Callable[[Pick], float], limit
             few, many = (middle, many) if predicted_ms(changed(middle)) > limit_ms else (few, middle)
         away = {count: abs(predicted_ms(changed(count)) / limit_ms - 1) for count in (few, many)}
         nearest = min(away, key=away.__getitem__)
-        if nearest and away[nearest] <= _NEAR and changed(nearest) not in found:
+        if away[nearest] <= _NEAR and changed(nearest) not in (given, *found):
             found.append(changed(nearest))
         if len(found) == PROBES:
             break
     return found
 
 
-def measured_ms(
-    model: LatencyModel, rounds: int, networks: Mapping[str, tuple[nn.Module, tuple[int, int]]]
-) -> dict[str, float]:
-    """Of every network at its input size, on the model's target and the clock of its table, side by side; the median
-    of several times, as a network lies otherwise in memory each time that it is loaded."""
-    target, sizes = model.target, {name: size for name, (_, size) in networks.items()}
+def measured(
+    model: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]]
+) -> list[tuple[float, bool]]:
+    """Milliseconds of every network at its input size, on the model's target and the clock of its table, and whether
+    they are reliable. Side by side; the median of several times, as a network lies otherwise in memory each time that
+    it is loaded."""
+    target, sizes = model.target, {str(place): size for place, (_, size) in enumerate(networks)}
     with tempfile.TemporaryDirectory() as folder:
         files = {
-            name: model.runtime.export(network, size, Path(folder), name)[0]
-            for name, (network, size) in networks.items()
+            str(place): model.runtime.export(network, size, Path(folder), str(place))[0]
+            for place, (network, size) in enumerate(networks)
         }
         timings = [
             time_runners(
@@ -105,4 +127,10 @@ def measured_ms(
             )
             for _ in range(_REPEATS)
         ]
-    return {name: median(one[name].ratio for one in timings) * model.reference_ms for name in networks}
+    return [
+        (
+            median(one[name].ratio for one in timings) * model.reference_ms,
+            all(one[name].reliable for one in timings),
+        )
+        for name in files
+    ]

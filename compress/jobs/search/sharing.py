@@ -6,6 +6,7 @@ does that started them.
 """
 
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -130,14 +131,14 @@ def take_part(task: Task, alone: bool = False) -> None:
 
 
 def _run(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Trial]:
-    study = shared_study(task, models, weights)
+    study = shared_study(task, models, weights, budget)
     if study is None:
         return run_trials(task, models, weights, budget)
     with open_storage(study) as storage:
         return run_trials(task, models, weights, budget, (study, storage))
 
 
-def shared_study(task: Task, models: Models, weights: Weights) -> SharedStudy | None:
+def shared_study(task: Task, models: Models, weights: Weights, budget: Limits) -> SharedStudy | None:
     """The study of the trials; None where one process does them all, without a storage.
 
     Raises RunError where the trials of this run are in a storage, and none is given.
@@ -157,6 +158,7 @@ def shared_study(task: Task, models: Models, weights: Weights) -> SharedStudy | 
     for model in models.values():
         assert isinstance(model, LatencyModel)
         found.update(model.table.path.read_bytes())
+    found.update(json.dumps(sorted(budget.most.items())).encode())
     study = _study(recipe, run.folder, f"{fingerprint(recipe)} {found.hexdigest()[:16]}")
     if recipe.search.storage is not None:
         run.once("storage", lambda: study.place, str)

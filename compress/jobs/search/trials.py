@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -24,8 +23,9 @@ from compress.data.normalisation import Normalisation
 from compress.data.samples import Sample, Samples
 from compress.errors import BudgetError, DivergedError, RunError
 from compress.files import append_line, write_text
-from compress.jobs.search.measured_budget import Correction, Timed, correction, measured_ms, near
+from compress.jobs.search.measured_budget import Correction, Timed, correction, measured, near
 from compress.jobs.search.prefilter import Prefilter
+from compress.jobs.search.prior import kept
 from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import Calibration, Task
 from compress.measure.cost import Cost
@@ -186,7 +186,7 @@ def run_trials(
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         first=singles,
         most=[budget.of(one, next(iter(models))) for one in objectives],
-        prior=task.prior,
+        prior=kept(run, task.prior) if task.prior else (),
         shared=shared,
     )
     if shared:
@@ -402,13 +402,7 @@ def _as_measured(task: Task, models: Models, limits: Limits) -> Limits:
             continue
         work = partial(_correction, task, name, model, limit, most[name])
         found = task.run.once(f"budget-{model.target.file_name}", work, Correction)
-        if found.probes:
-            off = median(one.off for one in found.probes)
-            task.progress.say(
-                f"the given network takes {found.given.off:.2f} times its predicted time on {name}, candidates of "
-                f"about the budget {off:.2f} times theirs: {limit} are {most[name] * found.factor:.3g} ms of predicted "
-                f"time, not {most[name]:.3g}"
-            )
+        task.progress.say(found.said(limit, most[name], name))
         most[name] *= found.factor
     return Limits(most)
 
@@ -424,18 +418,14 @@ def _correction(task: Task, name: str, model: LatencyModel, limit: Limit, limit_
             known[key] = cost_of(task, pick, {name: model}).predicted_ms
         return known[key]
 
+    def network(pick: Pick) -> tuple[nn.Module, tuple[int, int]]:
+        return task.for_engine(task.candidates.build(pick), model.target.engine), task.candidates.input_hw(pick)
+
     picks = [given, *near(task.space, given, predicted, limit_ms, task.recipe.seed)]
     with task.progress.phase(f"measuring about the budget on {name}", 1) as phase:
-        networks = {
-            str(place): (
-                task.for_engine(task.candidates.build(pick), model.target.engine),
-                task.candidates.input_hw(pick),
-            )
-            for place, pick in enumerate(picks)
-        }
-        measured = measured_ms(model, task.recipe.measurement.rounds, networks)
+        found = measured(model, task.recipe.measurement.rounds, [network(pick) for pick in picks])
         phase.advance(1)
-    times = [Timed(predicted(pick), measured[str(place)]) for place, pick in enumerate(picks)]
+    times = [Timed(predicted(pick), *one) for pick, one in zip(picks, found, strict=True)]
     return correction(limit, times[0], tuple(times[1:]))
 
 
