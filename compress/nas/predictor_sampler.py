@@ -56,7 +56,7 @@ class Columns:
     of a DIR-BHRNet in all its stages. It costs what the pick would save with all of them at their smallest. At equal
     cost two networks of PoseNAS-Bench differ by where the cost is, rather than by single choices: without what cost
     explains, Kendall's tau on networks not learned from is 0.23 with these columns and 0.15 without, of 20 networks,
-    and 0.31 and 0.23 of 80; between two seeds of one network it is 0.27 (benchmarks.search_quality).
+    and 0.31 and 0.23 of 80; between two seeds of one network it is 0.30 (benchmarks.search_quality).
     """
 
     def __init__(self, space: Space, known: Mapping[int, Known], logs: Collection[int]) -> None:
