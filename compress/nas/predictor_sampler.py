@@ -190,11 +190,11 @@ class PredictorSampler(BaseSampler):
         columns = Columns(space, self._known, logs)
         gains = _gains(study, finished)
         learned, wanted, weights = columns([pick_of(one, space) for one in finished]), columns(picks), columns.weights
+        told = dict(zip(self._known, wanted.T[len(wanted.T) - len(self._known) :], strict=True))
         means, deviations = np.empty((len(picks), gains.shape[1])), np.zeros((len(picks), gains.shape[1]))
         for place, way in enumerate(study.directions):
             if place in self._known:
-                told = np.asarray(self._known[place](picks), np.float64)
-                means[:, place] = _upward(way, place in logs, told)
+                means[:, place] = _upward(way, False, told[place])
                 continue
             before = self._before(place, way, columns)
             known, asked = (np.column_stack([rows, before(rows)]) if before else rows for rows in (learned, wanted))

@@ -15,7 +15,6 @@ from compress.artefacts.network import Network, open_network
 from compress.artefacts.results import Trial
 from compress.cli import is_recipe
 from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
-from compress.jobs.search import measured_budget
 from compress.jobs.search import search as job
 from compress.jobs.search import trials as job_trials
 from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger, stage_choices
@@ -37,7 +36,7 @@ from compress.networks import NETWORKS, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.networks.openpose import OpenPose
 from compress.pose.scoring import Score
-from compress.progress import Silent
+from compress.progress import Progress, Silent
 from compress.recipe import ANY_NETWORK, SearchRecipe, find, read_recipe, shipped_names
 
 HW = (32, 32)
@@ -434,25 +433,25 @@ def test_networks_are_measured_side_by_side_on_the_clock_of_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The median of three runs; a network takes as many hundredths of the reference as its input has rows."""
-    monkeypatch.setattr(measured_budget, "load", lambda target, file: file)
+    monkeypatch.setattr(whole_networks, "load", lambda target, file: file)
     slowness, seen = iter((1.0, 3.0, 1.1)), []
 
-    def time_runners(runners: Any, sizes: Mapping[str, tuple[int, int]], threads: int, rounds: int) -> Any:
+    def time_runners(runners: Any, sizes: Mapping[str, tuple[int, int]], threads: int, rounds: int, _: object) -> Any:
         seen.append((sorted(runners), threads, rounds))
         times = next(slowness)
         return {
             name: Timing(1.0, 1.0, 1.0, times * height / 100, 1.0, 0, 0.01 if height < 64 else 0.5, 9)
-            for name, (height, _) in sizes.items()
+            for name, (height, width) in sizes.items()
         }
 
-    monkeypatch.setattr(measured_budget, "time_runners", time_runners)
+    monkeypatch.setattr(whole_networks, "time_runners", time_runners)
     model = latency_model(tmp_path)
     monkeypatch.setattr(LatencyModel, "reference_ms", 2.0)
     network = nn.Conv2d(3, 4, 3)
-    found = measured(model, 30, [(network, (32, 32)), (network, (64, 32))])
+    found = measured(model, 30, [(network, (32, 32)), (network, (64, 32))], Silent())
     assert [ms for ms, _ in found] == pytest.approx([2.0 * 0.32 * 1.1, 2.0 * 0.64 * 1.1])
     assert [reliable for _, reliable in found] == [True, False]
-    assert seen == [(["0", "1"], 1, 30)] * 3
+    assert seen == [(["0 onnxruntime", "1 onnxruntime"], 1, 30)] * 3
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.05, 0.8])
@@ -534,7 +533,7 @@ def test_a_share_is_of_the_time_that_the_given_network_takes(tmp_path: Path, mon
     measurements = []
 
     def measured(
-        _: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]]
+        _: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]], progress: Progress
     ) -> list[tuple[float, bool]]:
         measurements.append(len(networks))
         factors = [1.1, *[1.02] * (len(networks) - 1)]

@@ -83,7 +83,7 @@ def run_halving(task: Task, models: Models, weights: Weights, budget: Limits) ->
         baselines=baselines,
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         most=[budget.of(one, next(iter(models))) for one in objectives],
-        prior=kept(run, task.prior) if task.prior else (),
+        prior=kept(run, task.prior),
     )
     calibration = Calibration(task)
     prefilter = Prefilter(task, calibration)

@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import nn
 
-from compress.measure.latency_model import LatencyModel, load
+from compress.measure.latency_model import LatencyModel
 from compress.measure.limit import Limit
-from compress.measure.whole_networks import time_runners
+from compress.measure.whole_networks import time_exports
 from compress.nas.space import Pick, Space
+from compress.progress import Progress
 
 PROBES = 5
 """Candidates of about the budget that are measured."""
@@ -58,8 +59,12 @@ class Correction:
         if not self.probes:
             return f"no candidate of about the budget on {name} was found to measure: it is met as predicted"
         share = f"{limit} of the given network's time" if limit.relative else f"{limit} ms"
-        given = f"the given network takes {self.given.off:.2f} times its predicted time on {name}, " * limit.relative
-        whose = "theirs" if limit.relative else f"their predicted time on {name}"
+        given, whose = "", f"their predicted time on {name}"
+        if limit.relative:
+            given, whose = (
+                f"the given network takes {self.given.off:.2f} times its predicted time on {name}, ",
+                "theirs",
+            )
         more = [] if self.factor == self.wanted else [f"more than {_MOST:g} times is not corrected"]
         if not all(one.reliable for one in (self.given, *self.probes)):
             more.append("measured beside other programs: take it with care")
@@ -110,7 +115,7 @@ def near(space: Space, given: Pick, predicted_ms: Callable[[Pick], float], limit
 
 
 def measured(
-    model: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]]
+    model: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]], progress: Progress
 ) -> list[tuple[float, bool]]:
     """Milliseconds of every network at its input size, on the model's target and the clock of its table, and whether
     they are reliable. Side by side; the median of several times, as a network lies otherwise in memory each time that
@@ -118,19 +123,9 @@ def measured(
     target, sizes = model.target, {str(place): size for place, (_, size) in enumerate(networks)}
     with tempfile.TemporaryDirectory() as folder:
         files = {
-            str(place): model.runtime.export(network, size, Path(folder), str(place))[0]
+            str(place): {target: model.runtime.export(network, size, Path(folder), str(place))[0]}
             for place, (network, size) in enumerate(networks)
         }
-        timings = [
-            time_runners(
-                {name: load(target, file) for name, file in files.items()}, sizes, target.local_threads, rounds
-            )
-            for _ in range(_REPEATS)
-        ]
-    return [
-        (
-            median(one[name].ratio for one in timings) * model.reference_ms,
-            all(one[name].reliable for one in timings),
-        )
-        for name in files
-    ]
+        runs = [time_exports(files, rounds, sizes, progress, model.reference_ms) for _ in range(_REPEATS)]
+    times = [[run[name][target.name] for run in runs] for name in files]
+    return [(median(one.ms for one in own), all(one.reliable for one in own)) for own in times]

@@ -60,7 +60,9 @@ def read_prior(recipe: SearchRecipe, space: Space) -> Learned:
 
 def kept(run: Run, prior: Learned) -> Learned:
     """The same as the run first had it: a search that goes on, or another process of it, proposes by that one, while
-    the search that it is of may have gone on, too."""
+    the search that it is of may have gone on, too. Without one nothing is kept."""
+    if not prior:
+        return ()
     return run.once("prior", lambda: [(dict(pick), value) for pick, value in prior], list[tuple[dict[str, Any], float]])
 
 

@@ -186,7 +186,7 @@ def run_trials(
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
         first=singles,
         most=[budget.of(one, next(iter(models))) for one in objectives],
-        prior=kept(run, task.prior) if task.prior else (),
+        prior=kept(run, task.prior),
         shared=shared,
     )
     if shared:
@@ -422,9 +422,8 @@ def _correction(task: Task, name: str, model: LatencyModel, limit: Limit, limit_
         return task.for_engine(task.candidates.build(pick), model.target.engine), task.candidates.input_hw(pick)
 
     picks = [given, *near(task.space, given, predicted, limit_ms, task.recipe.seed)]
-    with task.progress.phase(f"measuring about the budget on {name}", 1) as phase:
-        found = measured(model, task.recipe.measurement.rounds, [network(pick) for pick in picks])
-        phase.advance(1)
+    networks = [network(pick) for pick in picks]
+    found = measured(model, task.recipe.measurement.rounds, networks, task.progress)
     times = [Timed(predicted(pick), *one) for pick, one in zip(picks, found, strict=True)]
     return correction(limit, times[0], tuple(times[1:]))
 
