@@ -32,7 +32,7 @@ import torch
 import compress
 from compress.artefacts.results import NetworkResult, SearchResult
 from compress.files import write_json, write_text
-from compress.jobs.prune.goal import CLOSE
+from compress.measure.limit import CLOSE
 from compress.measure.target import parse
 from compress.measure.whole_networks import time_exports
 from compress.nas.space import read_space

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 Quantity = Literal["latency", "macs", "params", "size", "memory"]
 
+CLOSE = 0.02
+"""The share of a limit that a cost may be beyond it and meets it all the same."""
+
 _BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _UNITS: dict[Quantity, dict[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},

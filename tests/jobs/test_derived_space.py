@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from compress.artefacts.network import Network, open_network
 from compress.artefacts.results import Trial
 from compress.cli import is_recipe
 from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
+from compress.jobs.search import finalists
 from compress.jobs.search import search as job
 from compress.jobs.search import trials as job_trials
 from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger, stage_choices
+from compress.jobs.search.finalists import chosen_as_measured
 from compress.jobs.search.measured_budget import PROBES, Timed, correction, measured, near
 from compress.jobs.search.proposals import allocated, options_of, single_edits
 from compress.jobs.search.task import prepared, read_start, settled
@@ -31,7 +34,7 @@ from compress.measure.limit import Limit
 from compress.measure.target import Target
 from compress.measure.timing import Timing
 from compress.nas.candidate import Candidates
-from compress.nas.space import EditChoice, Space, SpaceFile, expand, read_space, space_text
+from compress.nas.space import EditChoice, Pick, Space, SpaceFile, expand, read_space, space_text
 from compress.networks import NETWORKS, architecture_to_data
 from compress.networks.mobile_openpose import MobileOpenPose
 from compress.networks.openpose import OpenPose
@@ -551,6 +554,46 @@ def test_a_share_is_of_the_time_that_the_given_network_takes(tmp_path: Path, mon
         assert 1.02 * limits.most["onnxruntime"] == pytest.approx(0.7 * 1.1 * given_ms, rel=1e-6)
     assert measurements == [1 + PROBES]
     assert any("takes 1.10 times its predicted time on onnxruntime" in line for line in said)
+
+
+@pytest.mark.parametrize("slow", [(), (1, 2, 4), (1, 2, 3, 4, 5, 6, 7)])
+def test_finalists_are_within_the_budget_as_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: tuple[int, ...]
+) -> None:
+    """Of seven candidates, the best scored first, the slow ones take 1.03 times the budget; the given network none."""
+    task = prepared(small("search.budget.latency=70%"), tmp_path / "run", Silent(), open_network(Own(), (64, 64)))
+    said, measurements = list[str](), list[list[float]]()
+    monkeypatch.setattr(task.progress, "say", said.append)
+    (given,) = task.baselines.values()
+    path = next(iter(task.space.choices))
+    picks = [given, *({**given, path: number} for number in range(1, 8))]
+    score, cost = partial(Score, "AP", provenance="", data="", pictures=1, details={}), Cost(1, 1)
+    trials = [
+        Trial(number, pick, cost, score(value=1 - number / 10, standard_error=None))
+        for number, pick in enumerate(picks)
+    ]
+
+    def measured_times(_: Any, __: Any, asked: Sequence[Pick]) -> list[tuple[float, bool]]:
+        times = [200.0, *(140.0 * (1.03 if picks.index(pick) in slow else 1.015) for pick in asked[1:])]
+        measurements.append([float(picks.index(pick)) for pick in asked])
+        return [(ms, True) for ms in times]
+
+    monkeypatch.setattr(finalists, "measured_times", measured_times)
+    models: Any = {"onnxruntime": latency_model(tmp_path)}
+    for _ in range(2):  # the second time as after a kill
+        chosen = chosen_as_measured(task, models, trials, lambda among: [one for one in among if one.number][:2])
+    fast = [number for number in range(1, 8) if number not in slow]
+    assert [one.number for one in chosen] == (fast or [1, 2])[:2]
+    assert (
+        measurements
+        == {0: [[0, 1, 2]], 3: [[0, 1, 2], [0, 3, 4], [0, 5]], 7: [[0, 1, 2], [0, 3, 4], [0, 5, 6], [0, 7]]}[len(slow)]
+    )
+    told = {
+        0: None,
+        3: "3 candidate(s) within the budget by predicted time take up to 103.0% of it",
+        7: "all 7 candidates",
+    }
+    assert [line.startswith(str(told[len(slow)])) for line in said] == ([True, True] if slow else [])
 
 
 def test_a_budget_that_nothing_meets_says_the_tightest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ import pytest
 from compress.artefacts.results import Goal, NetworkResult
 from compress.engines.export import Export
 from compress.errors import BudgetError
-from compress.jobs.prune.goal import CLOSE, TRIES, Try, meet, reached
+from compress.jobs.prune.goal import TRIES, Try, meet, reached
 from compress.measure.comparison import speed_up
 from compress.measure.latency import Latency
+from compress.measure.limit import CLOSE
 from compress.progress import Silent
 from compress.recipe import PruneRecipe
 

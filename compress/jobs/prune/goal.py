@@ -19,13 +19,13 @@ from compress.errors import BudgetError, RecipeError
 from compress.jobs import change
 from compress.measure.comparison import SpeedUp, met
 from compress.measure.latency_model import load, runtime_of
+from compress.measure.limit import CLOSE
 from compress.measure.timing import Timing
 from compress.measure.whole_networks import time_runners
 from compress.recipe import PruneRecipe
 
 TRIES = 5
 """Times that a choice is made and its true cost found, until it meets the goal within CLOSE."""
-CLOSE = 0.02
 
 T = TypeVar("T")
 

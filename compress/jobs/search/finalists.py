@@ -15,12 +15,13 @@ from compress.errors import EngineError
 from compress.jobs.finalise import Finalist, Tail, end_to_end, finish, measure, time_decoding, tune
 from compress.jobs.search.alone import candidate_of
 from compress.jobs.search.task import Calibration, Task
-from compress.jobs.search.trials import Models, Weights, costs_of
+from compress.jobs.search.trials import Models, Weights, costs_of, measured_limits, measured_times
 from compress.measure.comparison import differ, speed_up
 from compress.measure.decoding import decode_time
 from compress.measure.latency import Latency
 from compress.measure.latency_model import LatencyModel
 from compress.measure.latency_table import grouped, predict
+from compress.measure.limit import CLOSE
 from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.nas.candidate import SPARSITY, Candidate
 from compress.nas.pareto import front, spread
@@ -33,6 +34,7 @@ PROVENANCE = "short training"
 _FASTER = 1.23  # a fifth faster, and the few percent that a prediction may be off
 _MUCH_FASTER = (2.0, 1.5)
 LEAST_SHARE = 0.5  # of the best baseline's, in the search: less accurate networks are of no use
+_CHECKS = 5  # times that finalists are measured and others chosen for those over the budget
 _RECONSTRUCTION = 100  # steps for every replaced module of a finalist; a trial's are solved for in one
 
 
@@ -99,6 +101,73 @@ def choose_finalists(
         order += [index for one in scored_baselines for factor in factors for index in within(one, factor, rank)]
     chosen = list(dict.fromkeys([*order, *spread(points, wanted), *front(points)]))[:wanted]
     return [found[index] for index in sorted(chosen, key=lambda index: points[index][0])]
+
+
+def chosen_as_measured(
+    task: Task, models: Models, trials: Sequence[Trial], choose: Callable[[Sequence[Trial]], list[Trial]]
+) -> list[Trial]:
+    """What `choose` makes of the trials; around a given network without those that take more time than the budget in
+    fact, for candidates are told by predicted times. See measured_limits.
+
+    If all that were measured take more, the choice by predicted time stays, and it is said.
+    """
+    limits = measured_limits(task, models)
+    if not limits:
+        return choose(trials)
+    baselines = {pick_key(pick) for pick in task.baselines.values()}
+    (given,) = task.baselines.values()
+
+    def shares_of(chosen: Sequence[Trial]) -> list[float]:
+        """Of every one the measured time as a share of the budget, on the target where it is met least."""
+        found = []
+        for name, (limit, model) in limits.items():
+            times = measured_times(task, model, [given, *(trial.pick for trial in chosen)])
+            if not all(reliable for _, reliable in times):
+                task.progress.say(f"finalists were measured on {name} beside other programs: take it with care")
+            most_ms = limit.absolute(dict.fromkeys(task.baselines, times[0][0]))
+            found.append([ms / most_ms for ms, _ in times[1:]])
+        return [max(own) for own in zip(*found, strict=True)]
+
+    work = partial(measured_shares, trials, choose, shares_of)
+    shares = task.run.once("finalists-measured", work, dict[str, float])
+    over = {number: share for number, share in shares.items() if share > 1 + CLOSE}
+    kept = [trial for trial in trials if pick_key(trial.pick) in baselines or _share(trial, shares, 2.0) <= 1 + CLOSE]
+    chosen = choose(kept)
+    if over and not chosen:
+        task.progress.say(
+            f"all {len(over)} candidates that were measured take more time than the budget, the fastest "
+            f"{min(over.values()):.1%} of it: the finalists are within it by predicted time only"
+        )
+        return choose(trials)
+    if over:
+        task.progress.say(
+            f"{len(over)} candidate(s) within the budget by predicted time take up to {max(over.values()):.1%} of it "
+            "as measured: others are finalists in their place"
+        )
+    return chosen
+
+
+def measured_shares(
+    trials: Sequence[Trial],
+    choose: Callable[[Sequence[Trial]], list[Trial]],
+    shares_of: Callable[[Sequence[Trial]], list[float]],
+) -> dict[str, float]:
+    """Trial's number → its measured share of the budget, of the chosen ones, and of those in place of what is over it.
+
+    Until all that are chosen are within the budget, or there were too many in vain.
+    """
+    shares = dict[str, float]()
+    for _ in range(_CHECKS):
+        chosen = choose([trial for trial in trials if _share(trial, shares, 0.0) <= 1 + CLOSE])
+        new = [trial for trial in chosen if str(trial.number) not in shares]
+        if not new:
+            break
+        shares |= {str(trial.number): share for trial, share in zip(new, shares_of(new), strict=True)}
+    return shares
+
+
+def _share(trial: Trial, shares: Mapping[str, float], otherwise: float) -> float:
+    return shares.get(str(trial.number), otherwise)
 
 
 def trial_decoding(task: Task, models: Models, weights: Weights, trials: Sequence[Trial]) -> dict[str, Latency]:

@@ -17,6 +17,7 @@ from compress.jobs.search.finalists import (
     LEAST_SHARE,
     caveats,
     choose_finalists,
+    chosen_as_measured,
     compare,
     failed_exports,
     measure_all,
@@ -87,7 +88,16 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             floor, lacking = (0.0, NOTHING_FOUND) if candidates.start else (LEAST_SHARE, NO_FINALIST)
             most = [budget.of(one, next(iter(models))) for one in objectives]
             hand_made = list(baselines.values())
-            chosen = choose_finalists(within, recipe.finalists.count, hand_made, decoding_ms, objectives, floor, most)
+            choose = partial(
+                choose_finalists,
+                wanted=recipe.finalists.count,
+                baselines=hand_made,
+                decoding_ms=decoding_ms,
+                objectives=objectives,
+                least_share=floor,
+                most=most,
+            )
+            chosen = chosen_as_measured(task, models, within, choose)
             if not chosen:
                 progress.say(lacking)
             elif recipe.finalists.count < len(baselines):

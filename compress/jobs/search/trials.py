@@ -373,8 +373,7 @@ def check_budget(task: Task, models: Models) -> Limits:
     space = task.space
     costs = {name: cost_of(task, pick, models) for name, pick in task.baselines.items()}
     limits = absolute(task.recipe.search.budget, costs, next(iter(models)))
-    if task.candidates.start:
-        limits = _as_measured(task, models, limits)
+    limits = _as_measured(task, models, limits)
     over = [name for name, cost in costs.items() if limits.exceeded(cost)]
     for name in over:
         cost = costs[name]
@@ -393,13 +392,30 @@ def check_budget(task: Task, models: Models) -> Limits:
     return limits
 
 
+def measured_limits(task: Task, models: Models) -> dict[str, tuple[Limit, LatencyModel]]:
+    """Target's name → a limit of the time there that is to be met as measured, and what prices candidates there.
+
+    Around a given network with its weights, on targets of this machine. What is not predicted needs no such care.
+    """
+    wanted, found = task.recipe.search.budget.latency or {}, dict[str, tuple[Limit, LatencyModel]]()
+    for number, (name, model) in enumerate(models.items() if task.candidates.start else ()):
+        limit = wanted.get(name) or (None if number else wanted.get(""))
+        if limit is not None and isinstance(model, LatencyModel) and not model.target.foreign:
+            found[name] = limit, model
+    return found
+
+
+def measured_times(task: Task, model: LatencyModel, picks: Sequence[Pick]) -> list[tuple[float, bool]]:
+    """Of the candidates on the model's target; see compress.jobs.search.measured_budget.measured."""
+    candidates, engine = task.candidates, model.target.engine
+    networks = [(task.for_engine(candidates.build(pick), engine), candidates.input_hw(pick)) for pick in picks]
+    return measured(model, task.recipe.measurement.rounds, networks, task.progress)
+
+
 def _as_measured(task: Task, models: Models, limits: Limits) -> Limits:
     """The limits of times that are measured here, corrected by what networks take: see measured_budget."""
-    most, wanted = dict(limits.most), task.recipe.search.budget.latency or {}
-    for number, (name, model) in enumerate(models.items()):
-        limit = wanted.get(name) or (None if number else wanted.get(""))
-        if limit is None or not isinstance(model, LatencyModel) or model.target.foreign:
-            continue
+    most = dict(limits.most)
+    for name, (limit, model) in measured_limits(task, models).items():
         work = partial(_correction, task, name, model, limit, most[name])
         found = task.run.once(f"budget-{model.target.file_name}", work, Correction)
         task.progress.say(found.said(limit, most[name], name))
@@ -418,12 +434,8 @@ def _correction(task: Task, name: str, model: LatencyModel, limit: Limit, limit_
             known[key] = cost_of(task, pick, {name: model}).predicted_ms
         return known[key]
 
-    def network(pick: Pick) -> tuple[nn.Module, tuple[int, int]]:
-        return task.for_engine(task.candidates.build(pick), model.target.engine), task.candidates.input_hw(pick)
-
     picks = [given, *near(task.space, given, predicted, limit_ms, task.recipe.seed)]
-    networks = [network(pick) for pick in picks]
-    found = measured(model, task.recipe.measurement.rounds, networks, task.progress)
+    found = measured_times(task, model, picks)
     times = [Timed(predicted(pick), *one) for pick, one in zip(picks, found, strict=True)]
     return correction(limit, times[0], tuple(times[1:]))
 
