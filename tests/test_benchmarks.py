@@ -21,11 +21,14 @@ def test_every_benchmark_can_be_imported() -> None:
 
 
 def test_the_best_of_each_way_within_a_budget() -> None:
-    """Two percent above it still count; what has no score does not."""
-    from benchmarks.joint_search import within_budgets
+    """Two percent above it still count; what has no score does not. All are of the same pictures."""
+    from benchmarks.joint_search import within_budgets, within_cells
+    from compress.pose.scoring import Score
 
     def row(how: str, budget: float | None, share: float, score: float | None) -> dict[str, object]:
-        return {"given": "net", "how": how, "budget": budget, "share": share, "score": score}
+        samples = () if score is None else (score, score + 0.01 * share, score - 0.01 * share)
+        scored = Score("PCK", score, 0.1, "", "lsp", 3, {}, samples)
+        return {"how": how, "budget": budget, "share": share, "score": score, "scored": scored}
 
     rows = [
         row("joint finalist_1", 0.6, 0.39, 0.2),
@@ -36,7 +39,8 @@ def test_the_best_of_each_way_within_a_budget() -> None:
         row("prune", 0.4, 0.38, 0.21),
         row("rewrite", None, 0.5, 0.29),
     ]
-    assert within_budgets(rows) == [
-        "| net | 60% | 0.310 at 61.1% | 0.250 at 60.0% | 0.290 at 50.0% |",
-        "| net | 40% | 0.200 at 39.0% | 0.210 at 38.0% | – |",
+    # samples differ by 0, ± 0.01 of the difference of shares: their spread is 0.01 of it
+    assert [within_cells(line) for line in within_budgets(rows)] == [
+        "60% | 0.310 at 61.1% | 0.250 at 60.0% | 0.290 at 50.0% | +0.060 ± 0.000 | +0.020 ± 0.001",
+        "40% | 0.200 at 39.0% | 0.210 at 38.0% | – | -0.010 ± 0.000 | –",
     ]

@@ -156,7 +156,7 @@ def perfect(
         inputs = estimator.inputs(pictures, index)
         answers, _ = perfect_answers(setting, pictures, index, inputs)
         results += coco_results(estimator.decode(inputs, answers, None), pictures.image_id(index))
-    return oks_ap(pictures.coco, results, pictures.keypoints)
+    return oks_ap(pictures.coco, results, pictures.keypoints).figures
 
 
 def pictures_of_joined_people(pictures: CocoPeople) -> list[int]:

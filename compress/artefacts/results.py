@@ -1025,7 +1025,9 @@ class Gain:
     """Accuracy of a finalist that is no slower, end to end, than a baseline: validation scores, in the data's metric.
 
     verdict: beyond chance: by more than two standard errors of the difference; worthless: near a constant answer.
-    steady: whether both timings are reliable. faster: by more than both times are uncertain.
+    steady: whether both timings are reliable. faster: by more than both times are uncertain. standard_error: of the
+    difference, see compress.pose.scoring.difference_error; None in results of earlier versions, which took the two
+    scores for independent.
     """
 
     network: str
@@ -1034,6 +1036,7 @@ class Gain:
     verdict: Literal["beyond chance", "within chance", "worthless"]
     steady: bool
     faster: bool
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import io
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from compress.data.keypoints import CROWDPOSE, KeypointSet
 from compress.errors import DataError
+from compress.pose.bootstrap import resampled, standard_error
 
 Entry = dict[str, Any]
 
@@ -27,24 +29,37 @@ _NO_TRUTH = -1  # what COCOeval writes where a figure has no ground truth
 _CROWDING = {"AP_easy": (0.0, 0.2), "AP_medium": (0.2, 0.8), "AP_hard": (0.8, math.inf)}
 
 
-def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet, resamples: int = 0) -> dict[str, float]:
+@dataclass(frozen=True)
+class AveragePrecision:
+    """figures: by name, each 0..1, NaN without ground truth. samples: AP on bootstrap samples of the pictures, see
+    compress.pose.bootstrap; NaN where one holds nobody. standard_error: of AP, their spread; NaN without samples."""
+
+    figures: dict[str, float]
+    samples: tuple[float, ...]
+
+    @property
+    def standard_error(self) -> float:
+        """See compress.pose.bootstrap.standard_error."""
+        return standard_error(self.samples)
+
+
+def oks_ap(coco: Entry, results: list[Entry], keypoints: KeypointSet, resamples: int = 0) -> AveragePrecision:
     """AP, AP50, AP75, APM, APL, AR, AR50, AR75 in 0..1 over all pictures of `coco`, with or without detections.
 
     coco: ground truth as a COCO keypoint file holds it (images, annotations, categories); scored is its category
     "person", or its only one. results: entries of a COCO detection file (see decode's coco_results); none scores 0.
     M is areas of 32² to 96² pixels, L larger ones; at most 20 detections of a picture count.
     A figure whose area range has no ground truth is NaN, as are all of a ground truth without people.
-    resamples: if any, `AP_se` is added, the standard error of AP: its spread over so many bootstrap samples of the
-    pictures (Efron 1979), drawn with a fixed seed.
+    resamples: bootstrap samples of the pictures.
     Neither argument is changed and nothing is printed.
     DataError for ground truth or results that do not fit each other or the joints.
     """
     evaluation = _evaluated(coco, results, keypoints)
     figures = _figures(evaluation)
-    return {**figures, "AP_se": _bootstrap(evaluation, resamples)} if resamples else figures
+    return AveragePrecision(figures, _samples(evaluation, resamples))
 
 
-def crowd_pose_ap(coco: Entry, results: list[Entry], resamples: int = 0) -> dict[str, float]:
+def crowd_pose_ap(coco: Entry, results: list[Entry], resamples: int = 0) -> AveragePrecision:
     """AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium, AP_hard of CrowdPose, in 0..1; otherwise as `oks_ap`.
 
     A person's area is 0.53 of its box, whatever is annotated. Easy are the pictures whose `crowdIndex` is below 0.2,
@@ -57,7 +72,7 @@ def crowd_pose_ap(coco: Entry, results: list[Entry], resamples: int = 0) -> dict
     matches = list(zip(evaluation.params.imgIds, _matches(evaluation), strict=True))
     for name, (least, end) in _CROWDING.items():
         figures[name] = _ap(evaluation, [match for image, match in matches if least <= crowding[image] < end])
-    return {**figures, "AP_se": _bootstrap(evaluation, resamples)} if resamples else figures
+    return AveragePrecision(figures, _samples(evaluation, resamples))
 
 
 def _evaluated(coco: Entry, results: list[Entry], keypoints: KeypointSet) -> COCOeval:
@@ -99,14 +114,10 @@ def _ap(evaluation: COCOeval, matches: list[Entry | None]) -> float:
     return float(precision.mean()) if precision.size else math.nan
 
 
-def _bootstrap(evaluation: COCOeval, resamples: int) -> float:
-    """Standard deviation of AP over pictures drawn with replacement; NaN if fewer than two samples hold anybody."""
-    rng = np.random.default_rng(0)
+def _samples(evaluation: COCOeval, resamples: int) -> tuple[float, ...]:
+    """AP on bootstrap samples of the pictures."""
     matches = _matches(evaluation)
-    draws = [rng.integers(0, len(matches), len(matches)) for _ in range(resamples)]
-    samples = [_ap(evaluation, [matches[i] for i in draw]) for draw in draws]
-    known = [sample for sample in samples if not math.isnan(sample)]
-    return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
+    return resampled(lambda drawn: _ap(evaluation, [matches[place] for place in drawn]), len(matches), resamples)
 
 
 def _crowd_index(image: Entry) -> float:

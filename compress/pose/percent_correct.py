@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from compress.data.keypoints import MPII, KeypointSet
 from compress.errors import DataError
+from compress.pose.bootstrap import resampled, standard_error
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -29,18 +30,23 @@ class PercentCorrect:
 
     mean: over all scored joints of all persons, so a joint weighs by how often it is labelled. joints: by name, those
     too that the mean leaves out. curve: the mean at each of THRESHOLDS. area: mean of the curve, the area under it
-    normalised to 1. standard_error: of the mean, its spread over bootstrap samples of the persons (Efron 1979, drawn
-    with a fixed seed); NaN without samples. persons: how many were scored. left_out: how many were not, for
-    want of a reference length.
+    normalised to 1. samples: the mean on bootstrap samples of the persons, see compress.pose.bootstrap; NaN where one
+    holds no label. standard_error: of the mean, their spread; NaN without samples. persons: how many were scored.
+    left_out: how many were not, for want of a reference length.
     """
 
     mean: float
     joints: dict[str, float]
     curve: tuple[float, ...]
     area: float
-    standard_error: float
+    samples: tuple[float, ...]
     persons: int
     left_out: int
+
+    @property
+    def standard_error(self) -> float:
+        """See compress.pose.bootstrap.standard_error."""
+        return standard_error(self.samples)
 
 
 def pckh(
@@ -151,6 +157,10 @@ def _percent_correct(
     ratio_pk = _distances(predicted_pk2[kept_p], truth_pk2[kept_p]) / lengths_p[kept_p, None]
     hit_pk = labelled_pk & (ratio_pk <= threshold)
     curve = tuple(_share(labelled_pk & (ratio_pk <= t), labelled_pk, scored_k) for t in THRESHOLDS)
+
+    def of_persons(drawn_p: NDArray[np.int64]) -> float:
+        return _share(hit_pk[drawn_p], labelled_pk[drawn_p], scored_k)
+
     return PercentCorrect(
         mean=_share(hit_pk, labelled_pk, scored_k),
         joints={
@@ -159,7 +169,9 @@ def _percent_correct(
         },
         curve=curve,
         area=float(np.mean(curve)),
-        standard_error=_bootstrap(hit_pk[:, scored_k].sum(1), labelled_pk[:, scored_k].sum(1), resamples),
+        samples=resampled(
+            lambda drawn_p: _share(hit_pk[drawn_p], labelled_pk[drawn_p], scored_k), len(hit_pk), resamples
+        ),
         persons=int(kept_p.sum()),
         left_out=int((~kept_p).sum()),
     )
@@ -169,15 +181,6 @@ def _share(hit_pk: Flags, labelled_pk: Flags, joints_k: Flags) -> float:
     """Found labels as a share of all of them, over these joints; NaN without labels."""
     labels = labelled_pk[:, joints_k].sum()
     return float(hit_pk[:, joints_k].sum() / labels) if labels else float("nan")
-
-
-def _bootstrap(hits_p: NDArray[np.int64], labels_p: NDArray[np.int64], resamples: int) -> float:
-    """Standard deviation of the mean over persons drawn with replacement; NaN if fewer than two samples hold labels."""
-    rng = np.random.default_rng(0)
-    people = len(hits_p)
-    draws = [rng.integers(0, people, people) for _ in range(resamples)] if people else []
-    samples = [hits_p[draw].sum() / labels_p[draw].sum() for draw in draws if labels_p[draw].any()]
-    return float(np.std(samples, ddof=1)) if len(samples) > 1 else float("nan")
 
 
 def _labels(truth_pk2: ArrayLike, labelled_pk: ArrayLike, keypoints: KeypointSet) -> tuple[Array, Flags]:

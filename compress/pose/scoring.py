@@ -1,5 +1,6 @@
 """The score a network earns, by the metric of the data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,11 @@ from compress.data.sets import data_kind
 from compress.errors import DataError
 from compress.networks import Architecture
 from compress.pose.approaches import approach_of
-from compress.pose.average_precision import crowd_pose_ap, oks_ap
+from compress.pose.average_precision import AveragePrecision, crowd_pose_ap, oks_ap
+from compress.pose.bootstrap import standard_error
 from compress.pose.decode.poses import coco_results
 from compress.pose.estimator import PicturePoses, PoseEstimator, estimate_all_poses
-from compress.pose.percent_correct import pck, pckh
+from compress.pose.percent_correct import PercentCorrect, pck, pckh
 from compress.progress import Phase
 
 RESAMPLES = 50
@@ -42,9 +44,10 @@ class Score:
     """What a network earns on labelled pictures.
 
     metric: AP, PCKh or PCK, see main_figure. value: 0 to 1; None where there is nothing to measure on. standard_error:
-    of the bootstrap over pictures or persons; None where none was drawn. provenance: how the weights came about, such
-    as `training of 10 epochs`. data: the kind of data. pictures: how many were scored. details:
-    the metric's other figures by name, such as AP50, or the curve and the joints of PCK.
+    of the bootstrap over pictures or persons; None where none was drawn. resampled: value on each of its samples, None
+    where one holds nobody; of two networks on the same pictures the samples are the same. provenance: how the weights
+    came about, such as `training of 10 epochs`. data: the kind of data. pictures: how many were scored. details: the
+    metric's other figures by name, such as AP50, or the curve and the joints of PCK.
     """
 
     metric: str
@@ -54,6 +57,7 @@ class Score:
     data: str
     pictures: int
     details: Mapping[str, Figure]
+    resampled: tuple[float | None, ...] = ()
 
     def __str__(self) -> str:
         """`AP 0.512 ± 0.012 on 256 synthetic pictures`: one standard error."""
@@ -102,17 +106,46 @@ def score(
             phase.advance(1)
     metric = main_figure(kind)
     figures: Mapping[str, Figure]
+    found: AveragePrecision | PercentCorrect
     if metric != "AP":
-        figures = _percent_correct(listed, pictures, metric, resamples)
+        found = _percent_correct(listed, pictures, metric, resamples)
+        figures = {
+            metric: found.mean,
+            "curve": list(found.curve),
+            "area": found.area,
+            "joints": {**found.joints},
+            "persons": found.persons,
+            "left_out": found.left_out,
+        }
     else:
         results = [entry for one in listed for entry in coco_results(one.poses, pictures.image_id(one.index))]
         if data_kind(kind).crowded:
-            figures = crowd_pose_ap(pictures.coco, results, resamples)
+            found = crowd_pose_ap(pictures.coco, results, resamples)
         else:
-            figures = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
+            found = oks_ap(pictures.coco, results, pictures.keypoints, resamples)
+        figures = found.figures
     details = {name: _plain(value) for name, value in figures.items()}
-    value, error = details.pop(metric), details.pop(f"{metric}_se", None)
-    return Score(metric, value, error, provenance, kind, len(pictures), details)
+    value, error = details.pop(metric), _plain(found.standard_error)
+    resampled = tuple(_plain(sample) for sample in found.samples)
+    return Score(metric, value, error, provenance, kind, len(pictures), details, resampled)
+
+
+def difference_error(one: Score, other: Score) -> float:
+    """Standard error of the difference of two scores; an unknown one counts as 0.
+
+    Of the same pictures the difference is known better than either score, for what is hard for one network is hard for
+    the other: the spread of the differences over the samples that both have. Else as if both were independent.
+    """
+    pairs = [(a, b) for a, b in zip(one.resampled, other.resampled, strict=False) if a is not None and b is not None]
+    same = (one.metric, one.data, one.pictures, len(one.resampled)) == (
+        other.metric,
+        other.data,
+        other.pictures,
+        len(other.resampled),
+    )
+    if same and len(pairs) > 1:
+        return standard_error([a - b for a, b in pairs])
+    return math.hypot(one.standard_error or 0.0, other.standard_error or 0.0)
 
 
 def procedure(flip_test: bool) -> str:
@@ -144,7 +177,7 @@ def _plain(value: Any) -> Any:
     return (None if value != value else round(value, 5)) if isinstance(value, float) else value
 
 
-def _percent_correct(found: list[PicturePoses], pictures: PictureSet, metric: str, resamples: int) -> dict[str, Figure]:
+def _percent_correct(found: list[PicturePoses], pictures: PictureSet, metric: str, resamples: int) -> PercentCorrect:
     """Every labelled person against the pose found in that person's own box."""
     people = [pictures.people(one.index) for one in found]
     for one, truth in zip(found, people, strict=True):
@@ -160,15 +193,5 @@ def _percent_correct(found: list[PicturePoses], pictures: PictureSet, metric: st
     if metric == "PCKh":
         assert isinstance(pictures, MpiiPeople)
         sizes = np.concatenate([pictures.head_sizes(one.index) for one in found])
-        figures = pckh(predicted, truth_pk3[..., :2], truth_pk3[..., 2], sizes, resamples=resamples)
-    else:
-        figures = pck(predicted, truth_pk3[..., :2], truth_pk3[..., 2], pictures.keypoints, resamples=resamples)
-    return {
-        metric: figures.mean,
-        f"{metric}_se": figures.standard_error,
-        "curve": list(figures.curve),
-        "area": figures.area,
-        "joints": {**figures.joints},
-        "persons": figures.persons,
-        "left_out": figures.left_out,
-    }
+        return pckh(predicted, truth_pk3[..., :2], truth_pk3[..., 2], sizes, resamples=resamples)
+    return pck(predicted, truth_pk3[..., :2], truth_pk3[..., 2], pictures.keypoints, resamples=resamples)

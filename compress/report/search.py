@@ -190,18 +190,19 @@ def gain_text(comparison: "Comparison", metric: str) -> tuple[str, str]:
         return "", "No finalist is as fast as this one."
     scores = f"{found.network} {found.score:.3f}, {comparison.baseline} {found.baseline_score:.3f}"
     gain = found.score - found.baseline_score
+    error = "" if found.standard_error is None else f" ± {found.standard_error:.3f}"
     if found.verdict == "worthless":
         return "", f"At no more time nothing is gained: {scores}, which is near a constant answer."
     when = "at no more time" if found.faster else "in as much time, within the uncertainty"
     if found.verdict == "beyond chance" and found.steady and gain > 0:
-        return f"{gain:+.3f} {metric}", f"{when}, beyond two standard errors: {scores}."
+        return f"{gain:+.3f}{error} {metric}", f"{when}, beyond two standard errors: {scores}."
     why = (
         "within two standard errors, may be chance"
         if found.verdict != "beyond chance"
         else "beyond two standard errors"
     )
     doubt = "" if found.steady else "; the timing is unsteady"
-    return "", f"{metric} {when}: {scores} ({gain:+.3f}, {why}{doubt})."
+    return "", f"{metric} {when}: {scores} ({gain:+.3f}{error}, {why}{doubt})."
 
 
 def speed_text(comparison: "Comparison", metric: str) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """Records as text: the cells and remarks that terminal and pages share, and tables for a terminal."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
@@ -9,7 +8,7 @@ from rich.text import Text
 from compress.artefacts.results import NetworkResult
 from compress.measure.comparison import SpeedUp
 from compress.measure.latency import Latency
-from compress.pose.scoring import Score
+from compress.pose.scoring import Score, difference_error
 from compress.report.terminal import number, plain_table, printable
 
 _ROWS = 30  # of a long table on a terminal; the page has all
@@ -48,14 +47,15 @@ def speed_up_text(speed_up: SpeedUp) -> str:
 
 
 def score_change_text(given: Score | None, changed: Score | None) -> str:
-    """The difference of two scores, and what it is worth."""
+    """`+0.020 ± 0.013, may be chance`: the difference of two scores, one standard error, and what it is worth."""
     if given is None or changed is None or given.value is None or changed.value is None:
         return "no score: nothing to measure on"
     if given.worthless and changed.worthless:
         return "both like a constant answer"
     difference = changed.value - given.value
-    error = math.hypot(given.standard_error or 0.0, changed.standard_error or 0.0)
-    return f"{difference:+.3f}{', may be chance' if abs(difference) < 2 * error else ''}"
+    error = difference_error(given, changed)
+    known = f" ± {error:.3f}" if error else ""
+    return f"{difference:+.3f}{known}{', may be chance' if abs(difference) < 2 * error else ''}"
 
 
 # --- A given network and a changed one -------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_figures_are_those_of_pycocotools(tmp_path: Path, change: Callable[[Reco
 
 def figures(pictures: CocoPeople) -> list[float]:
     """Ours, -1 where there is nothing to measure on, as pycocotools writes it."""
-    found = oks_ap(pictures.coco, results_of(record()), COCO_PERSON)
+    found = oks_ap(pictures.coco, results_of(record()), COCO_PERSON).figures
     return [-1 if value != value else value for value in found.values()]
 
 

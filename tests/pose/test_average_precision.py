@@ -55,7 +55,7 @@ def shift_for(oks: float, area: float, sigma: float) -> float:
 
 def test_perfect_detections_score_one(capsys: pytest.CaptureFixture[str]) -> None:
     people = [person(1, 1, 10, MEDIUM), person(2, 1, 300, LARGE), person(3, 2, 100, LARGE)]
-    figures = oks_ap(dataset(*people), [detection(p) for p in people], COCO_PERSON)
+    figures = oks_ap(dataset(*people), [detection(p) for p in people], COCO_PERSON).figures
     assert figures == pytest.approx(dict.fromkeys(("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75"), 1.0))
     assert capsys.readouterr() == ("", "")
 
@@ -63,14 +63,14 @@ def test_perfect_detections_score_one(capsys: pytest.CaptureFixture[str]) -> Non
 def test_half_the_people_found() -> None:
     """Precision is 1 up to recall 0.5: 51 of the 101 recall points 0, .01, ..., 1."""
     people = [person(1, 1, 10), person(2, 2, 10)]
-    figures = oks_ap(dataset(*people), [detection(people[0])], COCO_PERSON)
+    figures = oks_ap(dataset(*people), [detection(people[0])], COCO_PERSON).figures
     assert figures["AP"] == pytest.approx(51 / 101)
     assert figures["AR"] == pytest.approx(0.5)
 
 
 def test_a_false_person_that_scores_better_halves_the_precision() -> None:
     truth = person(1, 1, 10)
-    figures = oks_ap(dataset(truth), [detection(truth, 0.5), detection(truth, 0.9, shift=1000)], COCO_PERSON)
+    figures = oks_ap(dataset(truth), [detection(truth, 0.5), detection(truth, 0.9, shift=1000)], COCO_PERSON).figures
     assert figures["AP"] == pytest.approx(0.5)
     assert figures["AR"] == pytest.approx(1.0)
 
@@ -80,7 +80,7 @@ def test_a_shift_to_an_exact_oks(oks: float, thresholds: int) -> None:
     """All sigmas equal: every joint is equally near, so the person's OKS is that of one joint."""
     even = KeypointSet("even", COCO_PERSON.names, (), (), (0.08,) * 17, COCO_PERSON.grouping_order)
     truth = person(1, 1, 10)
-    figures = oks_ap(dataset(truth), [detection(truth, shift=shift_for(oks, LARGE, 0.08))], even)
+    figures = oks_ap(dataset(truth), [detection(truth, shift=shift_for(oks, LARGE, 0.08))], even).figures
     assert figures["AP"] == pytest.approx(thresholds / 10)
     assert figures["AR"] == pytest.approx(thresholds / 10)
     assert figures["AP50"] == pytest.approx(float(oks >= 0.5))
@@ -93,44 +93,44 @@ def test_sigmas_and_number_of_joints_are_those_of_the_joints() -> None:
     truth = {**person(1, 1, 10), "keypoints": joints, "num_keypoints": 3}
     moved = detection(truth)
     moved["keypoints"][6] += shift_for(0.34, LARGE, 0.2)
-    figures = oks_ap(dataset(truth), [moved], TRIANGLE)
+    figures = oks_ap(dataset(truth), [moved], TRIANGLE).figures
     assert figures["AR"] == pytest.approx(0.6)  # OKS 0.78: thresholds .50 to .75
 
 
 def test_no_results_score_zero_and_empty_ranges_are_nan() -> None:
-    figures = oks_ap(dataset(person(1, 1, 10, MEDIUM)), [], COCO_PERSON)
+    figures = oks_ap(dataset(person(1, 1, 10, MEDIUM)), [], COCO_PERSON).figures
     assert math.isnan(figures.pop("APL"))
     assert set(figures.values()) == {0.0}
-    assert all(math.isnan(value) for value in oks_ap(dataset(), [], COCO_PERSON).values())
+    assert all(math.isnan(value) for value in oks_ap(dataset(), [], COCO_PERSON).figures.values())
 
 
 def test_pictures_without_detections_and_without_people_count() -> None:
     people = [person(1, 1, 10), person(2, 2, 10)]
     ghost = {**detection(people[0], 0.95), "image_id": 3}
     found = [detection(p) for p in people]
-    assert oks_ap(dataset(*people, images=3), found[:1], COCO_PERSON)["AR"] == pytest.approx(0.5)
+    assert oks_ap(dataset(*people, images=3), found[:1], COCO_PERSON).figures["AR"] == pytest.approx(0.5)
     # The ghost is first of three: precision 1/2 at the first hit, 2/3 at the second, made monotone: 2/3.
-    assert oks_ap(dataset(*people, images=3), [*found, ghost], COCO_PERSON)["AP"] == pytest.approx(2 / 3)
+    assert oks_ap(dataset(*people, images=3), [*found, ghost], COCO_PERSON).figures["AP"] == pytest.approx(2 / 3)
 
 
 def test_people_without_joints_and_crowds_are_ignored() -> None:
     bare = person(2, 1, 300, num_keypoints=0) | {"keypoints": [0] * 51}
     crowd = person(3, 1, 300, iscrowd=1)
     truth = person(1, 1, 10)
-    figures = oks_ap(dataset(truth, bare, crowd), [detection(truth), detection(crowd)], COCO_PERSON)
+    figures = oks_ap(dataset(truth, bare, crowd), [detection(truth), detection(crowd)], COCO_PERSON).figures
     assert figures["AP"] == pytest.approx(1.0)
 
 
 def test_annotation_number_zero_is_a_person() -> None:
     """COCOeval marks unmatched detections with 0; numbers are given anew."""
     truth = person(0, 1, 10)
-    assert oks_ap(dataset(truth), [detection(truth)], COCO_PERSON)["AP"] == pytest.approx(1.0)
+    assert oks_ap(dataset(truth), [detection(truth)], COCO_PERSON).figures["AP"] == pytest.approx(1.0)
 
 
 def test_joint_count_is_found_where_it_is_not_given() -> None:
     truth = person(1, 1, 10)
     del truth["num_keypoints"]
-    assert oks_ap(dataset(truth), [detection(truth)], COCO_PERSON)["AP"] == pytest.approx(1.0)
+    assert oks_ap(dataset(truth), [detection(truth)], COCO_PERSON).figures["AP"] == pytest.approx(1.0)
 
 
 def test_arguments_are_not_changed() -> None:
@@ -173,21 +173,22 @@ def test_a_person_without_a_crowd_flag_is_no_crowd() -> None:
     truth = person(1, 1, 10)
     for flag in ({}, {"iscrowd": None}):
         bare = {key: value for key, value in truth.items() if key != "iscrowd"} | flag
-        assert oks_ap(dataset(bare), [detection(truth)], COCO_PERSON)["AP"] == pytest.approx(1.0)
+        assert oks_ap(dataset(bare), [detection(truth)], COCO_PERSON).figures["AP"] == pytest.approx(1.0)
 
 
 def test_standard_error_of_a_coin() -> None:
     """Half of 100 pictures are found, no false ones: a sample's AP is the share of the 101 recalls it reaches."""
     people = [person(number, number, 10) for number in range(1, 101)]
     results = [detection(p) for p in people[::2]]
-    figures = oks_ap(dataset(*people, images=100), results, COCO_PERSON, resamples=100)
-    assert figures["AP"] == pytest.approx(51 / 101)
+    found = oks_ap(dataset(*people, images=100), results, COCO_PERSON, resamples=100)
+    assert found.figures["AP"] == pytest.approx(51 / 101)
     rng = np.random.default_rng(0)
     recalls = [sum(image % 2 == 0 for image in rng.integers(0, 100, 100)) / 100 for _ in range(100)]
     reached = [np.mean(np.linspace(0, 1, 101) <= recall) for recall in recalls]
-    assert figures["AP_se"] == pytest.approx(np.std(reached, ddof=1))
-    assert figures["AP_se"] == pytest.approx(math.sqrt(0.5 * 0.5 / 100), rel=0.25)
-    assert figures == oks_ap(dataset(*people, images=100), results, COCO_PERSON, resamples=100)
+    assert found.samples == pytest.approx(reached)
+    assert found.standard_error == pytest.approx(np.std(reached, ddof=1))
+    assert found.standard_error == pytest.approx(math.sqrt(0.5 * 0.5 / 100), rel=0.25)
+    assert found == oks_ap(dataset(*people, images=100), results, COCO_PERSON, resamples=100)
 
 
 # --- CrowdPose, and a plain implementation of the rules --------------------------------------------------------------
@@ -325,7 +326,7 @@ def test_crowd_pose_is_the_plain_one() -> None:
     for _ in range(300):
         coco, results = crowd(rng)
         wanted = plain_crowd_pose(coco, results)
-        assert crowd_pose_ap(coco, results) == pytest.approx(wanted, nan_ok=True, abs=1e-9)
+        assert crowd_pose_ap(coco, results).figures == pytest.approx(wanted, nan_ok=True, abs=1e-9)
         for name in known:
             known[name] += 0 < wanted[name] < 1
     assert min(known.values()) > 60
@@ -359,7 +360,7 @@ def test_crowding_decides_the_kind_of_a_picture(capsys: pytest.CaptureFixture[st
     coco = crowd_dataset(0.0, 0.19, 0.2, 0.79, 0.8, 1.0)
     results = [detection(coco["annotations"][image]) for image in (0, 2, 4)]
     before = copy.deepcopy((coco, results))
-    figures = crowd_pose_ap(coco, results)
+    figures = crowd_pose_ap(coco, results).figures
     assert list(figures) == ["AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"]
     assert [figures[name] for name in ("AP", "AP_easy", "AP_medium", "AP_hard")] == pytest.approx([51 / 101] * 4)
     assert (coco, results) == before
@@ -369,11 +370,12 @@ def test_crowding_decides_the_kind_of_a_picture(capsys: pytest.CaptureFixture[st
 def test_a_kind_without_people_is_nan() -> None:
     coco = crowd_dataset(0.5, 0.9)
     coco["annotations"].pop()
-    figures = crowd_pose_ap(coco, [detection(coco["annotations"][0])], resamples=5)
+    found = crowd_pose_ap(coco, [detection(coco["annotations"][0])], resamples=5)
+    figures = found.figures
     assert (figures["AP_medium"], figures["AP"]) == pytest.approx((1.0, 1.0))
     assert math.isnan(figures["AP_easy"])
     assert math.isnan(figures["AP_hard"])
-    assert figures["AP_se"] == pytest.approx(0.0)
+    assert found.standard_error == pytest.approx(0.0)
 
 
 def test_area_is_a_share_of_the_box() -> None:
@@ -381,9 +383,9 @@ def test_area_is_a_share_of_the_box() -> None:
     coco = crowd_dataset(0.5)
     coco["annotations"][0] |= {"keypoints": [50, 60, 2] + [0] * 39, "area": 1e9}
     moved = detection(coco["annotations"][0], shift=shift_for(0.77, 0.53 * 60 * 90, CROWDPOSE.sigmas[0]))
-    figures = crowd_pose_ap(coco, [moved])
+    figures = crowd_pose_ap(coco, [moved]).figures
     assert figures["AR"] == pytest.approx(0.6)
-    assert oks_ap(coco, [moved], CROWDPOSE)["AR"] == pytest.approx(0.6)
+    assert oks_ap(coco, [moved], CROWDPOSE).figures["AR"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("value", [None, "0.5", True, math.nan, math.inf, -0.1])

@@ -83,7 +83,7 @@ def test_perfect_answers_are_the_people(name: str, flip_test: bool) -> None:
         assert [tuple(part.shape) for part in answers] == expected
         poses = reader.decode(inputs, answers, mirrored if flip_test else None)
         results += coco_results(poses, PICTURES.image_id(index))
-    assert oks_ap(PICTURES.coco, results, COCO_PERSON)["AP"] > 0.9
+    assert oks_ap(PICTURES.coco, results, COCO_PERSON).figures["AP"] > 0.9
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

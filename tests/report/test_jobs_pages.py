@@ -74,7 +74,7 @@ def test_a_faster_network_is_recommended_with_its_interval_and_its_cost() -> Non
     assert page.recommendation
     # 2 ms over 1 ms, each ± 1 %: 2 ± sqrt(2) %
     assert "2.00× as fast on onnxruntime (95 % interval 1.97–2.03)" in page.recommendation.sentence
-    assert "AP changes by -0.050." in page.recommendation.sentence
+    assert "AP changes by -0.050 ± 0.014." in page.recommendation.sentence
     assert page.recommendation.sure == "yes"
     assert "compress export runs/one --out exports --set 'engines=[onnxruntime]'" in text_of(page)
 

@@ -106,7 +106,7 @@ def test_no_gain_is_told_between_two_networks_that_have_learned_nothing(tmp_path
 
 def test_a_difference_of_scores_within_two_standard_errors_may_be_chance(tmp_path: Path) -> None:
     for text in texts(result(scores=((0.5, 0.01), (0.52, 0.01))), tmp_path):
-        assert "+0.020, may be chance" in text
+        assert "+0.020 ± 0.014, may be chance" in text
     for text in texts(result(scores=((0.5, 0.01), (0.53, 0.01))), tmp_path):
         assert "+0.030" in text
         assert "may be chance" not in text

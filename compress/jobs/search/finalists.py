@@ -1,6 +1,5 @@
 """The end of a search: finalists are chosen among the trials, finished as baselines are, and compared with them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +25,7 @@ from compress.measure.objective import DEFAULT_OBJECTIVES, CostObjective
 from compress.nas.candidate import SPARSITY, Candidate
 from compress.nas.pareto import front, spread
 from compress.nas.space import Pick, pick_key, size_text
-from compress.pose.scoring import main_figure
+from compress.pose.scoring import difference_error, main_figure
 from compress.pruning.schedule import Sparsifier
 
 PROVENANCE = "short training"
@@ -406,15 +405,15 @@ def gain_over(baseline: NetworkResult, finalist: NetworkResult) -> Gain:
     """A finalist's score beside a baseline's, and whether the difference means anything."""
     assert baseline.score is not None
     assert finalist.score is not None
-    errors = [score.standard_error or 0.0 for score in (finalist.score, baseline.score)]
-    beyond = abs(value_of(finalist) - value_of(baseline)) > 2 * math.hypot(*errors)
+    error = difference_error(finalist.score, baseline.score)
+    beyond = abs(value_of(finalist) - value_of(baseline)) > 2 * error
     verdict: Literal["beyond chance", "within chance", "worthless"] = "beyond chance" if beyond else "within chance"
     if finalist.score.worthless:
         verdict = "worthless"
     times = [end_to_end_of(finalist), end_to_end_of(baseline)]
     faster = differ(*times) and times[0].ms < times[1].ms
     steady = all(one.reliable for one in times)
-    return Gain(finalist.name, value_of(finalist), value_of(baseline), verdict, steady, faster)
+    return Gain(finalist.name, value_of(finalist), value_of(baseline), verdict, steady, faster, error)
 
 
 def speed_up_over(baseline: NetworkResult, finalist: NetworkResult) -> Faster:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from compress.artefacts.results import NetworkResult, RunRecord, TargetRecord
+from compress.pose.scoring import difference_error
 from compress.report.figures import Shape
 from compress.report.pages.networks import Candidate, Row, latency_cell, metric_of, plain, score_cell, trade_off
 from compress.report.pages.trust import seconds_table, trust_section
@@ -93,17 +94,20 @@ def compare_page(runs: Sequence[Compared]) -> tuple[Page, list[Row]]:
     timed = [Fold(one.name, (seconds_table(one.run.seconds),)) for one in runs if one.run.seconds]
     if timed:
         sections.append(Section("Where the time went", tuple(timed)))
-    best = [replace(row, run=one.name) for one in runs for row in one.rows if row.score is not None]
+    best = [
+        (network.score, replace(row, run=one.name))
+        for one in runs
+        for network, row in zip(one.networks, one.rows, strict=False)
+        if network.score and network.score.value is not None
+    ]
     sentence = "No network of these runs has a score."
     if best:
-        top = max(best, key=lambda row: row.score or 0.0)
+        highest, top = max(best, key=lambda one: one[1].score or 0.0)
         error = "" if top.standard_error is None else f" ± {top.standard_error:.3f}"
         close = [
             row
-            for row in best
-            if row is not top
-            and (top.score or 0) - (row.score or 0)
-            < 2 * ((top.standard_error or 0) ** 2 + (row.standard_error or 0) ** 2) ** 0.5
+            for score, row in best
+            if row is not top and (top.score or 0) - (row.score or 0) < 2 * difference_error(highest, score)
         ]
         sentence = f"{top.name} of {top.run} scores best, {top.metric} {top.score:.3f}{error}"
         sentence += (
