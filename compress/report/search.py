@@ -39,7 +39,7 @@ def print_search(result: "SearchResult", console: Console | None = None) -> None
         console.print(Text(printable(f"NO FINALIST: {result.no_finalist}"), style="bold red"))
     data = result.data
     metric, accuracy = data.metric, ("role", f"{data.metric} val", f"{data.metric} search")
-    title = f"{result.space.family} · {result.target} · {metric} and milliseconds of {procedure_of(result)}"
+    title = f"{searched(result)} · {result.target} · {metric} and milliseconds of {procedure_of(result)}"
     console.print(Text(printable(f"{title} · {metric} on {data.val} {data.kind} pictures"), style="bold"))
     for columns in ([*accuracy, *_LATENCY], _SIZE) if console.width >= _WIDE else (accuracy, _LATENCY, _SIZE):
         table = plain_table("network", *columns)
@@ -178,6 +178,11 @@ def objectives_text(result: "SearchResult") -> str:
     """`end-to-end time and parameters`."""
     names = [OBJECTIVES[one.quantity] + (f" on {one.target}" if one.target else "") for one in result.objectives]
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def searched(result: "SearchResult") -> str:
+    """What was searched: the family, and the given network, which says more where the family is an own network's."""
+    return result.space.family + (f" around {result.start}" if result.start else "")
 
 
 def gain_text(comparison: "Comparison", metric: str) -> tuple[str, str]:

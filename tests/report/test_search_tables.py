@@ -20,6 +20,11 @@ def shown(result, width=160):
     return stream.getvalue()
 
 
+def test_a_search_around_a_network_names_it(result):
+    assert shown(result).startswith("dir_bhrnet · onnxruntime")
+    assert shown(replace(result, start="runs/mine")).startswith("dir_bhrnet around runs/mine · onnxruntime")
+
+
 def test_every_network_is_shown_and_where_it_lies(result):
     doubted = result.networks[1]
     latency = {**doubted.latency, "onnxruntime": replace(doubted.latency["onnxruntime"], reliable=False)}

@@ -44,6 +44,7 @@ from compress.report.search import (
     objectives_text,
     procedure_of,
     proxy_text,
+    searched,
     speed_text,
     table_doubts,
     value_of,
@@ -58,7 +59,7 @@ def search_page(result: SearchResult, folder: Path) -> tuple[Page, list[Row]]:
     rows = rows_of(result)
     networks, count = result.networks, len(result.networks)
     data, metric = result.data, result.data.metric
-    title = f"{result.space.family}: {metric} against latency"
+    title = f"{searched(result)}: {metric} against latency"
     listed = [candidate_of(one, row, i) for i, (one, row) in enumerate(zip(networks, rows, strict=False))]
     drawn = [row for row, trial in zip(rows[count:], result.trials, strict=True) if not trial.stopped]
     fields = networks[0].architecture if networks else {}
