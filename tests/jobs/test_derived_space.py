@@ -452,9 +452,24 @@ def test_networks_are_measured_side_by_side_on_the_clock_of_the_table(
     monkeypatch.setattr(LatencyModel, "reference_ms", 2.0)
     network = nn.Conv2d(3, 4, 3)
     found = measured(model, 30, [(network, (32, 32)), (network, (64, 32))], Silent())
-    assert [ms for ms, _ in found] == pytest.approx([2.0 * 0.32 * 1.1, 2.0 * 0.64 * 1.1])
-    assert [reliable for _, reliable in found] == [True, False]
+    assert [one and one[0] for one in found] == pytest.approx([2.0 * 0.32 * 1.1, 2.0 * 0.64 * 1.1])
+    assert [one and one[1] for one in found] == [True, False]
     assert seen == [(["0 onnxruntime", "1 onnxruntime"], 1, 30)] * 3
+
+
+def test_a_network_that_the_engine_refuses_has_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are measured all the same, and it is said."""
+    monkeypatch.setattr(whole_networks, "time_runners", timed)
+    model, said, progress = latency_model(tmp_path), list[str](), Silent()
+    monkeypatch.setattr(LatencyModel, "reference_ms", 2.0)
+    monkeypatch.setattr(progress, "say", said.append)
+    refused = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d((5, 7)))
+    found = measured(model, 4, [(refused, (32, 32)), (nn.Conv2d(3, 4, 3), (32, 32))], progress)
+    assert found[0] is None
+    assert found[1]
+    assert len(said) == 1
+    assert said[0].startswith("a network cannot be measured on onnxruntime: ")
+    assert measured(model, 4, [(refused, (32, 32))], progress) == [None]
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.05, 0.8])
@@ -573,7 +588,7 @@ def test_finalists_are_within_the_budget_as_measured(
         for number, pick in enumerate(picks)
     ]
 
-    def measured_times(_: Any, __: Any, asked: Sequence[Pick]) -> list[tuple[float, bool]]:
+    def measured_times(_: Any, __: Any, asked: Sequence[Pick]) -> list[tuple[float, bool] | None]:
         times = [200.0, *(140.0 * (1.03 if picks.index(pick) in slow else 1.015) for pick in asked[1:])]
         measurements.append([float(picks.index(pick)) for pick in asked])
         return [(ms, True) for ms in times]

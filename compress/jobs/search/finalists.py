@@ -1,5 +1,6 @@
 """The end of a search: finalists are chosen among the trials, finished as baselines are, and compared with them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -106,7 +107,8 @@ def chosen_as_measured(
     task: Task, models: Models, trials: Sequence[Trial], choose: Callable[[Sequence[Trial]], list[Trial]]
 ) -> list[Trial]:
     """What `choose` makes of the trials; around a given network without those that take more time than the budget in
-    fact, for candidates are told by predicted times. See measured_limits.
+    fact, for candidates are told by predicted times. See measured_limits. What cannot be measured, as the engine does
+    not take it, is told by its predicted time.
 
     If all that were measured take more, the choice by predicted time stays, and it is said.
     """
@@ -116,22 +118,24 @@ def chosen_as_measured(
     baselines = {pick_key(pick) for pick in task.baselines.values()}
     (given,) = task.baselines.values()
 
-    def shares_of(chosen: Sequence[Trial]) -> list[float]:
+    def shares_of(chosen: Sequence[Trial]) -> list[float | None]:
         """Of every one the measured time as a share of the budget, on the target where it is met least."""
         found = []
         for name, (limit, model) in limits.items():
-            times = measured_times(task, model, [given, *(trial.pick for trial in chosen)])
-            if not all(reliable for _, reliable in times):
+            base, *times = measured_times(task, model, [given, *(trial.pick for trial in chosen)])
+            if not all(reliable for _, reliable in filter(None, (base, *times))):
                 task.progress.say(f"finalists were measured on {name} beside other programs: take it with care")
-            most_ms = limit.absolute(dict.fromkeys(task.baselines, times[0][0]))
-            found.append([ms / most_ms for ms, _ in times[1:]])
-        return [max(own) for own in zip(*found, strict=True)]
+            if base or not limit.relative:
+                most_ms = limit.absolute(dict.fromkeys(task.baselines, base[0] if base else math.inf))
+                found.append([one[0] / most_ms if one else None for one in times])
+        by_trial = zip(*found, strict=True) if found else [()] * len(chosen)
+        return [max((one for one in own if one is not None), default=None) for own in by_trial]
 
     work = partial(measured_shares, trials, choose, shares_of)
-    shares = task.run.once("finalists-measured", work, dict[str, float])
-    over = {number: share for number, share in shares.items() if share > 1 + CLOSE}
-    kept = [trial for trial in trials if pick_key(trial.pick) in baselines or _share(trial, shares, 2.0) <= 1 + CLOSE]
-    chosen = choose(kept)
+    shares = task.run.once("finalists-measured", work, dict[str, float | None])
+    over = {number: share for number, share in shares.items() if share and share > 1 + CLOSE}
+    known = shares.keys() - over.keys()
+    chosen = choose([trial for trial in trials if pick_key(trial.pick) in baselines or str(trial.number) in known])
     if over and not chosen:
         task.progress.say(
             f"all {len(over)} candidates that were measured take more time than the budget, the fastest "
@@ -149,24 +153,20 @@ def chosen_as_measured(
 def measured_shares(
     trials: Sequence[Trial],
     choose: Callable[[Sequence[Trial]], list[Trial]],
-    shares_of: Callable[[Sequence[Trial]], list[float]],
-) -> dict[str, float]:
+    shares_of: Callable[[Sequence[Trial]], list[float | None]],
+) -> dict[str, float | None]:
     """Trial's number → its measured share of the budget, of the chosen ones, and of those in place of what is over it.
 
-    Until all that are chosen are within the budget, or there were too many in vain.
+    None where it is not known. Until all that are chosen are within the budget, or there were too many in vain.
     """
-    shares = dict[str, float]()
+    shares = dict[str, float | None]()
     for _ in range(_CHECKS):
-        chosen = choose([trial for trial in trials if _share(trial, shares, 0.0) <= 1 + CLOSE])
+        chosen = choose([trial for trial in trials if (shares.get(str(trial.number)) or 0.0) <= 1 + CLOSE])
         new = [trial for trial in chosen if str(trial.number) not in shares]
         if not new:
             break
         shares |= {str(trial.number): share for trial, share in zip(new, shares_of(new), strict=True)}
     return shares
-
-
-def _share(trial: Trial, shares: Mapping[str, float], otherwise: float) -> float:
-    return shares.get(str(trial.number), otherwise)
 
 
 def trial_decoding(task: Task, models: Models, weights: Weights, trials: Sequence[Trial]) -> dict[str, Latency]:

@@ -16,8 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from compress.measure.latency_model import LatencyModel
+from compress.errors import CompressError
+from compress.measure.latency_model import LatencyModel, load
 from compress.measure.limit import Limit
+from compress.measure.target import Target
 from compress.measure.whole_networks import time_exports
 from compress.nas.space import Pick, Space
 from compress.progress import Progress
@@ -116,16 +118,24 @@ def near(space: Space, given: Pick, predicted_ms: Callable[[Pick], float], limit
 
 def measured(
     model: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]], progress: Progress
-) -> list[tuple[float, bool]]:
+) -> list[tuple[float, bool] | None]:
     """Milliseconds of every network at its input size, on the model's target and the clock of its table, and whether
     they are reliable. Side by side; the median of several times, as a network lies otherwise in memory each time that
-    it is loaded."""
+    it is loaded. None of a network that the engine does not take."""
     target, sizes = model.target, {str(place): size for place, (_, size) in enumerate(networks)}
     with tempfile.TemporaryDirectory() as folder:
-        files = {
-            str(place): {target: model.runtime.export(network, size, Path(folder), str(place))[0]}
-            for place, (network, size) in enumerate(networks)
-        }
+        files = dict[str, dict[Target, Path]]()
+        for place, (network, size) in enumerate(networks):
+            try:
+                file = model.runtime.export(network, size, Path(folder), str(place))[0]
+                load(target, file)
+            except CompressError as error:
+                progress.say(f"a network cannot be measured on {target.name}: {error}")
+                continue
+            files[str(place)] = {target: file}
         runs = [time_exports(files, rounds, sizes, progress, model.reference_ms) for _ in range(_REPEATS)]
-    times = [[run[name][target.name] for run in runs] for name in files]
-    return [(median(one.ms for one in own), all(one.reliable for one in own)) for own in times]
+    found = list[tuple[float, bool] | None]()
+    for name in map(str, range(len(networks))):
+        own = [run[name][target.name] for run in runs if name in run]
+        found.append((median(one.ms for one in own), all(one.reliable for one in own)) if own else None)
+    return found

@@ -405,7 +405,7 @@ def measured_limits(task: Task, models: Models) -> dict[str, tuple[Limit, Latenc
     return found
 
 
-def measured_times(task: Task, model: LatencyModel, picks: Sequence[Pick]) -> list[tuple[float, bool]]:
+def measured_times(task: Task, model: LatencyModel, picks: Sequence[Pick]) -> list[tuple[float, bool] | None]:
     """Of the candidates on the model's target; see compress.jobs.search.measured_budget.measured."""
     candidates, engine = task.candidates, model.target.engine
     networks = [(task.for_engine(candidates.build(pick), engine), candidates.input_hw(pick)) for pick in picks]
@@ -436,8 +436,9 @@ def _correction(task: Task, name: str, model: LatencyModel, limit: Limit, limit_
 
     picks = [given, *near(task.space, given, predicted, limit_ms, task.recipe.seed)]
     found = measured_times(task, model, picks)
-    times = [Timed(predicted(pick), *one) for pick, one in zip(picks, found, strict=True)]
-    return correction(limit, times[0], tuple(times[1:]))
+    base, *times = [Timed(predicted(pick), *one) if one else None for pick, one in zip(picks, found, strict=True)]
+    probes = tuple(one for one in times if one) if base or not limit.relative else ()
+    return correction(limit, base or Timed(predicted(given), predicted(given)), probes)
 
 
 def absolute(budget: Budget, baselines: Mapping[str, Cost], first: str) -> Limits:
