@@ -169,9 +169,7 @@ def _percent_correct(
         },
         curve=curve,
         area=float(np.mean(curve)),
-        samples=resampled(
-            lambda drawn_p: _share(hit_pk[drawn_p], labelled_pk[drawn_p], scored_k), len(hit_pk), resamples
-        ),
+        samples=resampled(of_persons, len(hit_pk), resamples),
         persons=int(kept_p.sum()),
         left_out=int((~kept_p).sum()),
     )

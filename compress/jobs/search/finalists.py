@@ -115,11 +115,11 @@ def chosen_as_measured(
     limits = measured_limits(task, models)
     if not limits:
         return choose(trials)
-    baselines = {pick_key(pick) for pick in task.baselines.values()}
     (given,) = task.baselines.values()
 
     def shares_of(chosen: Sequence[Trial]) -> list[float | None]:
-        """Of every one the measured time as a share of the budget, on the target where it is met least."""
+        """Of every one the measured time as a share of the budget, on the target where it is met least; None of what
+        no engine takes."""
         found = []
         for name, (limit, model) in limits.items():
             base, *times = measured_times(task, model, [given, *(trial.pick for trial in chosen)])
@@ -135,7 +135,7 @@ def chosen_as_measured(
     shares = task.run.once("finalists-measured", work, dict[str, float | None])
     over = {number: share for number, share in shares.items() if share and share > 1 + CLOSE}
     known = shares.keys() - over.keys()
-    chosen = choose([trial for trial in trials if pick_key(trial.pick) in baselines or str(trial.number) in known])
+    chosen = choose([one for one in trials if pick_key(one.pick) == pick_key(given) or str(one.number) in known])
     if over and not chosen:
         task.progress.say(
             f"all {len(over)} candidates that were measured take more time than the budget, the fastest "
@@ -145,7 +145,7 @@ def chosen_as_measured(
     if over:
         task.progress.say(
             f"{len(over)} candidate(s) within the budget by predicted time take up to {max(over.values()):.1%} of it "
-            "as measured: others are finalists in their place"
+            "as measured: they are no finalists"
         )
     return chosen
 
