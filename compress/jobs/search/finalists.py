@@ -432,7 +432,8 @@ def caveats(task: Task, trials: Sequence[Trial], networks: Sequence[NetworkResul
         "after full training.",
         f"Latencies hold for {_sizes_text(networks)} inputs on the targets named; decoding the maps "
         "takes the time given beside it, in this toolkit's decoder, and depends on how many people a picture shows.",
-        f"One seed: the spread of {main_figure(recipe.data.kind)} between seeds was not measured.",
+        f"One seed: the spread of {main_figure(recipe.data.kind)} between seeds was not measured, and standard errors, "
+        "which are of the pictures, leave it out: the same networks trained again may differ by more.",
         "Against a baseline stands the best of several finalists, chosen on the pictures it is reported on: a gain "
         "within two standard errors may be chance.",
     ]
