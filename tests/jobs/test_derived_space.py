@@ -22,7 +22,7 @@ from compress.jobs.search import trials as job_trials
 from compress.jobs.search.derived import block_choices, derive, described, influences, no_larger, stage_choices
 from compress.jobs.search.finalists import chosen_as_measured
 from compress.jobs.search.measured_budget import PROBES, Timed, correction, measured, near
-from compress.jobs.search.proposals import allocated, options_of, single_edits
+from compress.jobs.search.proposals import allocated, kinds_changed, options_of, single_edits
 from compress.jobs.search.task import prepared, read_start, settled
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
@@ -341,6 +341,8 @@ def test_allocated_picks_meet_the_budget_closely(budget: float, seed: int) -> No
     assert max(times) <= 1 + 1e-9
     assert sum(time > 0.75 for time in times) >= 7
     assert max(times) > 0.97
+    for pick in found:
+        assert kinds_changed(space, whole, pick) == {edit.kind for edit in edits if pick[edit.path] < 1}
     kinds = [{path.split()[0] for path, share in pick.items() if share < 1} for pick in found]
     assert {"edits.part"} in kinds or budget < 0.5  # which channels alone may not reach
     close = min(lost(pick) for pick, time in zip(found, times, strict=True) if time > 0.95)

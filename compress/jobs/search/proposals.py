@@ -21,6 +21,8 @@ _AIMS = 8
 """Times close below the budget that picks are allocated for; without one twice as many."""
 _CLOSE = 0.75
 """Of the budget, that is still close to it."""
+_ALONE = (1.0, 0.95, 0.9)
+"""Of the budget, that picks of one kind of choices alone are allocated for: measured, one may be over it."""
 _FAR = (0.75, 0.62, 0.5)
 _TRIES = 4  # of corrections
 _TOLERANCE = 0.02  # of the logarithm of time, by which a pick may stay below its aim
@@ -87,7 +89,8 @@ def allocated(space: Space, given: Trial, singles: Sequence[Trial], excess: Exce
             add(float(aim), options)
         if len(set(kinds.values())) > 1:
             for kind in dict.fromkeys(kinds.values()):
-                add(start, {path: one for path, one in options.items() if kinds[path] == kind})
+                for share in _ALONE:
+                    add(start + math.log(share), {path: one for path, one in options.items() if kinds[path] == kind})
                 add(start, {path: one for path, one in options.items() if kinds[path] != kind})
         for share in _FAR:
             add(start + math.log(share), options)
@@ -102,6 +105,11 @@ def kinds_of(space: Space) -> dict[str, str]:
     """Path of a choice → what kind it is of: one of the edits, the input size, or a field of the architecture."""
     edits = {edit.path: str(edit.kind) for edit in space.edits}
     return {path: edits.get(path, INPUT_SIZE if path == INPUT_SIZE else "fields") for path in space.choices}
+
+
+def kinds_changed(space: Space, given: Pick, pick: Pick) -> frozenset[str]:
+    """The kinds of choices in which a pick is another than the given one."""
+    return frozenset(kind for path, kind in kinds_of(space).items() if pick[path] != given[path])
 
 
 def options_of(space: Space, given: Trial, singles: Sequence[Trial]) -> Options:

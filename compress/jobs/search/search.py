@@ -30,6 +30,7 @@ from compress.jobs.search.finalists import (
 from compress.jobs.search.halving import read_rungs
 from compress.jobs.search.lockstep import NAMED, announce_supernet, assist
 from compress.jobs.search.prefilter import check_proxy, proxy_agreement, read_proxies
+from compress.jobs.search.proposals import kinds_changed
 from compress.jobs.search.sharing import check_sharing, scored_trials, shares, take_part
 from compress.jobs.search.task import Task, digest_of, prepared, seconds_per_phase, show_space, stages
 from compress.jobs.search.trials import (
@@ -88,6 +89,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             floor, lacking = (0.0, NOTHING_FOUND) if candidates.start else (LEAST_SHARE, NO_FINALIST)
             most = [budget.of(one, next(iter(models))) for one in objectives]
             hand_made = list(baselines.values())
+            edited = partial(_kinds_of_edits, task) if candidates.start else lambda trial: ()
             choose = partial(
                 choose_finalists,
                 wanted=recipe.finalists.count,
@@ -96,6 +98,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
                 objectives=objectives,
                 least_share=floor,
                 most=most,
+                kinds=edited,
             )
             chosen = chosen_as_measured(task, models, within, choose)
             if not chosen:
@@ -149,6 +152,12 @@ def _decoding_ms(task: Task, decoding: Mapping[str, Latency], trial: Trial) -> f
     """Of a candidate's maps, per pass of the network; 0 where it is not known."""
     known = decoding.get(size_text(task.candidates.input_hw(trial.pick)))
     return known.ms / (1 + task.recipe.decoding.flip_test) if known else 0.0
+
+
+def _kinds_of_edits(task: Task, trial: Trial) -> frozenset[str]:
+    """Of a candidate of the given network."""
+    (given,) = task.baselines.values()
+    return kinds_changed(task.space, given, trial.pick)
 
 
 def search_together(
