@@ -21,8 +21,8 @@ def test_every_benchmark_can_be_imported() -> None:
 
 
 def test_the_best_of_each_way_within_a_budget() -> None:
-    """Two percent above it still count, of pruning for it any time; what has no score does not. All are of the same
-    pictures."""
+    """Two percent above it still count, or as long as pruning to it takes; what has no score does not. All are of the
+    same pictures."""
     from benchmarks.joint_search import within_budgets, within_cells
     from compress.pose.scoring import Score
 
@@ -36,6 +36,8 @@ def test_the_best_of_each_way_within_a_budget() -> None:
         row("joint finalist_2", 0.6, 0.611, 0.31),
         row("joint finalist_3", 0.6, 0.613, 0.4),
         row("joint finalist_4", 0.4, 0.3, None),
+        row("joint finalist_5", 0.4, 0.45, 0.22),
+        row("joint finalist_6", 0.4, 0.46, 0.23),
         row("prune", 0.6, 0.6, 0.25),
         row("prune", 0.4, 0.45, 0.21),
         row("rewrite", None, 0.5, 0.29),
@@ -43,5 +45,5 @@ def test_the_best_of_each_way_within_a_budget() -> None:
     # samples differ by 0, ± 0.01 of the difference of shares: their spread is 0.01 of it
     assert [within_cells(line) for line in within_budgets(rows)] == [
         "60% | 0.310 at 61.1% | 0.250 at 60.0% | 0.290 at 50.0% | +0.060 ± 0.000 | +0.020 ± 0.001",
-        "40% | 0.200 at 39.0% | 0.210 at 45.0% | – | -0.010 ± 0.001 | –",
+        "40% | 0.220 at 45.0% | 0.210 at 45.0% | – | +0.010 ± 0.000 | –",
     ]
