@@ -227,7 +227,7 @@ def within_budgets(rows: list[Row]) -> list[Row]:
     found = []
     for budget in dict.fromkeys(one["budget"] for one in rows if one["budget"]):
         pruned_to = [one["share"] for one in rows if (one["how"], one["budget"]) == ("prune", budget)]
-        limit = max(budget * (1 + CLOSE), *pruned_to)
+        limit = max([budget * (1 + CLOSE), *pruned_to])
         best = dict[str, Row]()
         for way in WAYS:
             own = [one for one in rows if one["how"].startswith(way) and one["score"] is not None]

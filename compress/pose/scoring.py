@@ -136,15 +136,12 @@ def difference_error(one: Score, other: Score) -> float:
     Of the same pictures the difference is known better than either score, for what is hard for one network is hard for
     the other: the spread of the differences over the samples that both have. Else as if both were independent.
     """
-    pairs = [(a, b) for a, b in zip(one.resampled, other.resampled, strict=False) if a is not None and b is not None]
-    same = (one.metric, one.data, one.pictures, len(one.resampled)) == (
-        other.metric,
-        other.data,
-        other.pictures,
-        len(other.resampled),
-    )
-    if same and len(pairs) > 1:
-        return standard_error([a - b for a, b in pairs])
+    of, of_other = ((score.metric, score.data, score.pictures, len(score.resampled)) for score in (one, other))
+    if of == of_other:
+        pairs = zip(one.resampled, other.resampled, strict=True)
+        error = standard_error([a - b for a, b in pairs if a is not None and b is not None])
+        if not math.isnan(error):
+            return error
     return math.hypot(one.standard_error or 0.0, other.standard_error or 0.0)
 
 

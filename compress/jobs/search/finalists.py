@@ -85,14 +85,18 @@ def choose_finalists(
         over = [max(0.0, own - limit) for own, limit in zip(alone, most or alone, strict=True)]
         return [cost - more for cost, more in zip(whole, over, strict=True)]
 
-    def within(baseline: Trial, factor: float, rank: int) -> list[int]:
+    def meeting(baseline: Trial, factor: float) -> list[int]:
+        """Of all that cost no more, and one cost so much less, the most accurate first."""
         limits = limits_of(baseline)
 
         def meets(own: Sequence[float]) -> bool:
             no_more = all(cost <= limit for cost, limit in zip(own, limits, strict=True))
             return no_more and any(cost <= limit / factor for cost, limit in zip(own, limits, strict=True))
 
-        return [index for index in best_first if meets(costs[index])][rank : rank + 1]
+        return [index for index in best_first if meets(costs[index])]
+
+    def within(baseline: Trial, factor: float, rank: int) -> list[int]:
+        return meeting(baseline, factor)[rank : rank + 1]
 
     def cheapest(baseline: Trial, at_least: float) -> list[int]:
         limits = limits_of(baseline)
@@ -100,11 +104,13 @@ def choose_finalists(
         return sorted(enough, key=lambda i: max(c / limit for c, limit in zip(costs[i], limits, strict=True)))[:1]
 
     def of_one_kind(baseline: Trial) -> list[int]:
-        limits = limits_of(baseline)
-        meets = [i for i in best_first if all(c <= limit for c, limit in zip(costs[i], limits, strict=True))]
-        rivals = [index for index in meets if found[index].value >= _RIVAL * found[meets[0]].value]
-        alone = {next(iter(own)): index for index in reversed(rivals) if len(own := kinds(found[index])) == 1}
-        return sorted(alone.values(), key=best_first.index)
+        met = meeting(baseline, 1.0)
+        rivals = [index for index in met if found[index].value >= _RIVAL * found[met[0]].value]
+        alone: dict[str, int] = {}
+        for index in rivals:
+            if len(own := kinds(found[index])) == 1:
+                alone.setdefault(next(iter(own)), index)
+        return list(alone.values())
 
     order = [index for one in scored_baselines for index in within(one, 1.0, 0) or cheapest(one, least)]
     order += [index for one in scored_baselines for index in of_one_kind(one)]

@@ -89,7 +89,6 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             floor, lacking = (0.0, NOTHING_FOUND) if candidates.start else (LEAST_SHARE, NO_FINALIST)
             most = [budget.of(one, next(iter(models))) for one in objectives]
             hand_made = list(baselines.values())
-            edited = partial(_kinds_of_edits, task) if candidates.start else lambda trial: ()
             choose = partial(
                 choose_finalists,
                 wanted=recipe.finalists.count,
@@ -98,7 +97,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
                 objectives=objectives,
                 least_share=floor,
                 most=most,
-                kinds=edited,
+                kinds=partial(_kinds_of_edits, task),
             )
             chosen = chosen_as_measured(task, models, within, choose)
             if not chosen:
@@ -155,7 +154,9 @@ def _decoding_ms(task: Task, decoding: Mapping[str, Latency], trial: Trial) -> f
 
 
 def _kinds_of_edits(task: Task, trial: Trial) -> frozenset[str]:
-    """Of a candidate of the given network."""
+    """Of a candidate of the given network; none of those of a family."""
+    if not task.candidates.start:
+        return frozenset()
     (given,) = task.baselines.values()
     return kinds_changed(task.space, given, trial.pick)
 
