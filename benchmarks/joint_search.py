@@ -123,18 +123,13 @@ def joint(arguments: argparse.Namespace, name: str, given: Path, budget: float) 
 
 
 def contributions(name: str, result: SearchResult, folder: Path) -> list[Row]:
-    """Of every kind of edit the single one that costs the least score for a share of the time."""
-    kinds = {edit.path: edit.kind for edit in read_space(folder / "space.yaml").edits}
-    unedited, best = result.trials[0], dict[str, Row]()
-    for trial in result.trials[1:]:
-        changed = [path for path in kinds if trial.pick[path] != unedited.pick[path]]
-        if len(changed) != 1:
-            continue
-        saved = 1 - trial.cost.predicted_ms / unedited.cost.predicted_ms
-        lost = unedited.value - trial.value
-        found = {"given": name, "kind": kinds[changed[0]], "edit": changed[0], "saved": saved, "lost": lost}
-        if saved > 0 and lost / saved < best.get(found["kind"], {"rate": float("inf")})["rate"]:
-            best[found["kind"]] = {**found, "rate": lost / saved}
+    """Of every kind of edit the single one that moves the maps least for a share of the time."""
+    kinds, best = {edit.path: edit.kind for edit in read_space(folder / "space.yaml").edits}, dict[str, Row]()
+    for one in result.single_edits:
+        kind, saved = kinds.get(one.path, "input size"), 1 - one.share
+        found = {"given": name, "kind": kind, "edit": one.path, "value": one.value, "saved": saved, "error": one.error}
+        if saved > 0 and one.error / saved < best.get(kind, {"rate": float("inf")})["rate"]:
+            best[kind] = {**found, "rate": one.error / saved}
     return list(best.values())
 
 
@@ -296,15 +291,16 @@ def text(results: dict[str, Row]) -> str:
         "",
         "## What each kind of choice gives",
         "",
-        "The single edit of least loss for its saving, before any tuning: predicted time, score on search pictures.",
+        "The single edit that moves the maps least for its saving, before any tuning: predicted time, and squared",
+        "difference over squared value of the given network's maps.",
         "",
-        "| given | kind | edit | time saved | score lost |",
+        "| given | kind | edit | time saved | maps off |",
         "|---|---|---|---|---|",
     ]
     for found in results.values():
         for one in {(one["kind"], one["edit"]): one for one in found["axes"]}.values():
-            edit = one["edit"].removeprefix("edits.")
-            lines.append(f"| {one['given']} | {one['kind']} | {edit} | {one['saved']:.1%} | {one['lost']:.3f} |")
+            edit = f"{one['edit'].removeprefix('edits.')}, {one['value']}"
+            lines.append(f"| {one['given']} | {one['kind']} | {edit} | {one['saved']:.1%} | {one['error']:.2%} |")
     return "\n".join([*lines, ""])
 
 

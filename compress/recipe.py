@@ -578,7 +578,7 @@ class Search(Settings):
     )
     groups: Positive = Field(
         default=12,
-        description="Most choices of each kind in a derived space; more of them are finer, and need more trials.",
+        description="Most choices of each kind in a derived space; more are finer, and take more single edits.",
     )
     sampler: Named = Field(
         default="nsga2",

@@ -982,6 +982,20 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class SingleEdit:
+    """One choice of a space around a given network made otherwise, alone.
+
+    path, value: see compress.nas.space. share: of the given network's predicted time on the first target. error: of
+    the maps, recalibrated and not tuned: squared difference over squared value of the given network's, mean of all.
+    """
+
+    path: str
+    value: float | str
+    share: float
+    error: float
+
+
+@dataclass(frozen=True)
 class ProxyAgreement:
     """A zero-cost proxy that proposals were filtered by, and whether it orders networks as their scores do.
 
@@ -1086,7 +1100,7 @@ class SearchResult(Shown):
     trial_numbers: the trial that each was; best: names of those that no other one beats in all objectives.
     failed_exports: one line each. no_finalist: why there is none. caveats: what the figures do not say. zero_cost: None
     where no proxy filtered proposals. over_budget: names of the baselines that cost more than the search's limits, by
-    prediction.
+    prediction. single_edits: around a given network, what the first trials were allocated by.
     """
 
     run: RunRecord
@@ -1108,6 +1122,7 @@ class SearchResult(Shown):
     caveats: tuple[str, ...]
     zero_cost: ProxyAgreement | None = None
     over_budget: tuple[str, ...] = ()
+    single_edits: tuple[SingleEdit, ...] = ()
 
     @property
     def front(self) -> tuple[NetworkResult, ...]:

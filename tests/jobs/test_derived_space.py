@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefacts.network import Network, open_network
-from compress.artefacts.results import Trial
+from compress.artefacts.results import SingleEdit, Trial
 from compress.cli import is_recipe
 from compress.errors import BudgetError, CompressError, DataError, NetworkError, RecipeError, SpaceError
 from compress.jobs.search import finalists
@@ -23,6 +23,7 @@ from compress.jobs.search.derived import block_choices, derive, described, influ
 from compress.jobs.search.finalists import chosen_as_measured
 from compress.jobs.search.measured_budget import PROBES, Timed, correction, measured, near
 from compress.jobs.search.proposals import allocated, kinds_changed, options_of, single_edits
+from compress.jobs.search.single_edits import map_error
 from compress.jobs.search.task import prepared, read_start, settled
 from compress.measure import whole_networks
 from compress.measure.cost import Cost
@@ -279,30 +280,26 @@ def test_networks_and_recipes_are_told_apart(tmp_path: Path) -> None:
 # --- What is tried first ----------------------------------------------------------------------------------------------
 
 
-def trial(pick: dict[str, Any], ms: float, score: float) -> Trial:
-    cost = Cost(1, 1, (), {"onnxruntime": Latency(ms, "onnxruntime, 1 thread", "predicted")})
-    return Trial(0, pick, cost, Score("PCK", score, None, "given weights", "lsp", 6, {}))
+def alone(path: str, value: Any, share: float, error: float) -> SingleEdit:
+    return SingleEdit(path, value, share, error)
 
 
-def test_single_edits_begin_with_the_farthest_of_every_choice() -> None:
-    space = Space({}, {"a": (0.25, 0.5, 0.75, 1.0), "b": ("keep", "x")})
-    given_pick = {"a": 1.0, "b": "keep"}
-    picks = single_edits(space, given_pick, 10)
-    assert [(pick["a"], pick["b"]) for pick in picks] == [(0.25, "keep"), (1.0, "x"), (0.5, "keep"), (0.75, "keep")]
-    assert single_edits(space, given_pick, 2) == picks[:2]
+def test_single_edits_are_the_farthest_the_middle_and_the_nearest_of_every_number() -> None:
+    space = Space({}, {"a": (0.25, 0.375, 0.5, 0.625, 0.75, 1.0), "b": ("keep", "x", "y"), "c": (0.5, 1.0)})
+    found = single_edits(space, {"a": 1.0, "b": "keep", "c": 1.0})
+    assert found == [("a", 0.25), ("a", 0.5), ("a", 0.75), ("b", "y"), ("b", "x"), ("c", 0.5)]
 
 
 def test_allocated_picks_lose_least_for_their_time() -> None:
-    """Against all 3 x 2 x 2 picks, by the same model: losses add, shares of time multiply."""
+    """Against all 3 x 2 x 2 picks, by the same model: errors add, shares of time multiply."""
     space = Space({}, {"a": (0.5, 0.75, 1.0), "b": (0.0, 1.0), "c": ("keep", "rule")})
     unedited = {"a": 1.0, "b": 1.0, "c": "keep"}
-    alone = {("a", 0.5): (6.0, 0.4), ("a", 0.75): (8.0, 0.1), ("b", 0.0): (5.0, 0.3), ("c", "rule"): (9.0, 0.2)}
-    singles = [trial({**unedited, path: value}, ms, 0.9 - lost) for (path, value), (ms, lost) in alone.items()]
-    found = allocated(space, trial(unedited, 10.0, 0.9), singles)
+    known = {("a", 0.5): (0.6, 0.4), ("a", 0.75): (0.8, 0.1), ("b", 0.0): (0.5, 0.3), ("c", "rule"): (0.9, 0.2)}
+    found = allocated(space, unedited, [alone(*one, *figures) for one, figures in known.items()])
 
     def modelled(pick: Mapping[str, Any]) -> tuple[float, float]:
-        edits = [alone[path, value] for path, value in pick.items() if value != unedited[path]]
-        return math.prod(ms / 10 for ms, _ in edits), sum(lost for _, lost in edits)
+        edits = [known[path, value] for path, value in pick.items() if value != unedited[path]]
+        return math.prod(share for share, _ in edits), sum(lost for _, lost in edits)
 
     points = [modelled(dict(zip(space.choices, values, strict=True))) for values in product(*space.choices.values())]
     assert len(found) >= 3
@@ -318,7 +315,7 @@ SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("budget", [0.7, 0.45])
 def test_allocated_picks_meet_the_budget_closely(budget: float, seed: int) -> None:
-    """Several edits save more than the knapsack takes them to; of half of the values no single edit is scored."""
+    """Several edits save more than the knapsack takes them to; of half of the values no single edit is known."""
     rng = random.Random(seed)
     edits = [EditChoice(f"part {n}", (f"p{n}",), "channels", SHARES) for n in range(6)]
     edits += [EditChoice(f"stage {n}", (f"s{n}",), "blocks", (0.0, 0.5, 1.0)) for n in range(3)]
@@ -335,8 +332,9 @@ def test_allocated_picks_meet_the_budget_closely(budget: float, seed: int) -> No
 
     whole = dict.fromkeys(space.choices, 1.0)
     limit = budget * ms(whole)
-    singles = [trial(pick, ms(pick), 0.9 - lost(pick)) for pick in single_edits(space, whole, 24)]
-    found = allocated(space, trial(whole, ms(whole), 0.9), singles, lambda pick: math.log(ms(pick) / limit))
+    tried = [(path, value, {**whole, path: value}) for path, value in single_edits(space, whole)]
+    singles = [alone(path, value, ms(pick) / ms(whole), lost(pick)) for path, value, pick in tried]
+    found = allocated(space, whole, singles, lambda pick: math.log(ms(pick) / limit))
     times = [ms(pick) / limit for pick in found]
     assert max(times) <= 1 + 1e-9
     assert sum(time > 0.75 for time in times) >= 7
@@ -353,48 +351,37 @@ def test_allocated_picks_meet_the_budget_closely(budget: float, seed: int) -> No
     assert close < sorted(by_chance)[2]  # as good as the best hundredth
 
 
-def test_values_between_scored_ones() -> None:
-    """Of the form that is assumed, linear in the logarithm of time and quadratic in the loss, all are exact."""
+def test_values_between_those_tried_alone() -> None:
+    """Of the form that is assumed, linear in the logarithm of time and quadratic in the error, all are exact."""
     space = Space({}, {"a": SHARES, "input_hw": ("64x64", "96x96", "128x128"), "kind": ("keep", "x", "y")})
     unedited = {"a": 1.0, "input_hw": "128x128", "kind": "keep"}
 
-    def alone(path: str, value: Any, removed: float) -> Trial:
-        return trial({**unedited, path: value}, 10 * math.exp(-0.4 * removed), 0.9 - 0.3 * removed**2)
+    def one(path: str, value: Any, removed: float) -> SingleEdit:
+        return alone(path, value, math.exp(-0.4 * removed), 0.3 * removed**2)
 
-    singles = [
-        alone("a", 0.5, 0.5),
-        alone("a", 0.75, 0.25),
-        alone("input_hw", "96x96", 1 - 0.5625),
-        alone("kind", "x", 0.2),
-    ]
-    options = options_of(space, trial(unedited, 10.0, 0.9), singles)
+    singles = [one("a", 0.5, 0.5), one("a", 0.75, 0.25), one("input_hw", "96x96", 1 - 0.5625), one("kind", "x", 0.2)]
+    options = options_of(space, unedited, singles)
     for path, removed_of in {"a": [1 - share for share in SHARES], "input_hw": [0.75, 0.4375, 0.0]}.items():
         assert {int(one.ratio) for one in options[path]} == set(range(len(removed_of)))
-        for one in options[path]:
-            removed = removed_of[int(one.ratio)]
-            assert one.time_ms == pytest.approx(-0.4 * removed)
-            assert one.loss == pytest.approx(0.3 * removed**2)
+        for choice in options[path]:
+            removed = removed_of[int(choice.ratio)]
+            assert choice.time_ms == pytest.approx(-0.4 * removed)
+            assert choice.loss == pytest.approx(0.3 * removed**2)
     assert [one.ratio for one in options["kind"]] == [0.0, 1.0]  # of another rule nothing is known
 
 
-def test_a_loss_within_the_noise_is_not_taken_to_be_none() -> None:
-    """Two parts lose nothing alone and two gain 0.01 by chance: none of them is cut to the least for that."""
-    space = Space({}, dict.fromkeys("abcd", (0.25, 0.5, 0.75, 1.0)))
-    unedited = dict.fromkeys(space.choices, 1.0)
-    gains = {"a": 0.0, "b": 0.0, "c": 0.01, "d": 0.01}
-    singles = [trial({**unedited, path: 0.25}, 8.0, 0.9 + gain) for path, gain in gains.items()]
-    options = options_of(space, trial(unedited, 10.0, 0.9), singles)
-    for path in space.choices:
-        assert {one.ratio: round(one.loss, 6) for one in options[path]} == pytest.approx(
-            {3.0: 0.0, 2.0: 0.01 / 9, 1.0: 0.04 / 9, 0.0: 0.01}, abs=1e-6
-        )
-    found = allocated(space, trial(unedited, 10.0, 0.9), singles, lambda pick: math.log(share_of(pick) / 0.7))
-    assert set(found[0].values()) == {0.5, 0.75}
-
-
-def share_of(pick: Mapping[str, Any]) -> float:
-    """Of the time, where a quarter of each part takes four fifths."""
-    return math.prod(0.8 ** ((1 - share) / 0.75) for share in pick.values())
+def test_the_error_of_maps_is_relative_and_of_one_size() -> None:
+    """Of every map by itself, however large its values; over all batches; of a smaller map as if it were enlarged."""
+    torch.manual_seed(0)
+    given = [(torch.randn(batch, 3, 8, 8) * torch.tensor([1.0, 100.0, 0.0])[:, None, None],) for batch in (4, 1)]
+    moved = [(maps.clone(),) for (maps,) in given]
+    for (maps,) in moved:
+        maps[:, 1] *= 0.9
+    assert map_error(given, given) == 0
+    assert map_error(moved, given) == pytest.approx(0.01 / 3)
+    flat = [(torch.full((2, 1, 8, 8), 2.0), torch.full((2, 1, 5), 1.0))]
+    smaller = [(torch.full((2, 1, 4, 4), 1.0), torch.full((2, 1, 3), 1.0))]
+    assert map_error(smaller, flat) == pytest.approx((0.25 + 0) / 2)
 
 
 # --- The budget as it is measured -------------------------------------------------------------------------------------
@@ -524,10 +511,23 @@ def test_a_search_around_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert any("blocks of network.body: 0%, 25%, 50%, 75%, 100%" in line for line in said)
     assert read_space(tmp_path / "run" / "space.yaml").edits
     unedited, *others = result.trials
-    singles = [one for one in others if sum(one.pick[path] != value for path, value in unedited.pick.items()) == 1]
-    assert len(singles) >= 4  # half of the trials
     limit_ms = 0.7 * unedited.cost.predicted_ms
-    assert all(one.cost.predicted_ms <= limit_ms for one in others if one not in singles[:4])
+    assert all(one.cost.predicted_ms <= limit_ms for one in others)
+    assert max(one.cost.predicted_ms for one in others[:3]) > 0.75 * limit_ms  # the first are allocated
+    tried = [(one.path, one.value) for one in result.single_edits]
+    assert tried == single_edits(Space({}, result.space.choices), unedited.pick)
+    assert all(one.error > 0 and 0 < one.share < 1.2 for one in result.single_edits)
+    # A search that is killed among the single edits goes on with the others.
+    file, steps = tmp_path / "run" / "single_edits.jsonl", tmp_path / "run" / "steps"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == len(tried)
+    file.write_text("".join(lines[:3]))
+    for left in (tmp_path / "run" / "trials.jsonl", *steps.glob("*.json"), *steps.glob("tuned*.pt")):
+        left.unlink()
+    again = job.search(settings, tmp_path / "run", Silent(), open_network(module, (64, 64)))
+    assert file.read_text().startswith("".join(lines[:3]))
+    assert again.single_edits == result.single_edits
+    assert [one.pick for one in again.trials] == [one.pick for one in result.trials]
     for network in result.networks:
         if network.role == "finalist":
             assert result.trial_of(network).cost.predicted_ms <= limit_ms

@@ -1,19 +1,18 @@
-"""What a search around a given network tries first: every edit alone, and what these scores make of a budget.
+"""What a search around a given network tries first: what the single edits make of a budget.
 
-Single edits say what each costs and saves, so they are scored whatever they take. Their losses are taken to add and
-the shares of time that stay to multiply: a knapsack with one value of every choice, solved for several times, for all
-kinds of choices together and for some of them. It is a guess; the latency model says what time a pick really takes, and
-the time aimed at is corrected until the budget is met closely.
+Of every edit made alone it is known what share of the time stays and how far the network's maps move. The moves are
+taken to add and the shares of time to multiply: a knapsack with one value of every choice, solved for several times,
+for all kinds of choices together and for some of them. It is a guess; the latency model says what time a pick really
+takes, and the time aimed at is corrected until the budget is met closely.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
 
-from compress.artefacts.results import Trial
+from compress.artefacts.results import SingleEdit
 from compress.nas.space import INPUT_SIZE, Pick, Space, pick_key, size_of
 from compress.pruning.allocation import LayerChoice, allocate_ratios
 
@@ -31,37 +30,33 @@ _UNIT = 0.005  # of the logarithm of time, that the knapsack counts in
 Excess = Callable[[Pick], float | None]
 """A pick → the logarithm of its cost over the budget, for the limit that is met least; None without a budget."""
 Options = dict[str, list[LayerChoice]]
-"""Of every choice: its values by their place, the logarithm of the share of time that stays, and the score lost."""
+"""Of every choice: its values by their place, the logarithm of the share of time that stays, the error of the maps."""
 
 
-def single_edits(space: Space, given: Pick, most: int) -> list[Pick]:
-    """At most so many picks with one edit each: of every choice first the value farthest from the given one, then one
-    in the middle, then the others.
-
-    The farthest first, for what lies between is interpolated: of half of a layer's channels the loss is often within
-    the score's noise, and says nothing of what three quarters would lose.
-    """
-    by_choice = []
+def single_edits(space: Space, given: Pick) -> list[tuple[str, Any]]:
+    """(path, value) of the edits that are made alone: of every choice the values farthest from the given one and
+    nearest to it, and one in the middle. What lies between is interpolated."""
+    found = []
     for path, values in space.choices.items():
         at = values.index(given[path])
         others = sorted((place for place in range(len(values)) if place != at), key=lambda place: -abs(place - at))
-        if len(others) > 2:
-            middle = others.pop(len(others) // 2)
-            others.insert(1, middle)
-        by_choice.append([{**given, path: values[place]} for place in others])
-    rounds = chain.from_iterable(zip_longest(*by_choice))
-    return [pick for pick in rounds if pick is not None][:most]
+        numbers = _share(given[path]) is not None
+        wanted = {0, len(others) // 2, len(others) - 1} if numbers and others else range(len(others))
+        found += [(path, values[others[place]]) for place in sorted(wanted)]
+    return found
 
 
-def allocated(space: Space, given: Trial, singles: Sequence[Trial], excess: Excess = lambda pick: None) -> list[Pick]:
-    """Picks of several edits with the least loss for their time, the slowest of each set of choices first.
+def allocated(
+    space: Space, given: Pick, singles: Sequence[SingleEdit], excess: Excess = lambda pick: None
+) -> list[Pick]:
+    """Picks of several edits that move the maps least for their time, the slowest of each set of choices first.
 
     With a budget those of all choices close below it, then some with one kind of choices only and without one kind,
     then some down to half of it. Without one from the given network's time down to the least.
     """
     options = options_of(space, given, singles)
     kinds = kinds_of(space)
-    over = excess(given.pick)
+    over = excess(given)
     start = 0.0 if over is None else min(0.0, -over)  # the logarithm of the share of time that the budget allows
     found: dict[str, Pick] = {}
 
@@ -70,7 +65,7 @@ def allocated(space: Space, given: Trial, singles: Sequence[Trial], excess: Exce
         wanted, best, least = aim, None, _least(within)
         for _ in range(_TRIES):
             aim = max(aim, least)
-            pick = _solved(space, given.pick, within, aim)
+            pick = _solved(space, given, within, aim)
             off = excess(pick)
             if off is None:
                 best = pick
@@ -97,8 +92,8 @@ def allocated(space: Space, given: Trial, singles: Sequence[Trial], excess: Exce
     else:
         for aim in np.linspace(0.0, _least(options), 2 * _AIMS + 1)[1:]:
             add(float(aim), options)
-    known = {pick_key(trial.pick) for trial in (given, *singles)}
-    return [pick for key, pick in found.items() if key not in known]
+    found.pop(pick_key(given), None)
+    return list(found.values())
 
 
 def kinds_of(space: Space) -> dict[str, str]:
@@ -112,35 +107,27 @@ def kinds_changed(space: Space, given: Pick, pick: Pick) -> frozenset[str]:
     return frozenset(kind for path, kind in kinds_of(space).items() if pick[path] != given[path])
 
 
-def options_of(space: Space, given: Trial, singles: Sequence[Trial]) -> Options:
-    """Of every choice the given value and the others, where their single edits were scored, or others of their choice.
+def options_of(space: Space, given: Pick, singles: Sequence[SingleEdit]) -> Options:
+    """Of every choice the given value and the others, where their single edits are known, or others of their choice.
 
-    Between and beyond the scored ones the logarithm of time is linear in the share removed, and the loss quadratic:
-    the least important go first. No loss is taken to be less than the scores' noise, which is what single edits gain:
-    were it 0, all of what loses nothing alone would be taken, as far as it goes.
+    Between and beyond the known ones the logarithm of time is linear in the share removed, and the error quadratic: the
+    least important go first.
     """
-    gains = [max(0.0, trial.value - given.value) for trial in singles]
-    noise = math.sqrt(sum(gain**2 for gain in gains) / max(1, sum(gain > 0 for gain in gains)))
-    scored: dict[tuple[str, Any], tuple[float, float]] = {}
-    for trial in singles:
-        for path, value in trial.pick.items():
-            if value != given.pick[path]:
-                stays = math.log(trial.cost.predicted_ms / given.cost.predicted_ms)
-                scored[path, value] = stays, max(noise, given.value - trial.value)
+    alone = {(one.path, one.value): (math.log(one.share), one.error) for one in singles}
     found: Options = {}
     for path, values in space.choices.items():
-        known = {value: scored[path, value] for value in values if (path, value) in scored}
-        found[path] = [LayerChoice(float(values.index(given.pick[path])), 0.0, 0.0)]
+        known = {value: alone[path, value] for value in values if (path, value) in alone}
+        found[path] = [LayerChoice(float(values.index(given[path])), 0.0, 0.0)]
         for place, value in enumerate(values):
             if value in known:
                 found[path].append(LayerChoice(float(place), *known[value]))
-            elif value != given.pick[path] and known and _share(value) is not None:
-                found[path].append(LayerChoice(float(place), *_between(given.pick[path], value, known)))
+            elif value != given[path] and known and _share(value) is not None:
+                found[path].append(LayerChoice(float(place), *_between(given[path], value, known)))
     return found
 
 
 def _between(given: Any, value: Any, known: dict[Any, tuple[float, float]]) -> tuple[float, float]:
-    """The logarithm of the share of time that stays, and the loss, of a value that has not been scored."""
+    """The logarithm of the share of time that stays, and the error, of a value that was not tried alone."""
     whole = _share(given) or 1.0
     removed = sorted((1 - (_share(one) or 0.0) / whole, *figures) for one, figures in known.items())
     shares, stays, lost = (np.array([0.0, *column]) for column in zip(*removed, strict=True))
@@ -166,7 +153,7 @@ def _least(options: Options) -> float:
 
 
 def _solved(space: Space, given: Pick, options: Options, aim: float) -> Pick:
-    """The pick of least loss within that logarithm of the share of time that stays, which is no less than the least."""
+    """The pick of least error within that logarithm of the share of time that stays, no less than the least."""
     shifted: Options = {}
     for path, several in options.items():
         least = min(one.time_ms for one in several)

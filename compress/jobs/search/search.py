@@ -32,6 +32,7 @@ from compress.jobs.search.lockstep import NAMED, announce_supernet, assist
 from compress.jobs.search.prefilter import check_proxy, proxy_agreement, read_proxies
 from compress.jobs.search.proposals import kinds_changed
 from compress.jobs.search.sharing import check_sharing, scored_trials, shares, take_part
+from compress.jobs.search.single_edits import read_single_edits
 from compress.jobs.search.task import Task, digest_of, prepared, seconds_per_phase, show_space, stages
 from compress.jobs.search.trials import (
     check_budget,
@@ -66,7 +67,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
 
     with open_run(folder, recipe, start.name if start else "", digest_of(start), beside) as run, settled_heap():
         show_space(run, recipe, space, progress)
-        for read in (read_trials, read_rungs, read_proxies, seconds_per_phase):
+        for read in (read_trials, read_rungs, read_proxies, read_single_edits, seconds_per_phase):
             read(run)  # a broken line is an error before any work
         check_proxy(task)
         progress.plan(stages(task))
@@ -142,6 +143,7 @@ def search(recipe: SearchRecipe, folder: Path, progress: Progress, network: Name
             over_budget=tuple(name for name, trial in named.items() if budget.exceeded(trial.cost)),
             caveats=tuple(caveats(task, trials, networks)),
             zero_cost=zero_cost,
+            single_edits=tuple(read_single_edits(run)),
         )
         write_results(run.path("results.json"), "search", result)
     return result

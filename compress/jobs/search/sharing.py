@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from compress.artefacts.run import in_use
 from compress.data.memory import settled_heap
 from compress.errors import CompressError, RecipeError, RunError
 from compress.jobs.search.halving import run_halving
+from compress.jobs.search.single_edits import first_picks
 from compress.jobs.search.task import Task
 from compress.jobs.search.trials import (
     Limits,
@@ -36,6 +37,7 @@ from compress.jobs.search.trials import (
 )
 from compress.jobs.search.workers import Told, threads_of_each, worker
 from compress.measure.latency_model import LatencyModel, runtime_of
+from compress.nas.space import Pick
 from compress.nas.study import JOURNAL, SharedStudy, open_storage, study_exists
 from compress.pose.scoring import main_figure
 from compress.recipe import SearchRecipe, fingerprint
@@ -105,8 +107,9 @@ def scored_trials(task: Task, models: Models, weights: Weights, budget: Limits) 
     def work() -> list[Trial]:
         if task.recipe.search.method == "train":
             return run_halving(task, models, weights, budget)
+        first = first_picks(task, models, weights, budget)  # before the others begin, who find it in the folder
         with workers(task):
-            return _run(task, models, weights, budget)
+            return _run(task, models, weights, budget, first)
 
     return task.run.once("trials", work, list[Trial])
 
@@ -126,16 +129,17 @@ def take_part(task: Task, alone: bool = False) -> None:
     models = space_models(task)
     budget = check_budget(task, models)
     weights, _ = trained_weights(task)
+    first = first_picks(task, models, weights, budget)
     with nullcontext() if alone else workers(task):
-        _run(task, models, weights, budget)
+        _run(task, models, weights, budget, first)
 
 
-def _run(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Trial]:
+def _run(task: Task, models: Models, weights: Weights, budget: Limits, first: Sequence[Pick]) -> list[Trial]:
     study = shared_study(task, models, weights, budget)
     if study is None:
-        return run_trials(task, models, weights, budget)
+        return run_trials(task, models, weights, budget, first)
     with open_storage(study) as storage:
-        return run_trials(task, models, weights, budget, (study, storage))
+        return run_trials(task, models, weights, budget, first, (study, storage))
 
 
 def shared_study(task: Task, models: Models, weights: Weights, budget: Limits) -> SharedStudy | None:

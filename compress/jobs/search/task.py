@@ -27,6 +27,7 @@ from compress.jobs.change import where_zeros_count
 from compress.jobs.names import check_names
 from compress.jobs.search.derived import JUDGED_ON, derive, described, no_larger
 from compress.jobs.search.prior import read_prior
+from compress.jobs.search.proposals import single_edits
 from compress.measure.limit import Limit
 from compress.nas.candidate import Candidates
 from compress.nas.predictor_sampler import Learned
@@ -194,10 +195,12 @@ def stages(task: Task) -> list[Stage]:
         reach = [1.0, *(recipe.training.places(cohort, rung) / cohort for rung in range(len(rungs) - 1))]
         epochs = sum((end - begin) * share for begin, end, share in zip((0, *rungs), rungs, reach, strict=False))
         trial += round(3 * epochs * len(task.sets.train))
+    edits = len(single_edits(task.space, task.baselines["given"])) if task.candidates.start else 0
     finished = PICTURES + 3 * len(task.sets.val) + _EXPORT  # scored in one pass and in two
     supernet = recipe.supernet.epochs * len(task.sets.train) * 3 * (2 + recipe.supernet.randoms)
     return [
         *([] if task.candidates.start or alone else [Stage("supernet", supernet)]),
+        *([Stage("single edits", edits * 3 * recipe.search.calibration_pictures)] if edits else []),
         Stage("search", recipe.search.trials * trial),
         Stage("fine-tuning: teacher", 3 * pictures),
         Stage("fine-tuning: finalists", (1 + 3 * (networks - 1)) * pictures),
@@ -366,7 +369,9 @@ def space_around(start: Network, file: SpaceFile) -> Space:
             value=file.family,
             remedy=f"write {base['family']} if its edits suit it",
         )
-    fixed = architecture_to_data(architecture_from_data({**base, **file.fixed}, f"{file.path}: fixed"))
+    fixed = base
+    if file.fixed:  # nothing can be built anew of a module that was given in memory
+        fixed = architecture_to_data(architecture_from_data({**base, **file.fixed}, f"{file.path}: fixed"))
     for key, value in fixed.items():
         if value != base[key]:
             raise SpaceError(

@@ -26,7 +26,6 @@ from compress.files import append_line, write_text
 from compress.jobs.search.measured_budget import Correction, Timed, correction, measured, near
 from compress.jobs.search.prefilter import Prefilter
 from compress.jobs.search.prior import kept
-from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import Calibration, Task
 from compress.measure.cost import Cost
 from compress.measure.counting import total, trace
@@ -159,12 +158,17 @@ def _untrained(task: Task, pick: Pick) -> nn.Module:
 
 
 def run_trials(
-    task: Task, models: Models, weights: Weights, budget: Limits, shared: tuple[SharedStudy, Storage] | None = None
+    task: Task,
+    models: Models,
+    weights: Weights,
+    budget: Limits,
+    first: Sequence[Pick] = (),
+    shared: tuple[SharedStudy, Storage] | None = None,
 ) -> list[Trial]:
     """Asks the sampler for candidates, prices and scores them, and tells it, until recipe.search.trials are scored.
 
-    Baselines are scored whatever they cost, as everything else is compared with them; so are, around a given network,
-    single edits, see compress.jobs.search.proposals. shared: a study that other processes work on too, whose trials
+    Baselines are scored whatever they cost, as everything else is compared with them. first: picks that are asked for
+    next, see compress.jobs.search.single_edits. shared: a study that other processes work on too, whose trials
     count like those of this one. Returns the trials in the order in which they were asked for; of several processes the
     one that has the run folder leaves them in `trials.jsonl` in that order.
     """
@@ -175,8 +179,6 @@ def run_trials(
         task.progress.say(f"{len(finished)} finished trials are taken from {file}")
     written = set(finished)
     baselines = list(task.baselines.values())
-    singles = single_edits(task.space, baselines[0], settings.trials // 2) if task.candidates.start else []
-    alone = [pick_key(pick) for pick in (baselines[0], *singles)] if singles else []
     sampler = Sampler(
         task.space,
         settings.sampler,
@@ -184,7 +186,7 @@ def run_trials(
         seed=recipe.seed,
         baselines=baselines,
         costs=[all_costs(task, models, one) if screens(settings.sampler) else None for one in objectives],
-        first=singles,
+        first=first,
         most=[budget.of(one, next(iter(models))) for one in objectives],
         prior=kept(run, task.prior),
         shared=shared,
@@ -193,17 +195,10 @@ def run_trials(
         sampler.suggest([trial.pick for trial in finished.values()])  # of one process, before there were several
     calibration = Calibration(task)
     prefilter = Prefilter(task, calibration)
-    within_any_budget = {pick_key(pick) for pick in (*baselines, *singles)}
+    within_any_budget = {pick_key(pick) for pick in baselines}
     trials: dict[str, Trial] = {}
     tightest: Cost | None = None
     book = TrialBook(task.space, sampler, settings.trials, shared)
-
-    priced: dict[str, Cost] = {}
-
-    def excess(pick: Pick) -> float | None:
-        key = pick_key(pick)
-        priced[key] = priced.get(key) or cost_of(task, pick, models)
-        return budget.excess(priced[key])
 
     with task.progress.phase("search", settings.trials) as phase, book:
 
@@ -220,17 +215,12 @@ def run_trials(
 
         while True:
             take_in()
-            if alone and trials.keys() >= set(alone):
-                given, *others = (trials[key] for key in alone)
-                sampler.suggest(allocated(task.space, given, others, excess))
-                alone = []
             if (asked := book.ask()) is None:
                 break
             answer, pick = asked
             key = pick_key(pick)
             known, always = key in finished, key in within_any_budget
-            cost = finished[key].cost if known else priced.get(key)
-            cost = cost or cost_of(task, pick, models, None if always else budget)
+            cost = finished[key].cost if known else cost_of(task, pick, models, None if always else budget)
             if not known and not always and budget.exceeded(cost):
                 tightest = cost if tightest is None else min(tightest, cost, key=lambda c: c.predicted_ms)
                 book.refuse(answer, "over budget", budget.excess(cost) or 0.0)
@@ -290,7 +280,7 @@ def costs_of(trial: Trial, objectives: Sequence[CostObjective], decoding_ms: flo
 
 
 def within_budget(trials: Iterable[Trial], budget: Limits, baselines: Iterable[Pick]) -> list[Trial]:
-    """Those that may become finalists, and the baselines: not single edits that cost more, nor what was stopped."""
+    """Those that may become finalists, and the baselines: not what was stopped."""
     always = {pick_key(pick) for pick in baselines}
     return [
         trial

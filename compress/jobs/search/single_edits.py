@@ -1,0 +1,102 @@
+"""What every edit of a given network does alone: the time it takes then, and how far its maps move.
+
+A score would be the nearer figure, but half of a part's channels often cost less of it than some hundred pictures can
+tell, and after a short tuning nearly nothing at all. The maps themselves move with every edit, need no labels, and no
+pictures are lost to chance.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from compress.artefacts.records import read_records, to_plain
+from compress.artefacts.results import SingleEdit
+from compress.artefacts.run import Run
+from compress.files import append_line
+from compress.jobs.search.proposals import allocated, single_edits
+from compress.jobs.search.task import Calibration, Task
+from compress.jobs.search.trials import Limits, Models, Weights, carried_over, cost_of
+from compress.nas.space import Pick, pick_key
+from compress.pose.approaches import approach_of
+
+FILE = "single_edits.jsonl"
+"""In the run folder."""
+_MODES = {3: "linear", 4: "bilinear"}
+"""Of torch's interpolation, by the dimensions of a map: vectors and pictures."""
+_NOTHING = 1e-12  # in place of the power of a map that is zero everywhere
+
+
+def first_picks(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Pick]:
+    """What a search around a given network tries first: see compress.jobs.search.proposals. None of another search."""
+    if not task.candidates.start:
+        return []
+    (given,) = task.baselines.values()
+    known: dict[str, float | None] = {}
+
+    def excess(pick: Pick) -> float | None:
+        key = pick_key(pick)
+        if key not in known:
+            known[key] = budget.excess(cost_of(task, pick, models))
+        return known[key]
+
+    return allocated(task.space, given, measured_edits(task, models, weights), excess)
+
+
+def measured_edits(task: Task, models: Models, weights: Weights) -> list[SingleEdit]:
+    """Every single edit that is tried; each is kept as soon as it is known, and a killed search goes on."""
+    (given,) = task.baselines.values()
+    wanted, file = single_edits(task.space, given), task.run.path(FILE)
+    known = {(one.path, one.value): one for one in read_single_edits(task.run)}
+    calibration, model = Calibration(task), next(iter(models.values()))
+    given_ms = cost_of(task, given, models).predicted_ms
+    whole: list[tuple[Tensor, ...]] = []
+    with task.progress.phase("single edits", len(wanted)) as phase:
+        for path, value in wanted:
+            if (path, value) not in known:
+                whole = whole or _maps(task, weights, given, calibration)[1]
+                pick = {**given, path: value}
+                network, maps = _maps(task, weights, pick, calibration)
+                size, engine = task.candidates.input_hw(pick), model.target.engine
+                ms = model.latency(task.for_engine(network, engine), size).ms
+                one = known[path, value] = SingleEdit(path, value, ms / given_ms, map_error(maps, whole))
+                append_line(file, to_plain(one))
+            one = known[path, value]
+            phase.advance(1, f"{path}, {value}: {one.share:.1%} of the time, maps {one.error:.1%} off")
+    return [known[one] for one in wanted]
+
+
+def map_error(maps: Sequence[Sequence[Tensor]], whole: Sequence[Sequence[Tensor]]) -> float:
+    """Squared difference over squared value, each summed over pictures and places, the mean over maps and outputs.
+
+    maps: of the edited network, of every batch its outputs [B,K,...]. whole: the given network's, whose size the others
+    are brought to.
+    """
+    shares = []
+    for own, given in zip(zip(*maps, strict=True), zip(*whole, strict=True), strict=True):  # of one output, by batch
+        lost, power = torch.zeros(()), torch.zeros(())
+        for one, other in zip(own, given, strict=True):
+            if one.shape != other.shape:
+                one = interpolate(one, size=other.shape[2:], mode=_MODES[one.ndim], align_corners=False)
+            places = (0, *range(2, one.ndim))
+            lost = lost + (one - other).square().sum(places)
+            power = power + other.square().sum(places)
+        shares.append((lost / power.clamp(min=_NOTHING)).mean())
+    return float(torch.stack(shares).mean())
+
+
+def read_single_edits(run: Run) -> list[SingleEdit]:
+    """The lines of the run's file. Raises RunError for a broken one."""
+    return read_records(run.path(FILE), SingleEdit)
+
+
+def _maps(
+    task: Task, weights: Weights, pick: Pick, calibration: Calibration
+) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
+    """The pick's network with recalibrated weights, and the outputs that are decoded, of every calibration batch."""
+    images = calibration.images(pick)
+    network = carried_over(task, weights, pick, images, steps=0)[1].network.eval()
+    used = slice(-1, None) if approach_of(task.architecture).in_stages else slice(None)
+    with torch.no_grad():
+        return network, [tuple(one.float().cpu() for one in network(batch)[used]) for batch in images]
