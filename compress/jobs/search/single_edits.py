@@ -17,9 +17,10 @@ from compress.artefacts.run import Run
 from compress.files import append_line
 from compress.jobs.search.proposals import allocated, single_edits
 from compress.jobs.search.task import Calibration, Task
-from compress.jobs.search.trials import Limits, Models, Weights, carried_over, cost_of
+from compress.jobs.search.trials import Limits, Models, Weights, cost_of
 from compress.nas.space import Pick, pick_key
 from compress.pose.approaches import approach_of
+from compress.training.recalibration import recalibrate
 
 FILE = "single_edits.jsonl"
 """In the run folder."""
@@ -49,22 +50,46 @@ def measured_edits(task: Task, models: Models, weights: Weights) -> list[SingleE
     (given,) = task.baselines.values()
     wanted, file = single_edits(task.space, given), task.run.path(FILE)
     known = {(one.path, one.value): one for one in read_single_edits(task.run)}
-    calibration, model = Calibration(task), next(iter(models.values()))
-    given_ms = cost_of(task, given, models).predicted_ms
-    whole: list[tuple[Tensor, ...]] = []
+    missing = [one for one in wanted if one not in known]
     with task.progress.phase("single edits", len(wanted)) as phase:
-        for path, value in wanted:
-            if (path, value) not in known:
-                whole = whole or _maps(task, weights, given, calibration)[1]
-                pick = {**given, path: value}
-                network, maps = _maps(task, weights, pick, calibration)
-                size, engine = task.candidates.input_hw(pick), model.target.engine
-                ms = model.latency(task.for_engine(network, engine), size).ms
-                one = known[path, value] = SingleEdit(path, value, ms / given_ms, map_error(maps, whole))
+        phase.advance(len(wanted) - len(missing))
+        if missing:
+            alone = _Alone(task, models, weights, given)
+            for path, value in missing:
+                one = known[path, value] = alone.edit(path, value)
                 append_line(file, to_plain(one))
-            one = known[path, value]
-            phase.advance(1, f"{path}, {value}: {one.share:.1%} of the time, maps {one.error:.1%} off")
+                phase.advance(1, f"{path}, {value}: {one.share:.1%} of the time, maps {one.error:.1%} off")
     return [known[one] for one in wanted]
+
+
+class _Alone:
+    """The given network, and what single edits make of it."""
+
+    def __init__(self, task: Task, models: Models, weights: Weights, given: Pick) -> None:
+        self._task, self._model, self._given = task, next(iter(models.values())), given
+        self._calibration, self._network = Calibration(task), weights(given)
+        images = self._calibration.images(given)
+        recalibrate(self._network, images)
+        self._maps, self._ms = self._maps_of(self._network, images), self._ms_of(self._network, given)
+
+    def edit(self, path: str, value: float | str) -> SingleEdit:
+        """See SingleEdit."""
+        pick = {**self._given, path: value}
+        images = self._calibration.images(pick)
+        edited = self._task.candidates.edited(pick, self._network, images, 0, self._task.recipe.seed)
+        recalibrate(edited.network, images)
+        error = map_error(self._maps_of(edited.network, images), self._maps)
+        return SingleEdit(path, value, self._ms_of(edited.network, pick) / self._ms, error)
+
+    def _ms_of(self, network: nn.Module, pick: Pick) -> float:
+        model, size = self._model, self._task.candidates.input_hw(pick)
+        return model.latency(self._task.for_engine(network, model.target.engine), size).ms
+
+    def _maps_of(self, network: nn.Module, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """The outputs that are decoded, of every batch."""
+        used = slice(-1, None) if approach_of(self._task.architecture).in_stages else slice(None)
+        with torch.no_grad():
+            return [tuple(one.float().cpu() for one in network(batch)[used]) for batch in images]
 
 
 def map_error(maps: Sequence[Sequence[Tensor]], whole: Sequence[Sequence[Tensor]]) -> float:
@@ -89,14 +114,3 @@ def map_error(maps: Sequence[Sequence[Tensor]], whole: Sequence[Sequence[Tensor]
 def read_single_edits(run: Run) -> list[SingleEdit]:
     """The lines of the run's file. Raises RunError for a broken one."""
     return read_records(run.path(FILE), SingleEdit)
-
-
-def _maps(
-    task: Task, weights: Weights, pick: Pick, calibration: Calibration
-) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
-    """The pick's network with recalibrated weights, and the outputs that are decoded, of every calibration batch."""
-    images = calibration.images(pick)
-    network = carried_over(task, weights, pick, images, steps=0)[1].network.eval()
-    used = slice(-1, None) if approach_of(task.architecture).in_stages else slice(None)
-    with torch.no_grad():
-        return network, [tuple(one.float().cpu() for one in network(batch)[used]) for batch in images]
