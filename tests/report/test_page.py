@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from compress.artefacts.results import Comparison, Faster, Gain, SearchResult, TableUsed, document
+from compress.artefacts.results import Comparison, Faster, Gain, SearchResult, SingleEdit, TableUsed, document
 from compress.measure.comparison import SpeedUp
 from compress.report.figures import svg
 from compress.report.page import COLUMNS, compare, html, markdown, report_of, table_text, write_report
@@ -572,6 +572,15 @@ def test_importance_is_the_variance_between_a_choices_values(result):
     expected = 1 - within / ((scores - scores.mean()) ** 2).sum()
     (found,) = [score for name, score, _ in importance_of(trials, result.space.choices) if name == path]
     assert found == pytest.approx(expected)
+
+
+def test_single_edits_are_shown_with_what_they_save_and_move(result):
+    edits = (SingleEdit("edits.trunk", 0.5, 0.8, 0.0123), SingleEdit("input_hw", "64x64", 0.25, 1.5))
+    text = html_of(replace(result, single_edits=edits))
+    assert "What 2 edits do alone" in text
+    text = " ".join(Resources(text).text.split())
+    assert all(cell in text for cell in ("edits.trunk", "20.0 %", "1.23 %", "64x64", "75.0 %", "150.00 %"))
+    assert "edits do alone" not in html_of(result)
 
 
 def test_order_agreement_counts_pairs():

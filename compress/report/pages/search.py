@@ -428,6 +428,18 @@ def _search_section(result: SearchResult) -> Section:
         parts.append(Table("Importance of choices", ("choice", "of the score", "of predicted latency"), rows))
         parts.append(Text(_IMPORTANCE, "note"))
         parts.append(Fold("Candidates and their choices", (Threads(_parallel(result)), Text(_THREADS, "note"))))
+    if result.single_edits:
+        edits = tuple(
+            (
+                one.path,
+                plain(one.value),
+                Cell(percent(1 - one.share), value=1 - one.share),
+                Cell(f"{100 * one.error:.2f} %", value=one.error),
+            )
+            for one in result.single_edits
+        )
+        alone = Table("Edits made alone", ("choice", "value", "predicted time saved", "maps moved"), edits)
+        parts.append(Fold(f"What {len(edits):,} edits do alone", (alone, Text(_ALONE, "note"))))
     if result.space.choices:
         space = tuple((path, plain(values)) for path, values in result.space.choices.items())
         title = f"The space: {len(space)} choices, {big(result.space.size)} candidates"
@@ -449,6 +461,11 @@ _HYPERVOLUME = (
 _IMPORTANCE = (
     "The share of the variance over all trials that one choice alone explains (between its values, over the whole). "
     "Trials are not drawn at random, so that shares need not add up to 100 %, and small ones mean nothing."
+)
+_ALONE = (
+    "Each edit of the given network without the others, recalibrated and not tuned: the share of the predicted time that "
+    "it saves, and the squared difference of the network's maps over their squared value, which the first candidates "
+    "were allocated by."
 )
 _THREADS = "A line is a candidate, through the value of each choice; those on the front of the search stand out."
 
