@@ -463,8 +463,8 @@ _IMPORTANCE = (
     "Trials are not drawn at random, so that shares need not add up to 100 %, and small ones mean nothing."
 )
 _ALONE = (
-    "Each edit of the given network without the others, recalibrated and not tuned: the share of the predicted time that "
-    "it saves, and the squared difference of the network's maps over their squared value, which the first candidates "
+    "Each edit of the given network without the others, recalibrated and not tuned: the share of the predicted time "
+    "that it saves, and the squared difference of the network's maps over their squared value, which the first candidates "
     "were allocated by."
 )
 _THREADS = "A line is a candidate, through the value of each choice; those on the front of the search stand out."
