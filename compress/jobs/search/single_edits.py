@@ -76,7 +76,7 @@ class _Alone:
         """See SingleEdit."""
         pick = {**self._given, path: value}
         images = self._calibration.images(pick)
-        edited = self._task.candidates.edited(pick, self._network, images, 0, self._task.recipe.seed)
+        edited = self._task.candidates.edited(pick, self._network, images, 0, self._task.recipe.seed, check=False)
         recalibrate(edited.network, images)
         error = map_error(self._maps_of(edited.network, images), self._maps)
         return SingleEdit(path, value, self._ms_of(edited.network, pick) / self._ms, error)

@@ -464,8 +464,8 @@ _IMPORTANCE = (
 )
 _ALONE = (
     "Each edit of the given network without the others, recalibrated and not tuned: the share of the predicted time "
-    "that it saves, and the squared difference of the network's maps over their squared value, which the first candidates "
-    "were allocated by."
+    "that it saves, and the squared difference of the network's maps over their squared value. The first candidates "
+    "were allocated by these."
 )
 _THREADS = "A line is a candidate, through the value of each choice; those on the front of the search stand out."
 
