@@ -7,7 +7,7 @@ PoseNAS-Bench's largest network is trained for TRAINING epochs under the bench's
 with the guided sampler and two seeds, scores TRIALS candidates with inherited, recalibrated weights on the search
 pictures, and tunes its finalists for EPOCHS: those that no other candidate beats in score and time, a dozen or so.
 Tuned ones are scored on the validation pictures. Kendall's tau of the untuned scores, of multiply-adds and of predicted
-time with the tuned scores; candidates that both seeds have, single edits among them, say how well one tuning agrees
+time with the tuned scores; candidates that both seeds have, the first ones among them, say how well one tuning agrees
 with another. Finished runs lie in RUNS and are not made again.
 """
 
