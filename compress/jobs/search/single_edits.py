@@ -5,7 +5,8 @@ tell, and after a short tuning nearly nothing at all. The maps themselves move w
 pictures are lost to chance.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,9 @@ FILE = "single_edits.jsonl"
 """In the run folder."""
 _MODES = {3: "linear", 4: "bilinear"}
 """Of torch's interpolation, by the dimensions of a map: vectors and pictures."""
-_NOTHING = 1e-12  # in place of the power of a map that is zero everywhere
+_NOTHING = 1e-12  # in place of the power of maps that are all zero everywhere
+_LEAST_POWER = 0.01
+_WORST = 1e6
 
 
 def first_picks(task: Task, models: Models, weights: Weights, budget: Limits) -> list[Pick]:
@@ -70,7 +73,7 @@ class _Alone:
         self._calibration, self._network = Calibration(task), weights(given)
         images = self._calibration.images(given)
         recalibrate(self._network, images)
-        self._maps, self._ms = self._maps_of(self._network, images), self._ms_of(self._network, given)
+        self._maps, self._ms = list(self._maps_of(self._network, images)), self._ms_of(self._network, given)
 
     def edit(self, path: str, value: float | str) -> SingleEdit:
         """See SingleEdit."""
@@ -85,30 +88,37 @@ class _Alone:
         model, size = self._model, self._task.candidates.input_hw(pick)
         return model.latency(self._task.for_engine(network, model.target.engine), size).ms
 
-    def _maps_of(self, network: nn.Module, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        """The outputs that are decoded, of every batch."""
+    def _maps_of(self, network: nn.Module, images: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """The outputs that are decoded, of one batch after the other."""
         used = slice(-1, None) if approach_of(self._task.architecture).in_stages else slice(None)
-        with torch.no_grad():
-            return [tuple(one.float().cpu() for one in network(batch)[used]) for batch in images]
+        for batch in images:
+            with torch.no_grad():
+                maps = tuple(one.float().cpu() for one in network(batch)[used])
+            yield maps
 
 
-def map_error(maps: Sequence[Sequence[Tensor]], whole: Sequence[Sequence[Tensor]]) -> float:
+def map_error(maps: Iterable[Sequence[Tensor]], whole: Iterable[Sequence[Tensor]]) -> float:
     """Squared difference over squared value, each summed over pictures and places, the mean over maps and outputs.
 
     maps: of the edited network, of every batch its outputs [B,K,...]. whole: the given network's, whose size the others
-    are brought to.
+    are brought to. A map that is nearly zero everywhere is compared with a hundredth of what all of its output have in
+    the mean. At most 1e6, as where numbers are no longer finite.
     """
-    shares = []
-    for own, given in zip(zip(*maps, strict=True), zip(*whole, strict=True), strict=True):  # of one output, by batch
-        lost, power = torch.zeros(()), torch.zeros(())
-        for one, other in zip(own, given, strict=True):
+    lost: dict[int, Tensor] = {}
+    power: dict[int, Tensor] = {}
+    for own, given in zip(maps, whole, strict=True):
+        for number, (one, other) in enumerate(zip(own, given, strict=True)):
             if one.shape != other.shape:
                 one = interpolate(one, size=other.shape[2:], mode=_MODES[one.ndim], align_corners=False)
             places = (0, *range(2, one.ndim))
-            lost = lost + (one - other).square().sum(places)
-            power = power + other.square().sum(places)
-        shares.append((lost / power.clamp(min=_NOTHING)).mean())
-    return float(torch.stack(shares).mean())
+            lost[number] = lost.get(number, 0.0) + (one - other).square().sum(places)
+            power[number] = power.get(number, 0.0) + other.square().sum(places)
+    errors = [
+        (lost[number] / power[number].clamp(min=max(_NOTHING, _LEAST_POWER * float(power[number].mean())))).mean()
+        for number in lost
+    ]
+    found = float(torch.stack(errors).mean())
+    return min(found, _WORST) if math.isfinite(found) else _WORST
 
 
 def read_single_edits(run: Run) -> list[SingleEdit]:
