@@ -555,15 +555,16 @@ class CountedLatency(LatencyModel):
 
 
 def test_a_share_is_of_the_time_that_the_given_network_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes 1.1 times its predicted time, candidates 1.02 times theirs; measured once, whoever goes on."""
-    measurements = []
+    """It takes 1.1 times its predicted time, candidates 1.02 times theirs; measured until steady, whoever goes on."""
+    measurements = list[int]()
 
     def measured(
         _: LatencyModel, rounds: int, networks: Sequence[tuple[nn.Module, tuple[int, int]]], progress: Progress
     ) -> list[tuple[float, bool]]:
         measurements.append(len(networks))
-        factors = [1.1, *[1.02] * (len(networks) - 1)]
-        return [(factor * count(*one).macs / 1e6, True) for factor, one in zip(factors, networks, strict=True)]
+        steady = len(measurements) > 1  # the first time other programs make the given network slower
+        factors = [1.1 if steady else 1.4, *[1.02] * (len(networks) - 1)]
+        return [(factor * count(*one).macs / 1e6, steady) for factor, one in zip(factors, networks, strict=True)]
 
     monkeypatch.setattr(job_trials, "measured", measured)
     model = latency_model(tmp_path)
@@ -575,7 +576,7 @@ def test_a_share_is_of_the_time_that_the_given_network_takes(tmp_path: Path, mon
     for _ in range(2):
         limits = job_trials.check_budget(task, {"onnxruntime": model})
         assert 1.02 * limits.most["onnxruntime"] == pytest.approx(0.7 * 1.1 * given_ms, rel=1e-6)
-    assert measurements == [1 + PROBES]
+    assert measurements == [1 + PROBES] * 2
     assert any("takes 1.10 times its predicted time on onnxruntime" in line for line in said)
 
 
