@@ -284,10 +284,12 @@ def alone(path: str, value: Any, share: float, error: float) -> SingleEdit:
     return SingleEdit(path, value, share, error)
 
 
-def test_single_edits_are_the_farthest_the_middle_and_the_nearest_of_every_number() -> None:
+def test_single_edits_begin_with_the_farthest_of_every_choice() -> None:
     space = Space({}, {"a": (0.25, 0.375, 0.5, 0.625, 0.75, 1.0), "b": ("keep", "x", "y"), "c": (0.5, 1.0)})
-    found = single_edits(space, {"a": 1.0, "b": "keep", "c": 1.0})
-    assert found == [("a", 0.25), ("a", 0.5), ("a", 0.75), ("b", "y"), ("b", "x"), ("c", 0.5)]
+    given_pick = {"a": 1.0, "b": "keep", "c": 1.0}
+    found = single_edits(space, given_pick, 10)
+    assert found == [("a", 0.25), ("b", "y"), ("c", 0.5), ("a", 0.5), ("b", "x"), ("a", 0.75)]
+    assert single_edits(space, given_pick, 4) == found[:4]
 
 
 def test_allocated_picks_lose_least_for_their_time() -> None:
@@ -332,7 +334,7 @@ def test_allocated_picks_meet_the_budget_closely(budget: float, seed: int) -> No
 
     whole = dict.fromkeys(space.choices, 1.0)
     limit = budget * ms(whole)
-    tried = [(path, value, {**whole, path: value}) for path, value in single_edits(space, whole)]
+    tried = [(path, value, {**whole, path: value}) for path, value in single_edits(space, whole, 27)]
     singles = [alone(path, value, ms(pick) / ms(whole), lost(pick)) for path, value, pick in tried]
     found = allocated(space, whole, singles, lambda pick: math.log(ms(pick) / limit))
     times = [ms(pick) / limit for pick in found]
@@ -521,7 +523,7 @@ def test_a_search_around_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(one.cost.predicted_ms <= limit_ms for one in others)
     assert max(one.cost.predicted_ms for one in others[:3]) > 0.75 * limit_ms  # the first are allocated
     tried = [(one.path, one.value) for one in result.single_edits]
-    assert tried == single_edits(Space({}, result.space.choices), unedited.pick)
+    assert tried == single_edits(Space({}, result.space.choices), unedited.pick, 3 * 8)
     assert all(one.error > 0 and 0 < one.share < 1.2 for one in result.single_edits)
     # A search that is killed among the single edits goes on with the others.
     file, steps = tmp_path / "run" / "single_edits.jsonl", tmp_path / "run" / "steps"

@@ -8,6 +8,7 @@ takes, and the time aimed at is corrected until the budget is met closely.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,18 @@ Options = dict[str, list[LayerChoice]]
 """Of every choice: its values by their place, the logarithm of the share of time that stays, the error of the maps."""
 
 
-def single_edits(space: Space, given: Pick) -> list[tuple[str, Any]]:
-    """(path, value) of the edits that are made alone: of every choice the values farthest from the given one and
-    nearest to it, and one in the middle. What lies between is interpolated."""
-    found = []
+def single_edits(space: Space, given: Pick, most: int) -> list[tuple[str, Any]]:
+    """(path, value) of at most so many edits that are made alone: of every choice first the value farthest from the
+    given one, then one in the middle, then the nearest. What lies between is interpolated."""
+    by_choice = []
     for path, values in space.choices.items():
         at = values.index(given[path])
         others = sorted((place for place in range(len(values)) if place != at), key=lambda place: -abs(place - at))
-        numbers = _share(given[path]) is not None
-        wanted = {0, len(others) // 2, len(others) - 1} if numbers and others else range(len(others))
-        found += [(path, values[others[place]]) for place in sorted(wanted)]
-    return found
+        if len(others) > 3 and _share(given[path]) is not None:
+            others = [others[0], others[len(others) // 2], others[-1]]
+        by_choice.append([(path, values[place]) for place in others])
+    rounds = chain.from_iterable(zip_longest(*by_choice))
+    return [edit for edit in rounds if edit is not None][:most]
 
 
 def allocated(

@@ -16,8 +16,8 @@ from compress.artefacts.records import read_records, to_plain
 from compress.artefacts.results import SingleEdit
 from compress.artefacts.run import Run
 from compress.files import append_line
-from compress.jobs.search.proposals import allocated, single_edits
-from compress.jobs.search.task import Calibration, Task
+from compress.jobs.search.proposals import allocated
+from compress.jobs.search.task import Calibration, Task, edits_alone
 from compress.jobs.search.trials import Limits, Models, Weights, cost_of
 from compress.nas.space import Pick, pick_key
 from compress.pose.approaches import approach_of
@@ -50,14 +50,13 @@ def first_picks(task: Task, models: Models, weights: Weights, budget: Limits) ->
 
 def measured_edits(task: Task, models: Models, weights: Weights) -> list[SingleEdit]:
     """Every single edit that is tried; each is kept as soon as it is known, and a killed search goes on."""
-    (given,) = task.baselines.values()
-    wanted, file = single_edits(task.space, given), task.run.path(FILE)
+    wanted, file = edits_alone(task), task.run.path(FILE)
     known = {(one.path, one.value): one for one in read_single_edits(task.run)}
     missing = [one for one in wanted if one not in known]
     with task.progress.phase("single edits", len(wanted)) as phase:
         phase.advance(len(wanted) - len(missing))
         if missing:
-            alone = _Alone(task, models, weights, given)
+            alone = _Alone(task, models, weights)
             for path, value in missing:
                 one = known[path, value] = alone.edit(path, value)
                 append_line(file, to_plain(one))
@@ -68,21 +67,25 @@ def measured_edits(task: Task, models: Models, weights: Weights) -> list[SingleE
 class _Alone:
     """The given network, and what single edits make of it."""
 
-    def __init__(self, task: Task, models: Models, weights: Weights, given: Pick) -> None:
-        self._task, self._model, self._given = task, next(iter(models.values())), given
-        self._calibration, self._network = Calibration(task), weights(given)
-        images = self._calibration.images(given)
+    def __init__(self, task: Task, models: Models, weights: Weights) -> None:
+        self._task, self._model, self._calibration = task, next(iter(models.values())), Calibration(task)
+        (self._given,) = task.baselines.values()
+        self._network, images = weights(self._given), self._images(self._given)
         recalibrate(self._network, images)
-        self._maps, self._ms = list(self._maps_of(self._network, images)), self._ms_of(self._network, given)
+        self._maps, self._ms = list(self._maps_of(self._network, images)), self._ms_of(self._network, self._given)
 
     def edit(self, path: str, value: float | str) -> SingleEdit:
         """See SingleEdit."""
         pick = {**self._given, path: value}
-        images = self._calibration.images(pick)
+        images = self._images(pick)
         edited = self._task.candidates.edited(pick, self._network, images, 0, self._task.recipe.seed, check=False)
         recalibrate(edited.network, images)
         error = map_error(self._maps_of(edited.network, images), self._maps)
         return SingleEdit(path, value, self._ms_of(edited.network, pick) / self._ms, error)
+
+    def _images(self, pick: Pick) -> list[Tensor]:
+        """The first batch of the calibration pictures: statistics of one batch are exact."""
+        return self._calibration.images(pick)[:1]
 
     def _ms_of(self, network: nn.Module, pick: Pick) -> float:
         model, size = self._model, self._task.candidates.input_hw(pick)

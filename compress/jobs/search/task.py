@@ -46,6 +46,7 @@ from compress.training.recalibration import PICTURES
 
 SPACE = "space.yaml"
 """A derived space, in the run folder."""
+_BATCH = 32  # pictures, that single edits are recalibrated and compared on
 _EXPORT = 1500  # pictures that pass through a network while it is exported
 
 
@@ -195,17 +196,23 @@ def stages(task: Task) -> list[Stage]:
         reach = [1.0, *(recipe.training.places(cohort, rung) / cohort for rung in range(len(rungs) - 1))]
         epochs = sum((end - begin) * share for begin, end, share in zip((0, *rungs), rungs, reach, strict=False))
         trial += round(3 * epochs * len(task.sets.train))
-    edits = len(single_edits(task.space, task.baselines["given"])) if task.candidates.start else 0
+    edits = len(edits_alone(task)) if task.candidates.start else 0
     finished = PICTURES + 3 * len(task.sets.val) + _EXPORT  # scored in one pass and in two
     supernet = recipe.supernet.epochs * len(task.sets.train) * 3 * (2 + recipe.supernet.randoms)
     return [
         *([] if task.candidates.start or alone else [Stage("supernet", supernet)]),
-        *([Stage("single edits", edits * 3 * recipe.search.calibration_pictures)] if edits else []),
+        *([Stage("single edits", edits * 2 * _BATCH)] if edits else []),
         Stage("search", recipe.search.trials * trial),
         Stage("fine-tuning: teacher", 3 * pictures),
         Stage("fine-tuning: finalists", (1 + 3 * (networks - 1)) * pictures),
         Stage("scoring and exporting", networks * finished),
     ]
+
+
+def edits_alone(task: Task) -> list[tuple[str, Any]]:
+    """(path, value) of those that are made of the given network before the trials, three times as many as these at
+    most."""
+    return single_edits(task.space, task.baselines["given"], 3 * task.recipe.search.trials)
 
 
 @dataclass(frozen=True)
