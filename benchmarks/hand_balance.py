@@ -129,6 +129,7 @@ def text(rows: list[Row], arguments: argparse.Namespace) -> str:
         max((one for one in rows if one["seed"] == seed and one["network"] != "given"), key=lambda one: one["score"])
         for seed in dict.fromkeys(one["seed"] for one in rows)
     ]
+    ahead, faster = (median(one[name] for one in best) for name in ("ahead", "faster"))
     lines = [
         "# A search around the trained hand balance",
         "",
@@ -151,8 +152,7 @@ def text(rows: list[Row], arguments: argparse.Namespace) -> str:
         )
     lines += [
         "",
-        f"The most accurate finalist of each seed, median of {len(best)}: {median(one['ahead'] for one in best):+.3f} AP "
-        f"at {median(one['faster'] for one in best):.2f} times the speed.",
+        f"The most accurate finalist of each seed, medians of {len(best)}: {ahead:+.3f} AP at {faster:.2f} times the speed.",
         "",
     ]
     return "\n".join(lines)
