@@ -152,7 +152,7 @@ def text(rows: list[Row], arguments: argparse.Namespace) -> str:
         )
     lines += [
         "",
-        f"The most accurate finalist of each seed, medians of {len(best)}: {ahead:+.3f} AP at {faster:.2f} times the speed.",
+        f"Most accurate finalists, medians of {len(best)} seed(s): {ahead:+.3f} AP at {faster:.2f} times the speed.",
         "",
     ]
     return "\n".join(lines)
