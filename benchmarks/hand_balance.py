@@ -143,11 +143,11 @@ def text(rows: list[Row], arguments: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for one in rows:
-        ahead = "" if one["network"] == "given" else f"{one['ahead']:+.3f} ± {one['error']:.3f}"
+        beside = "" if one["network"] == "given" else f"{one['ahead']:+.3f} ± {one['error']:.3f}"
         unsteady = "" if one["reliable"] else " (?)"
         lines.append(
             f"| {one['seed']} | {one['network']} | {one['params'] / 1e6:.3f} "
-            f"| {one['score']:.3f} ± {one['standard_error']:.3f} | {ahead} | {one['ms']:.3f}{unsteady} "
+            f"| {one['score']:.3f} ± {one['standard_error']:.3f} | {beside} | {one['ms']:.3f}{unsteady} "
             f"| {one['faster']:.2f} |"
         )
     lines += [
