@@ -258,8 +258,7 @@ def text(results: dict[str, Row]) -> str:
         "",
         "Share: of the given network's measured time, all of one given network timed in one interleaved run; median",
         f"of {REPEATS} runs, ± half their range. Every row is tuned alike, with the given network as teacher, and",
-        "scored on the same validation pictures; ± of a score is one standard error. Shares without ± are of each",
-        "row's own run, by an earlier version of this benchmark.",
+        "scored on the same validation pictures; ± of a score is one standard error.",
         "A search tunes the given network once more; its score then is the last column. The joint front: all finalists",
         "of one network's searches, whatever the budget.",
         "",
@@ -272,7 +271,7 @@ def text(results: dict[str, Row]) -> str:
             beaten = ("yes" if dominates(found["rows"], one) else "no") if alone else ""
             score = "–" if one["score"] is None else f"{one['score']:.3f} ± {one['standard_error'] or 0:.3f}"
             goal = "–" if one["budget"] is None else f"{one['budget']:.0%}"
-            spread = f" ± {50 * one['spread']:.1f}" if "spread" in one else ""
+            spread = f" ± {50 * one['spread']:.1f}"
             own = "–" if one["given_score"] is None else f"{one['given_score']:.3f}"
             lines.append(
                 f"| {one['given']} | {one['how']} | {goal} | {one['share']:.1%}{spread} | {score} | {beaten} | {own} |"
